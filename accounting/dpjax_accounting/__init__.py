@@ -1,0 +1,22 @@
+"""Privacy accounting for DP-SGD: what (ε, δ) a training run spends, and the noise that a target needs.
+
+The package stands alone: it imports no JAX, so a reviewer can check a claim without the trainer.
+"""
+
+from __future__ import annotations
+
+from dpjax_accounting.calibrate import calibrate_noise
+from dpjax_accounting.delta import DeltaWarning, default_delta, validate_delta
+from dpjax_accounting.mechanism import DPSGD
+from dpjax_accounting.spent import EpsilonBySteps
+from dpjax_accounting.tradeoff import tpr_ceiling
+
+__all__ = [
+    "DPSGD",
+    "DeltaWarning",
+    "EpsilonBySteps",
+    "calibrate_noise",
+    "default_delta",
+    "tpr_ceiling",
+    "validate_delta",
+]

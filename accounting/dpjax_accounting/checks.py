@@ -1,0 +1,68 @@
+"""Checks of numbers and names at the boundary, with messages that say what to do."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+
+
+def checked_real(name: str, value: object) -> float:
+    """Return `value` as a finite Python float; TypeError if no real number, ValueError if not finite."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__}).")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite; got {number}.")
+    return number
+
+
+def checked_positive(name: str, value: object) -> float:
+    """Return `value` as a finite Python float above zero, or raise."""
+    number = checked_real(name, value)
+    if number <= 0:
+        raise ValueError(f"{name} must be greater than 0; got {number:g}.")
+    return number
+
+
+def checked_integer(name: str, value: object, *, minimum: int) -> int:
+    """Return `value` as a Python int of at least `minimum`, or raise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer; got {value!r} ({type(value).__name__}).")
+    number = int(value)
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {number}.")
+    return number
+
+
+def checked_delta(value: object) -> float:
+    """Return `value` as a Python float strictly between 0 and 1, or raise."""
+    delta = checked_real("delta", value)
+    if not 0 < delta < 1:
+        raise ValueError(
+            f"delta must lie strictly between 0 and 1; got {delta:g}. It is a probability of failure:"
+            " choose it well below 1 / (number of units), such as 1e-5."
+        )
+    return delta
+
+
+def checked_name(
+    name: str, value: object, supported: Iterable[str], refused: Mapping[str, str]
+) -> str:
+    """Return `value` if it is supported; otherwise raise with the reason or the nearest valid name."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string; got {value!r} ({type(value).__name__}).")
+    supported = tuple(supported)
+    if value in supported:
+        return value
+    listed = f"Supported: {', '.join(map(repr, supported))}."
+    if value in refused:
+        raise ValueError(f"{name}={value!r} is not supported: {refused[value]}. {listed}")
+    raise ValueError(f"{name}={value!r} is not known.{nearest(value, supported)} {listed}")
+
+
+def nearest(value: str, valid: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the valid name nearest to `value`, or an empty string."""
+    matches = difflib.get_close_matches(value, tuple(valid), n=1, cutoff=0.5)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

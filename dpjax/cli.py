@@ -1,0 +1,182 @@
+"""The command `dpjax`: finetune, epsilon, calibrate, demo."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import tyro
+from dpjax_accounting import DPSGD, calibrate_noise, default_delta, validate_delta
+from rich.console import Console
+from rich.table import Table
+
+from dpjax.finetuning.config import FinetuneConfig
+
+_USAGE_ERROR = 2
+_INTERRUPTED = 130
+
+
+@dataclasses.dataclass(frozen=True)
+class EpsilonCommand:
+    """Print the ε of a DP-SGD run with Poisson sampling."""
+
+    num_units: int
+    """Training records."""
+    expected_batch_size: float
+    """Mean size of a Poisson batch."""
+    noise_multiplier: float
+    """Standard deviation of the noise divided by the clip norm."""
+    num_steps: int
+    """Optimizer steps."""
+    delta: float | None = None
+    """δ; default: 1e-5, or n^-1.1 for n records if that is smaller."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrateCommand:
+    """Print the smallest noise multiplier that keeps a DP-SGD run within a target ε."""
+
+    target_epsilon: float
+    """The ε that is not to be exceeded."""
+    num_units: int
+    """Training records."""
+    expected_batch_size: float
+    """Mean size of a Poisson batch."""
+    num_steps: int
+    """Optimizer steps."""
+    delta: float | None = None
+    """δ; default: 1e-5, or n^-1.1 for n records if that is smaller."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoCommand:
+    """Tune MiniLM on generated clinic messages, privately and not, and compare."""
+
+    output_dir: str = "runs/demo"
+    """New folder for both runs."""
+
+
+Command = (
+    Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
+    | Annotated[EpsilonCommand, tyro.conf.subcommand("epsilon")]
+    | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
+    | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status.
+
+    0 done, 2 something asked for does not fit (said in one line), 130 interrupted.
+    """
+    try:
+        command = tyro.cli(
+            Command, prog="dpjax", args=arguments, config=(tyro.conf.FlagConversionOff,)
+        )
+    except (ValueError, TypeError) as error:
+        return _refuse(error)
+    action, check = _ACTIONS[type(command)]
+    try:
+        ready = check(command)
+    except (ValueError, TypeError, OSError) as error:
+        return _refuse(error)
+    try:
+        action(ready)
+    except KeyboardInterrupt as error:
+        print(f"dpjax: {error or 'interrupted'}", file=sys.stderr)
+        return _INTERRUPTED
+    return 0
+
+
+def _refuse(error: Exception) -> int:
+    print(f"dpjax: error: {error}", file=sys.stderr)
+    return _USAGE_ERROR
+
+
+def _check_finetune(config: FinetuneConfig) -> Any:
+    from dpjax.finetuning.run import check
+
+    return check(config)
+
+
+def _finetune(run: Any) -> None:
+    from dpjax.finetuning.run import execute
+
+    console = Console()
+    result = execute(run, console)
+    table = Table("result", "value")
+    table.add_row("accuracy on held-out records", f"{result.eval_accuracy:.4f}")
+    privacy = "NO PRIVACY" if result.epsilon is None else f"ε = {result.epsilon:.4g}"
+    table.add_row(
+        "privacy", privacy if result.delta is None else f"{privacy}, δ = {result.delta:g}"
+    )
+    low, high = result.attack.auc_interval
+    table.add_row("attack AUC (95 %)", f"{result.attack.auc:.3f} ({low:.3f} to {high:.3f})")
+    table.add_row("report", str(result.output_dir / "report.md"))
+    console.print(table)
+
+
+def _check_epsilon(command: EpsilonCommand) -> tuple[DPSGD, float]:
+    delta = default_delta(command.num_units) if command.delta is None else command.delta
+    validate_delta(delta, command.num_units)
+    return (
+        DPSGD(
+            command.num_units,
+            command.expected_batch_size,
+            command.noise_multiplier,
+            command.num_steps,
+        ),
+        delta,
+    )
+
+
+def _check_calibrate(command: CalibrateCommand) -> tuple[DPSGD, float]:
+    delta = default_delta(command.num_units) if command.delta is None else command.delta
+    validate_delta(delta, command.num_units)
+    mechanism = calibrate_noise(
+        command.target_epsilon,
+        delta,
+        command.num_units,
+        command.expected_batch_size,
+        command.num_steps,
+    )
+    return mechanism, delta
+
+
+def _print_mechanism(ready: tuple[DPSGD, float]) -> None:
+    mechanism, delta = ready
+    table = Table("quantity", "value")
+    table.add_row("epsilon", f"{mechanism.epsilon(delta):.6g}")
+    table.add_row("delta", f"{delta:.6g}")
+    table.add_row("noise multiplier", f"{mechanism.noise_multiplier:.6g}")
+    table.add_row("sampling", mechanism.sampling)
+    table.add_row("sampling probability", f"{mechanism.sampling_probability:.6g}")
+    table.add_row("steps", str(mechanism.num_steps))
+    table.add_row("privacy unit", mechanism.unit)
+    table.add_row("neighbouring relation", mechanism.neighboring)
+    Console().print(table)
+
+
+def _check_demo(command: DemoCommand) -> Any:
+    from dpjax.demo.run import check
+
+    return check(command.output_dir)
+
+
+def _demo(ready: Any) -> None:
+    from dpjax.demo.run import execute
+
+    execute(ready, Console())
+
+
+_ACTIONS: dict[type, tuple[Callable[[Any], None], Callable[[Any], Any]]] = {
+    FinetuneConfig: (_finetune, _check_finetune),
+    EpsilonCommand: (_print_mechanism, _check_epsilon),
+    CalibrateCommand: (_print_mechanism, _check_calibrate),
+    DemoCommand: (_demo, _check_demo),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""The set of labels a classifier chooses from."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from dpjax.data.records import Records
+
+_INTEGER = re.compile(r"-?\d+")
+
+
+def label_names(train: Records, evaluation: Records | None = None) -> tuple[str, ...]:
+    """The labels of the training data, sorted: as numbers if all are integers, else as text.
+
+    The set of labels is treated as public: it is written into the model folder without noise. If
+    the mere presence of a label would give somebody away, merge rare labels beforehand.
+
+    Raises:
+        ValueError: fewer than two labels, or a label that occurs only in the evaluation data.
+    """
+    names = _sorted(set(train.labels))
+    if len(names) < 2:
+        raise ValueError(
+            f"the training data has only the label(s) {_listed(names) or 'none'} in {len(train)} "
+            "record(s); a classifier needs at least two"
+        )
+    if evaluation is not None:
+        _check_known(evaluation, names)
+    return names
+
+
+def _check_known(evaluation: Records, names: tuple[str, ...]) -> None:
+    counts = Counter(evaluation.labels)
+    unknown = _sorted(set(counts) - set(names))
+    if not unknown:
+        return
+    found = ", ".join(f"{name!r} ({counts[name]} of {len(evaluation)})" for name in unknown[:10])
+    near = difflib.get_close_matches(unknown[0], names, n=1)
+    hint = f" Is {unknown[0]!r} the same as {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"{len(unknown)} label(s) occur only in the evaluation data: {found}. The training data "
+        f"has {_listed(names)}.{hint} Remove those records or add such records to the training "
+        "data."
+    )
+
+
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    names = sorted(names)
+    if all(_INTEGER.fullmatch(name) for name in names):
+        names.sort(key=int)
+    return tuple(names)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(map(repr, names[:10]))
+    return f"{shown}, … ({len(names)} labels)" if len(names) > 10 else shown

@@ -1,0 +1,229 @@
+"""What a fine-tuning run is asked to do: one tree of dataclasses for Python and the shell."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from dpjax.data import DataSource
+
+
+@dataclasses.dataclass(frozen=True)
+class Privacy:
+    """The promise: give either a target epsilon or a noise multiplier."""
+
+    target_epsilon: float | None = None
+    """The run's total ε; the noise multiplier is calibrated so that it is not exceeded."""
+    noise_multiplier: float | None = None
+    """Standard deviation of the noise divided by the clip norm."""
+    delta: float | None = None
+    """δ of the guarantee; default: 1e-5, or n^-1.1 for n training records if that is smaller."""
+    clip_norm: float = 1.0
+    """L2 norm that the gradient of one record is clipped to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters beside frozen weights; used with tuning=lora."""
+
+    rank: int = 8
+    """Rank r of the update A·B."""
+    alpha: float = 16.0
+    """The update is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = ("all-linear",)
+    """Hugging Face names of the linear layers to adapt, or all-linear."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The recipe, the same with and without privacy."""
+
+    expected_batch_size: int = 256
+    """Mean size of a Poisson batch; the sampling probability is this over the records."""
+    microbatch_size: int = 32
+    """Records processed at once: costs memory, changes nothing else."""
+    num_epochs: float | None = None
+    """Length of the run in expected passes over the data; default 3 if no num_steps is given."""
+    num_steps: int | None = None
+    """Length of the run in optimizer steps."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of Adam."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate falls to zero after warm-up, or stays."""
+    warmup_fraction: float = 0.05
+    """Share of the steps in which the learning rate rises linearly from zero."""
+    max_length: int = 128
+    """Longer texts are cut to this many tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tune a pretrained text classifier with differential privacy."""
+
+    model: str
+    """Hugging Face checkpoint: a local folder or a hub id."""
+    train_data: DataSource
+    """The private records."""
+    eval_data: DataSource
+    """Held-out records: accuracy is measured on them, and the attack's non-members come from
+    them."""
+    output_dir: str
+    """New folder for the tuned model, the privacy report and the metrics."""
+    tuning: Literal["lora", "full"] = "lora"
+    """Train low-rank adapters and the head, or every parameter."""
+    privacy: Privacy = dataclasses.field(default_factory=Privacy)
+    lora: Lora = dataclasses.field(default_factory=Lora)
+    training: Training = dataclasses.field(default_factory=Training)
+    non_private: bool = False
+    """The same recipe without clipping and noise. No privacy at all."""
+    seed: int | None = None
+    """Fix all randomness, for tests: whoever guesses the seed can undo the privacy."""
+    resume: bool = False
+    """Go on with the interrupted run in output_dir."""
+
+    def __post_init__(self) -> None:
+        _check_privacy(self.privacy, self.non_private)
+        _check_lora(self.lora, self.tuning)
+        _check_training(self.training)
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be in [0, 2**64), got {self.seed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> FinetuneConfig:
+        """Builds the tree from nested mappings or dataclasses.
+
+        A plain string is accepted for a data source and means its path.
+
+        Raises:
+            TypeError: an option is unknown (the nearest valid name is given) or missing.
+        """
+        return _build(cls, options, "")
+
+
+def _build(cls: type, options: Mapping[str, Any], prefix: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in options:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
+            raise TypeError(f"unknown option {prefix}{name}; did you mean {prefix}{near}?")
+    required = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    missing = [prefix + name for name in required if name not in options]
+    if missing:
+        raise TypeError(f"missing option {', '.join(missing)}")
+    hints = typing.get_type_hints(cls)
+    return cls(
+        **{name: _convert(hints[name], value, prefix + name) for name, value in options.items()}
+    )
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if (hint is DataSource and isinstance(value, (str, bytes))) or hasattr(value, "__fspath__"):
+            return DataSource(path=str(value))
+        if isinstance(value, Mapping):
+            return _build(hint, value, f"{name}.")
+        raise TypeError(f"{name} must be a {hint.__name__} or a mapping, got {value!r}")
+    if isinstance(value, list):
+        value = tuple(value)
+    if not _matches(hint, value):
+        raise TypeError(f"{name} must be {_describe(hint)}, got {value!r}")
+    return value
+
+
+def _matches(hint: Any, value: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (types.UnionType, typing.Union):
+        return any(_matches(arg, value) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_matches(args[0], item) for item in value)
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+
+
+def _check_privacy(privacy: Privacy, non_private: bool) -> None:
+    epsilon, noise = privacy.target_epsilon, privacy.noise_multiplier
+    if non_private:
+        if epsilon is not None or noise is not None:
+            raise ValueError(
+                "non_private=True trains without any privacy, but privacy.target_epsilon or "
+                "privacy.noise_multiplier is given: drop one or the other"
+            )
+        return
+    if epsilon is not None and noise is not None:
+        raise ValueError(
+            f"both privacy.target_epsilon={epsilon} and privacy.noise_multiplier={noise} are "
+            "given; one follows from the other, so give one"
+        )
+    if epsilon is None and noise is None:
+        raise ValueError(
+            "give privacy.target_epsilon (for instance 3) or privacy.noise_multiplier; to train "
+            "without privacy say non_private=True"
+        )
+    _check_positive("privacy.target_epsilon", epsilon)
+    _check_positive("privacy.noise_multiplier", noise)
+    _check_positive("privacy.clip_norm", privacy.clip_norm)
+    if privacy.delta is not None and not 0 < privacy.delta < 1:
+        raise ValueError(f"privacy.delta must be between 0 and 1, got {privacy.delta}")
+
+
+def _check_lora(lora: Lora, tuning: str) -> None:
+    if tuning not in ("lora", "full"):
+        raise ValueError(f"tuning must be 'lora' or 'full', got {tuning!r}")
+    if lora.rank < 1:
+        raise ValueError(f"lora.rank must be at least 1, got {lora.rank}")
+    _check_positive("lora.alpha", lora.alpha)
+    if not lora.target_modules:
+        raise ValueError("lora.target_modules is empty: name layers, or all-linear")
+
+
+def _check_training(training: Training) -> None:
+    if training.num_epochs is not None and training.num_steps is not None:
+        raise ValueError(
+            f"both training.num_epochs={training.num_epochs} and "
+            f"training.num_steps={training.num_steps} are given; give one"
+        )
+    for name in ("expected_batch_size", "microbatch_size", "num_steps", "max_length"):
+        value = getattr(training, name)
+        if value is not None and value < 1:
+            raise ValueError(f"training.{name} must be at least 1, got {value}")
+    _check_positive("training.num_epochs", training.num_epochs)
+    _check_positive("training.learning_rate", training.learning_rate)
+    if not 0 <= training.warmup_fraction < 1:
+        raise ValueError(
+            f"training.warmup_fraction must be in [0, 1), got {training.warmup_fraction}"
+        )
+    if training.schedule not in ("constant", "linear", "cosine"):
+        raise ValueError(
+            f"training.schedule must be constant, linear or cosine, got {training.schedule!r}"
+        )
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value}")

@@ -1,0 +1,72 @@
+"""`dpjax.finetune`: the whole run as one function call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from dpjax.data import DataSource
+from dpjax.finetuning.config import FinetuneConfig, Lora, Privacy, Training
+
+if TYPE_CHECKING:
+    from dpjax.finetuning.run import FinetuneResult
+
+
+def finetune(
+    *,
+    model: str | os.PathLike[str],
+    train_data: DataSource | Mapping[str, Any] | str | os.PathLike[str],
+    eval_data: DataSource | Mapping[str, Any] | str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    tuning: Literal["lora", "full"] = "lora",
+    privacy: Privacy | Mapping[str, Any] = Privacy(),  # noqa: B008 (frozen)
+    lora: Lora | Mapping[str, Any] = Lora(),  # noqa: B008 (frozen)
+    training: Training | Mapping[str, Any] = Training(),  # noqa: B008 (frozen)
+    non_private: bool = False,
+    seed: int | None = None,
+    resume: bool = False,
+    **unknown: Any,
+) -> FinetuneResult:
+    """Fine-tunes a pretrained text classifier under (ε, δ)-differential privacy.
+
+    The options are those of `dpjax finetune` on the command line; `FinetuneConfig` describes
+    them. Data may be given as a path, a mapping such as `{"path": ..., "text_column": ...}`, or a
+    `DataSource`; the groups privacy, lora and training as mappings or as their dataclasses.
+
+    Example:
+        dpjax.finetune(
+            model="path/to/checkpoint",
+            train_data="train.csv",
+            eval_data="dev.csv",
+            output_dir="runs/first",
+            privacy={"target_epsilon": 3.0},
+        )
+
+    Returns:
+        Accuracy on the held-out records, (ε, δ), the attack's result; the model itself is in
+        `output_dir/model`.
+
+    Raises:
+        TypeError: an unknown or missing option, or a value of the wrong type.
+        FileNotFoundError, FileExistsError, ValueError: what is given does not exist or does not
+            fit; found before any compilation.
+        RunInterrupted: Ctrl-C; the run can be resumed.
+    """
+    options = {
+        "model": os.fspath(model),
+        "train_data": train_data,
+        "eval_data": eval_data,
+        "output_dir": os.fspath(output_dir),
+        "tuning": tuning,
+        "privacy": privacy,
+        "lora": lora,
+        "training": training,
+        "non_private": non_private,
+        "seed": seed,
+        "resume": resume,
+    }
+    config = FinetuneConfig.from_options({**options, **unknown})
+    from dpjax.finetuning.run import check, execute
+
+    return execute(check(config))

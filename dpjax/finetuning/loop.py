@@ -1,0 +1,137 @@
+"""The training loop: sample, accumulate, add noise once, update; log and checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from dpjax_accounting import EpsilonBySteps
+from rich.console import Console
+
+from dpjax.data import PoissonSampler, by_length, microbatches, trim_padding
+from dpjax.finetuning import checkpoint
+from dpjax.finetuning.interrupt import InterruptFlag, RunInterrupted
+from dpjax.finetuning.prepare import Plan
+from dpjax.finetuning.progress import TrainingProgress
+from dpjax.finetuning.run_directory import MetricsLog, RunDirectory
+from dpjax.finetuning.step import (
+    Accumulator,
+    Microbatch,
+    Steps,
+    empty_accumulator,
+    make_non_private_steps,
+    make_optimizer,
+    make_private_steps,
+)
+from dpjax.privatize import RunKey
+
+PyTree = Any
+_SECONDS_BETWEEN_CHECKPOINTS = 300.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The tuned parameters, and the rows of metrics.jsonl."""
+
+    trainable: PyTree
+    metrics: list[dict[str, Any]]
+
+
+def train(
+    plan: Plan,
+    graphdef: Any,
+    trainable: PyTree,
+    frozen: PyTree,
+    run_key: RunKey,
+    directory: RunDirectory,
+    console: Console,
+    on_checkpoint: Callable[[int], None],
+) -> Trained:
+    """Runs the steps that are not done yet; calls `on_checkpoint(step)` whenever state is saved.
+
+    Raises:
+        RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is saved.
+    """
+    settings = plan.config.training
+    optimizer = make_optimizer(
+        settings.learning_rate, settings.schedule, settings.warmup_fraction, plan.num_steps
+    )
+    steps, sampler, spent = _machinery(plan, graphdef, optimizer, run_key)
+    state = optimizer.init(trainable)
+    first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)
+    log = MetricsLog(directory.metrics, keep_steps=first)
+    last_saved = time.monotonic()
+    private = plan.mechanism is not None
+    progress = TrainingProgress(console, plan.num_steps, first, private)
+    with InterruptFlag() as interrupted, progress:
+        for step in range(first, plan.num_steps):
+            start = time.monotonic()
+            total = _accumulate(plan, steps, trainable, frozen, sampler.indices(step))
+            trainable, state = steps.apply(trainable, state, total, run_key.noise_keys(step))
+            row = _row(step + 1, total, spent, time.monotonic() - start)
+            log.append(row)
+            progress.update(step + 1, row["loss"], row.get("epsilon"), row["num_records"])
+            overdue = time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS
+            if interrupted.is_set or overdue:
+                checkpoint.save(directory.checkpoint, step + 1, trainable, state)
+                on_checkpoint(step + 1)
+                last_saved = time.monotonic()
+            if interrupted.is_set and step + 1 < plan.num_steps:
+                log.close()
+                raise RunInterrupted(
+                    f"stopped after step {step + 1} of {plan.num_steps}; the same command with "
+                    "--resume goes on from there"
+                )
+    log.close()
+    return Trained(trainable, log.rows)
+
+
+def _machinery(
+    plan: Plan, graphdef: Any, optimizer: Any, run_key: RunKey
+) -> tuple[Steps, PoissonSampler, EpsilonBySteps | None]:
+    """Steps, sampler and ε display: with privacy all three read the one mechanism."""
+    if plan.mechanism is None:
+        batch = plan.config.training.expected_batch_size
+        sampler = PoissonSampler(len(plan.train), batch / len(plan.train), run_key)
+        return make_non_private_steps(graphdef, optimizer, batch), sampler, None
+    clip_norm = plan.config.privacy.clip_norm
+    return (
+        make_private_steps(graphdef, optimizer, plan.mechanism, clip_norm),
+        PoissonSampler.for_mechanism(plan.mechanism, run_key),
+        EpsilonBySteps(plan.mechanism, plan.delta),
+    )
+
+
+def _accumulate(
+    plan: Plan, steps: Steps, trainable: PyTree, frozen: PyTree, indices: Any
+) -> Accumulator:
+    total = empty_accumulator(trainable)
+    ordered = by_length(plan.train, indices)
+    for rows, mask in microbatches(ordered, plan.config.training.microbatch_size):
+        piece = trim_padding(plan.train.take(rows))
+        batch = Microbatch(piece.input_ids, piece.attention_mask, piece.labels)
+        total = steps.accumulate(trainable, frozen, total, batch, mask)
+    return total
+
+
+def _row(
+    step: int, total: Accumulator, spent: EpsilonBySteps | None, seconds: float
+) -> dict[str, Any]:
+    loss, records, clipped, nonfinite = jax.device_get(total[1:])
+    row = {
+        "step": step,
+        # A batch without records has no loss.
+        "loss": float(loss) / int(records) if records else None,
+        "num_records": int(records),
+        "records_per_second": int(records) / seconds,
+    }
+    if spent is not None:
+        row |= {
+            "epsilon": spent.at(step),
+            "fraction_clipped": int(clipped) / int(records) if records else None,
+            "num_nonfinite": int(nonfinite),
+        }
+    return row

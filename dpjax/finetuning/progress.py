@@ -1,0 +1,68 @@
+"""What a person sees while a run goes on: a live line in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class TrainingProgress:
+    """Shows step, loss, ε spent so far, records per second and the time left."""
+
+    def __init__(self, console: Console, num_steps: int, first_step: int, private: bool) -> None:
+        self._console = console
+        self._num_steps = num_steps
+        self._first_step = first_step
+        self._private = private
+        self._start = self._last_line = time.monotonic()
+        self._num_records = 0
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> TrainingProgress:
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.fields[status]}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(
+                "train", total=self._num_steps, completed=self._first_step, status="compiling"
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, step: int, loss: float | None, epsilon: float | None, records: int) -> None:
+        """Reports that `step` steps are done, the last one over `records` records."""
+        self._num_records += records
+        elapsed = time.monotonic() - self._start
+        shown_loss = "–" if loss is None else f"{loss:.4f}"
+        spent = f"ε {epsilon:.3f}" if self._private else "NO PRIVACY"
+        status = f"loss {shown_loss} · {spent} · {self._num_records / elapsed:.0f} records/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, status=status)
+            return
+        now = time.monotonic()
+        first_or_last = step in (self._first_step + 1, self._num_steps)
+        if first_or_last or now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = elapsed / (step - self._first_step) * (self._num_steps - step)
+            self._console.print(
+                f"step {step}/{self._num_steps} · {status} · {left:.0f} s left", highlight=False
+            )

@@ -1,0 +1,69 @@
+"""report.md: the run on one page, with pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dpjax.audit import plot_roc, plot_training, render_attack_section
+from dpjax.finetuning.prepare import Plan
+from dpjax.finetuning.privacy_report import in_words
+from dpjax.finetuning.run_directory import RunDirectory, write_text
+
+if TYPE_CHECKING:
+    from dpjax.finetuning.run import FinetuneResult
+
+
+def write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
+    """Writes report.md and its pictures, training.png and roc.png."""
+    with_loss = [row for row in result.metrics if row["loss"] is not None]
+    epsilon = None
+    if result.epsilon is not None:
+        epsilon = [row["epsilon"] for row in with_loss]
+    plot_training(
+        [row["step"] for row in with_loss],
+        [row["loss"] for row in with_loss],
+        directory.path / "training.png",
+        epsilon=epsilon,
+        target_epsilon=plan.config.privacy.target_epsilon,
+    )
+    name = "not private" if result.epsilon is None else f"ε = {result.epsilon:.3g}"
+    plot_roc(
+        {name: result.attack},
+        directory.path / "roc.png",
+        epsilon=result.epsilon,
+        delta=result.delta,
+    )
+    write_text(directory.report, _markdown(plan, result))
+
+
+def _markdown(plan: Plan, result: FinetuneResult) -> str:
+    config, training = plan.config, plan.config.training
+    title = "Fine-tuning WITHOUT privacy" if result.epsilon is None else "Private fine-tuning"
+    how = config.tuning
+    if config.tuning == "lora":
+        targets = ", ".join(config.lora.target_modules)
+        how = f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha:g}, on {targets}"
+    rows = [
+        ("Accuracy on held-out records", f"{result.eval_accuracy:.4f} of {len(plan.evaluation)}"),
+        ("Cross-entropy on held-out records", f"{result.eval_loss:.4f} nats"),
+        ("Privacy", in_words(result.privacy)),
+        ("Checkpoint", config.model),
+        ("Tuning", how),
+        ("Training records", f"{len(plan.train)} with {len(plan.labels)} labels"),
+        ("Expected batch size", str(training.expected_batch_size)),
+        ("Steps", str(plan.num_steps)),
+        ("Optimizer", f"Adam, learning rate {training.learning_rate:g}, {training.schedule}"),
+        ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    sections = [f"# {title}", f"| | |\n|---|---|\n{table}", "![Loss and ε](training.png)"]
+    sections += [f"> **Warning.** {warning}" for warning in result.privacy["warnings"]]
+    sections += ["## Membership inference", _attack_text(result), "![ROC](roc.png)"]
+    for heading, key in (("Assumptions", "assumptions"), ("Not covered", "not_covered")):
+        if result.privacy[key]:
+            sections += [f"## {heading}", "\n".join(f"- {line}" for line in result.privacy[key])]
+    return "\n\n".join(sections) + "\n"
+
+
+def _attack_text(result: FinetuneResult) -> str:
+    return render_attack_section(result.attack, epsilon=result.epsilon, delta=result.delta)

@@ -1,0 +1,222 @@
+"""One fine-tuning run from start to end: plan, train, evaluate, attack, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from rich.console import Console
+
+from dpjax.audit import AttackResult, loss_attack
+from dpjax.finetuning import privacy_report
+from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.evaluate import Evaluation, evaluate
+from dpjax.finetuning.loop import train
+from dpjax.finetuning.prepare import Plan, prepare
+from dpjax.finetuning.report import write_report
+from dpjax.finetuning.run_directory import RunDirectory, write_json
+from dpjax.models import (
+    add_lora,
+    count_parameters,
+    load_classifier,
+    save_classifier,
+    split_trainable,
+)
+from dpjax.privatize import RunKey
+
+_ATTACK_RECORDS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneResult:
+    """What a finished run came to. `epsilon` and `delta` are None without privacy."""
+
+    output_dir: Path
+    epsilon: float | None
+    delta: float | None
+    eval_accuracy: float
+    eval_loss: float
+    attack: AttackResult
+    privacy: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that has passed every check and has yet to be executed."""
+
+    plan: Plan
+    directory: RunDirectory
+    run_key: RunKey
+    graphdef: Any
+    trainable: Any
+    frozen: Any
+
+
+def check(config: FinetuneConfig) -> Run:
+    """Does all that can fail because of what was asked: nothing is compiled or written.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
+    """
+    directory = RunDirectory(config.output_dir)
+    if config.resume:
+        directory.check_resumable()
+    else:
+        directory.check_free()
+    plan = prepare(config)
+    run_key = _run_key(directory, plan)
+    model = load_classifier(plan.checkpoint, label_names=plan.labels, key=run_key.model_key("head"))
+    if config.tuning == "lora":
+        settings = config.lora
+        add_lora(
+            model,
+            rank=settings.rank,
+            alpha=settings.alpha,
+            target_modules=_target_modules(settings.target_modules),
+            key=run_key.model_key("lora"),
+        )
+    return Run(plan, directory, run_key, *split_trainable(model, config.tuning))
+
+
+def execute(run: Run, console: Console | None = None) -> FinetuneResult:
+    """Trains, evaluates, attacks and writes the run directory.
+
+    Raises:
+        RunInterrupted: Ctrl-C; the run can be resumed.
+    """
+    console = console or Console()
+    plan, directory = run.plan, run.directory
+    if not plan.config.resume:
+        _open(directory, plan, run.run_key)
+    console.print(_headline(run), highlight=False)
+
+    def note_progress(step: int) -> None:
+        write_json(directory.privacy, privacy_report.build(plan, run.run_key, step))
+
+    trained = train(
+        plan,
+        run.graphdef,
+        run.trainable,
+        run.frozen,
+        run.run_key,
+        directory,
+        console,
+        note_progress,
+    )
+    parts = (run.graphdef, trained.trainable, run.frozen)
+    held_out = evaluate(*parts, plan.evaluation)
+    attack = _attack(plan, parts, held_out)
+    tuned = nnx.merge(*parts)
+    save_classifier(tuned, plan.checkpoint, directory.model, label_names=plan.labels)
+    return _finish(plan, run.run_key, directory, held_out, attack, trained.metrics)
+
+
+def _target_modules(names: tuple[str, ...]) -> str | tuple[str, ...]:
+    return "all-linear" if names == ("all-linear",) else names
+
+
+def _run_key(directory: RunDirectory, plan: Plan) -> RunKey:
+    """The interrupted run's secret if it is resumed, else a new one."""
+    config = plan.config
+    if config.resume:
+        stored = json.loads(directory.identity.read_text())
+        _check_same(stored, json.loads(json.dumps(_identity(plan))))
+        return directory.load_run_key()
+    return RunKey.from_os_entropy() if config.seed is None else RunKey.from_seed(config.seed)
+
+
+def _open(directory: RunDirectory, plan: Plan, run_key: RunKey) -> None:
+    directory.create(run_key)
+    write_json(directory.identity, _identity(plan), mode=0o600)
+    write_json(directory.config, plan.config.to_dict())
+    write_json(directory.privacy, privacy_report.build(plan, run_key, 0))
+
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    """What must not change between an interruption and the resumption."""
+    return {
+        "config": _comparable(plan.config.to_dict()),
+        "data": plan.fingerprint(),
+        "mechanism": plan.mechanism and plan.mechanism.to_dict(),
+    }
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in ("resume", "output_dir")}
+
+
+def _check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
+    for name in stored["config"]:
+        if stored["config"][name] != given["config"][name]:
+            raise ValueError(
+                f"cannot resume: the interrupted run had {name}={stored['config'][name]}, "
+                f"now it is {given['config'][name]}"
+            )
+    if stored["data"] != given["data"]:
+        raise ValueError("cannot resume: the training data is not what the interrupted run had")
+    if stored["mechanism"] != given["mechanism"]:
+        raise ValueError(
+            "cannot resume: the mechanism comes out differently now (another version of the "
+            f"accountant?): {stored['mechanism']} became {given['mechanism']}"
+        )
+
+
+def _headline(run: Run) -> str:
+    plan = run.plan
+    trained, frozen = count_parameters(run.trainable), count_parameters(run.frozen)
+    lines = [
+        f"{len(plan.train)} training records, {len(plan.evaluation)} held out, "
+        f"{len(plan.labels)} labels, {plan.num_steps} steps, {trained:,} of "
+        f"{trained + frozen:,} parameters trained ({trained / (trained + frozen):.2%})",
+        privacy_report.in_words(privacy_report.build(plan, run.run_key, plan.num_steps)),
+    ]
+    if plan.train.num_truncated:
+        lines.append(
+            f"{plan.train.num_truncated} training records are longer than "
+            f"{plan.config.training.max_length} tokens and were cut"
+        )
+    if run.run_key.fixed_seed is not None and plan.mechanism is not None:
+        lines.append(f"WARNING: {privacy_report.SEED_WARNING}")
+    return "\n".join(lines)
+
+
+def _attack(plan: Plan, parts: tuple[Any, Any, Any], held_out: Evaluation) -> AttackResult:
+    """The loss attack on a random part of the training records against the held-out ones."""
+    # Public randomness: which records are attacked is no secret and changes no guarantee.
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(plan.train))[:_ATTACK_RECORDS]
+    members = evaluate(*parts, plan.train.take(np.sort(chosen)))
+    non_members = rng.permutation(held_out.losses)[:_ATTACK_RECORDS]
+    return loss_attack(members.losses, non_members)
+
+
+def _finish(
+    plan: Plan,
+    run_key: RunKey,
+    directory: RunDirectory,
+    held_out: Evaluation,
+    attack: AttackResult,
+    metrics: list[dict[str, Any]],
+) -> FinetuneResult:
+    privacy = privacy_report.build(plan, run_key, plan.num_steps)
+    guarantee = privacy["guarantee"] or {"epsilon": None, "delta": None}
+    result = FinetuneResult(
+        output_dir=directory.path,
+        epsilon=guarantee["epsilon"],
+        delta=guarantee["delta"],
+        eval_accuracy=held_out.accuracy,
+        eval_loss=held_out.loss,
+        attack=attack,
+        privacy=privacy,
+        metrics=metrics,
+    )
+    write_json(directory.attack, attack.to_dict())
+    write_report(directory, plan, result)
+    write_json(directory.privacy, privacy)
+    directory.forget_secrets()
+    return result

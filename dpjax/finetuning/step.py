@@ -1,0 +1,149 @@
+"""The compiled parts of a training step: accumulate a microbatch, then apply the private mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from dpjax_accounting import DPSGD
+from flax import nnx
+
+from dpjax.privatize import clipped_grad, noisy_mean
+
+PyTree = Any
+
+
+class Microbatch(NamedTuple):
+    """Encoded records of one static shape: `(b, T)` int32, `(b, T)` bool, `(b,)` int32."""
+
+    input_ids: jax.Array
+    attention_mask: jax.Array
+    labels: jax.Array
+
+
+class Accumulator(NamedTuple):
+    """Sums over the microbatches of one step, float32 and int32. Private until noise is added."""
+
+    grads: PyTree
+    loss: jax.Array
+    num_records: jax.Array
+    num_clipped: jax.Array
+    num_nonfinite: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The compiled functions of a run."""
+
+    accumulate: Callable[[PyTree, PyTree, Accumulator, Microbatch, jax.Array], Accumulator]
+    apply: Callable[[PyTree, Any, Accumulator, jax.Array], tuple[PyTree, Any]]
+
+
+def make_loss(graphdef: Any, frozen: PyTree) -> Callable[[PyTree, Microbatch], jax.Array]:
+    """The cross-entropy of one record, as a function of the trainable parameters."""
+
+    def loss(trainable: PyTree, record: Microbatch) -> jax.Array:
+        model = nnx.merge(graphdef, trainable, frozen)
+        logits = model(record.input_ids, record.attention_mask)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, record.labels)
+
+    return loss
+
+
+def empty_accumulator(trainable: PyTree) -> Accumulator:
+    """All sums zero: what a step starts from, and all that an empty Poisson batch adds up to."""
+    grads = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trainable)
+    # Separate arrays, since the accumulator's buffers are donated.
+    counts = [jnp.zeros((), jnp.int32) for _ in range(3)]
+    return Accumulator(grads, jnp.zeros((), jnp.float32), *counts)
+
+
+def make_private_steps(
+    graphdef: Any, optimizer: optax.GradientTransformation, mechanism: DPSGD, clip_norm: float
+) -> Steps:
+    """Steps that clip every record's gradient, and add the mechanism's noise once per step."""
+
+    def accumulate(
+        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: Microbatch, mask: jax.Array
+    ) -> Accumulator:
+        clipped = clipped_grad(make_loss(graphdef, frozen), clip_norm=clip_norm)
+        one = clipped(trainable, batch, mask)
+        return Accumulator(
+            jax.tree.map(jnp.add, total.grads, one.grads),
+            total.loss + jnp.sum(one.losses),
+            total.num_records + jnp.sum(mask, dtype=jnp.int32),
+            total.num_clipped + jnp.sum(one.norms > clip_norm, dtype=jnp.int32),
+            total.num_nonfinite + one.num_nonfinite,
+        )
+
+    def apply(
+        trainable: PyTree, optimizer_state: Any, total: Accumulator, noise_keys: jax.Array
+    ) -> tuple[PyTree, Any]:
+        mean = noisy_mean(total.grads, noise_keys, mechanism=mechanism, clip_norm=clip_norm)
+        return _update(optimizer, trainable, optimizer_state, mean)
+
+    return _compile(accumulate, apply)
+
+
+def make_non_private_steps(
+    graphdef: Any, optimizer: optax.GradientTransformation, expected_batch_size: int
+) -> Steps:
+    """The same recipe without clipping and noise; `noise_keys` is ignored."""
+
+    def accumulate(
+        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: Microbatch, mask: jax.Array
+    ) -> Accumulator:
+        loss = make_loss(graphdef, frozen)
+
+        def summed(params: PyTree) -> jax.Array:
+            return jnp.sum(jnp.where(mask, jax.vmap(loss, (None, 0))(params, batch), 0.0))
+
+        value, grads = jax.value_and_grad(summed)(trainable)
+        return total._replace(
+            grads=jax.tree.map(jnp.add, total.grads, grads),
+            loss=total.loss + value,
+            num_records=total.num_records + jnp.sum(mask, dtype=jnp.int32),
+        )
+
+    def apply(
+        trainable: PyTree, optimizer_state: Any, total: Accumulator, noise_keys: jax.Array
+    ) -> tuple[PyTree, Any]:
+        del noise_keys
+        mean = jax.tree.map(lambda g: g / expected_batch_size, total.grads)
+        return _update(optimizer, trainable, optimizer_state, mean)
+
+    return _compile(accumulate, apply)
+
+
+def _compile(accumulate: Callable, apply: Callable) -> Steps:
+    return Steps(
+        jax.jit(accumulate, donate_argnames="total"),
+        jax.jit(apply, donate_argnames=("trainable", "optimizer_state")),
+    )
+
+
+def _update(
+    optimizer: optax.GradientTransformation, trainable: PyTree, optimizer_state: Any, mean: PyTree
+) -> tuple[PyTree, Any]:
+    updates, optimizer_state = optimizer.update(mean, optimizer_state, trainable)
+    return optax.apply_updates(trainable, updates), optimizer_state
+
+
+def make_optimizer(
+    learning_rate: float, schedule: str, warmup_fraction: float, num_steps: int
+) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) with linear warm-up, then constant, linear or cosine decay to 0."""
+    warmup = round(warmup_fraction * num_steps)
+    decay_steps = max(1, num_steps - warmup)
+    after = {
+        "constant": optax.constant_schedule(learning_rate),
+        "linear": optax.linear_schedule(learning_rate, 0.0, decay_steps),
+        "cosine": optax.cosine_decay_schedule(learning_rate, decay_steps),
+    }[schedule]
+    # Starting above zero: a first step with learning rate 0 would spend privacy for nothing.
+    rise = optax.linear_schedule(learning_rate / (warmup + 1), learning_rate, warmup)
+    return optax.adam(optax.join_schedules([rise, after], [warmup]) if warmup else after)

@@ -1,0 +1,129 @@
+"""Checkpoint folders: finding one, reading its config.json, opening its tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Readers = dict[str, Callable[[], np.ndarray]]
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+)
+
+
+def resolve_checkpoint(name_or_path: str | Path) -> Path:
+    """The folder of a checkpoint: a local one, or one fetched from the Hugging Face hub by its id.
+
+    From the hub come only config.json, safetensors and tokenizer files: no pickles, no code.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist, or the hub lacks the id or is unreachable.
+        NotADirectoryError: if the path is a file.
+    """
+    name = str(name_or_path)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise NotADirectoryError(f"{name} is a file; give the folder that holds {CONFIG}")
+    if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(f"checkpoint folder {name} does not exist")
+    return _download(name)
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    patterns = [CONFIG, WEIGHTS, "model-*.safetensors", INDEX, *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise FileNotFoundError(
+            f"{hub_id!r} is not a local folder, and fetching it from the Hugging Face hub failed: "
+            f"{error}"
+        ) from error
+
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not a JSON object with a model_type.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}: it is not a Hugging Face checkpoint")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ValueError(
+            f"{path} names no model_type: it is not the config of a transformers model"
+        )
+    return config
+
+
+@contextmanager
+def open_tensors(folder: Path) -> Iterator[Readers]:
+    """Open the weights: `{name: function that reads this tensor}`, valid inside the context.
+
+    Raises:
+        FileNotFoundError: without a safetensors file.
+        ValueError: if a file is truncated or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with ExitStack() as stack:
+        tensors: Readers = {}
+        for path in _weight_files(folder):
+            try:
+                file = stack.enter_context(safe_open(path, framework="numpy"))
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{path} is truncated or damaged ({error}); copy or download it again"
+                ) from error
+            tensors |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118
+        yield tensors
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return _shards(folder)
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        raise FileNotFoundError(
+            f"{folder} holds its weights only as pickles ({', '.join(pickles)}), which can run "
+            "code when opened and are not read. Convert them where you trust the file: "
+            "transformers.AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
+        )
+    raise FileNotFoundError(f"{folder} has no {WEIGHTS}")
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    names = sorted(set(index["weight_map"].values()))
+    for name in names:
+        if Path(name).name != name:
+            raise ValueError(f"{folder / INDEX} names {name!r}, which is not a file of the folder")
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / INDEX} names {name}, which is missing")
+    return [folder / name for name in names]

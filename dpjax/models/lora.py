@@ -1,0 +1,137 @@
+"""Low-rank adapters on linear layers (LoRA: Hu et al. 2021, arXiv:2106.09685)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dpjax.models.encoder import SequenceClassifier
+from dpjax.models.families import ModuleName, family_of
+from dpjax.models.suggest import did_you_mean
+
+ALL_LINEAR = "all-linear"
+
+
+class LoraParam(nnx.Param):
+    """A parameter of a low-rank adapter."""
+
+
+class LoraLinear(nnx.Module):
+    """`y = base(x) + scaling * (x A) B`, with A `(in, r)` and B `(r, out)`.
+
+    A starts uniform in ±1/√in (the initialisation of peft: Kaiming uniform with a = √5), B at zero:
+    a fresh adapter changes nothing.
+    """
+
+    def __init__(self, base: nnx.Linear, *, rank: int, scaling: float, key: jax.Array):
+        inputs, outputs = base.kernel.shape
+        bound = inputs**-0.5
+        self.base = base
+        self.scaling = scaling
+        a = jax.random.uniform(key, (inputs, rank), jnp.float32, -bound, bound)
+        self.lora_a = LoraParam(a)
+        self.lora_b = LoraParam(jnp.zeros((rank, outputs), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(..., in)` to `(..., out)`."""
+        return self.base(x) + self.scaling * (x @ self.lora_a[...] @ self.lora_b[...])
+
+    def merged(self) -> nnx.Linear:
+        """The base layer, its kernel now including the adapter."""
+        delta = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest")
+        self.base.kernel[...] = self.base.kernel[...] + self.scaling * delta
+        return self.base
+
+
+def add_lora(
+    model: SequenceClassifier,
+    *,
+    rank: int,
+    alpha: float,
+    target_modules: Sequence[str] | str,
+    key: jax.Array,
+) -> None:
+    """Put an adapter of scale alpha / rank on the chosen linear layers, in place.
+
+    Args:
+        target_modules: Hugging Face module names as peft takes them, ("query", "value") or longer
+            endings such as "attention.output.dense"; or "all-linear": every linear layer except the
+            classification head.
+        key: a JAX key for A.
+
+    Raises:
+        ValueError: for a rank or alpha that is not positive, a model that has adapters already, or
+            a name that matches no linear layer (the head is trained as it is: no adapter).
+    """
+    if not (isinstance(rank, int) and rank > 0):
+        raise ValueError(f"LoRA rank must be a positive whole number, got {rank!r}")
+    if not alpha > 0:
+        raise ValueError(f"LoRA alpha must be positive, got {alpha!r}")
+    if has_lora(model):
+        raise ValueError("the model has LoRA adapters already; call merge_lora first")
+    targets = _select(model, target_modules)
+    for module, module_key in zip(targets, jax.random.split(key, len(targets)), strict=True):
+        base = _get(model, module.path)
+        lora = LoraLinear(base, rank=rank, scaling=alpha / rank, key=module_key)
+        _set(model, module.path, lora)
+
+
+def merge_lora(model: SequenceClassifier) -> None:
+    """Fold every adapter into its base layer, W + (alpha / rank) A B, in place."""
+    for module in _linear_modules(model):
+        layer = _get(model, module.path)
+        if isinstance(layer, LoraLinear):
+            _set(model, module.path, layer.merged())
+
+
+def has_lora(model: SequenceClassifier) -> bool:
+    """Whether any layer of the model carries an adapter."""
+    return any(isinstance(_get(model, m.path), LoraLinear) for m in _linear_modules(model))
+
+
+def _linear_modules(model: SequenceClassifier) -> Iterator[ModuleName]:
+    """The linear layers that may carry an adapter."""
+    family = family_of(model.config.model_type)
+    for module in family.module_names(model.config):
+        if module.kind == "linear" and module.hf_name != family.head_name:
+            yield module
+
+
+def _select(model: SequenceClassifier, target_modules: Sequence[str] | str) -> list[ModuleName]:
+    modules = list(_linear_modules(model))
+    if target_modules == ALL_LINEAR:
+        return modules
+    if isinstance(target_modules, str):
+        raise ValueError(
+            f"target_modules must be {ALL_LINEAR!r} or a sequence of names, got the string "
+            f"{target_modules!r}; for one name write ({target_modules!r},)"
+        )
+    if not target_modules:
+        raise ValueError("target_modules is empty: LoRA needs at least one layer to adapt")
+    for target in target_modules:
+        if not any(_matches(module, target) for module in modules):
+            names = sorted({module.hf_name.rpartition(".")[2] for module in modules})
+            raise ValueError(
+                f"target module {target!r} matches no linear layer of the model; "
+                f"there are {', '.join(names)}, longer endings such as "
+                f"{modules[3].hf_name.split('.', 4)[-1]!r}, and {ALL_LINEAR!r}."
+                + did_you_mean(target, [*names, ALL_LINEAR])
+            )
+    return [m for m in modules if any(_matches(m, target) for target in target_modules)]
+
+
+def _matches(module: ModuleName, target: str) -> bool:
+    return f".{module.hf_name}".endswith(f".{target}")
+
+
+def _get(model: nnx.Module, path: Sequence[str | int]) -> nnx.Module:
+    for part in path:
+        model = model[part] if isinstance(part, int) else getattr(model, part)
+    return model
+
+
+def _set(model: nnx.Module, path: Sequence[str | int], value: nnx.Module) -> None:
+    setattr(_get(model, path[:-1]), path[-1], value)

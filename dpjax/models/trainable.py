@@ -1,0 +1,57 @@
+"""Which parameters are trained."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+
+from dpjax.models.encoder import SequenceClassifier
+from dpjax.models.lora import LoraParam, has_lora
+from dpjax.models.suggest import did_you_mean
+
+TUNINGS = ("full", "lora")
+
+
+def split_trainable(
+    model: SequenceClassifier, tuning: str
+) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]]:
+    """Split a model into its structure, the parameters that are trained, and the others.
+
+    `nnx.merge(graphdef, trainable, frozen)` is the model again, also inside jax.jit, vmap and grad.
+
+    Args:
+        tuning: "full" trains every parameter; "lora" the adapters and the classification head.
+
+    Returns:
+        graphdef, trainable and frozen, the latter two nested dicts of float32 arrays (frozen is
+        empty under "full").
+
+    Raises:
+        ValueError: for an unknown tuning, or one that does not fit the presence of adapters.
+    """
+    if tuning not in TUNINGS:
+        raise ValueError(
+            f"tuning must be one of {', '.join(TUNINGS)}, got {tuning!r}."
+            + did_you_mean(str(tuning), TUNINGS)
+        )
+    if (tuning == "lora") != has_lora(model):
+        raise ValueError(
+            "tuning 'lora' needs adapters: call add_lora first"
+            if tuning == "lora"
+            else "tuning 'full' trains the weights themselves, but the model has LoRA adapters: "
+            "use tuning 'lora' or call merge_lora first"
+        )
+
+    def is_trained(path: tuple[str | int, ...], variable: Any) -> bool:
+        return tuning == "full" or path[0] == "classifier" or isinstance(variable, LoraParam)
+
+    graphdef, trainable, frozen = nnx.split(model, is_trained, ...)
+    return graphdef, nnx.to_pure_dict(trainable), nnx.to_pure_dict(frozen)
+
+
+def count_parameters(tree: Any) -> int:
+    """Number of scalars in a pytree of arrays."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,13 @@
+"""The DP core: per-example clipping, Gaussian noise and the secret they are drawn from.
+
+Pure JAX. Knows nothing of models, text or files.
+"""
+
+from dpjax.privatize.clipping import ClippedGrad as ClippedGrad
+from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
+from dpjax.privatize.clipping import clipped_grad as clipped_grad
+from dpjax.privatize.noise import gaussian_noise as gaussian_noise
+from dpjax.privatize.noise import noisy_mean as noisy_mean
+from dpjax.privatize.run_key import RunKey as RunKey
+
+__all__ = ["ClippedGrad", "ClippedGradFn", "RunKey", "clipped_grad", "gaussian_noise", "noisy_mean"]

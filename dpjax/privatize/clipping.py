@@ -1,0 +1,202 @@
+"""`clipped_grad`: the sum of per-example gradients, each clipped to an L2 norm of at most C."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpjax.privatize import microbatch
+from dpjax.privatize.strategies import strategy_named
+
+PyTree = Any
+LossFn = Callable[[PyTree, PyTree], Any]
+
+_SENSITIVITY_IN_CLIP_NORMS = {"add_or_remove_one": 1.0, "zero_out": 1.0, "replace_one": 2.0}
+
+
+class ClippedGrad(NamedTuple):
+    """What one call of a clipped gradient function returns.
+
+    Attributes:
+        grads: Σᵢ cᵢ gᵢ over the examples that count; float32, the structure of the parameters.
+        norms: `(B,)` float32, ‖gᵢ‖₂ before clipping; 0 on masked rows, inf or NaN where the
+            gradient was not finite (such an example contributed zero).
+        losses: `(B,)` float32; 0 on masked rows.
+        aux: what the loss returned beside the scalar, with a leading axis `(B, ...)`, unmasked;
+            None without `has_aux`.
+
+    Only `grads`, once noise is added, is covered by a privacy guarantee. The rest is private data.
+    """
+
+    grads: PyTree
+    norms: jax.Array
+    losses: jax.Array
+    aux: PyTree = None
+
+    @property
+    def num_nonfinite(self) -> jax.Array:
+        """How many examples had a NaN or infinite gradient and were left out, int32 scalar."""
+        return jnp.sum(~jnp.isfinite(self.norms), dtype=jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClippedGradFn:
+    """A function `(params, batch, mask=None) -> ClippedGrad` that knows its sensitivity.
+
+    Build it with `clipped_grad`.
+    """
+
+    loss_fn: LossFn
+    clip_norm: float
+    strategy: str
+    microbatch_size: int | None
+    has_aux: bool
+
+    def sensitivity(self, neighboring: str = "add_or_remove_one") -> float:
+        """The L2 sensitivity of `grads`: the most that one example can move it.
+
+        Args:
+            neighboring: "add_or_remove_one" or "zero_out" (C), or "replace_one" (2C: one clipped
+                contribution leaves and another enters).
+
+        Raises:
+            ValueError: the relation is unknown.
+        """
+        if neighboring not in _SENSITIVITY_IN_CLIP_NORMS:
+            raise ValueError(
+                f"unknown neighbouring relation {neighboring!r}; "
+                f"known are {sorted(_SENSITIVITY_IN_CLIP_NORMS)}"
+            )
+        return _SENSITIVITY_IN_CLIP_NORMS[neighboring] * self.clip_norm
+
+    def __call__(self, params: PyTree, batch: PyTree, mask: jax.Array | None = None) -> ClippedGrad:
+        """Clips and sums the gradients of the rows of `batch` where `mask` is True.
+
+        Args:
+            params: any pytree of floating-point arrays, in any precision.
+            batch: any pytree whose leaves all have a leading example axis `(B, ...)`; B may be 0.
+            mask: `(B,)` bool; None counts every row. A masked row contributes exactly zero,
+                whatever it holds.
+
+        Raises:
+            TypeError: a parameter is not floating-point, or the mask is not boolean.
+            ValueError: leading axes differ, or the loss is not a scalar.
+        """
+        batch_size = _checked_batch_size(batch)
+        mask = _checked_mask(mask, batch_size)
+        _check_params(params)
+        _check_loss_is_scalar(self.loss_fn, params, batch, self.has_aux)
+        if batch_size == 0:
+            return _empty(self.loss_fn, params, batch, self.has_aux)
+        clip_one = strategy_named(self.strategy)(self.loss_fn, self.clip_norm, self.has_aux)
+        if self.microbatch_size is None or self.microbatch_size >= batch_size:
+            return ClippedGrad(*clip_one(params, batch, mask))
+        return ClippedGrad(*microbatch.run(clip_one, params, batch, mask, self.microbatch_size))
+
+
+def clipped_grad(
+    loss_fn: LossFn,
+    *,
+    clip_norm: float,
+    strategy: str = "materialize",
+    microbatch_size: int | None = None,
+    has_aux: bool = False,
+) -> ClippedGradFn:
+    """Transforms a loss of one example into a function that returns Σᵢ cᵢ ∇loss(params, exampleᵢ).
+
+    cᵢ = min(1, C / ‖gᵢ‖₂) with the norm over all parameters together (Abadi et al. 2016, "Deep
+    Learning with Differential Privacy", Algorithm 1). Norms, factors and the sum are float32
+    whatever the precision of the parameters. C is lowered by one part in 2¹⁹ inside the factor, so
+    that float32 rounding of the norm and of the product leaves no contribution above C.
+
+    Args:
+        loss_fn: `(params, example) -> scalar`, or `(scalar, aux)` with `has_aux`; it sees one
+            example without a batch axis.
+        clip_norm: C > 0.
+        strategy: how the clipped sum is computed; every strategy gives the same result.
+            "materialize" computes all per-example gradients of a microbatch with `jax.vmap`.
+        microbatch_size: process this many examples at a time, one after another; None takes the
+            whole batch at once. Changes memory, not the result.
+        has_aux: the loss returns `(scalar, aux)`.
+
+    Raises:
+        ValueError: the clip norm or microbatch size is not positive, or the strategy is unknown.
+    """
+    if isinstance(clip_norm, bool) or not isinstance(clip_norm, (int, float, np.number)):
+        raise TypeError(f"clip_norm must be a number, got {clip_norm!r}")
+    if not (math.isfinite(clip_norm) and clip_norm > 0):
+        raise ValueError(f"clip_norm must be positive and finite, got {clip_norm}")
+    if microbatch_size is not None and microbatch_size < 1:
+        raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
+    strategy_named(strategy)
+    return ClippedGradFn(loss_fn, float(clip_norm), strategy, microbatch_size, has_aux)
+
+
+def _checked_batch_size(batch: PyTree) -> int:
+    leaves = jax.tree_util.tree_leaves_with_path(batch)
+    if not leaves:
+        raise ValueError("batch has no arrays: it must be a pytree with a leading example axis")
+    sizes = {}
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path) or "batch"
+        if not jnp.ndim(leaf):
+            raise ValueError(f"batch{name} is a scalar: every leaf needs a leading example axis")
+        sizes[name] = jnp.shape(leaf)[0]
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the leaves of batch disagree about the number of examples: {sizes}")
+    return next(iter(sizes.values()))
+
+
+def _checked_mask(mask: jax.Array | None, batch_size: int) -> jax.Array:
+    if mask is None:
+        return jnp.ones(batch_size, bool)
+    if jnp.result_type(mask) != jnp.bool_:
+        raise TypeError(f"mask must be boolean (True counts), got dtype {jnp.result_type(mask)}")
+    if jnp.shape(mask) != (batch_size,):
+        raise ValueError(f"mask must have shape ({batch_size},), got {jnp.shape(mask)}")
+    return jnp.asarray(mask)
+
+
+def _check_params(params: PyTree) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} has dtype {jnp.result_type(leaf)}: only "
+                "floating-point parameters can be trained; let loss_fn close over the others"
+            )
+
+
+def _check_loss_is_scalar(loss_fn: LossFn, params: PyTree, batch: PyTree, has_aux: bool) -> None:
+    loss = jax.eval_shape(loss_fn, params, _one_example(batch))
+    if has_aux:
+        if not (isinstance(loss, tuple) and len(loss) == 2):
+            raise ValueError("with has_aux=True the loss must return (scalar, aux)")
+        loss = loss[0]
+    if getattr(loss, "shape", None) != ():
+        seen = getattr(loss, "shape", type(loss).__name__)
+        raise ValueError(
+            f"loss_fn must return one scalar for one example, got {seen}; it is called without a "
+            "batch axis (a loss that returns a tuple needs has_aux=True)"
+        )
+
+
+def _one_example(batch: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), batch
+    )
+
+
+def _empty(loss_fn: LossFn, params: PyTree, batch: PyTree, has_aux: bool) -> ClippedGrad:
+    # vmap over no examples would leave reductions over an empty axis, which have no identity.
+    grads = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
+    aux = None
+    if has_aux:
+        _, one = jax.eval_shape(loss_fn, params, _one_example(batch))
+        aux = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
+    return ClippedGrad(grads, jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32), aux)

@@ -1,0 +1,78 @@
+"""Gaussian noise in float32, and the noisy mean that an optimizer consumes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from dpjax_accounting import DPSGD
+
+PyTree = Any
+
+# `jax.random.normal` maps 23 random bits through the inverse CDF: a float32 draw never leaves
+# [-5.42, 5.22]. The sum of four independent draws, halved, is again standard normal and reaches
+# beyond 10 standard deviations (Holohan & Braghin 2021, "Secure Random Sampling in Differential
+# Privacy", section 4).
+NUM_DRAWS = 4
+
+
+def gaussian_noise(keys: jax.Array, like: PyTree, stddev: float | jax.Array) -> PyTree:
+    """Independent N(0, stddev²) noise for every coordinate of `like`, float32.
+
+    Args:
+        keys: `(4,)` typed JAX keys, used for nothing else; `RunKey.noise_keys` makes them.
+        like: pytree of float32 arrays, which give the shapes.
+        stddev: standard deviation per coordinate, ≥ 0.
+
+    Raises:
+        TypeError: a leaf is not float32. A bfloat16 draw has 128 distinct values and hides nothing.
+        ValueError: `keys` has another shape, or a concrete `stddev` is negative or not finite.
+    """
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != (NUM_DRAWS,):
+        raise ValueError(f"keys must be {NUM_DRAWS} typed JAX keys, got {keys.shape} {keys.dtype}")
+    if isinstance(stddev, (int, float)) and not (math.isfinite(stddev) and stddev >= 0):
+        raise ValueError(f"stddev must be finite and not negative, got {stddev}")
+    leaves, structure = jax.tree.flatten(like)
+    for leaf in leaves:
+        if leaf.dtype != jnp.float32:
+            raise TypeError(
+                f"noise is drawn in float32 only, got a leaf of dtype {leaf.dtype}: add noise to "
+                "the float32 sum, and convert afterwards"
+            )
+    draws = [
+        _standard_normal(jax.vmap(jax.random.fold_in, (0, None))(keys, index), leaf.shape)
+        for index, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, [stddev * draw for draw in draws])
+
+
+def _standard_normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    total = jnp.zeros(shape, jnp.float32)
+    for key in keys:
+        total = total + jax.random.normal(key, shape, jnp.float32)
+    return total / math.sqrt(NUM_DRAWS)
+
+
+def noisy_mean(
+    clipped_sum: PyTree, noise_keys: jax.Array, *, mechanism: DPSGD, clip_norm: float
+) -> PyTree:
+    """(Σᵢ cᵢ gᵢ + N(0, σ²C²)) / B: the private gradient of one step (Abadi et al. 2016, Alg. 1).
+
+    σ and B are the noise multiplier and the expected batch size of `mechanism`, the description
+    that the accountant reads too. B is a public constant, never the realised batch size.
+
+    Args:
+        clipped_sum: `ClippedGrad.grads` summed over all microbatches and devices of the step.
+        noise_keys: `RunKey.noise_keys(step)`, each step's own.
+        mechanism: the DP-SGD mechanism of the run.
+        clip_norm: C, the one the sum was clipped with.
+
+    Returns:
+        float32, the structure of `clipped_sum`.
+    """
+    noise = gaussian_noise(noise_keys, clipped_sum, mechanism.noise_multiplier * clip_norm)
+    return jax.tree.map(lambda g, z: (g + z) / mechanism.expected_batch_size, clipped_sum, noise)

@@ -1,0 +1,29 @@
+"""The ways to compute a clipped sum, by name.
+
+A strategy is a function `(loss_fn, clip_norm, has_aux) -> clip`, where
+`clip(params, batch, mask) -> (grads, norms, losses, aux)` handles one microbatch at once. Its
+output has the meaning of the fields of `ClippedGrad`, and equals that of "materialize".
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from dpjax.privatize.materialize import materialize
+
+STRATEGIES: dict[str, Callable[..., Callable]] = {"materialize": materialize}
+
+
+def strategy_named(name: str) -> Callable[..., Callable]:
+    """Looks a strategy up.
+
+    Raises:
+        ValueError: there is none of that name; names the nearest.
+    """
+    if name not in STRATEGIES:
+        near = difflib.get_close_matches(name, STRATEGIES, n=1, cutoff=0.0)
+        raise ValueError(
+            f"unknown strategy {name!r}; did you mean {near[0]!r}? Known are {sorted(STRATEGIES)}"
+        )
+    return STRATEGIES[name]

@@ -1,0 +1,64 @@
+"""The Poisson sampler: its rate, its independence, and the cut into microbatches."""
+
+import numpy as np
+import pytest
+from dpjax_accounting import DPSGD
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from dpjax.data import PoissonSampler, microbatches
+from dpjax.privatize import RunKey
+
+
+def make_sampler(num_units=500, batch=25, seed=2):
+    mechanism = DPSGD(num_units, batch, 1.0, 100)
+    return PoissonSampler.for_mechanism(mechanism, RunKey.from_seed(seed))
+
+
+def test_every_unit_is_drawn_with_the_sampling_probability():
+    sampler, steps = make_sampler(), 2000
+    counts = np.zeros(500)
+    sizes = []
+    for step in range(steps):
+        drawn = sampler.indices(step)
+        counts[drawn] += 1
+        sizes.append(len(drawn))
+    # Counts are Binomial(steps, q) for every unit; the chi-square statistic has 500 degrees.
+    q = 25 / 500
+    chi2 = np.sum((counts - steps * q) ** 2 / (steps * q * (1 - q)))
+    assert 1e-4 < stats.chi2.cdf(chi2, 500) < 1 - 1e-4
+    # Sizes vary as a Poisson sample's must: fixed-size or shuffled batches have variance 0.
+    assert np.mean(sizes) == pytest.approx(25, rel=0.02)
+    assert np.var(sizes) == pytest.approx(500 * q * (1 - q), rel=0.12)
+
+
+def test_units_are_drawn_independently():
+    sampler = make_sampler(num_units=2, batch=1)
+    joint = np.zeros((2, 2))
+    for step in range(4000):
+        drawn = set(sampler.indices(step).tolist())
+        joint[int(0 in drawn), int(1 in drawn)] += 1
+    assert stats.chi2_contingency(joint).pvalue > 1e-3
+
+
+def test_draws_are_a_pure_function_of_key_and_step():
+    first, second = make_sampler(seed=4), make_sampler(seed=4)
+    np.testing.assert_array_equal(first.indices(3), second.indices(3))
+    assert not np.array_equal(first.indices(3), first.indices(4))
+    assert not np.array_equal(first.indices(3), make_sampler(seed=5).indices(3))
+
+
+def test_q_one_takes_everything():
+    np.testing.assert_array_equal(make_sampler(30, 30).indices(0), np.arange(30))
+
+
+@given(st.integers(0, 40), st.integers(1, 17))
+def test_microbatches_hold_each_index_once(num, size):
+    indices = np.arange(100, 100 + num)
+    pieces = list(microbatches(indices, size))
+    assert len(pieces) == -(-num // size)
+    assert all(rows.shape == mask.shape == (size,) for rows, mask in pieces)
+    kept = [row for rows, mask in pieces for row in rows[mask]]
+    assert kept == indices.tolist()
+    assert all(np.isin(rows, indices).all() for rows, _ in pieces)

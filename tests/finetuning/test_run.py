@@ -1,0 +1,176 @@
+"""Whole runs on a tiny model: what they write, that they repeat, stop and go on as promised."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+from dpjax_accounting import DPSGD
+from safetensors.numpy import load_file
+
+import dpjax
+from dpjax.finetuning import loop
+from dpjax.finetuning.interrupt import RunInterrupted
+
+
+def weights(result):
+    return (result.output_dir / "model" / "model.safetensors").read_bytes()
+
+
+def losses(result):
+    return [row["loss"] for row in result.metrics]
+
+
+def read_json(path):
+    return json.loads(path.read_text())
+
+
+def test_a_run_leaves_what_it_promises(options):
+    result = dpjax.finetune(**options)
+    names = {path.name for path in result.output_dir.iterdir()}
+    assert names == {
+        "config.json",
+        "privacy.json",
+        "metrics.jsonl",
+        "attack.json",
+        "report.md",
+        "training.png",
+        "roc.png",
+        "model",
+    }
+    privacy = read_json(result.output_dir / "privacy.json")
+    mechanism = DPSGD.from_dict(
+        {name: privacy["mechanism"][name] for name in DPSGD(1, 1, 1.0, 1).to_dict()}
+    )
+    guarantee = privacy["guarantee"]
+    assert guarantee["epsilon"] == mechanism.epsilon(guarantee["delta"]) == result.epsilon
+    assert 0.99 * 4.0 < result.epsilon <= 4.0
+    assert (mechanism.num_units, mechanism.expected_batch_size) == (240, 40)
+    assert mechanism.num_steps == privacy["steps_completed"] == len(result.metrics) == 6
+    assert privacy["mechanism"]["clip_norm"] == 0.5
+    assert guarantee["delta"] < 1 / 240 and guarantee["delta_is_default"]
+    assert privacy["randomness"]["seed_fixed"] is True and privacy["warnings"]
+    assert result.metrics[-1]["epsilon"] == pytest.approx(result.epsilon, abs=1e-9)
+    report = (result.output_dir / "report.md").read_text()
+    assert f"{result.epsilon:.4g}" in report and "roc.png" in report
+    assert read_json(result.output_dir / "config.json")["training"]["num_steps"] == 6
+
+
+def test_the_same_seed_gives_the_same_bits(options, tmp_path):
+    first = dpjax.finetune(**options)
+    again = dpjax.finetune(**options | {"output_dir": tmp_path / "again"})
+    other = dpjax.finetune(**options | {"output_dir": tmp_path / "other", "seed": 6})
+    assert weights(first) == weights(again) and losses(first) == losses(again)
+    assert weights(first) != weights(other)
+
+
+def test_without_a_seed_two_runs_differ(options, tmp_path):
+    options = {**options, "seed": None}
+    first = dpjax.finetune(**options)
+    second = dpjax.finetune(**options | {"output_dir": tmp_path / "second"})
+    assert losses(first) != losses(second)
+    assert first.privacy["randomness"] == {
+        "seed_fixed": False,
+        "run_key_bits": 256,
+        "noise_dtype": "float32",
+    }
+    assert first.privacy["warnings"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_as_if_nothing_happened(options, tmp_path, monkeypatch, number):
+    whole = dpjax.finetune(**options)
+    options = {**options, "output_dir": tmp_path / "stopped"}
+    update = loop.TrainingProgress.update
+
+    def stop_after_three(self, step, *arguments):
+        update(self, step, *arguments)
+        if step == 3:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.TrainingProgress, "update", stop_after_three)
+        with pytest.raises(RunInterrupted, match=r"step 3 of 6.*--resume"):
+            dpjax.finetune(**options)
+    private = options["output_dir"] / "private"
+    assert private.stat().st_mode & 0o077 == 0
+    stopped = read_json(options["output_dir"] / "privacy.json")
+    assert (stopped["status"], stopped["steps_completed"]) == ("unfinished", 3)
+    assert 0 < stopped["guarantee"]["epsilon"] < whole.epsilon
+
+    with pytest.raises(FileExistsError, match="resume"):
+        dpjax.finetune(**options)
+    changed = {**options, "training": options["training"] | {"learning_rate": 1.0}}
+    with pytest.raises(ValueError, match="cannot resume.*training"):
+        dpjax.finetune(**changed, resume=True)
+    resumed = dpjax.finetune(**options, resume=True)
+    assert weights(resumed) == weights(whole) and losses(resumed) == losses(whole)
+    assert not private.exists()
+    with pytest.raises(FileNotFoundError, match="a finished run"):
+        dpjax.finetune(**options, resume=True)
+
+
+def test_resuming_with_other_data_is_refused(options, tmp_path, monkeypatch):
+    copy = tmp_path / "train.csv"
+    copy.write_text(options["train_data"].read_text())
+    options = {**options, "train_data": copy}
+    monkeypatch.setattr(
+        loop.TrainingProgress, "update", lambda *_: signal.raise_signal(signal.SIGINT)
+    )
+    with pytest.raises(RunInterrupted):
+        dpjax.finetune(**options)
+    copy.write_text(copy.read_text().replace("lovely", "awful"))
+    with pytest.raises(ValueError, match="training data is not"):
+        dpjax.finetune(**options, resume=True)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_non_private_runs_say_so_everywhere(options, tuning, capsys):
+    result = dpjax.finetune(**options | {"privacy": {}, "non_private": True, "tuning": tuning})
+    assert result.epsilon is None and result.delta is None
+    privacy = read_json(result.output_dir / "privacy.json")
+    assert privacy["private"] is False and privacy["guarantee"] is None
+    assert "WITHOUT privacy" in privacy["warnings"][0]
+    assert "WITHOUT privacy" in (result.output_dir / "report.md").read_text().splitlines()[0]
+    assert "NO PRIVACY" in capsys.readouterr().out
+    assert all("epsilon" not in row for row in result.metrics)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_training_learns_with_little_noise(options, tuning):
+    training = options["training"] | {"num_steps": 60, "learning_rate": 2e-2}
+    result = dpjax.finetune(
+        **options | {"training": training, "tuning": tuning, "privacy": {"noise_multiplier": 0.3}}
+    )
+    assert result.eval_accuracy > 0.9
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_every_trained_tensor_moves_and_no_other(options, tuning, tiny_checkpoint):
+    result = dpjax.finetune(**options | {"tuning": tuning})
+    before = load_file(tiny_checkpoint / "model.safetensors")
+    after = load_file(result.output_dir / "model" / "model.safetensors")
+    moved = {name for name in after if not np.array_equal(before.get(name), after[name])}
+    if tuning == "full":
+        assert moved == set(after)
+        return
+    is_linear = [n for n in after if n.endswith(".weight") and "LayerNorm" not in n]
+    adapted = {n for n in is_linear if "embeddings" not in n}
+    assert moved == adapted | {"classifier.bias"}
+
+
+def test_the_tuned_folder_can_be_tuned_again(options, tmp_path):
+    first = dpjax.finetune(**options)
+    again = {"model": first.output_dir / "model", "output_dir": tmp_path / "again"}
+    assert dpjax.finetune(**options | again).epsilon <= 4.0
+
+
+def test_batch_sizes_follow_the_mechanism(options):
+    training = options["training"] | {"num_steps": 150, "microbatch_size": 64}
+    result = dpjax.finetune(**options | {"training": training})
+    sizes = [row["num_records"] for row in result.metrics]
+    q = result.privacy["mechanism"]["sampling_probability"]
+    assert q == 40 / 240
+    standard_error = np.sqrt(240 * q * (1 - q) / 150)
+    assert abs(np.mean(sizes) - 40) < 4 * standard_error
+    assert np.std(sizes) == pytest.approx(np.sqrt(240 * q * (1 - q)), rel=0.3)
