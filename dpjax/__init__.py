@@ -1,5 +1,16 @@
-"""dpjax: differentially private fine-tuning of language models in JAX."""
+"""dpjax: differentially private fine-tuning of language models in JAX.
 
+`finetune` is a whole run; `clipped_grad`, `gaussian_noise`, `noisy_mean`, `RunKey` and
+`PoissonSampler` are its parts, for training loops of your own; `dpjax_accounting` is the accountant.
+"""
+
+from dpjax.data import DataSource as DataSource
+from dpjax.data import PoissonSampler as PoissonSampler
+from dpjax.finetuning import FinetuneConfig as FinetuneConfig
+from dpjax.finetuning import Lora as Lora
+from dpjax.finetuning import Privacy as Privacy
+from dpjax.finetuning import Training as Training
+from dpjax.finetuning import finetune as finetune
 from dpjax.privatize import ClippedGrad as ClippedGrad
 from dpjax.privatize import ClippedGradFn as ClippedGradFn
 from dpjax.privatize import RunKey as RunKey

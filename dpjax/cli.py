@@ -72,9 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     0 done, 2 something asked for does not fit (said in one line), 130 interrupted.
     """
     try:
-        command = tyro.cli(
-            Command, prog="dpjax", args=arguments, config=(tyro.conf.FlagConversionOff,)
-        )
+        command = tyro.cli(Command, prog="dpjax", args=arguments)
     except (ValueError, TypeError) as error:
         return _refuse(error)
     action, check = _ACTIONS[type(command)]

@@ -1,4 +1,4 @@
-"""Privacy accounting for DP-SGD: what (ε, δ) a training run spends, and the noise that a target needs.
+"""Privacy accounting for DP-SGD: the (ε, δ) that a run spends and the noise that a target needs.
 
 The package stands alone: it imports no JAX, so a reviewer can check a claim without the trainer.
 """

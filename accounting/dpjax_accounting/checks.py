@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 
 def checked_real(name: str, value: object) -> float:
-    """Return `value` as a finite Python float; TypeError if no real number, ValueError if not finite."""
+    """Return `value` as a finite Python float; TypeError or ValueError if it is none."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__}).")
     number = float(value)
@@ -41,8 +41,8 @@ def checked_delta(value: object) -> float:
     delta = checked_real("delta", value)
     if not 0 < delta < 1:
         raise ValueError(
-            f"delta must lie strictly between 0 and 1; got {delta:g}. It is a probability of failure:"
-            " choose it well below 1 / (number of units), such as 1e-5."
+            f"delta must lie strictly between 0 and 1; got {delta:g}. Choose it well below"
+            " 1 / (number of units), such as 1e-5."
         )
     return delta
 
@@ -50,7 +50,7 @@ def checked_delta(value: object) -> float:
 def checked_name(
     name: str, value: object, supported: Iterable[str], refused: Mapping[str, str]
 ) -> str:
-    """Return `value` if it is supported; otherwise raise with the reason or the nearest valid name."""
+    """Return `value` if it is supported; otherwise raise with the reason or the nearest name."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string; got {value!r} ({type(value).__name__}).")
     supported = tuple(supported)

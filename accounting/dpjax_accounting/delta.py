@@ -15,7 +15,8 @@ def default_delta(num_units: int) -> float:
     """Return min(1e-5, num_units ** -1.1), which is below 1 / num_units for every num_units.
 
     Releasing one unit chosen at random is (0, 1 / num_units)-differentially private and reveals
-    that unit entirely, so a meaningful δ lies below 1 / num_units (Dwork and Roth 2014, section 2.3).
+    that unit entirely, so a meaningful δ lies below 1 / num_units (Dwork and Roth 2014,
+    section 2.3).
     """
     return min(1e-5, checked_integer("num_units", num_units, minimum=1) ** -1.1)
 

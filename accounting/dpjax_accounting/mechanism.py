@@ -43,12 +43,12 @@ class DPSGD:
     """DP-SGD with Poisson sampling: the mechanism whose (ε, δ) is accounted for.
 
     In each of `num_steps` steps every unit is included independently with probability
-    q = expected_batch_size / num_units; the contribution of each included unit is clipped to an L2
-    norm of C; Gaussian noise of standard deviation noise_multiplier × C is added to every coordinate
-    of their sum (Abadi et al. 2016, algorithm 1). The guarantee is that of the `num_steps`-fold
-    adaptive composition. All iterates may be released, while the choice of units and the noise stay
-    secret. q, C and num_steps are treated as public. Neighbouring data sets differ by the presence of
-    one unit.
+    q = expected_batch_size / num_units; the contribution of each included unit is clipped to an
+    L2 norm of C; Gaussian noise of standard deviation noise_multiplier × C is added to every
+    coordinate of their sum (Abadi et al. 2016, algorithm 1). The guarantee is that of the
+    `num_steps`-fold adaptive composition. All iterates may be released, while the choice of units
+    and the noise stay secret. q, C and num_steps are treated as public. Neighbouring data sets
+    differ by the presence of one unit.
 
     Attributes:
         num_units: number of privacy units in the training data, at least 1.

@@ -42,5 +42,5 @@ def tpr_ceiling(fpr: ArrayLike, epsilon: float, delta: float) -> NDArray[np.floa
     # In logarithms, because e^ε × 0 is NaN once e^ε overflows.
     with np.errstate(divide="ignore"):
         steep = np.exp(np.minimum(0.0, epsilon + np.log(rates))) + delta
-    flat = 1 - np.exp(-epsilon) * (1 - delta - rates)
+    flat = np.exp(-epsilon) * (delta + rates) - np.expm1(-epsilon)
     return np.minimum(1.0, np.minimum(steep, flat))

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 from dpjax.data.records import Records
 
+MANY_LABELS = 20
+
 _INTEGER = re.compile(r"-?\d+")
 
 
@@ -19,13 +21,19 @@ def label_names(train: Records, evaluation: Records | None = None) -> tuple[str,
     the mere presence of a label would give somebody away, merge rare labels beforehand.
 
     Raises:
-        ValueError: fewer than two labels, or a label that occurs only in the evaluation data.
+        ValueError: fewer than two labels, almost as many labels as records (a column of free text,
+            which is not shown), or a label that occurs only in the evaluation data.
     """
     names = _sorted(set(train.labels))
     if len(names) < 2:
         raise ValueError(
             f"the training data has only the label(s) {_listed(names) or 'none'} in {len(train)} "
             "record(s); a classifier needs at least two"
+        )
+    if len(names) > max(MANY_LABELS, len(train) / 2):
+        raise ValueError(
+            f"{len(names)} different labels in {len(train)} training records: label_column seems "
+            "to name something other than a class"
         )
     if evaluation is not None:
         _check_known(evaluation, names)

@@ -56,7 +56,7 @@ ASKS: dict[str, tuple[str, ...]] = {
         "[any news|have you heard] [from the {test}|about the {test} of {date}]?",
         "{doctor} promised to [call|write] about the {test}, [nothing so far|still waiting]",
         "[what does {reading} mean|should I worry about {reading}]?",
-        "[please mail me|I need|send me] a copy of [the {test}|the report] [of {date}|for {doctor}]",
+        "[please mail|I need|send me] a copy of [the {test}|the report] [of {date}|for {doctor}]",
         "[the portal says|I read] {reading}, [is that bad?|what does it mean?]",
         "[how long until|when do] we hear about my {relation}'s {test}?",
         "[was the {test} clear|is it all fine]? [I still have {symptom}|{doctor} looked worried]",

@@ -19,8 +19,8 @@ ASSUMPTIONS = (
     "number of steps, the clip norm, the expected batch size and the set of labels are public.",
     "The model at the end, and every intermediate one, may be seen by the adversary; which records "
     "were drawn in which step may not.",
-    "Noise is Gaussian in float32 arithmetic, drawn from Threefry generators with fresh 64-bit keys "
-    "per step; attacks on floating-point rounding of the noise are not covered.",
+    "Noise is Gaussian in float32 arithmetic, drawn from Threefry generators with fresh 64-bit "
+    "keys per step; attacks on floating-point rounding of the noise are not covered.",
 )
 NOT_COVERED = (
     "metrics.jsonl, attack.json, report.md and anything else in the run directory beside model/: "
@@ -30,8 +30,8 @@ NOT_COVERED = (
     "Other trainings on the same records: their ε add up.",
 )
 SEED_WARNING = (
-    "The seed was fixed: whoever knows or guesses it can compute the noise and subtract it. Against "
-    "such a person the guarantee is void. A fixed seed is for tests."
+    "The seed was fixed: whoever knows or guesses it can compute the noise and subtract it. "
+    "Against such a person the guarantee is void. A fixed seed is for tests."
 )
 NON_PRIVATE_WARNING = "Trained WITHOUT privacy: no clipping, no noise, no guarantee of any kind."
 

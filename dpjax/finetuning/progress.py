@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live line in a terminal, a line now and then elsewhere."""
+"""What a person sees during a run: a live line in a terminal, elsewhere a line now and then."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ recomputed. Never publish or copy it. It is deleted when the run ends.
 class RunDirectory:
     """Paths and files of one run.
 
-    config.json, privacy.json, metrics.jsonl, attack.json, report.md with pictures, model/, and while
-    the run is unfinished private/ (run key and checkpoint, readable by the owner only).
+    config.json, privacy.json, metrics.jsonl, attack.json, report.md with pictures, model/; and
+    while the run is unfinished private/ (run key and checkpoint, readable by the owner only).
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -69,15 +69,20 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}: it is not a Hugging Face checkpoint")
+    config = _read_json_object(path)
+    if "model_type" not in config:
+        raise ValueError(f"{path} names no model_type: it is not a config of transformers")
+    return config
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ValueError(
-            f"{path} names no model_type: it is not the config of a transformers model"
-        )
-    return config
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is not a JSON object")
+    return value
 
 
 @contextmanager
@@ -119,11 +124,14 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    names = sorted(set(index["weight_map"].values()))
+    path = folder / INDEX
+    weight_map = _read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{path} has no weight_map: it does not say which file holds which tensor")
+    names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if Path(name).name != name:
-            raise ValueError(f"{folder / INDEX} names {name!r}, which is not a file of the folder")
+            raise ValueError(f"{path} names {name!r}, which is not a file of the folder")
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / INDEX} names {name}, which is missing")
+            raise FileNotFoundError(f"{path} names {name}, which is missing")
     return [folder / name for name in names]

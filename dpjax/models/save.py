@@ -55,9 +55,8 @@ def _write_config(
     model: SequenceClassifier, source: Path, out: Path, label_names: Sequence[str]
 ) -> None:
     config = read_config_json(source)
-    # "torch_dtype" is the old spelling of "dtype"; "num_labels" and "problem_type" would be those
-    # of an earlier task.
-    for name in ("torch_dtype", "num_labels", "problem_type"):
+    # "torch_dtype" is the old spelling of "dtype"; the others would describe an earlier task.
+    for name in ("torch_dtype", "num_labels", "_num_labels", "problem_type"):
         config.pop(name, None)
     config |= {
         "architectures": [family_of(model.config.model_type).architecture],

@@ -101,7 +101,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_happened(options, tmp_path, mo
     with pytest.raises(FileExistsError, match="resume"):
         dpjax.finetune(**options)
     changed = {**options, "training": options["training"] | {"learning_rate": 1.0}}
-    with pytest.raises(ValueError, match="cannot resume.*training"):
+    with pytest.raises(ValueError, match=r"cannot resume.*training"):
         dpjax.finetune(**changed, resume=True)
     resumed = dpjax.finetune(**options, resume=True)
     assert weights(resumed) == weights(whole) and losses(resumed) == losses(whole)

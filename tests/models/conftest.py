@@ -99,6 +99,13 @@ def model(folder):
 
 
 @pytest.fixture
+def shallow_model(write_checkpoint, bert_config):
+    """One layer, so that its gradients compile quickly."""
+    folder = write_checkpoint("shallow", config=bert_config | {"num_hidden_layers": 1})
+    return load_classifier(folder, label_names=("a", "b"), key=jax.random.key(0))
+
+
+@pytest.fixture
 def batch():
     """(4, 12) ids and masks: full, padded on the right, padded on the left, one token."""
     ids = np.random.default_rng(1).integers(1, 50, (4, 12)).astype(np.int32)

@@ -1,0 +1,80 @@
+"""ε after each step of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dpjax_accounting import DPSGD, EpsilonBySteps
+
+MECHANISM = DPSGD(1000, 100, 6.0, 40)
+
+
+def test_every_step_is_exact_in_short_runs():
+    spent = EpsilonBySteps(MECHANISM, 1e-5)
+    values = [spent.at(step) for step in range(41)]
+    assert values[0] == 0.0
+    assert np.all(np.diff(values) > 0)
+    for step in (1, 2, 17, 40):
+        assert values[step] == MECHANISM.after(step).epsilon(1e-5)
+
+
+def test_long_runs_round_steps_up_to_a_grid():
+    spent = EpsilonBySteps(MECHANISM, 1e-5, max_points=7)
+    exact = EpsilonBySteps(MECHANISM, 1e-5)
+    values = [spent.at(step) for step in range(41)]
+    assert len(set(values)) == 8
+    assert np.all(np.diff(values) >= 0)
+    assert all(values[step] >= exact.at(step) for step in range(41))
+    assert values[40] == MECHANISM.epsilon(1e-5)
+    # Points are at most ceil(40 / 7) = 6 steps apart.
+    assert all(values[step] <= exact.at(min(40, step + 5)) for step in range(1, 41))
+
+
+def test_one_point_is_the_final_epsilon_throughout():
+    spent = EpsilonBySteps(MECHANISM, 1e-5, max_points=1)
+    assert [spent.at(step) for step in (0, 1, 40)] == [0.0] + [MECHANISM.epsilon(1e-5)] * 2
+
+
+@pytest.mark.parametrize("num_steps", [255, 256, 257, 1000, 100_000])
+def test_grid_ends_with_the_last_step(num_steps):
+    spent = EpsilonBySteps(DPSGD(10**6, 100, 30.0, num_steps), 1e-5)
+    assert spent.at(num_steps) == DPSGD(10**6, 100, 30.0, num_steps).epsilon(1e-5)
+    assert spent.at(1) <= spent.at(num_steps)
+
+
+def test_values_are_computed_once(monkeypatch):
+    spent = EpsilonBySteps(MECHANISM, 1e-5, max_points=2)
+    compositions = []
+    compose = type(spent._loss)._composed
+    monkeypatch.setattr(
+        type(spent._loss),
+        "_composed",
+        lambda self, num_steps: compositions.append(num_steps) or compose(self, num_steps),
+    )
+    for step in range(41):
+        spent.at(step)
+    assert compositions == [20, 40]
+
+
+def test_no_steps():
+    assert EpsilonBySteps(DPSGD(1000, 100, 0.01, 0), 1e-5).at(0) == 0.0
+
+
+def test_refusals():
+    with pytest.raises(TypeError, match="mechanism must be a DPSGD; got dict"):
+        EpsilonBySteps(MECHANISM.to_dict(), 1e-5)
+    with pytest.raises(ValueError, match="delta must lie strictly between"):
+        EpsilonBySteps(MECHANISM, 1.0)
+    with pytest.raises(ValueError, match="smallest supported delta"):
+        EpsilonBySteps(MECHANISM, 1e-14)
+    with pytest.raises(ValueError, match=r"below 0\.1 are not accounted for"):
+        EpsilonBySteps(DPSGD(1000, 100, 0.01, 10), 1e-5)
+    with pytest.raises(ValueError, match="max_points must be at least 1"):
+        EpsilonBySteps(MECHANISM, 1e-5, max_points=0)
+    spent = EpsilonBySteps(MECHANISM, 1e-5)
+    with pytest.raises(ValueError, match="step=41 lies beyond the last one: num_steps=40"):
+        spent.at(41)
+    with pytest.raises(ValueError, match="step must be at least 0"):
+        spent.at(-1)
+    with pytest.raises(TypeError, match="step must be an integer"):
+        spent.at(1.0)

@@ -1,0 +1,115 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from dpjax.models import LoraLinear, LoraParam, add_lora, merge_lora
+
+
+def adapted(model):
+    """The adapted layers of a model."""
+    nodes = nnx.iter_graph(model)
+    return [node for _, node in nodes if isinstance(node, LoraLinear)]
+
+
+def adapt(model, target_modules="all-linear", rank=4, alpha=6.0):
+    add_lora(model, rank=rank, alpha=alpha, target_modules=target_modules, key=jax.random.key(1))
+
+
+def randomise(model):
+    """Give A and B random values, so that the adapters do something."""
+    for index, layer in enumerate(adapted(model)):
+        a, b = jax.random.split(jax.random.key(index))
+        layer.lora_a[...] = 0.2 * jax.random.normal(a, layer.lora_a.shape)
+        layer.lora_b[...] = 0.2 * jax.random.normal(b, layer.lora_b.shape)
+
+
+def test_fresh_adapters_change_nothing(model, batch):
+    before = np.asarray(model(*batch))
+    adapt(model)
+    np.testing.assert_array_equal(model(*batch), before)
+
+
+def test_initial_values_are_those_of_peft(model):
+    adapt(model, rank=8)
+    layer = model.encoder.layers[0].output
+    a = np.asarray(layer.lora_a[...])
+    assert a.shape == (40, 8)
+    assert layer.lora_b.shape == (8, 24)
+    assert isinstance(layer.lora_a, LoraParam)
+    assert not np.asarray(layer.lora_b[...]).any()
+    bound = 1 / np.sqrt(40)
+    assert 0.9 * bound < np.abs(a).max() <= bound
+    np.testing.assert_allclose(a.std(), bound / np.sqrt(3), rtol=0.15)
+    others = [np.asarray(x.lora_a[...]) for x in adapted(model) if x is not layer]
+    assert all(a.shape != other.shape or not np.allclose(a, other) for other in others)
+
+
+def test_adapter_adds_the_scaled_product(model):
+    adapt(model, rank=4, alpha=6.0)
+    randomise(model)
+    layer = model.encoder.layers[1].intermediate
+    x = jax.random.normal(jax.random.key(5), (3, 24))
+    a, b, kernel, bias = (
+        np.asarray(p[...]) for p in (layer.lora_a, layer.lora_b, layer.base.kernel, layer.base.bias)
+    )
+    np.testing.assert_allclose(layer(x), x @ (kernel + 1.5 * a @ b) + bias, atol=1e-5)
+
+
+def test_merging_keeps_the_logits_and_restores_the_structure(model, batch):
+    structure = jax.tree.structure(nnx.to_pure_dict(nnx.state(model)))
+    untouched = np.asarray(model(*batch))
+    adapt(model)
+    randomise(model)
+    expected = np.asarray(model(*batch))
+    assert np.abs(expected - untouched).max() > 0.01
+    merge_lora(model)
+    np.testing.assert_allclose(model(*batch), expected, atol=1e-5)
+    assert jax.tree.structure(nnx.to_pure_dict(nnx.state(model))) == structure
+    assert not adapted(model)
+
+
+@pytest.mark.parametrize(
+    ("target_modules", "expected"),
+    [
+        ("all-linear", 13),
+        (("query", "value"), 4),
+        (["query"], 2),
+        (("dense",), 7),
+        (("output.dense",), 4),
+        (("attention.output.dense",), 2),
+        (("encoder.layer.1.attention.self.query",), 1),
+        (("pooler.dense", "key"), 3),
+    ],
+)
+def test_targets_are_named_as_in_transformers(model, target_modules, expected):
+    adapt(model, target_modules)
+    assert len(adapted(model)) == expected
+    assert not isinstance(model.classifier, LoraLinear)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target_modules": ("quer", "value")}, r"'quer' matches no linear.*mean 'query'"),
+        ({"target_modules": ("ery",)}, "there are dense, key, query, value"),
+        ({"target_modules": ("LayerNorm",)}, "matches no linear layer"),
+        ({"target_modules": ("classifier",)}, "matches no linear layer"),
+        ({"target_modules": "query"}, r"write \('query',\)"),
+        ({"target_modules": ()}, "target_modules is empty"),
+        ({"rank": 0}, "rank must be a positive whole number, got 0"),
+        ({"rank": -2}, "rank must be a positive whole number, got -2"),
+        ({"rank": 1.5}, "rank must be a positive whole number, got 1.5"),
+        ({"alpha": 0.0}, "alpha must be positive, got 0.0"),
+    ],
+)
+def test_bad_arguments(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        adapt(model, **arguments)
+    assert not adapted(model)
+
+
+def test_adapters_twice_are_refused(model):
+    adapt(model, ("query",))
+    with pytest.raises(ValueError, match="has LoRA adapters already"):
+        adapt(model, ("value",))
