@@ -9,9 +9,17 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU, x Φ(x) = x (1 + erf(x / √2)) / 2 (Hendrycks and Gimpel 2016)."""
+    # jax.nn.gelu goes through erfc, which costs twice as much in the forward pass on a CPU.
+    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5))
+
+
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
     {
-        "gelu": partial(jax.nn.gelu, approximate=False),
+        "gelu": gelu,
         "gelu_tanh": partial(jax.nn.gelu, approximate=True),
         "relu": jax.nn.relu,
     }
