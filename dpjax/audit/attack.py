@@ -109,9 +109,9 @@ def loss_attack(
     """Return how well a low loss under the tuned model betrays membership.
 
     The score is −loss: the attack of Yeom, Giacomelli, Fredrikson and Jha 2018 ("Privacy Risk in
-    Machine Learning"), here with every threshold instead of one. It
-    measures membership only if the two sets are exchangeable: members chosen at random from one
-    pool, and nothing but training told them apart since.
+    Machine Learning"), here with every threshold instead of one. It measures membership only if
+    the two sets are exchangeable: members chosen at random from one pool, and nothing but training
+    told them apart since.
 
     Args:
         member_losses: (M,) losses of training records under the tuned model; +inf is the least

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 
-
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, x Φ(x) = x (1 + erf(x / √2)) / 2 (Hendrycks and Gimpel 2016)."""
     # jax.nn.gelu goes through erfc, which costs twice as much in the forward pass on a CPU.
