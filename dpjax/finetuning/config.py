@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -74,6 +75,10 @@ class FinetuneConfig:
     them."""
     output_dir: str
     """New folder for the tuned model, the privacy report and the metrics."""
+    pooling: Literal["auto", "first", "mean"] = "auto"
+    """How a text becomes one vector: its first token, as in BERT, or the mean of all tokens, for
+    which one more layer is appended; auto takes the mean for checkpoints that are sentence
+    encoders."""
     tuning: Literal["lora", "full"] = "lora"
     """Train low-rank adapters and the head, or every parameter."""
     privacy: Privacy = dataclasses.field(default_factory=Privacy)
@@ -133,8 +138,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):
             return value
-        if (hint is DataSource and isinstance(value, (str, bytes))) or hasattr(value, "__fspath__"):
-            return DataSource(path=str(value))
+        if hint is DataSource and isinstance(value, (str, os.PathLike)):
+            return DataSource(path=os.fspath(value))
         if isinstance(value, Mapping):
             return _build(hint, value, f"{name}.")
         raise TypeError(f"{name} must be a {hint.__name__} or a mapping, got {value!r}")

@@ -19,6 +19,7 @@ def finetune(
     train_data: DataSource | Mapping[str, Any] | str | os.PathLike[str],
     eval_data: DataSource | Mapping[str, Any] | str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
+    pooling: Literal["auto", "first", "mean"] = "auto",
     tuning: Literal["lora", "full"] = "lora",
     privacy: Privacy | Mapping[str, Any] = Privacy(),  # noqa: B008 (frozen)
     lora: Lora | Mapping[str, Any] = Lora(),  # noqa: B008 (frozen)
@@ -58,6 +59,7 @@ def finetune(
         "train_data": train_data,
         "eval_data": eval_data,
         "output_dir": os.fspath(output_dir),
+        "pooling": pooling,
         "tuning": tuning,
         "privacy": privacy,
         "lora": lora,

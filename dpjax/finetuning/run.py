@@ -70,7 +70,12 @@ def check(config: FinetuneConfig) -> Run:
         directory.check_free()
     plan = prepare(config)
     run_key = _run_key(directory, plan)
-    model = load_classifier(plan.checkpoint, label_names=plan.labels, key=run_key.model_key("head"))
+    model = load_classifier(
+        plan.checkpoint,
+        label_names=plan.labels,
+        key=run_key.model_key("head"),
+        pooling=config.pooling,
+    )
     if config.tuning == "lora":
         settings = config.lora
         add_lora(

@@ -10,6 +10,7 @@ from dpjax.models.lora import LoraLinear as LoraLinear
 from dpjax.models.lora import LoraParam as LoraParam
 from dpjax.models.lora import add_lora as add_lora
 from dpjax.models.lora import merge_lora as merge_lora
+from dpjax.models.pooling import Pooling as Pooling
 from dpjax.models.save import save_classifier as save_classifier
 from dpjax.models.tokenizer import load_tokenizer as load_tokenizer
 from dpjax.models.trainable import count_parameters as count_parameters

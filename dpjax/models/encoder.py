@@ -63,14 +63,21 @@ class SelfAttention(nnx.Module):
         self.dense = _linear(config, size, size, rngs)
         self.LayerNorm = _layer_norm(config, rngs)
 
-    def __call__(self, hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """`(..., T, hidden_size)` with keys masked by `(..., T)` bool to the same shape."""
-        heads = (*hidden.shape[:-1], self.num_heads, hidden.shape[-1] // self.num_heads)
-        query, key, value = (
-            project(hidden).reshape(heads) for project in (self.query, self.key, self.value)
-        )
-        context = attend(query, key, value, attention_mask).reshape(hidden.shape)
-        return self.LayerNorm(self.dense(context) + hidden)
+    def __call__(
+        self, hidden: jax.Array, attention_mask: jax.Array, *, first_only: bool = False
+    ) -> jax.Array:
+        """`(..., T, hidden_size)` with keys masked by `(..., T)` bool to the same shape.
+
+        With `first_only` only the first token is computed, `(..., 1, hidden_size)`.
+        """
+        asking = hidden[..., :1, :] if first_only else hidden
+        key, value = self._heads(self.key(hidden)), self._heads(self.value(hidden))
+        context = attend(self._heads(self.query(asking)), key, value, attention_mask)
+        return self.LayerNorm(self.dense(context.reshape(asking.shape)) + asking)
+
+    def _heads(self, projected: jax.Array) -> jax.Array:
+        size = projected.shape[-1] // self.num_heads
+        return projected.reshape(*projected.shape[:-1], self.num_heads, size)
 
 
 class EncoderLayer(nnx.Module):
@@ -83,9 +90,11 @@ class EncoderLayer(nnx.Module):
         self.output = _linear(config, config.intermediate_size, config.hidden_size, rngs)
         self.LayerNorm = _layer_norm(config, rngs)
 
-    def __call__(self, hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """`(..., T, hidden_size)` with keys masked by `(..., T)` bool to the same shape."""
-        hidden = self.attention(hidden, attention_mask)
+    def __call__(
+        self, hidden: jax.Array, attention_mask: jax.Array, *, first_only: bool = False
+    ) -> jax.Array:
+        """Shapes as in `SelfAttention`."""
+        hidden = self.attention(hidden, attention_mask, first_only=first_only)
         inner = ACTIVATIONS[self.activation](self.intermediate(hidden))
         return self.LayerNorm(self.output(inner) + hidden)
 
@@ -105,9 +114,17 @@ class Encoder(nnx.Module):
             hidden = layer(hidden, attention_mask)
         return hidden
 
-    def pool(self, hidden: jax.Array) -> jax.Array:
-        """Summary `(..., hidden_size)` of a sequence, read from its first token."""
-        return jnp.tanh(self.pooler(hidden[..., 0, :]))
+    def pool(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Summary `(..., hidden_size)` of a sequence, read from its first token.
+
+        Of the last layer nothing but that token is computed.
+        """
+        *layers, last = self.layers
+        hidden = self.embeddings(input_ids)
+        for layer in layers:
+            hidden = layer(hidden, attention_mask)
+        first = last(hidden, attention_mask, first_only=True)
+        return jnp.tanh(self.pooler(first[..., 0, :]))
 
 
 class SequenceClassifier(nnx.Module):
@@ -140,5 +157,4 @@ class SequenceClassifier(nnx.Module):
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits `(..., num_labels)` float32; arguments and errors as in `hidden_states`."""
-        hidden = self.hidden_states(input_ids, attention_mask)
-        return self.classifier(self.encoder.pool(hidden))
+        return self.classifier(self.encoder.pool(input_ids, attention_mask))

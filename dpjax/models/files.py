@@ -16,6 +16,8 @@ Readers = dict[str, Callable[[], np.ndarray]]
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Where sentence-transformers says how a checkpoint turns token vectors into one.
+POOLING_CONFIG = "1_Pooling/config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -49,7 +51,7 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    patterns = [CONFIG, WEIGHTS, "model-*.safetensors", INDEX, *TOKENIZER_FILES]
+    patterns = [CONFIG, POOLING_CONFIG, WEIGHTS, "model-*.safetensors", INDEX, *TOKENIZER_FILES]
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:

@@ -17,6 +17,7 @@ from dpjax.models.encoder import SequenceClassifier
 from dpjax.models.families import Family, WeightName, family_of
 from dpjax.models.files import Readers, open_tensors, read_config_json
 from dpjax.models.labels import check_label_names, label_order
+from dpjax.models.pooling import append_mean_pooling, resolve_pooling
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def read_config(folder: str | Path) -> EncoderConfig:
 
 
 def load_classifier(
-    folder: str | Path, *, label_names: Sequence[str], key: jax.Array
+    folder: str | Path, *, label_names: Sequence[str], key: jax.Array, pooling: str = "first"
 ) -> SequenceClassifier:
     """Load a checkpoint folder (config.json and safetensors) as a classifier, in float32.
 
@@ -45,6 +46,9 @@ def load_classifier(
     Args:
         label_names: the labels in the order of the logits.
         key: a JAX key for a new head.
+        pooling: "first" reads the text from the first token, as transformers does; "mean" appends
+            a layer that averages the tokens (see `append_mean_pooling`); "auto" averages if the
+            checkpoint is a sentence encoder that does.
 
     Raises:
         FileNotFoundError: without config.json or safetensors.
@@ -53,6 +57,7 @@ def load_classifier(
     """
     folder = Path(folder)
     check_label_names(label_names)
+    pooling = resolve_pooling(folder, pooling)
     raw = read_config_json(folder)
     family = family_of(raw["model_type"])
     config = family.read_config(raw)
@@ -71,7 +76,8 @@ def load_classifier(
         _check_names(folder, expected=[weight.hf_name for weight in weights], found=readers)
         for weight in weights:
             _fill(parameters, weight, readers[weight.hf_name]())
-    return nnx.merge(graphdef, parameters)
+    model = nnx.merge(graphdef, parameters)
+    return append_mean_pooling(model) if pooling == "mean" else model
 
 
 def _by_table_name(folder: Path, family: Family, tensors: Readers) -> Readers:

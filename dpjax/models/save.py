@@ -62,6 +62,7 @@ def _write_config(
         "architectures": [family_of(model.config.model_type).architecture],
         "id2label": {str(row): name for row, name in enumerate(label_names)},
         "label2id": {name: row for row, name in enumerate(label_names)},
+        "num_hidden_layers": model.config.num_layers,
         "dtype": "float32",
     }
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,88 @@
+"""Mean pooling as one more encoder layer, so that transformers' classifiers can read it.
+
+A sentence encoder puts what it knows about a text into the mean of its token vectors, while a BERT
+classifier looks at the first token only. One more layer of the same kind, with weights chosen by
+hand, moves the mean there. Nothing in it depends on any data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import nnx
+
+from dpjax.models.encoder import SequenceClassifier
+from dpjax.models.files import POOLING_CONFIG
+
+Pooling = Literal["auto", "first", "mean"]
+
+# How much larger than the residual the mean is made: LayerNorm then sees the mean alone, to 1e-3.
+_GAIN = 1000.0
+# Keeps tanh of the normalised mean close to linear.
+_POOLER_SCALE = 0.3
+
+
+def resolve_pooling(folder: Path, pooling: str) -> str:
+    """Returns "first" or "mean"; "auto" is what the checkpoint's sentence-transformers file says.
+
+    Raises:
+        ValueError: `pooling` is not one of auto, first, mean.
+    """
+    if pooling not in ("auto", "first", "mean"):
+        raise ValueError(f"pooling must be auto, first or mean, got {pooling!r}")
+    path = folder / POOLING_CONFIG
+    if pooling != "auto" or not path.is_file():
+        return "first" if pooling == "auto" else pooling
+    modes = json.loads(path.read_text(encoding="utf-8"))
+    return "mean" if modes.get("pooling_mode_mean_tokens") is True else "first"
+
+
+def append_mean_pooling(model: SequenceClassifier) -> SequenceClassifier:
+    """The model with one more layer, whose first token is the normalised mean of all tokens.
+
+    Queries and keys are zero, so that the attention is uniform over the tokens that are not
+    padding; values are passed on; the two-layer perceptron adds zero. The pooler scales by 0.3.
+    With μ the mean over tokens `(hidden_size,)`, the pooled text is tanh(0.3 · LayerNorm(μ)).
+    """
+    config = dataclasses.replace(model.config, num_layers=model.config.num_layers + 1)
+    longer = nnx.eval_shape(
+        lambda: SequenceClassifier(config, num_labels=model.num_labels, rngs=nnx.Rngs(0))
+    )
+    parameters = nnx.to_pure_dict(nnx.split(model)[1])
+    encoder = parameters["encoder"]
+    encoder["layers"][config.num_layers - 1] = _averaging_layer(
+        config.hidden_size, config.intermediate_size
+    )
+    encoder["pooler"] = _scaled_identity(config.hidden_size, _POOLER_SCALE)
+    return nnx.merge(nnx.graphdef(longer), parameters)
+
+
+def _averaging_layer(size: int, inner: int) -> dict[str, Any]:
+    return {
+        "attention": {
+            "query": _zeros(size, size),
+            "key": _zeros(size, size),
+            "value": _scaled_identity(size, 1.0),
+            "dense": _scaled_identity(size, _GAIN),
+            "LayerNorm": _unit_norm(size),
+        },
+        "intermediate": _zeros(size, inner),
+        "output": _zeros(inner, size),
+        "LayerNorm": _unit_norm(size),
+    }
+
+
+def _scaled_identity(size: int, scale: float) -> dict[str, Any]:
+    return {"kernel": scale * jnp.eye(size), "bias": jnp.zeros(size)}
+
+
+def _zeros(inputs: int, outputs: int) -> dict[str, Any]:
+    return {"kernel": jnp.zeros((inputs, outputs)), "bias": jnp.zeros(outputs)}
+
+
+def _unit_norm(size: int) -> dict[str, Any]:
+    return {"scale": jnp.ones(size), "bias": jnp.zeros(size)}

@@ -1,0 +1,81 @@
+"""The appended averaging layer: what it computes, when it is added, and that transformers agrees."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpjax.models import load_classifier, save_classifier
+
+LABELS = ("no", "yes")
+
+
+def load(folder, pooling):
+    return load_classifier(folder, label_names=LABELS, key=jax.random.key(0), pooling=pooling)
+
+
+def normalised(x):
+    return (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+
+
+def test_the_pooled_text_is_the_normalised_mean_of_its_tokens(folder, batch):
+    ids, mask = batch
+    hidden = np.asarray(load(folder, "first").hidden_states(ids, mask), np.float64)
+    weights = np.asarray(mask, float)[..., None]
+    mean = (hidden * weights).sum(-2) / weights.sum(-2)
+    pooled = load(folder, "mean").encoder.pool(ids, mask)
+    np.testing.assert_allclose(pooled, np.tanh(0.3 * normalised(mean)), atol=3e-3)
+
+
+def test_only_the_first_token_of_the_last_layer_is_needed(folder, batch):
+    model = load(folder, "first")
+    first = model.hidden_states(*batch)[..., 0, :]
+    np.testing.assert_allclose(
+        model.encoder.pool(*batch), jnp.tanh(model.encoder.pooler(first)), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("modes", "pooling", "appended"),
+    [
+        (None, "auto", False),
+        ({"pooling_mode_mean_tokens": True}, "auto", True),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, "auto", False),
+        ({"pooling_mode_mean_tokens": True}, "first", False),
+        (None, "mean", True),
+    ],
+)
+def test_when_the_layer_is_appended(folder, modes, pooling, appended):
+    if modes is not None:
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
+    layers = load(folder, "first").config.num_layers
+    assert load(folder, pooling).config.num_layers == layers + appended
+
+
+def test_an_unknown_pooling_is_refused(folder):
+    with pytest.raises(ValueError, match="auto, first or mean, got 'max'"):
+        load(folder, "max")
+
+
+def test_saved_and_loaded_again_it_is_the_same_and_not_appended_twice(folder, batch, tmp_path):
+    model = load(folder, "mean")
+    save_classifier(model, folder, tmp_path / "out", label_names=LABELS)
+    again = load(tmp_path / "out", "auto")
+    assert again.config == model.config
+    np.testing.assert_array_equal(again(*batch), model(*batch))
+
+
+def test_transformers_gives_equal_logits(folder, batch, tmp_path):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForSequenceClassification
+
+    model = load(folder, "mean")
+    save_classifier(model, folder, tmp_path / "out", label_names=LABELS)
+    original = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    ids, mask = (torch.tensor(np.asarray(part)).long() for part in batch)
+    with torch.no_grad():
+        logits = original(input_ids=ids, attention_mask=mask).logits.numpy()
+    np.testing.assert_allclose(model(*batch), logits, atol=1e-5)
