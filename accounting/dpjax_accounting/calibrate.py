@@ -11,7 +11,7 @@ from dpjax_accounting.delta import validate_delta
 from dpjax_accounting.mechanism import DPSGD
 from dpjax_accounting.moments import rdp_epsilon
 from dpjax_accounting.privacy_loss import (
-    GRID,
+    COARSE_GRID,
     LARGEST_NOISE_MULTIPLIER,
     SMALLEST_NOISE_MULTIPLIER,
     PrivacyLoss,
@@ -22,7 +22,6 @@ LARGEST_TARGET = 100.0
 # ε is accepted from this share of the target up to the target itself.
 _ACCEPTED = 0.999
 # Ten times quicker than the real one; its ε is an upper bound too and hardly larger.
-_COARSE_GRID = 10 * GRID
 _MAX_EVALUATIONS = 60
 
 
@@ -94,7 +93,7 @@ def _least_noise(mechanism: DPSGD, target: float, delta: float) -> float:
         return rdp_epsilon(probability, noise, steps, delta)
 
     def coarse(noise: float) -> float:
-        return PrivacyLoss(probability, noise, _COARSE_GRID).epsilon(steps, delta)
+        return PrivacyLoss(probability, noise, COARSE_GRID).epsilon(steps, delta)
 
     def real(noise: float) -> float:
         return dataclasses.replace(mechanism, noise_multiplier=noise).epsilon(delta)

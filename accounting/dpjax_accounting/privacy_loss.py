@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
 GRID = 1e-4
+# For values that need not be tight: a tenth of the time and memory, still an upper bound.
+COARSE_GRID = 10 * GRID
 SMALLEST_NOISE_MULTIPLIER = 0.1
 LARGEST_NOISE_MULTIPLIER = 1e6
 LARGEST_NUM_STEPS = 1_000_000

@@ -98,7 +98,7 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
     plan, directory = run.plan, run.directory
     if not plan.config.resume:
         _open(directory, plan, run.run_key)
-    console.print(_headline(run), highlight=False)
+    console.print(_headline(run), highlight=False, soft_wrap=True)
 
     def note_progress(step: int) -> None:
         write_json(directory.privacy, privacy_report.build(plan, run.run_key, step))

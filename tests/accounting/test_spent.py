@@ -9,25 +9,33 @@ from dpjax_accounting import DPSGD, EpsilonBySteps
 MECHANISM = DPSGD(1000, 100, 6.0, 40)
 
 
-def test_every_step_is_exact_in_short_runs():
+def test_every_step_of_a_short_run_is_bounded_tightly():
     spent = EpsilonBySteps(MECHANISM, 1e-5)
     values = [spent.at(step) for step in range(41)]
     assert values[0] == 0.0
     assert np.all(np.diff(values) > 0)
-    for step in (1, 2, 17, 40):
-        assert values[step] == MECHANISM.after(step).epsilon(1e-5)
+    for step in (1, 2, 17, 39):
+        exact = MECHANISM.after(step).epsilon(1e-5)
+        assert exact <= values[step] <= 1.02 * exact
+    assert values[40] == MECHANISM.epsilon(1e-5)
 
 
 def test_long_runs_round_steps_up_to_a_grid():
     spent = EpsilonBySteps(MECHANISM, 1e-5, max_points=7)
-    exact = EpsilonBySteps(MECHANISM, 1e-5)
+    every = EpsilonBySteps(MECHANISM, 1e-5)
     values = [spent.at(step) for step in range(41)]
     assert len(set(values)) == 8
     assert np.all(np.diff(values) >= 0)
-    assert all(values[step] >= exact.at(step) for step in range(41))
+    assert all(values[step] >= every.at(step) for step in range(41))
     assert values[40] == MECHANISM.epsilon(1e-5)
     # Points are at most ceil(40 / 7) = 6 steps apart.
-    assert all(values[step] <= exact.at(min(40, step + 5)) for step in range(1, 41))
+    assert all(values[step] <= every.at(min(40, step + 5)) for step in range(1, 41))
+
+
+@pytest.mark.parametrize("mechanism", [DPSGD(10**5, 10, 1.0, 3000), DPSGD(1000, 100, 0.6, 9)])
+def test_no_step_shows_more_than_the_whole_run(mechanism):
+    spent = EpsilonBySteps(mechanism, 1e-6)
+    assert spent.at(mechanism.num_steps - 1) <= spent.at(mechanism.num_steps)
 
 
 def test_one_point_is_the_final_epsilon_throughout():
@@ -53,7 +61,8 @@ def test_values_are_computed_once(monkeypatch):
     )
     for step in range(41):
         spent.at(step)
-    assert compositions == [20, 40]
+    assert compositions.count(20) == 1
+    assert len(compositions) <= 2
 
 
 def test_no_steps():

@@ -120,7 +120,8 @@ def test_pickle_only_checkpoint(refuse, options, tmp_path):
     shutil.copytree(options["model"], folder)
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"")
-    assert "safetensors" in refuse(model=folder)
+    said = refuse(model=folder)
+    assert "pickles" in said and "Convert them" in said
 
 
 def test_unsupported_family(refuse, options, tmp_path):

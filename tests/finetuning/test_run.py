@@ -138,9 +138,10 @@ def test_non_private_runs_say_so_everywhere(options, tuning, capsys):
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_training_learns_with_little_noise(options, tuning):
-    training = options["training"] | {"num_steps": 60, "learning_rate": 2e-2}
+    training = options["training"] | {"num_steps": 60, "expected_batch_size": 120}
+    privacy = {"noise_multiplier": 0.5, "clip_norm": 3.0}
     result = dpjax.finetune(
-        **options | {"training": training, "tuning": tuning, "privacy": {"noise_multiplier": 0.3}}
+        **options | {"training": training, "tuning": tuning, "privacy": privacy}
     )
     assert result.eval_accuracy > 0.9
 
