@@ -64,6 +64,7 @@ class TrainingProgress:
             self._last_line = now
             left = elapsed / (step - self._first_step) * (self._num_steps - step)
             self._console.print(
-                f"step {step}/{self._num_steps} · {status} · {left:.0f} s left", highlight=False,
+                f"step {step}/{self._num_steps} · {status} · {left:.0f} s left",
+                highlight=False,
                 soft_wrap=True,
             )
