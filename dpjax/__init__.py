@@ -1,7 +1,8 @@
 """dpjax: differentially private fine-tuning of language models in JAX.
 
-`finetune` is a whole run; `clipped_grad`, `gaussian_noise`, `noisy_mean`, `RunKey` and
-`PoissonSampler` are its parts, for training loops of your own; `dpjax_accounting` is the accountant.
+`finetune` is a whole run. `clipped_grad`, `gaussian_noise`, `noisy_mean`, `RunKey` and
+`PoissonSampler` are its parts, for training loops of your own. The accountant is the package
+`dpjax_accounting`.
 """
 
 from dpjax.data import DataSource as DataSource

@@ -109,7 +109,7 @@ def make_config(demo: Demo, train: Path, held_out: Path, *, non_private: bool) -
         output_dir=str(demo.folder / ("non_private" if non_private else "private")),
         privacy=Privacy() if non_private else Privacy(target_epsilon=TARGET_EPSILON),
         lora=Lora(rank=8, target_modules=_TARGET_MODULES),
-        training=Training(expected_batch_size=256, num_epochs=3, learning_rate=3e-3, max_length=32),
+        training=Training(expected_batch_size=256, num_epochs=3, learning_rate=4e-3, max_length=32),
         non_private=non_private,
     )
 
