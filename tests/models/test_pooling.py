@@ -1,4 +1,4 @@
-"""The appended averaging layer: what it computes, when it is added, what transformers makes of it."""
+"""The appended averaging layer: what it computes, when it is added, parity with transformers."""
 
 import json
 
