@@ -138,12 +138,14 @@ def test_non_private_runs_say_so_everywhere(options, tuning, capsys):
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_training_learns_with_little_noise(options, tuning):
-    training = options["training"] | {"num_steps": 60, "expected_batch_size": 120}
-    privacy = {"noise_multiplier": 0.5, "clip_norm": 3.0}
+    training = options["training"] | {"num_steps": 90, "expected_batch_size": 240}
+    privacy = {"noise_multiplier": 0.3, "clip_norm": 4.0}
     result = dpjax.finetune(
         **options | {"training": training, "tuning": tuning, "privacy": privacy}
     )
-    assert result.eval_accuracy > 0.9
+    assert losses(result)[-1] < 0.6 * losses(result)[0]
+    # Guessing gives 0.5 with a standard error of 0.056.
+    assert result.eval_accuracy > 0.75
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
