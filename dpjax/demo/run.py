@@ -107,9 +107,9 @@ def make_config(demo: Demo, train: Path, held_out: Path, *, non_private: bool) -
         train_data=DataSource(str(train)),
         eval_data=DataSource(str(held_out)),
         output_dir=str(demo.folder / ("non_private" if non_private else "private")),
-        privacy=Privacy() if non_private else Privacy(target_epsilon=TARGET_EPSILON),
-        lora=Lora(rank=8, target_modules=_TARGET_MODULES),
-        training=Training(expected_batch_size=256, num_epochs=3, learning_rate=4e-3, max_length=32),
+        privacy=Privacy() if non_private else Privacy(target_epsilon=TARGET_EPSILON, clip_norm=1.5),
+        lora=Lora(rank=8, alpha=4.0, target_modules=_TARGET_MODULES),
+        training=Training(expected_batch_size=256, num_epochs=3, learning_rate=1e-2, max_length=32),
         non_private=non_private,
     )
 

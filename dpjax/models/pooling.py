@@ -22,8 +22,9 @@ Pooling = Literal["auto", "first", "mean"]
 
 # How much larger than the residual the mean is made: LayerNorm then sees the mean alone, to 1e-3.
 _GAIN = 1000.0
-# Keeps tanh of the normalised mean close to linear.
-_POOLER_SCALE = 0.3
+# Keeps tanh close to linear, and the gradient of the head as large as that of the layers below: a
+# larger one would fill the clip norm with the head alone.
+_POOLER_SCALE = 0.1
 
 
 def resolve_pooling(folder: Path, pooling: str) -> str:
@@ -45,8 +46,8 @@ def append_mean_pooling(model: SequenceClassifier) -> SequenceClassifier:
     """The model with one more layer, whose first token is the normalised mean of all tokens.
 
     Queries and keys are zero, so that the attention is uniform over the tokens that are not
-    padding; values are passed on; the two-layer perceptron adds zero. The pooler scales by 0.3.
-    With μ the mean over tokens `(hidden_size,)`, the pooled text is tanh(0.3 · LayerNorm(μ)).
+    padding; values are passed on; the two-layer perceptron adds zero. The pooler scales by 0.1.
+    With μ the mean over tokens `(hidden_size,)`, the pooled text is tanh(0.1 · LayerNorm(μ)).
     """
     config = dataclasses.replace(model.config, num_layers=model.config.num_layers + 1)
     longer = nnx.eval_shape(
