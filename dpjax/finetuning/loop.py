@@ -50,7 +50,7 @@ def train(
     console: Console,
     on_checkpoint: Callable[[int], None],
 ) -> Trained:
-    """Runs the steps that are not done yet; calls `on_checkpoint(step)` whenever state is saved.
+    """Runs the steps that are not done yet; calls `on_checkpoint(step)` before state is saved.
 
     Raises:
         RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is saved.
@@ -76,8 +76,8 @@ def train(
             progress.update(step + 1, row["loss"], row.get("epsilon"), row["num_records"])
             overdue = time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS
             if interrupted.is_set or overdue:
-                checkpoint.save(directory.checkpoint, step + 1, trainable, state)
                 on_checkpoint(step + 1)
+                checkpoint.save(directory.checkpoint, step + 1, trainable, state)
                 last_saved = time.monotonic()
             if interrupted.is_set and step + 1 < plan.num_steps:
                 log.close()

@@ -113,6 +113,8 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
         console,
         note_progress,
     )
+    # What was spent is on record before anything that spent it is written.
+    note_progress(plan.num_steps)
     parts = (run.graphdef, trained.trainable, run.frozen)
     held_out = evaluate(*parts, plan.evaluation)
     attack = _attack(plan, parts, held_out)

@@ -17,7 +17,7 @@ from dpjax.models.encoder import SequenceClassifier
 from dpjax.models.families import Family, WeightName, family_of
 from dpjax.models.files import Readers, open_tensors, read_config_json
 from dpjax.models.labels import check_label_names, label_order
-from dpjax.models.pooling import append_mean_pooling, resolve_pooling
+from dpjax.models.pooling import Pooling, append_mean_pooling, resolve_pooling
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def read_config(folder: str | Path) -> EncoderConfig:
 
 
 def load_classifier(
-    folder: str | Path, *, label_names: Sequence[str], key: jax.Array, pooling: str = "first"
+    folder: str | Path, *, label_names: Sequence[str], key: jax.Array, pooling: Pooling = "first"
 ) -> SequenceClassifier:
     """Load a checkpoint folder (config.json and safetensors) as a classifier, in float32.
 

@@ -9,7 +9,7 @@ from dpjax_accounting import DPSGD
 from safetensors.numpy import load_file
 
 import dpjax
-from dpjax.finetuning import loop
+from dpjax.finetuning import loop, run
 from dpjax.finetuning.interrupt import RunInterrupted
 
 
@@ -108,6 +108,18 @@ def test_an_interrupted_run_goes_on_as_if_nothing_happened(options, tmp_path, mo
     assert not private.exists()
     with pytest.raises(FileNotFoundError, match="a finished run"):
         dpjax.finetune(**options, resume=True)
+
+
+def test_what_is_spent_is_on_record_before_the_model_is_written(options, monkeypatch):
+    def crash(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(run, "save_classifier", crash)
+    with pytest.raises(OSError, match="disk full"):
+        dpjax.finetune(**options)
+    privacy = read_json(options["output_dir"] / "privacy.json")
+    assert privacy["steps_completed"] == 6
+    assert privacy["guarantee"]["epsilon"] == privacy["guarantee"]["epsilon_planned"] > 3.9
 
 
 def test_resuming_with_other_data_is_refused(options, tmp_path, monkeypatch):
