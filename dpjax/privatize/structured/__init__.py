@@ -1,0 +1,1 @@
+"""Clipped sums from the structure of the backward program, without per-example gradients."""

@@ -1,0 +1,191 @@
+"""Evaluates a program and takes things out of the inside of its loops.
+
+What is wanted is said by `Request`s. Equations that no request needs are not evaluated: above all not
+those that would form per-example gradients.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpjax.privatize.structured.program import Atom, Constant, Equation, Loop, Program, Value
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """Something to compute from the values of a program.
+
+    Attributes:
+        atoms: values of the program itself.
+        loops: requests to the bodies of its loops; what they yield arrives stacked over iterations, or
+            added up where `adds_up`.
+        finish: `(values of atoms, results of loops) -> result`.
+        adds_up: if this is a request to a loop's body.
+    """
+
+    atoms: tuple[Atom, ...]
+    finish: Callable[[list[Any], list[PyTree]], PyTree]
+    loops: tuple[tuple[Equation, Request], ...] = ()
+    adds_up: bool = False
+
+
+def values_request(atoms: Sequence[Atom]) -> Request:
+    """The values as they are, as a list."""
+    return Request(tuple(atoms), lambda values, _: values)
+
+
+def run(
+    program: Program, known: Mapping[Value, Any], requests: Sequence[Request]
+) -> list[PyTree]:
+    """The results of the requests, from the values that are known (inputs, or any others)."""
+    plan = make_plan(program, known, requests)
+    values = dict(known)
+    inner_results: dict[int, PyTree] = {}
+
+    def lookup(atom: Atom) -> Any:
+        return atom.value if isinstance(atom, Constant) else values[atom]
+
+    for equation in plan.equations:
+        inputs = [lookup(atom) if atom in plan.read else None for atom in equation.inputs]
+        if equation.loop is None:
+            outputs = equation.apply(*inputs)
+        else:
+            outputs, results = _run_loop(equation.loop, inputs, plan.loops[equation])
+            inner_results |= zip(map(id, plan.loops[equation].requests), results, strict=True)
+        values |= zip(equation.outputs, outputs, strict=True)
+    return [
+        request.finish(
+            [lookup(atom) for atom in request.atoms],
+            [inner_results[id(inner)] for _, inner in request.loops],
+        )
+        for request in requests
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopPlan:
+    """Which parts of a loop are evaluated."""
+
+    requests: list[Request]
+    inputs: list[int]
+    carry: list[int]
+    stacked: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The equations to evaluate, in order, and the atoms that they and the requests read (a set with
+    an order)."""
+
+    equations: list[Equation]
+    loops: dict[Equation, LoopPlan]
+    read: dict[Atom, None]
+
+
+def make_plan(program: Program, known: Container[Value], requests: Sequence[Request]) -> Plan:
+    """Works backwards from the requests to what is known."""
+    inside: dict[Equation, list[Request]] = {}
+    for request in requests:
+        for equation, inner in request.loops:
+            inside.setdefault(equation, []).append(inner)
+    read: dict[Atom, None] = {atom: None for request in requests for atom in request.atoms}
+    equations, loops = [], {}
+    for equation in reversed(program.equations):
+        wanted = [value in read and value not in known for value in equation.outputs]
+        inner = inside.get(equation, [])
+        if not (any(wanted) or inner):
+            continue
+        if equation.loop is None:
+            read |= dict.fromkeys(equation.inputs)
+        else:
+            loops[equation] = _plan_loop(equation.loop, wanted, inner)
+            read |= {equation.inputs[index]: None for index in loops[equation].inputs}
+        equations.append(equation)
+    return Plan(equations[::-1], loops, read)
+
+
+def _plan_loop(loop: Loop, wanted: Sequence[bool], requests: list[Request]) -> LoopPlan:
+    """A carried value is kept if anything kept reads it; that may take a few rounds."""
+    stacked = [i for i in range(loop.num_carry, len(wanted)) if wanted[i]]
+    carry = [i for i in range(loop.num_carry) if wanted[i]]
+    while True:
+        outputs = [loop.body.outputs[i] for i in carry + stacked]
+        plan = make_plan(loop.body, set(), [*requests, values_request(outputs)])
+        inputs = [i for i, value in enumerate(loop.body.inputs) if value in plan.read]
+        needed = {
+            i - loop.num_consts
+            for i in inputs
+            if loop.num_consts <= i < loop.num_consts + loop.num_carry
+        }
+        if needed <= set(carry):
+            break
+        carry = sorted(needed | set(carry))
+    first = loop.num_consts
+    return LoopPlan(requests, sorted({*inputs, *(first + i for i in carry)}), carry, stacked)
+
+
+def _run_loop(loop: Loop, inputs: Sequence[Any], plan: LoopPlan) -> tuple[list, list[PyTree]]:
+    """The loop's outputs (None where nobody needs them) and the results of the requests."""
+    first_carry, first_slice = loop.num_consts, loop.num_consts + loop.num_carry
+    body_inputs = loop.body.inputs
+    consts = {body_inputs[i]: inputs[i] for i in plan.inputs if i < first_carry}
+    slice_indices = [i for i in plan.inputs if i >= first_slice]
+    outputs_request = values_request([loop.body.outputs[i] for i in plan.carry + plan.stacked])
+
+    def body(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any], list[PyTree]]:
+        known = dict(consts)
+        known |= {body_inputs[first_carry + i]: x for i, x in zip(plan.carry, carry, strict=True)}
+        known |= {body_inputs[i]: x for i, x in zip(slice_indices, slices, strict=True)}
+        outputs, *results = run(loop.body, known, [outputs_request, *plan.requests])
+        return outputs[: len(plan.carry)], outputs[len(plan.carry) :], results
+
+    carry = [_array(inputs[first_carry + i]) for i in plan.carry]
+    slices = [_array(inputs[i]) for i in slice_indices]
+    adds_up = [request.adds_up for request in plan.requests]
+    sums = _zeros_of_sums(body, carry, slices, adds_up)
+
+    def step(state: tuple, slices: list[Any]) -> tuple:
+        carry, sums = state
+        carry, stacked, results = body(carry, slices)
+        new = [result for result, added in zip(results, adds_up, strict=True) if added]
+        rest = [result for result, added in zip(results, adds_up, strict=True) if not added]
+        return (carry, jax.tree.map(jnp.add, sums, new)), (stacked, rest)
+
+    (carry, sums), (stacked, rest) = jax.lax.scan(
+        step,
+        (carry, sums),
+        slices,
+        length=loop.length,
+        reverse=loop.reverse,
+        unroll=loop.unroll,
+    )
+    outputs: list[Any] = [None] * len(loop.body.outputs)
+    for index, value in zip(plan.carry + plan.stacked, [*carry, *stacked], strict=True):
+        outputs[index] = value
+    sums, rest = iter(sums), iter(rest)
+    return outputs, [next(sums) if added else next(rest) for added in adds_up]
+
+
+def _zeros_of_sums(
+    body: Callable, carry: list[Any], slices: list[Any], adds_up: Sequence[bool]
+) -> list[PyTree]:
+    if not any(adds_up):
+        return []
+    one = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in slices]
+    _, _, results = jax.eval_shape(body, carry, one)
+    return [
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), result)
+        for result, added in zip(results, adds_up, strict=True)
+        if added
+    ]
+
+
+def _array(x: Any) -> Any:
+    return x if isinstance(x, jax.Array) else jnp.asarray(x)

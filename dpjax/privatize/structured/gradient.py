@@ -1,0 +1,73 @@
+"""The per-example gradient of a loss as a program, and where each parameter's gradient comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from dpjax.privatize.structured.program import Atom, Program, Value, trace
+from dpjax.privatize.structured.roots import Terms, find_terms
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GradientProgram:
+    """`(params, example, cotangent) -> (loss, aux, gradients)` of one example, flattened.
+
+    Attributes:
+        params, example: the program's inputs, in the order of the leaves.
+        cotangent: its last input, a scalar of the loss's dtype.
+        loss: its first output.
+        aux: what the loss returned beside it.
+        aux_tree: the structure of that.
+        terms: for each parameter leaf, what its gradient is the sum of.
+        params_tree: the structure of the parameters.
+    """
+
+    program: Program
+    params: tuple[Value, ...]
+    example: tuple[Value, ...]
+    cotangent: Value
+    loss: Atom
+    aux: tuple[Atom, ...]
+    aux_tree: Any
+    terms: tuple[Terms, ...]
+    params_tree: Any
+
+
+def gradient_program(
+    loss_fn: Callable, has_aux: bool, params: PyTree, example: PyTree
+) -> GradientProgram:
+    """Traces the gradient of `loss_fn(params, example)`; `example` is abstract.
+
+    Raises:
+        UnknownLayoutError: JAX's program cannot be read.
+    """
+
+    def with_aux(params: PyTree, example: PyTree) -> tuple[jax.Array, PyTree]:
+        return loss_fn(params, example) if has_aux else (loss_fn(params, example), None)
+
+    def gradient(params: PyTree, example: PyTree, cotangent: jax.Array) -> tuple:
+        loss, backward, aux = jax.vjp(lambda p: with_aux(p, example), params, has_aux=True)
+        return loss, aux, backward(cotangent)[0]
+
+    loss = jax.eval_shape(with_aux, params, example)[0]
+    cotangent = jax.ShapeDtypeStruct((), loss.dtype)
+    program, (_, aux, _) = trace(gradient, params, example, cotangent)
+    num_params, num_aux = len(jax.tree.leaves(params)), len(jax.tree.leaves(aux))
+    gradients = program.outputs[1 + num_aux :]
+    return GradientProgram(
+        program=program,
+        params=program.inputs[:num_params],
+        example=program.inputs[num_params:-1],
+        cotangent=program.inputs[-1],
+        loss=program.outputs[0],
+        aux=program.outputs[1 : 1 + num_aux],
+        aux_tree=jax.tree.structure(aux),
+        terms=tuple(find_terms(program, gradient) for gradient in gradients),
+        params_tree=jax.tree.structure(params),
+    )

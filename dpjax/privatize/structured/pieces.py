@@ -1,0 +1,160 @@
+"""Terms as arrays of one example, in a canonical form: what norms and sums are computed from.
+
+A piece is a root's arrays together with the moves into the parameter. Bringing a piece out of a loop
+that stacks makes its groups more, out of a loop that adds up makes its time longer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpjax.privatize.structured.moves import Moves, Pad, Reshape, Scale, Transpose
+from dpjax.privatize.structured.program import Atom
+from dpjax.privatize.structured.roots import Contraction, Dense, Rows
+
+
+class ContractionArrays(NamedTuple):
+    """a `(N, T, d)` and g `(N, T, p)`, meaning Σ_t a[n, t, :] ⊗ g[n, t, :], `(N, d, p)`."""
+
+    a: jax.Array
+    g: jax.Array
+
+
+class RowsArrays(NamedTuple):
+    """ids `(T,)` int32 in [0, V) and updates `(T, K)`, meaning a `(V, K)` table of sums."""
+
+    ids: jax.Array
+    updates: jax.Array
+
+
+class DenseArray(NamedTuple):
+    """The gradient itself."""
+
+    x: jax.Array
+
+
+Arrays = ContractionArrays | RowsArrays | DenseArray
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How the arrays of a piece become (a part of) a parameter's gradient.
+
+    Attributes:
+        shape: of the root; the formed arrays are reshaped to it, then moved.
+        moves: from the root's shape to the parameter's.
+        ranks: for a contraction, how many axes of `shape` are groups, free in a, free in g.
+        num_rows: V of a table of rows.
+    """
+
+    shape: tuple[int, ...]
+    moves: Moves
+    ranks: tuple[int, int, int] | None = None
+    num_rows: int | None = None
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["arrays"], meta_fields=["form"])
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """A form with its arrays; a pytree of the arrays."""
+
+    form: Form
+    arrays: Arrays
+
+    def moved(self, moves: Moves) -> Piece:
+        """With more moves after its own."""
+        form = dataclasses.replace(self.form, moves=self.form.moves + moves)
+        return Piece(form, self.arrays)
+
+
+def form_of(root: Contraction | Rows | Dense, moves: Moves) -> Form:
+    """The static part of the piece of a term."""
+    if isinstance(root, Contraction):
+        (contract, _), (batch, _) = root.dimensions
+        fixed = len(contract) + len(batch)
+        ranks = (len(batch), len(root.a.shape) - fixed, len(root.g.shape) - fixed)
+        return Form(root.shape, moves, ranks=ranks)
+    if isinstance(root, Rows):
+        return Form(root.shape, moves, num_rows=root.shape[0])
+    return Form(tuple(root.shape), moves)
+
+
+def arrays_of(root: Contraction | Rows | Dense, lookup: Callable[[Atom], Any]) -> Arrays:
+    """The arrays of a root from the values of its program, for one example."""
+    if isinstance(root, Contraction):
+        (a_contract, g_contract), (a_batch, g_batch) = root.dimensions
+        return ContractionArrays(
+            _groups_time_free(lookup(root.a), a_batch, a_contract),
+            _groups_time_free(lookup(root.g), g_batch, g_contract),
+        )
+    if isinstance(root, Rows):
+        ids = lookup(root.ids).reshape(-1)
+        updates = lookup(root.updates).reshape(ids.shape[0], -1)
+        last = root.shape[0] - 1
+        if not root.clamped:
+            inside = (ids >= 0) & (ids <= last)
+            updates = jnp.where(inside[:, None], updates, jnp.zeros((), updates.dtype))
+        return RowsArrays(jnp.clip(ids, 0, last).astype(jnp.int32), updates)
+    return DenseArray(jnp.asarray(lookup(root.value)))
+
+
+def _groups_time_free(x: jax.Array, batch: tuple, contract: tuple) -> jax.Array:
+    free = [axis for axis in range(x.ndim) if axis not in batch and axis not in contract]
+    ordered = jnp.transpose(x, (*batch, *contract, *free))
+    groups = math.prod(x.shape[axis] for axis in batch)
+    length = math.prod(x.shape[axis] for axis in contract)
+    return ordered.reshape(groups, length, math.prod(x.shape[axis] for axis in free))
+
+
+def out_of_stacking_loop(piece: Piece, length: int) -> Piece:
+    """A piece whose arrays were stacked over iterations, for a parameter with one row for each."""
+    form, arrays = piece.form, piece.arrays
+    lifted = dataclasses.replace(
+        form, shape=(length, *form.shape), moves=tuple(_lift(move, length) for move in form.moves)
+    )
+    if isinstance(arrays, ContractionArrays):
+        ranks = (form.ranks[0] + 1, *form.ranks[1:])
+        merged = [x.reshape(-1, *x.shape[2:]) for x in arrays]
+        return Piece(dataclasses.replace(lifted, ranks=ranks), ContractionArrays(*merged))
+    if isinstance(arrays, RowsArrays):
+        first = form.num_rows * jnp.arange(length, dtype=jnp.int32)
+        ids = (arrays.ids + first[:, None]).reshape(-1)
+        updates = arrays.updates.reshape(ids.shape[0], -1)
+        return Piece(
+            dataclasses.replace(lifted, num_rows=length * form.num_rows), RowsArrays(ids, updates)
+        )
+    return Piece(lifted, arrays)
+
+
+def out_of_adding_loop(piece: Piece) -> Piece:
+    """A piece whose arrays were stacked over iterations, for a parameter that adds them up."""
+    form, arrays = piece.form, piece.arrays
+    if isinstance(arrays, ContractionArrays):
+        merged = []
+        for x in arrays:
+            groups_first = jnp.moveaxis(x, 0, 1)
+            groups, _, _, free = groups_first.shape
+            merged.append(groups_first.reshape(groups, -1, free))
+        return Piece(form, ContractionArrays(*merged))
+    if isinstance(arrays, RowsArrays):
+        ids = arrays.ids.reshape(-1)
+        return Piece(form, RowsArrays(ids, arrays.updates.reshape(ids.shape[0], -1)))
+    return Piece(form, DenseArray(jnp.sum(arrays.x, axis=0)))
+
+
+def _lift(move: Any, length: int) -> Any:
+    if isinstance(move, Transpose):
+        return Transpose((0, *(axis + 1 for axis in move.permutation)))
+    if isinstance(move, Reshape):
+        return Reshape((length, *move.shape))
+    if isinstance(move, Pad):
+        return Pad(((0, 0, 0), *move.config))
+    assert isinstance(move, Scale)
+    return move

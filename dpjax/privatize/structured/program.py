@@ -1,0 +1,273 @@
+"""A traced function as plain data: the one module that knows how JAX lays out its jaxprs.
+
+JAX 0.10 and 0.11 differ in the parameters of `scan`, in what a closed jaxpr is, and in how an
+equation is bound again. Everything else in this package works on `Program`, in which calls are
+inlined, loops are explicit, and an equation can be applied to values without knowing its parameters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+import numpy as np
+
+PyTree = Any
+
+# Layouts that the tests have seen. Another version may work, but nobody has looked.
+_KNOWN_VERSIONS = ((0, 10), (0, 11))
+
+_INLINED_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+_BODY_PARAMS = ("jaxpr", "call_jaxpr")
+
+
+class UnknownLayoutError(Exception):
+    """This version of JAX writes its programs in a way that is not known here."""
+
+
+class Value:
+    """The result of an equation, or an input: compared by identity."""
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, shape: Sequence[int], dtype: Any):
+        self.shape = tuple(shape)
+        self.dtype = dtype
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Constant:
+    """A literal, or an array that the traced function closed over."""
+
+    value: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.value)
+
+
+Atom = Value | Constant
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loop:
+    """The body of a `scan`: its inputs are constants, carry, slices; its outputs carry, slices."""
+
+    body: Program
+    num_consts: int
+    num_carry: int
+    length: int
+    reverse: bool
+    unroll: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equation:
+    """One primitive: `apply(*inputs)` returns the list of outputs, under any transformation."""
+
+    primitive: str
+    inputs: tuple[Atom, ...]
+    outputs: tuple[Value, ...]
+    params: Mapping[str, Any]
+    apply: Callable[..., Sequence[Any]]
+    has_effects: bool = False
+    loop: Loop | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """Equations in an order in which they can be evaluated."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Atom, ...]
+    equations: tuple[Equation, ...]
+
+
+def trace(function: Callable[..., PyTree], *args: PyTree) -> tuple[Program, PyTree]:
+    """Traces `function(*args)`; args may be abstract.
+
+    Returns:
+        The program of the flat function, and the output as a pytree of shapes.
+
+    Raises:
+        UnknownLayoutError: the program cannot be read.
+    """
+    check_version()
+    closed, out_shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    return read(closed), out_shape
+
+
+def check_version() -> None:
+    """Raises UnknownLayoutError for a version of JAX whose layout was never tested."""
+    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
+    if version not in _KNOWN_VERSIONS:
+        raise UnknownLayoutError(f"JAX {jax.__version__} is not one of {_KNOWN_VERSIONS}")
+
+
+def read(closed: Any) -> Program:
+    """A (closed) jaxpr as a program, with calls inlined."""
+    reader = _Reader()
+    inputs = _open(closed)[0].invars
+    values = tuple(_new_value(var) for var in inputs)
+    outputs = reader.add(closed, values)
+    return Program(values, outputs, tuple(reader.equations))
+
+
+def _open(closed: Any) -> tuple[Any, Sequence[Any]]:
+    """The jaxpr and its constants, whether or not there is a class that holds both."""
+    return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
+
+
+def _new_value(var: Any) -> Value:
+    return Value(var.aval.shape, var.aval.dtype)
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.equations: list[Equation] = []
+
+    def add(self, closed: Any, inputs: Sequence[Atom]) -> tuple[Atom, ...]:
+        """Appends the equations of a jaxpr applied to `inputs`; returns its outputs."""
+        jaxpr, consts = _open(closed)
+        atoms: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
+        atoms |= {
+            var: Constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)
+        }
+
+        def lookup(var: Any) -> Atom:
+            return Constant(var.val) if isinstance(var, jex.Literal) else atoms[var]
+
+        for eqn in jaxpr.eqns:
+            operands = tuple(lookup(var) for var in eqn.invars)
+            atoms |= zip(eqn.outvars, self._add_equation(eqn, operands), strict=True)
+        return tuple(lookup(var) for var in jaxpr.outvars)
+
+    def _add_equation(self, eqn: Any, operands: tuple[Atom, ...]) -> tuple[Atom, ...]:
+        name = eqn.primitive.name
+        if name in _INLINED_CALLS and _is_plain_call(eqn):
+            if eqn.params.get("prevent_cse") and eqn.params.get("differentiated"):
+                operands = self._barrier(operands)
+            return self.add(_body(eqn), operands)
+        outputs = tuple(_new_value(var) for var in eqn.outvars)
+        self.equations.append(
+            Equation(
+                name,
+                operands,
+                outputs,
+                eqn.params,
+                _applier(eqn),
+                bool(eqn.effects),
+                _read_loop(eqn) if name == "scan" else None,
+            )
+        )
+        return outputs
+
+    def _barrier(self, operands: tuple[Atom, ...]) -> tuple[Atom, ...]:
+        """Rematerialisation's barrier: what comes after it is not merged with the first pass."""
+        inside = [atom for atom in operands if isinstance(atom, Value)]
+        if not inside:
+            return operands
+        outputs = {atom: Value(atom.shape, atom.dtype) for atom in inside}
+        unique = tuple(outputs)
+        self.equations.append(
+            Equation(
+                "optimization_barrier",
+                unique,
+                tuple(outputs.values()),
+                {},
+                lambda *args: jax.lax.optimization_barrier(args),
+            )
+        )
+        return tuple(outputs.get(atom, atom) for atom in operands)
+
+
+def _body(eqn: Any) -> Any:
+    for name in _BODY_PARAMS:
+        if name in eqn.params:
+            return eqn.params[name]
+    raise UnknownLayoutError(f"the call {eqn.primitive.name} has parameters {sorted(eqn.params)}")
+
+
+def _is_plain_call(eqn: Any) -> bool:
+    """A call that asks for no placement of its own; one that does stays as it is."""
+    placements = [
+        item
+        for name in ("in_shardings", "out_shardings", "in_layouts", "out_layouts")
+        for item in eqn.params.get(name, ())
+    ]
+    return not eqn.effects and all(
+        item is None or type(item).__name__ == "UnspecifiedValue" for item in placements
+    )
+
+
+def _applier(eqn: Any) -> Callable[..., Sequence[Any]]:
+    variables = [var for var in eqn.invars if not isinstance(var, jex.Literal)]
+    unique = list(dict.fromkeys(variables))
+    jaxpr = jex.Jaxpr((), unique, list(eqn.outvars), [eqn], eqn.effects)
+    run = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))
+    first = [variables.index(var) for var in unique]
+    literal = [isinstance(var, jex.Literal) for var in eqn.invars]
+
+    def apply(*args: Any) -> Sequence[Any]:
+        given = [arg for arg, skip in zip(args, literal, strict=True) if not skip]
+        return run(*[given[index] for index in first])
+
+    return apply
+
+
+def _read_loop(eqn: Any) -> Loop:
+    params = eqn.params
+    num_consts, num_carry = _loop_arity(params)
+    body = read(params["jaxpr"])
+    return Loop(
+        body, num_consts, num_carry, params["length"], params["reverse"], params.get("unroll", 1)
+    )
+
+
+def _loop_arity(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Numbers of constants and of carried values of a scan."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    if "ft_in" not in params:
+        raise UnknownLayoutError(f"scan has parameters {sorted(params)}")
+    groups = [len(group) for group in params["ft_in"].unpack()]
+    if len(groups) != 3 or sum(groups) != len(_open(params["jaxpr"])[0].invars):
+        raise UnknownLayoutError(f"scan has inputs grouped as {params['ft_in']}")
+    return groups[0], groups[1]
+
+
+def depends_on(program: Program, seeds: Iterable[Value]) -> set[Value]:
+    """All values that are computed from `seeds`, loops taken as a whole; seeds included."""
+    found = set(seeds)
+    for equation in program.equations:
+        if any(atom in found for atom in equation.inputs):
+            found.update(equation.outputs)
+    return found
+
+
+def needed_for(program: Program, wanted: Iterable[Atom]) -> list[Equation]:
+    """The equations that `wanted` is computed from, in order, and those with effects."""
+    needed = {atom for atom in wanted if isinstance(atom, Value)}
+    kept = []
+    for equation in reversed(program.equations):
+        if equation.has_effects or any(value in needed for value in equation.outputs):
+            kept.append(equation)
+            needed.update(atom for atom in equation.inputs if isinstance(atom, Value))
+    return kept[::-1]
+
+
+def scalar_constant(atom: Atom) -> float | None:
+    """The value of a concrete scalar constant, else None."""
+    if isinstance(atom, Constant) and np.ndim(atom.value) == 0:
+        if isinstance(atom.value, jax.core.Tracer):
+            return None
+        return float(atom.value)
+    return None
