@@ -54,6 +54,9 @@ class Training:
     """Length of the run in optimizer steps."""
     learning_rate: float = 2e-3
     """Peak learning rate of Adam."""
+    head_learning_rate: float | None = None
+    """Peak learning rate of the classification head, which starts from nothing; default:
+    learning_rate."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls to zero after warm-up, or stays."""
     warmup_fraction: float = 0.05
@@ -219,6 +222,7 @@ def _check_training(training: Training) -> None:
             raise ValueError(f"training.{name} must be at least 1, got {value}")
     _check_positive("training.num_epochs", training.num_epochs)
     _check_positive("training.learning_rate", training.learning_rate)
+    _check_positive("training.head_learning_rate", training.head_learning_rate)
     if not 0 <= training.warmup_fraction < 1:
         raise ValueError(
             f"training.warmup_fraction must be in [0, 1), got {training.warmup_fraction}"

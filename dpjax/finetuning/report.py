@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dpjax.audit import plot_roc, plot_training, render_attack_section
+from dpjax.finetuning.config import Training
 from dpjax.finetuning.prepare import Plan
 from dpjax.finetuning.privacy_report import in_words
 from dpjax.finetuning.run_directory import RunDirectory, write_text
@@ -52,7 +53,7 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
         ("Training records", f"{len(plan.train)} with {len(plan.labels)} labels"),
         ("Expected batch size", str(training.expected_batch_size)),
         ("Steps", str(plan.num_steps)),
-        ("Optimizer", f"Adam, learning rate {training.learning_rate:g}, {training.schedule}"),
+        ("Optimizer", f"Adam, {_learning_rates(training)}, {training.schedule}"),
         ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -63,6 +64,11 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
         if result.privacy[key]:
             sections += [f"## {heading}", "\n".join(f"- {line}" for line in result.privacy[key])]
     return "\n\n".join(sections) + "\n"
+
+
+def _learning_rates(training: Training) -> str:
+    rate, head = training.learning_rate, training.head_learning_rate
+    return f"learning rate {rate:g}" + ("" if head is None else f" ({head:g} for the head)")
 
 
 def _attack_text(result: FinetuneResult) -> str:

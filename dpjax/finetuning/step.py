@@ -12,6 +12,7 @@ import optax
 from dpjax_accounting import DPSGD
 from flax import nnx
 
+from dpjax.finetuning.config import Training
 from dpjax.privatize import clipped_grad, noisy_mean
 
 PyTree = Any
@@ -133,17 +134,29 @@ def _update(
     return optax.apply_updates(trainable, updates), optimizer_state
 
 
-def make_optimizer(
-    learning_rate: float, schedule: str, warmup_fraction: float, num_steps: int
-) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) with linear warm-up, then constant, linear or cosine decay to 0."""
-    warmup = round(warmup_fraction * num_steps)
+def make_optimizer(training: Training, num_steps: int) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015) with linear warm-up, then constant, linear or cosine decay to 0.
+
+    The classification head may have a learning rate of its own, on the same schedule.
+    """
+    peak = training.learning_rate
+    warmup = round(training.warmup_fraction * num_steps)
     decay_steps = max(1, num_steps - warmup)
     after = {
-        "constant": optax.constant_schedule(learning_rate),
-        "linear": optax.linear_schedule(learning_rate, 0.0, decay_steps),
-        "cosine": optax.cosine_decay_schedule(learning_rate, decay_steps),
-    }[schedule]
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0.0, decay_steps),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
+    }[training.schedule]
     # Starting above zero: a first step with learning rate 0 would spend privacy for nothing.
-    rise = optax.linear_schedule(learning_rate / (warmup + 1), learning_rate, warmup)
-    return optax.adam(optax.join_schedules([rise, after], [warmup]) if warmup else after)
+    rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+    adam = optax.adam(optax.join_schedules([rise, after], [warmup]) if warmup else after)
+    if training.head_learning_rate is None:
+        return adam
+    # What Adam returns is proportional to the learning rate.
+    return optax.chain(
+        adam, optax.masked(optax.scale(training.head_learning_rate / peak), _is_head)
+    )
+
+
+def _is_head(trainable: PyTree) -> PyTree:
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "classifier", trainable)
