@@ -28,10 +28,12 @@ class EncoderConfig:
     layer_norm_eps: float
     activation: str
     initializer_range: float
+    averaging_layer: bool = False
+    """Whether the last layer was appended to average the tokens; it and the pooler stay as made."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, (int, float)) and not value > 0:
+            if type(value) in (int, float) and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         if self.hidden_size % self.num_heads:
             raise ValueError(

@@ -94,6 +94,10 @@ _BERT_ACTIVATIONS = {
 }
 
 
+# Our own key in config.json: the last layer was appended for pooling and is not trained.
+AVERAGING_LAYER = "dpjax_averaging_layer"
+
+
 def _read_bert_config(raw: Mapping[str, Any]) -> EncoderConfig:
     _require(raw, "position_embedding_type", "absolute")
     _require(raw, "is_decoder", False)
@@ -117,6 +121,7 @@ def _read_bert_config(raw: Mapping[str, Any]) -> EncoderConfig:
         layer_norm_eps=raw.get("layer_norm_eps", 1e-12),
         activation=_BERT_ACTIVATIONS[activation],
         initializer_range=raw.get("initializer_range", 0.02),
+        averaging_layer=raw.get(AVERAGING_LAYER, False) is True,
     )
 
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from dpjax.models.encoder import SequenceClassifier
 from dpjax.models.families import ModuleName, family_of
+from dpjax.models.pooling import is_fixed
 from dpjax.models.suggest import did_you_mean
 
 ALL_LINEAR = "all-linear"
@@ -59,7 +60,7 @@ def add_lora(
     Args:
         target_modules: Hugging Face module names as peft takes them, ("query", "value") or longer
             endings such as "attention.output.dense"; or "all-linear": every linear layer except the
-            classification head.
+            classification head and a layer appended for pooling.
         key: a JAX key for A.
 
     Raises:
@@ -96,7 +97,9 @@ def _linear_modules(model: SequenceClassifier) -> Iterator[ModuleName]:
     """The linear layers that may carry an adapter."""
     family = family_of(model.config.model_type)
     for module in family.module_names(model.config):
-        if module.kind == "linear" and module.hf_name != family.head_name:
+        if module.kind != "linear" or module.hf_name == family.head_name:
+            continue
+        if not is_fixed(model.config, module.path):
             yield module
 
 

@@ -2,19 +2,21 @@
 
 A sentence encoder puts what it knows about a text into the mean of its token vectors, while a BERT
 classifier looks at the first token only. One more layer of the same kind, with weights chosen by
-hand, moves the mean there. Nothing in it depends on any data.
+hand, moves the mean there. It is never trained: nothing in it depends on any data.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
+from dpjax.models.config import EncoderConfig
 from dpjax.models.encoder import SequenceClassifier
 from dpjax.models.files import POOLING_CONFIG
 
@@ -49,7 +51,9 @@ def append_mean_pooling(model: SequenceClassifier) -> SequenceClassifier:
     padding; values are passed on; the two-layer perceptron adds zero. The pooler scales by 0.1.
     With μ the mean over tokens `(hidden_size,)`, the pooled text is tanh(0.1 · LayerNorm(μ)).
     """
-    config = dataclasses.replace(model.config, num_layers=model.config.num_layers + 1)
+    config = dataclasses.replace(
+        model.config, num_layers=model.config.num_layers + 1, averaging_layer=True
+    )
     longer = nnx.eval_shape(
         lambda: SequenceClassifier(config, num_labels=model.num_labels, rngs=nnx.Rngs(0))
     )
@@ -60,6 +64,18 @@ def append_mean_pooling(model: SequenceClassifier) -> SequenceClassifier:
     )
     encoder["pooler"] = _scaled_identity(config.hidden_size, _POOLER_SCALE)
     return nnx.merge(nnx.graphdef(longer), parameters)
+
+
+def is_fixed(config: EncoderConfig, path: Sequence[str | int]) -> bool:
+    """Whether the module or parameter at `path` belongs to an appended layer, and is not trained.
+
+    An adapter there, in particular on the pooler with its small weights, would add more noise than
+    signal.
+    """
+    last = ("encoder", "layers", config.num_layers - 1)
+    return config.averaging_layer and (
+        tuple(path[:3]) == last or tuple(path[:2]) == ("encoder", "pooler")
+    )
 
 
 def _averaging_layer(size: int, inner: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from dpjax.models.encoder import SequenceClassifier
-from dpjax.models.families import family_of
+from dpjax.models.families import AVERAGING_LAYER, family_of
 from dpjax.models.files import CONFIG, TOKENIZER_FILES, WEIGHTS, read_config_json
 from dpjax.models.labels import check_label_names
 from dpjax.models.lora import merge_lora
@@ -65,6 +65,8 @@ def _write_config(
         "num_hidden_layers": model.config.num_layers,
         "dtype": "float32",
     }
+    if model.config.averaging_layer:
+        config[AVERAGING_LAYER] = True
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (out / CONFIG).write_text(text, encoding="utf-8")
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 from dpjax.models.encoder import SequenceClassifier
 from dpjax.models.lora import LoraParam, has_lora
+from dpjax.models.pooling import is_fixed
 from dpjax.models.suggest import did_you_mean
 
 TUNINGS = ("full", "lora")
@@ -23,11 +24,12 @@ def split_trainable(
     `nnx.merge(graphdef, trainable, frozen)` is the model again, also inside jax.jit, vmap and grad.
 
     Args:
-        tuning: "full" trains every parameter; "lora" the adapters and the classification head.
+        tuning: "full" trains every parameter, "lora" the adapters and the classification head;
+            neither trains a layer that was appended for pooling.
 
     Returns:
         graphdef, trainable and frozen, the latter two nested dicts of float32 arrays (frozen is
-        empty under "full").
+        empty under "full" unless a layer was appended).
 
     Raises:
         ValueError: for an unknown tuning, or one that does not fit the presence of adapters.
@@ -46,7 +48,9 @@ def split_trainable(
         )
 
     def is_trained(path: tuple[str | int, ...], variable: Any) -> bool:
-        return tuning == "full" or path[0] == "classifier" or isinstance(variable, LoraParam)
+        if tuning == "full":
+            return not is_fixed(model.config, path)
+        return path[0] == "classifier" or isinstance(variable, LoraParam)
 
     graphdef, trainable, frozen = nnx.split(model, is_trained, ...)
     return graphdef, nnx.to_pure_dict(trainable), nnx.to_pure_dict(frozen)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpjax.models import load_classifier, save_classifier
+from dpjax.models import add_lora, load_classifier, save_classifier, split_trainable
 
 LABELS = ("no", "yes")
 
@@ -65,6 +65,7 @@ def test_saved_and_loaded_again_it_is_the_same_and_not_appended_twice(folder, ba
     save_classifier(model, folder, tmp_path / "out", label_names=LABELS)
     again = load(tmp_path / "out", "auto")
     assert again.config == model.config
+    assert again.config.averaging_layer
     np.testing.assert_array_equal(again(*batch), model(*batch))
 
 
@@ -79,3 +80,17 @@ def test_transformers_gives_equal_logits(folder, batch, tmp_path):
     with torch.no_grad():
         logits = original(input_ids=ids, attention_mask=mask).logits.numpy()
     np.testing.assert_allclose(model(*batch), logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_the_appended_layer_is_never_trained(folder, tuning):
+    model = load(folder, "mean")
+    if tuning == "lora":
+        add_lora(model, rank=2, alpha=4, target_modules="all-linear", key=jax.random.key(1))
+    _, trainable, frozen = split_trainable(model, tuning)
+    last = model.config.num_layers - 1
+    assert sorted(trainable["encoder"]["layers"]) == list(range(last))
+    assert "pooler" not in trainable["encoder"]
+    assert last in frozen["encoder"]["layers"]
+    assert "pooler" in frozen["encoder"]
+    assert "classifier" in trainable
