@@ -16,6 +16,7 @@ from dpjax.privatize import ClippedGrad as ClippedGrad
 from dpjax.privatize import ClippedGradFn as ClippedGradFn
 from dpjax.privatize import RunKey as RunKey
 from dpjax.privatize import clipped_grad as clipped_grad
+from dpjax.privatize import explain as explain
 from dpjax.privatize import gaussian_noise as gaussian_noise
 from dpjax.privatize import noisy_mean as noisy_mean
 

@@ -9,5 +9,16 @@ from dpjax.privatize.clipping import clipped_grad as clipped_grad
 from dpjax.privatize.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.noise import noisy_mean as noisy_mean
 from dpjax.privatize.run_key import RunKey as RunKey
+from dpjax.privatize.structured.explain import Explanation as Explanation
+from dpjax.privatize.structured.explain import explain as explain
 
-__all__ = ["ClippedGrad", "ClippedGradFn", "RunKey", "clipped_grad", "gaussian_noise", "noisy_mean"]
+__all__ = [
+    "ClippedGrad",
+    "ClippedGradFn",
+    "Explanation",
+    "RunKey",
+    "clipped_grad",
+    "explain",
+    "gaussian_noise",
+    "noisy_mean",
+]

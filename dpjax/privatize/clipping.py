@@ -104,7 +104,7 @@ def clipped_grad(
     loss_fn: LossFn,
     *,
     clip_norm: float,
-    strategy: str = "materialize",
+    strategy: str = "auto",
     microbatch_size: int | None = None,
     has_aux: bool = False,
 ) -> ClippedGradFn:
@@ -120,7 +120,10 @@ def clipped_grad(
             example without a batch axis.
         clip_norm: C > 0.
         strategy: how the clipped sum is computed; every strategy gives the same result.
-            "materialize" computes all per-example gradients of a microbatch with `jax.vmap`.
+            "materialize" computes all per-example gradients of a microbatch with `jax.vmap`;
+            "one_backward" keeps the operands of every weight gradient instead; "two_backwards"
+            goes back twice and keeps neither; "auto" estimates which is cheapest (`explain` says
+            what it finds).
         microbatch_size: process this many examples at a time, one after another; None takes the
             whole batch at once. Changes memory, not the result.
         has_aux: the loss returns `(scalar, aux)`.

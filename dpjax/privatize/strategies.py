@@ -11,8 +11,14 @@ import difflib
 from collections.abc import Callable
 
 from dpjax.privatize.materialize import materialize
+from dpjax.privatize.structured.strategies import auto, one_backward, two_backwards
 
-STRATEGIES: dict[str, Callable[..., Callable]] = {"materialize": materialize}
+STRATEGIES: dict[str, Callable[..., Callable]] = {
+    "auto": auto,
+    "materialize": materialize,
+    "one_backward": one_backward,
+    "two_backwards": two_backwards,
+}
 
 
 def strategy_named(name: str) -> Callable[..., Callable]:

@@ -1,8 +1,28 @@
-"""How the norm of a contraction is taken, and in what portions, from sizes alone."""
+"""Estimates from sizes alone: how norms are taken, in what portions, and which strategy is cheapest.
+
+Operations are multiplications (with their addition); memory is counted in float32 values of one example.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
+
+from dpjax.privatize.structured.gradient import GradientProgram
+from dpjax.privatize.structured.program import Equation, Program, Value, depends_on
+from dpjax.privatize.structured.roots import Contraction, Dense, LoopOutput, Rows, Terms
+
+# How many multiplications a processor does while it moves one float32 to or from memory.
+_OPERATIONS_PER_VALUE_MOVED = 30
+# Per-example gradients are written once, and read for the norm and for the sum.
+_MOVES_OF_A_DENSE_VALUE = 3
+
+DEFAULT_BUDGET_VALUES = 2**26
+"""The most that one intermediate array may have over all examples: 256 MiB of float32."""
+
+AUTO_BUDGET_VALUES = 2**29
+"""What a strategy may keep over all examples before `auto` prefers another: 2 GiB of float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +43,153 @@ class Budget:
         return max(1, min(rows, self.values // per_row))
 
 
-DEFAULT_BUDGET_VALUES = 2**26
-"""256 MiB of float32."""
-
-
-def use_gram(groups: int, length: int, inputs: int, outputs: int) -> bool:
+def use_gram(length: int, inputs: int, outputs: int) -> bool:
     """Whether Σ (a_t·a_s)(g_t·g_s) is cheaper than forming the `(inputs, outputs)` product.
 
-    Multiplications: T²(d + p) against T·d·p. Form where both are about as fast but the product is smaller
-    than the two (T, T) arrays.
+    Multiplications: T²(d + p) against T·d·p.
     """
-    del groups
     return length * (inputs + outputs) < inputs * outputs
+
+
+@dataclasses.dataclass(frozen=True)
+class TermCost:
+    """What one term of a parameter's gradient costs, for one example.
+
+    Attributes:
+        description: the structure, in words.
+        method: how its norm is taken.
+        operations: for the norm.
+        kept: values that `one_backward` holds until the clip factors are known.
+        transient: values that the norm needs while it is computed.
+    """
+
+    description: str
+    method: str
+    operations: int
+    kept: int
+    transient: int
+
+
+def term_costs(terms: Terms, repeats: int = 1, longer: int = 1) -> Iterator[TermCost]:
+    """The terms of a gradient; `repeats` and `longer` say what the loops around them do."""
+    for root, _ in terms:
+        if isinstance(root, LoopOutput):
+            length = root.equation.loop.length
+            stacked = root.stacked
+            yield from term_costs(
+                root.terms,
+                repeats * (length if stacked else 1),
+                longer * (1 if stacked else length),
+            )
+        elif isinstance(root, Contraction):
+            yield _contraction_cost(root, repeats, longer)
+        elif isinstance(root, Rows):
+            yield _rows_cost(root, repeats, longer)
+        else:
+            yield _dense_cost(root, repeats)
+
+
+def _contraction_cost(root: Contraction, repeats: int, longer: int) -> TermCost:
+    groups, length, inputs, outputs = root.sizes
+    groups, length = groups * repeats, length * longer
+    gram = use_gram(length, inputs, outputs)
+    times = f"{groups} × " if groups > 1 else ""
+    return TermCost(
+        f"{times}contraction of {length}, {inputs} × {outputs}",
+        "Gram" if gram else "formed",
+        groups * length * (length * (inputs + outputs) if gram else inputs * outputs),
+        groups * length * (inputs + outputs),
+        groups * (2 * length * length if gram else inputs * outputs),
+    )
+
+
+def _rows_cost(root: Rows, repeats: int, longer: int) -> TermCost:
+    count = math.prod(root.ids.shape[:-1]) * repeats * longer
+    width = math.prod(root.shape[1:])
+    return TermCost(
+        f"{count} rows of {width} into {root.shape[0] * repeats}",
+        "sorted rows",
+        2 * count * width,
+        count * (width + 1),
+        count * width,
+    )
+
+
+def _dense_cost(root: Dense, repeats: int) -> TermCost:
+    size = math.prod(root.shape) * repeats
+    return TermCost(f"dense, from {root.reason}", "dense", size, size, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class StrategyCost:
+    """Estimates for one example: multiplications of the step, values held beyond an ordinary one."""
+
+    operations: int
+    values: int
+
+
+def strategy_costs(gradient: GradientProgram) -> dict[str, StrategyCost]:
+    """Estimates for every strategy, and for the ordinary step as "non_private"."""
+    backward = depends_on(gradient.program, [gradient.cotangent])
+    forward_products, backward_products = _products(gradient.program, backward)
+    ordinary = forward_products + backward_products
+    parameters = sum(leaf.size for leaf in gradient.params)
+    terms = [cost for own in gradient.terms for cost in term_costs(own)]
+    norms = sum(cost.operations for cost in terms)
+    # The second pass repeats what leads to the operands, not the products of the weights' gradients.
+    weights = sum(_root_products(own) for own in gradient.terms)
+    moved = _OPERATIONS_PER_VALUE_MOVED * _MOVES_OF_A_DENSE_VALUE * parameters
+    return {
+        "non_private": StrategyCost(ordinary, 0),
+        "materialize": StrategyCost(ordinary + moved, parameters),
+        "one_backward": StrategyCost(ordinary + norms, sum(cost.kept for cost in terms)),
+        "two_backwards": StrategyCost(
+            ordinary + norms + max(0, backward_products - weights),
+            max((cost.transient for cost in terms), default=0),
+        ),
+    }
+
+
+def choose(gradient: GradientProgram, batch_size: int) -> str:
+    """The strategy with the fewest operations of those that fit; if none does, the smallest."""
+    costs = strategy_costs(gradient)
+    del costs["non_private"]
+    fitting = {
+        name: cost for name, cost in costs.items() if cost.values * batch_size <= AUTO_BUDGET_VALUES
+    }
+    if fitting:
+        return min(fitting, key=lambda name: fitting[name].operations)
+    return min(costs, key=lambda name: costs[name].values)
+
+
+def _products(program: Program, backward: set[Value], times: int = 1) -> tuple[int, int]:
+    """Multiplications of all matrix products, before and after the cotangent enters."""
+    forward_total = backward_total = 0
+    for equation in program.equations:
+        if equation.loop is not None:
+            count = sum(_products(equation.loop.body, set(), times * equation.loop.length))
+        elif equation.primitive == "dot_general":
+            count = times * _product_size(equation)
+        else:
+            continue
+        if equation.outputs[0] in backward:
+            backward_total += count
+        else:
+            forward_total += count
+    return forward_total, backward_total
+
+
+def _product_size(equation: Equation) -> int:
+    (contract, _), _ = equation.params["dimension_numbers"]
+    shape = equation.inputs[0].shape
+    return equation.outputs[0].size * math.prod(shape[axis] for axis in contract)
+
+
+def _root_products(terms: Terms, times: int = 1) -> int:
+    total = 0
+    for root, _ in terms:
+        if isinstance(root, LoopOutput):
+            total += _root_products(root.terms, times * root.equation.loop.length)
+        elif isinstance(root, Contraction):
+            total += times * math.prod(root.sizes)
+    return total

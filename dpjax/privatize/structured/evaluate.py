@@ -1,7 +1,7 @@
 """Evaluates a program and takes things out of the inside of its loops.
 
-What is wanted is said by `Request`s. Equations that no request needs are not evaluated: above all not
-those that would form per-example gradients.
+What is wanted is said by `Request`s. Equations that no request needs are not evaluated: above all
+not those that would form per-example gradients.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Request:
 
     Attributes:
         atoms: values of the program itself.
-        loops: requests to the bodies of its loops; what they yield arrives stacked over iterations, or
-            added up where `adds_up`.
+        loops: requests to the bodies of its loops; what they yield arrives stacked over iterations,
+            or added up where `adds_up`.
         finish: `(values of atoms, results of loops) -> result`.
         adds_up: if this is a request to a loop's body.
     """
@@ -41,9 +41,7 @@ def values_request(atoms: Sequence[Atom]) -> Request:
     return Request(tuple(atoms), lambda values, _: values)
 
 
-def run(
-    program: Program, known: Mapping[Value, Any], requests: Sequence[Request]
-) -> list[PyTree]:
+def run(program: Program, known: Mapping[Value, Any], requests: Sequence[Request]) -> list[PyTree]:
     """The results of the requests, from the values that are known (inputs, or any others)."""
     plan = make_plan(program, known, requests)
     values = dict(known)
@@ -81,8 +79,8 @@ class LoopPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The equations to evaluate, in order, and the atoms that they and the requests read (a set with
-    an order)."""
+    """The equations to evaluate, in order, and the atoms that they and the requests read: a dict
+    as a set with an order."""
 
     equations: list[Equation]
     loops: dict[Equation, LoopPlan]

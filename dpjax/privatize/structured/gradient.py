@@ -1,4 +1,4 @@
-"""The per-example gradient of a loss as a program, and where each parameter's gradient comes from."""
+"""The gradient of one example as a program, and where each parameter's part of it comes from."""
 
 from __future__ import annotations
 

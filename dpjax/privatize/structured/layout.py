@@ -1,7 +1,7 @@
 """Which axes of a parameter the two sides of a piece run along, and which part of it they fill.
 
-Needed only where several pieces add up to one parameter: their cross terms can be had without forming
-them if they agree about the axes, and are zero if they fill different parts.
+Needed only where several pieces add up to one parameter: their cross terms can be had without
+forming them if they agree about the axes, and are zero if they fill different parts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Linear maps that only place or rename the entries of an array, up to one factor.
 
 Between the operation that produces a weight gradient and the parameter it belongs to, a backward
-program only reshapes, transposes, pads and scales. Such maps keep norms (times |factor|), and commute with
-sums over examples.
+program only reshapes, transposes, pads and scales. Such maps keep norms (times |factor|), and
+commute with sums over examples.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Transpose:
     permutation: tuple[int, ...]
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The moved array."""
         return jnp.transpose(x, self.permutation)
 
 
@@ -33,6 +34,7 @@ class Reshape:
     shape: tuple[int, ...]
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The moved array."""
         return jnp.reshape(x, self.shape)
 
 
@@ -43,6 +45,7 @@ class Pad:
     config: tuple[tuple[int, int, int], ...]
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The moved array."""
         return jax.lax.pad(x, jnp.zeros((), x.dtype), self.config)
 
 
@@ -53,6 +56,7 @@ class Scale:
     factor: float
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        """The moved array."""
         return x * self.factor
 
 

@@ -1,10 +1,11 @@
 """L2 norms of per-example gradients from their pieces, without forming the gradients.
 
-Every function sees one example and is meant for `jax.vmap`. Arrays are scaled by powers of two first, so
-that squares neither overflow nor vanish; everything is float32.
+Every function sees one example and is meant for `jax.vmap`. Arrays are scaled by powers of two
+first, so that squares neither overflow nor vanish; everything is float32.
 
-For a contraction with a `(T, d)` and g `(T, p)` there are two ways (Goodfellow 2015, arXiv:1510.01799;
-Li et al. 2022, arXiv:2110.05679, section 4): ‖aᵀg‖² = Σ_{t,s} (a_t·a_s)(g_t·g_s), or forming aᵀg.
+For a contraction with a `(T, d)` and g `(T, p)` there are two ways (Goodfellow 2015,
+arXiv:1510.01799; Li et al. 2022, arXiv:2110.05679, section 4): ‖aᵀg‖² = Σ_{t,s} (a_t·a_s)(g_t·g_s),
+or forming aᵀg.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ def _contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
 
 
 def _contraction_root(arrays: ContractionArrays, budget: Budget) -> jax.Array:
-    groups, length, inputs = arrays.a.shape
+    _, length, inputs = arrays.a.shape
     outputs = arrays.g.shape[2]
-    if use_gram(groups, length, inputs, outputs):
+    if use_gram(length, inputs, outputs):
         return _root(_gram_square(arrays, arrays, budget))
     return dense_norm(_product(arrays))
 
@@ -118,9 +119,7 @@ def _product(arrays: ContractionArrays) -> jax.Array:
     return _einsum("ntd,ntp->ndp", arrays.a, arrays.g)
 
 
-def _gram_square(
-    left: ContractionArrays, right: ContractionArrays, budget: Budget
-) -> jax.Array:
+def _gram_square(left: ContractionArrays, right: ContractionArrays, budget: Budget) -> jax.Array:
     """Σ_n Σ_{t,s} (a_nt · a'_ns)(g_nt · g'_ns) = ⟨aᵀg, a'ᵀg'⟩, in blocks of t."""
     block = budget.gram_block(left.a.shape[0], left.a.shape[1], right.a.shape[1])
 
@@ -244,6 +243,4 @@ def _in_blocks(function, operands: list[jax.Array], axis: int, block: int) -> ja
 
 def _einsum(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
     """Float32 result; products of float32 are not rounded to a shorter format on the way."""
-    return jnp.einsum(
-        subscripts, left, right, precision=_EXACT, preferred_element_type=jnp.float32
-    )
+    return jnp.einsum(subscripts, left, right, precision=_EXACT, preferred_element_type=jnp.float32)

@@ -18,8 +18,8 @@ PyTree = Any
 class PerExample:
     """The values of a batch known so far: shared ones as they are, others with a batch axis.
 
-    The cotangent is 1: factors are applied to the terms, not sent through the backward pass, which a
-    custom rule may have made non-linear.
+    The cotangent is 1: factors are applied to the terms, not sent through the backward pass, which
+    a custom rule may have made non-linear.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class PerExample:
     def _read_of(
         self, is_known: Callable[[Value], bool], requests: Sequence[Request]
     ) -> list[Value]:
-        """The known values that equations and requests read when nothing before them is computed."""
+        """The known values that are read when nothing before them is computed."""
         known = _Where(is_known)
         plan = make_plan(self._gradient.program, known, requests)
         return [atom for atom in plan.read if isinstance(atom, Value) and atom in known]

@@ -1,7 +1,7 @@
 """Terms as arrays of one example, in a canonical form: what norms and sums are computed from.
 
-A piece is a root's arrays together with the moves into the parameter. Bringing a piece out of a loop
-that stacks makes its groups more, out of a loop that adds up makes its time longer.
+A piece is a root's arrays together with the moves into the parameter. Bringing a piece out of a
+loop that stacks makes its groups more, out of a loop that adds up makes its time longer.
 """
 
 from __future__ import annotations
@@ -115,22 +115,24 @@ def _groups_time_free(x: jax.Array, batch: tuple, contract: tuple) -> jax.Array:
 
 def out_of_stacking_loop(piece: Piece, length: int) -> Piece:
     """A piece whose arrays were stacked over iterations, for a parameter with one row for each."""
-    form, arrays = piece.form, piece.arrays
-    lifted = dataclasses.replace(
-        form, shape=(length, *form.shape), moves=tuple(_lift(move, length) for move in form.moves)
-    )
+    form, arrays = stacked_form(piece.form, length), piece.arrays
     if isinstance(arrays, ContractionArrays):
-        ranks = (form.ranks[0] + 1, *form.ranks[1:])
-        merged = [x.reshape(-1, *x.shape[2:]) for x in arrays]
-        return Piece(dataclasses.replace(lifted, ranks=ranks), ContractionArrays(*merged))
+        return Piece(form, ContractionArrays(*[x.reshape(-1, *x.shape[2:]) for x in arrays]))
     if isinstance(arrays, RowsArrays):
-        first = form.num_rows * jnp.arange(length, dtype=jnp.int32)
+        first = piece.form.num_rows * jnp.arange(length, dtype=jnp.int32)
         ids = (arrays.ids + first[:, None]).reshape(-1)
-        updates = arrays.updates.reshape(ids.shape[0], -1)
-        return Piece(
-            dataclasses.replace(lifted, num_rows=length * form.num_rows), RowsArrays(ids, updates)
-        )
-    return Piece(lifted, arrays)
+        return Piece(form, RowsArrays(ids, arrays.updates.reshape(ids.shape[0], -1)))
+    return Piece(form, arrays)
+
+
+def stacked_form(form: Form, length: int) -> Form:
+    """The form of a piece with one more axis in front, along which it is repeated."""
+    return Form(
+        (length, *form.shape),
+        tuple(_lift(move, length) for move in form.moves),
+        ranks=form.ranks and (form.ranks[0] + 1, *form.ranks[1:]),
+        num_rows=form.num_rows and length * form.num_rows,
+    )
 
 
 def out_of_adding_loop(piece: Piece) -> Piece:

@@ -2,7 +2,7 @@
 
 JAX 0.10 and 0.11 differ in the parameters of `scan`, in what a closed jaxpr is, and in how an
 equation is bound again. Everything else in this package works on `Program`, in which calls are
-inlined, loops are explicit, and an equation can be applied to values without knowing its parameters.
+inlined, loops are explicit, and an equation can be applied without knowing its parameters.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Value:
 
     @property
     def size(self) -> int:
+        """Number of entries."""
         return math.prod(self.shape)
 
 
@@ -51,6 +52,7 @@ class Constant:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """As of a `Value`."""
         return np.shape(self.value)
 
 
@@ -138,9 +140,7 @@ class _Reader:
         """Appends the equations of a jaxpr applied to `inputs`; returns its outputs."""
         jaxpr, consts = _open(closed)
         atoms: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
-        atoms |= {
-            var: Constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)
-        }
+        atoms |= {var: Constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
 
         def lookup(var: Any) -> Atom:
             return Constant(var.val) if isinstance(var, jex.Literal) else atoms[var]
@@ -211,7 +211,10 @@ def _is_plain_call(eqn: Any) -> bool:
 def _applier(eqn: Any) -> Callable[..., Sequence[Any]]:
     variables = [var for var in eqn.invars if not isinstance(var, jex.Literal)]
     unique = list(dict.fromkeys(variables))
-    jaxpr = jex.Jaxpr((), unique, list(eqn.outvars), [eqn], eqn.effects)
+    names = tuple(f"input{i}" for i in range(len(unique)))
+    results = tuple(f"output{i}" for i in range(len(eqn.outvars)))
+    info = jex.DebugInfo("dpjax", eqn.primitive.name, names, results)
+    jaxpr = jex.Jaxpr((), unique, list(eqn.outvars), [eqn], eqn.effects, info)
     run = jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))
     first = [variables.index(var) for var in unique]
     literal = [isinstance(var, jex.Literal) for var in eqn.invars]

@@ -1,8 +1,8 @@
 """Where per-example gradients come from: every parameter's gradient as a sum of structured terms.
 
-Walking back from a parameter's gradient through moves (`moves`) ends at roots: a contraction over time,
-a scatter of rows into an embedding table, the output of a loop whose body has roots of its own, or
-anything else, which is taken as it is (dense).
+Walking back from a parameter's gradient through moves (`moves`) ends at roots: a contraction over
+time, a scatter of rows into an embedding table, the output of a loop whose body has roots of its
+own, or anything else, which is taken as it is (dense).
 """
 
 from __future__ import annotations
@@ -48,7 +48,10 @@ class Contraction:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """A (V, ...) table of zeros to whose row ids[t] updates[t] is added; ids < 0 or ≥ V drop out."""
+    """A (V, ...) table of zeros to whose row ids[t] updates[t] is added.
+
+    Row numbers outside the table are moved to its ends if `clamped`, otherwise left out.
+    """
 
     ids: Atom
     updates: Atom
@@ -65,6 +68,7 @@ class Dense:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the value."""
         return self.value.shape
 
 

@@ -1,7 +1,7 @@
 """Σ_i c_i · piece_i over the examples of a batch, contracted in one go.
 
-`summed` is written for one example and may be used anywhere under one `jax.vmap`, also inside a loop: its
-batching rule sums over the examples, so that its result has no batch axis.
+`summed` is written for one example and may be used anywhere under one `jax.vmap`, also inside a
+loop: its batching rule sums over the examples, so that its result has no batch axis.
 """
 
 from __future__ import annotations

@@ -1,0 +1,112 @@
+"""`explain`: what a user reads when a clipped gradient is slow or large."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpjax.privatize.structured.cost import StrategyCost, TermCost, choose, strategy_costs, term_costs
+from dpjax.privatize.structured.gradient import gradient_program
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterExplanation:
+    """One parameter: `terms` says what the gradient of one example is the sum of."""
+
+    name: str
+    shape: tuple[int, ...]
+    terms: tuple[TermCost, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What `clipped_grad` found in a loss; printing it gives two tables.
+
+    Attributes:
+        parameters: in the order of the leaves.
+        strategies: estimates for one example, by strategy, and for the ordinary step as
+            "non_private".
+        batch_size: of the batch that was given.
+        choice: what strategy="auto" takes for a batch, or microbatch, of that size.
+    """
+
+    parameters: tuple[ParameterExplanation, ...]
+    strategies: dict[str, StrategyCost]
+    batch_size: int
+    choice: str
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=120)
+        with console.capture() as capture:
+            console.print(self._parameter_table())
+            console.print(self._strategy_table())
+        return capture.get().rstrip()
+
+    def _parameter_table(self) -> Any:
+        from rich.table import Table
+
+        table = Table("parameter", "shape", "gradient of one example", "norm", "multiplications")
+        for parameter in self.parameters:
+            for index, term in enumerate(parameter.terms):
+                table.add_row(
+                    parameter.name if index == 0 else "",
+                    str(parameter.shape) if index == 0 else "",
+                    term.description,
+                    term.method,
+                    f"{term.operations:,}",
+                )
+            if not parameter.terms:
+                table.add_row(parameter.name, str(parameter.shape), "zero: not used", "", "0")
+        return table
+
+    def _strategy_table(self) -> Any:
+        from rich.table import Table
+
+        ordinary = max(1, self.strategies["non_private"].operations)
+        table = Table("strategy", "time (estimate)", f"extra memory, {self.batch_size} examples")
+        for name, cost in self.strategies.items():
+            chosen = " (auto takes this)" if name == self.choice else ""
+            megabytes = 4e-6 * cost.values * self.batch_size
+            table.add_row(name + chosen, f"{cost.operations / ordinary:.2f}", f"{megabytes:,.1f} MB")
+        return table
+
+
+def explain(
+    loss_fn: Callable, params: PyTree, batch: PyTree, *, has_aux: bool = False
+) -> Explanation:
+    """Shows how each parameter's clipped gradient is computed, and what each strategy costs.
+
+    Nothing is computed, only traced. Times are estimates from operation counts, relative to the
+    ordinary training step.
+
+    Args:
+        loss_fn, has_aux: as for `clipped_grad`.
+        params, batch: arrays or shapes; the leaves of `batch` have a leading example axis.
+
+    Raises:
+        UnknownLayoutError: this version of JAX writes its programs in a way that is not known;
+            `clipped_grad` then computes every per-example gradient.
+    """
+    example = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), batch
+    )
+    batch_size = jnp.shape(jax.tree.leaves(batch)[0])[0]
+    gradient = gradient_program(loss_fn, has_aux, params, example)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return Explanation(
+        parameters=tuple(
+            ParameterExplanation(name, leaf.shape, tuple(term_costs(terms)))
+            for name, leaf, terms in zip(names, gradient.params, gradient.terms, strict=True)
+        ),
+        strategies=strategy_costs(gradient),
+        batch_size=batch_size,
+        choice=choose(gradient, batch_size),
+    )
