@@ -162,9 +162,7 @@ def test_a_large_parameter_without_known_structure_is_named_once(caplog):
     def loss(p, x):
         dims = ("NWC", "WIO", "NWC")
         return jnp.sum(
-            jax.lax.conv_general_dilated(
-                x[None], p["kernel"], (1,), "SAME", dimension_numbers=dims
-            )
+            jax.lax.conv_general_dilated(x[None], p["kernel"], (1,), "SAME", dimension_numbers=dims)
         )
 
     fn = dpjax.clipped_grad(loss, clip_norm=1.0, strategy="two_backwards")

@@ -1,6 +1,7 @@
-"""Estimates from sizes alone: how norms are taken, in what portions, and which strategy is cheapest.
+"""Estimates from sizes alone: how norms are taken, in what portions, which strategy is cheapest.
 
-Operations are multiplications (with their addition); memory is counted in float32 values of one example.
+Operations are multiplications (with their addition); memory is counted in float32 values of one
+example.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def _dense_cost(root: Dense, repeats: int) -> TermCost:
 
 @dataclasses.dataclass(frozen=True)
 class StrategyCost:
-    """Estimates for one example: multiplications of the step, values held beyond an ordinary one."""
+    """For one example: multiplications of the step, values held beyond those of an ordinary one."""
 
     operations: int
     values: int
@@ -136,7 +137,7 @@ def strategy_costs(gradient: GradientProgram) -> dict[str, StrategyCost]:
     parameters = sum(leaf.size for leaf in gradient.params)
     terms = [cost for own in gradient.terms for cost in term_costs(own)]
     norms = sum(cost.operations for cost in terms)
-    # The second pass repeats what leads to the operands, not the products of the weights' gradients.
+    # The second pass repeats what leads to the operands, not the products of the weight gradients.
     weights = sum(_root_products(own) for own in gradient.terms)
     moved = _OPERATIONS_PER_VALUE_MOVED * _MOVES_OF_A_DENSE_VALUE * parameters
     return {

@@ -9,7 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.structured.cost import StrategyCost, TermCost, choose, strategy_costs, term_costs
+from dpjax.privatize.structured.cost import (
+    StrategyCost,
+    TermCost,
+    choose,
+    strategy_costs,
+    term_costs,
+)
 from dpjax.privatize.structured.gradient import gradient_program
 
 PyTree = Any
@@ -75,7 +81,8 @@ class Explanation:
         for name, cost in self.strategies.items():
             chosen = " (auto takes this)" if name == self.choice else ""
             megabytes = 4e-6 * cost.values * self.batch_size
-            table.add_row(name + chosen, f"{cost.operations / ordinary:.2f}", f"{megabytes:,.1f} MB")
+            ratio = cost.operations / ordinary
+            table.add_row(name + chosen, f"{ratio:.2f}", f"{megabytes:,.1f} MB")
         return table
 
 
