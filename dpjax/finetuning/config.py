@@ -61,6 +61,10 @@ class Training:
     """How the learning rate falls to zero after warm-up, or stays."""
     warmup_fraction: float = 0.05
     """Share of the steps in which the learning rate rises linearly from zero."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all labels (Szegedy et al. 2016). It keeps logits from
+    growing: records that are far on the right side of the boundary pull back, which clipped
+    gradients of those on the wrong side do too little."""
     max_length: int = 128
     """Longer texts are cut to this many tokens."""
 
@@ -226,6 +230,10 @@ def _check_training(training: Training) -> None:
     if not 0 <= training.warmup_fraction < 1:
         raise ValueError(
             f"training.warmup_fraction must be in [0, 1), got {training.warmup_fraction}"
+        )
+    if not 0 <= training.label_smoothing < 1:
+        raise ValueError(
+            f"training.label_smoothing must be in [0, 1), got {training.label_smoothing}"
         )
     if training.schedule not in ("constant", "linear", "cosine"):
         raise ValueError(

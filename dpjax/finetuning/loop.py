@@ -90,13 +90,14 @@ def _machinery(
     plan: Plan, graphdef: Any, optimizer: Any, run_key: RunKey
 ) -> tuple[Steps, PoissonSampler, EpsilonBySteps | None]:
     """Steps, sampler and ε display: with privacy all three read the one mechanism."""
+    smoothing = plan.config.training.label_smoothing
     if plan.mechanism is None:
         batch = plan.config.training.expected_batch_size
         sampler = PoissonSampler(len(plan.train), batch / len(plan.train), run_key)
-        return make_non_private_steps(graphdef, optimizer, batch), sampler, None
+        return make_non_private_steps(graphdef, optimizer, batch, smoothing), sampler, None
     clip_norm = plan.config.privacy.clip_norm
     return (
-        make_private_steps(graphdef, optimizer, plan.mechanism, clip_norm),
+        make_private_steps(graphdef, optimizer, plan.mechanism, clip_norm, smoothing),
         PoissonSampler.for_mechanism(plan.mechanism, run_key),
         EpsilonBySteps(plan.mechanism, plan.delta),
     )

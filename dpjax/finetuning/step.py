@@ -44,13 +44,16 @@ class Steps:
     apply: Callable[[PyTree, Any, Accumulator, jax.Array], tuple[PyTree, Any]]
 
 
-def make_loss(graphdef: Any, frozen: PyTree) -> Callable[[PyTree, Microbatch], jax.Array]:
+def make_loss(
+    graphdef: Any, frozen: PyTree, label_smoothing: float = 0.0
+) -> Callable[[PyTree, Microbatch], jax.Array]:
     """The cross-entropy of one record, as a function of the trainable parameters."""
 
     def loss(trainable: PyTree, record: Microbatch) -> jax.Array:
         model = nnx.merge(graphdef, trainable, frozen)
         logits = model(record.input_ids, record.attention_mask)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, record.labels)
+        target = jax.nn.one_hot(record.labels, logits.shape[-1])
+        return optax.softmax_cross_entropy(logits, optax.smooth_labels(target, label_smoothing))
 
     return loss
 
@@ -64,14 +67,19 @@ def empty_accumulator(trainable: PyTree) -> Accumulator:
 
 
 def make_private_steps(
-    graphdef: Any, optimizer: optax.GradientTransformation, mechanism: DPSGD, clip_norm: float
+    graphdef: Any,
+    optimizer: optax.GradientTransformation,
+    mechanism: DPSGD,
+    clip_norm: float,
+    label_smoothing: float = 0.0,
 ) -> Steps:
     """Steps that clip every record's gradient, and add the mechanism's noise once per step."""
 
     def accumulate(
         trainable: PyTree, frozen: PyTree, total: Accumulator, batch: Microbatch, mask: jax.Array
     ) -> Accumulator:
-        clipped = clipped_grad(make_loss(graphdef, frozen), clip_norm=clip_norm)
+        loss = make_loss(graphdef, frozen, label_smoothing)
+        clipped = clipped_grad(loss, clip_norm=clip_norm)
         one = clipped(trainable, batch, mask)
         return Accumulator(
             jax.tree.map(jnp.add, total.grads, one.grads),
@@ -91,14 +99,17 @@ def make_private_steps(
 
 
 def make_non_private_steps(
-    graphdef: Any, optimizer: optax.GradientTransformation, expected_batch_size: int
+    graphdef: Any,
+    optimizer: optax.GradientTransformation,
+    expected_batch_size: int,
+    label_smoothing: float = 0.0,
 ) -> Steps:
     """The same recipe without clipping and noise; `noise_keys` is ignored."""
 
     def accumulate(
         trainable: PyTree, frozen: PyTree, total: Accumulator, batch: Microbatch, mask: jax.Array
     ) -> Accumulator:
-        loss = make_loss(graphdef, frozen)
+        loss = make_loss(graphdef, frozen, label_smoothing)
 
         def summed(params: PyTree) -> jax.Array:
             return jnp.sum(jnp.where(mask, jax.vmap(loss, (None, 0))(params, batch), 0.0))

@@ -178,7 +178,7 @@ def test_explain_says_what_was_found():
     found = dpjax.explain(loss, params, batch)
     by_name = {parameter.name: parameter.terms for parameter in found.parameters}
     assert [term.description for term in by_name["['table']"]] == [
-        "contraction of 6, 11 × 6",
+        "contraction of 7, 11 × 6",
         "7 rows of 6 into 11",
     ]
     assert [term.description for term in by_name["['w']"]] == ["3 × contraction of 7, 6 × 6"]

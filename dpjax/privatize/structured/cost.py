@@ -75,7 +75,7 @@ def term_costs(terms: Terms, repeats: int = 1, longer: int = 1) -> Iterator[Term
     """The terms of a gradient; `repeats` and `longer` say what the loops around them do."""
     for root, _ in terms:
         if isinstance(root, LoopOutput):
-            length = root.equation.loop.length
+            length = root.length
             stacked = root.stacked
             yield from term_costs(
                 root.terms,
@@ -94,13 +94,15 @@ def _contraction_cost(root: Contraction, repeats: int, longer: int) -> TermCost:
     groups, length, inputs, outputs = root.sizes
     groups, length = groups * repeats, length * longer
     gram = use_gram(length, inputs, outputs)
+    transient = groups * (2 * length * length if gram else inputs * outputs)
+    products = length * (length * (inputs + outputs) if gram else inputs * outputs)
     times = f"{groups} × " if groups > 1 else ""
     return TermCost(
         f"{times}contraction of {length}, {inputs} × {outputs}",
         "Gram" if gram else "formed",
-        groups * length * (length * (inputs + outputs) if gram else inputs * outputs),
+        groups * products + 2 * _OPERATIONS_PER_VALUE_MOVED * transient,
         groups * length * (inputs + outputs),
-        groups * (2 * length * length if gram else inputs * outputs),
+        transient,
     )
 
 
@@ -190,7 +192,7 @@ def _root_products(terms: Terms, times: int = 1) -> int:
     total = 0
     for root, _ in terms:
         if isinstance(root, LoopOutput):
-            total += _root_products(root.terms, times * root.equation.loop.length)
+            total += _root_products(root.terms, times * root.length)
         elif isinstance(root, Contraction):
             total += times * math.prod(root.sizes)
     return total

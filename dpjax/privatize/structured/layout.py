@@ -25,6 +25,7 @@ class Box:
             (a, or the row number) and the second side (g, or the row) run along, in their order.
         place: for every axis of the parameter, (first index, number of indices) filled.
         factor: signed factor of the moves.
+        is_table: whether the first side numbers rows; the sides then cannot be exchanged.
     """
 
     groups: tuple[int, ...]
@@ -32,19 +33,22 @@ class Box:
     right: tuple[int, ...]
     place: tuple[tuple[int, int], ...]
     factor: float
+    is_table: bool
 
     def matches(self, other: Box) -> bool:
-        """Whether both run along the same axes, sides perhaps exchanged."""
-        return self.groups == other.groups and (
-            (self.left, self.right) in ((other.left, other.right), (other.right, other.left))
-        )
+        """Whether both run along the same axes, the sides of one perhaps exchanged."""
+        same = (self.left, self.right) == (other.left, other.right)
+        exchanged = (self.left, self.right) == (other.right, other.left)
+        both_tables = self.is_table and other.is_table
+        return self.groups == other.groups and (same or (exchanged and not both_tables))
 
-    def aligned_with(self, reference: Box, piece: Piece) -> ContractionArrays | RowsArrays | None:
-        """The arrays with their factor applied, sides as in `reference`; None if rows cannot be."""
+    def aligned_with(self, reference: Box, piece: Piece) -> ContractionArrays | RowsArrays:
+        """The arrays times their factor, sides as in `reference`: a table if there is one."""
         exchanged = (self.left, self.right) != (reference.left, reference.right)
         if isinstance(piece.arrays, RowsArrays):
             ids, updates = piece.arrays
-            return None if exchanged else RowsArrays(ids, _times(updates, self.factor))
+            assert not exchanged
+            return RowsArrays(ids, _times(updates, self.factor))
         a, g = piece.arrays
         g = _times(g, self.factor)
         return ContractionArrays(g, a) if exchanged else ContractionArrays(a, g)
@@ -84,6 +88,7 @@ def box_of(form: Form) -> Box | None:
         *(_along(axes, role) for role in (_GROUP, _LEFT, _RIGHT)),
         tuple((axis.first, axis.filled) for axis in axes),
         factor,
+        form.num_rows is not None,
     )
 
 

@@ -38,7 +38,12 @@ def norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
     clusters = _clusters(boxes)
     if clusters is None:
         return dense_norm(sum(form(piece) for piece in pieces))
-    return hypot([_norm_of_cluster([pieces[i] for i in c], boxes[c[0]], budget) for c in clusters])
+    return hypot(
+        [
+            _norm_of_cluster([pieces[i] for i in cluster], [boxes[i] for i in cluster], budget)
+            for cluster in clusters
+        ]
+    )
 
 
 def hypot(norms: Sequence[jax.Array] | jax.Array) -> jax.Array:
@@ -150,26 +155,27 @@ def _clusters(boxes: Sequence[Box | None]) -> list[list[int]] | None:
         if box is None:
             return None
         for cluster in clusters:
-            known = boxes[cluster[0]]
-            if known.place == box.place:
-                if not known.matches(box):
+            members = [boxes[member] for member in cluster]
+            if members[0].place == box.place:
+                if not all(member.matches(box) for member in members):
                     return None
                 cluster.append(index)
                 break
-            if overlap(known, box):
+            if overlap(members[0], box):
                 return None
         else:
             clusters.append([index])
     return clusters
 
 
-def _norm_of_cluster(pieces: Sequence[Piece], box: Box, budget: Budget) -> jax.Array:
+def _norm_of_cluster(pieces: Sequence[Piece], boxes: Sequence[Box], budget: Budget) -> jax.Array:
     """Pieces that share every axis: norms of all, and 2⟨piece, piece'⟩ of all pairs."""
     if len(pieces) == 1:
         return factor_of(pieces[0].form.moves) * _norm_of_one(pieces[0], budget)
+    reference = next((box for box in boxes if box.is_table), boxes[0])
     contractions, rows = [], []
-    for piece in pieces:
-        aligned = box_of(piece.form).aligned_with(box, piece)
+    for piece, box in zip(pieces, boxes, strict=True):
+        aligned = box.aligned_with(reference, piece)
         (contractions if isinstance(aligned, ContractionArrays) else rows).append(aligned)
     contraction = _along_time(contractions, 1)
     table = _along_time(rows, 0)

@@ -35,7 +35,7 @@ def pieces_request(terms: Terms) -> Request:
             for (root, moves), place in zip(own, places, strict=True)
         ]
         for (root, moves), pieces in zip(loops, from_loops, strict=True):
-            length = root.equation.loop.length
+            length = root.length
             for piece in pieces:
                 out = out_of_stacking_loop(piece, length) if root.stacked else None
                 found.append((out or out_of_adding_loop(piece)).moved(moves))

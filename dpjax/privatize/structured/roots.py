@@ -81,6 +81,11 @@ class LoopOutput:
     terms: Terms
     shape: tuple[int, ...]
 
+    @property
+    def length(self) -> int:
+        """Number of iterations."""
+        return self.equation.loop.length
+
 
 Root = Contraction | Rows | Dense | LoopOutput
 Term = tuple[Root, Moves]
@@ -135,11 +140,9 @@ def _contraction(equation: Equation, value: Value) -> list[Term] | None:
     if isinstance(a, Constant) or isinstance(g, Constant):
         return None
     root = Contraction(a, g, equation.params["dimension_numbers"], value.shape)
-    _, length, inputs, outputs = root.sizes
-    # Nothing to gain where the operands are as large as the product (LoRA factors, T = 1 excepted).
-    if length * (inputs + outputs) >= inputs * outputs:
-        return None
-    return [(root, ())]
+    _, _, inputs, outputs = root.sizes
+    # With nothing free on one side the product is no larger than the other operand.
+    return None if min(inputs, outputs) == 1 else [(root, ())]
 
 
 def _rows(program: Program, equation: Equation, value: Value) -> list[Term] | None:
@@ -170,11 +173,26 @@ def _loop_output(program: Program, equation: Equation, value: Value) -> list[Ter
             return None if terms else []
         return [(LoopOutput(equation, True, terms, value.shape), ())]
     added = _accumulated(loop.body, loop.num_consts + index, index)
-    if added is None or not is_structured(added):
+    if added is None or not is_structured(added) or not _is_small(added, loop.length):
         return None
     makers = {out: eqn for eqn in program.equations for out in eqn.outputs}
     start = _expand(program, makers, equation.inputs[loop.num_consts + index])
     return [*start, (LoopOutput(equation, False, added, value.shape), ())]
+
+
+def _is_small(terms: Terms, length: int) -> bool:
+    """Whether operands of all iterations take less than the sum that they would be added up to."""
+    for root, _ in terms:
+        if isinstance(root, LoopOutput):
+            small = _is_small(root.terms, length if root.stacked else length * root.length)
+        elif isinstance(root, Contraction):
+            _, time, inputs, outputs = root.sizes
+            small = length * time * (inputs + outputs) < inputs * outputs
+        else:
+            small = True
+        if not small:
+            return False
+    return True
 
 
 def _accumulated(body: Program, input_index: int, output_index: int) -> Terms | None:
