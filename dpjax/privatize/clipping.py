@@ -104,7 +104,7 @@ def clipped_grad(
     loss_fn: LossFn,
     *,
     clip_norm: float,
-    strategy: str = "auto",
+    strategy: str = "materialize",
     microbatch_size: int | None = None,
     has_aux: bool = False,
 ) -> ClippedGradFn:
