@@ -199,3 +199,33 @@ def test_auto_takes_what_fits():
     assert choice(1024, 16, 32) == "one_backward"
     assert choice(1024, 16, 2**17) == "two_backwards"
     assert choice(4, 64, 32) == "materialize"
+
+
+@pytest.mark.parametrize("strategy", FAST)
+@pytest.mark.parametrize("tied", [False, True])
+def test_where_tokens_nearly_cancel_no_norm_is_too_small(strategy, tied):
+    """Gram forms lose precision there; whoever underestimates a norm breaks the guarantee."""
+    size, length, examples = 64, 6, 32
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(examples, length, size))
+    # Three pairs of tokens that differ by one part in 10^3 to 10^5, with opposite cotangents.
+    closeness = 10.0 ** -rng.uniform(3, 5, size=(examples, 1, 1))
+    x[:, 1::2] = x[:, ::2] * (1 + closeness)
+    params = {"w": jnp.asarray(rng.normal(size=(size, size)), jnp.float32)}
+    signs = jnp.asarray(rng.normal(size=(3, size)), jnp.float32)
+    weights = jnp.stack([signs, -signs], axis=1).reshape(length, size)
+
+    def loss(p, x):
+        picked = jnp.sum(p["w"][jnp.arange(4)]) if tied else 0.0
+        return jnp.sum((x @ p["w"]) * weights) + 1e-4 * picked
+
+    batch = jnp.asarray(x, jnp.float32)
+    gradients = [
+        np.asarray(batch[i], np.float64).T @ np.asarray(weights, np.float64) for i in range(32)
+    ]
+    if tied:
+        for gradient in gradients:
+            gradient[:4] += 1e-4
+    norms = np.array([np.linalg.norm(gradient) for gradient in gradients])
+    got = jax.jit(dpjax.clipped_grad(loss, clip_norm=1.0, strategy=strategy))(params, batch)
+    assert np.all(np.asarray(got.norms) >= norms * (1 - 1e-4))

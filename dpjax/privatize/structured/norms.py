@@ -27,6 +27,13 @@ from dpjax.privatize.structured.pieces import (
 
 _EXACT = jax.lax.Precision.HIGHEST
 
+# A Gram form is a sum of large products that may cancel; a norm that comes out too small would let
+# an example contribute more than the clip norm. Rounding of T² products of size xₜ·xₛ, with
+# xₜ = ‖aₜ‖‖gₜ‖, adds up to about 2⁻²⁴·√(Σ xₜ²xₛ²) = 2⁻²⁴·Σ xₜ²; eight times that is added to the
+# square. Norms are thus rather too large, by 2.4e-7·Σ xₜ²/‖aᵀg‖² of themselves, which matters only
+# where the gradients of tokens nearly cancel.
+_GRAM_MARGIN = 2.0**-21
+
 
 def norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
     """‖Σ pieces‖₂, float32 scalar; NaN or inf where an entry is not finite."""
@@ -111,7 +118,7 @@ def _contraction_root(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     _, length, inputs = arrays.a.shape
     outputs = arrays.g.shape[2]
     if use_gram(length, inputs, outputs):
-        return _root(_gram_square(arrays, arrays, budget))
+        return _root(_gram_square(arrays, budget) + _GRAM_MARGIN * _sum_of_squares(arrays))
     return dense_norm(_product(arrays))
 
 
@@ -124,16 +131,23 @@ def _product(arrays: ContractionArrays) -> jax.Array:
     return _einsum("ntd,ntp->ndp", arrays.a, arrays.g)
 
 
-def _gram_square(left: ContractionArrays, right: ContractionArrays, budget: Budget) -> jax.Array:
-    """Σ_n Σ_{t,s} (a_nt · a'_ns)(g_nt · g'_ns) = ⟨aᵀg, a'ᵀg'⟩, in blocks of t."""
-    block = budget.gram_block(left.a.shape[0], left.a.shape[1], right.a.shape[1])
+def _gram_square(arrays: ContractionArrays, budget: Budget) -> jax.Array:
+    """Σ_n Σ_{t,s} (a_nt · a_ns)(g_nt · g_ns) = ‖aᵀg‖², in blocks of t."""
+    groups, length, _ = arrays.a.shape
+    block = budget.gram_block(groups, length, length)
 
     def of_block(a: jax.Array, g: jax.Array) -> jax.Array:
-        first = _einsum("ntd,nsd->nts", a, right.a)
-        second = _einsum("ntp,nsp->nts", g, right.g)
+        first = _einsum("ntd,nsd->nts", a, arrays.a)
+        second = _einsum("ntp,nsp->nts", g, arrays.g)
         return jnp.sum(first * second)
 
-    return _in_blocks(of_block, [left.a, left.g], 1, block)
+    return _in_blocks(of_block, [arrays.a, arrays.g], 1, block)
+
+
+def _sum_of_squares(arrays: ContractionArrays) -> jax.Array:
+    """Σ_t ‖a_t‖² ‖g_t‖²: the square if the gradients of all tokens were orthogonal."""
+    a, g = (jnp.sum(jnp.square(x.astype(jnp.float32)), axis=2) for x in arrays)
+    return jnp.sum(a * g)
 
 
 def _rows_square(rows: RowsArrays) -> jax.Array:
@@ -221,6 +235,9 @@ def _norm_of_both(
     scale = jnp.maximum(product_scale, rows_scale)
     x, y = product_scale / scale, rows_scale / scale
     square = jnp.square(own * x) + jnp.square(looked_up * y) + 2.0 * cross * x * y
+    apart = _sum_of_squares(ContractionArrays(a, g)) * jnp.square(x)
+    apart += jnp.sum(jnp.square(updates.astype(jnp.float32))) * jnp.square(y)
+    square += _GRAM_MARGIN * apart
     return scale * _root(square)
 
 
