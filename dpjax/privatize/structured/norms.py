@@ -24,8 +24,7 @@ from dpjax.privatize.structured.pieces import (
     Piece,
     RowsArrays,
 )
-
-_EXACT = jax.lax.Precision.HIGHEST
+from dpjax.privatize.structured.products import product
 
 # A Gram form is a sum of large products that may cancel; a norm that comes out too small would let
 # an example contribute more than the clip norm. Rounding of T² products of size xₜ·xₛ, with
@@ -128,7 +127,7 @@ def _root(square: jax.Array) -> jax.Array:
 
 
 def _product(arrays: ContractionArrays) -> jax.Array:
-    return _einsum("ntd,ntp->ndp", arrays.a, arrays.g)
+    return product("ntd,ntp->ndp", arrays.a, arrays.g)
 
 
 def _gram_square(arrays: ContractionArrays, budget: Budget) -> jax.Array:
@@ -137,8 +136,8 @@ def _gram_square(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     block = budget.gram_block(groups, length, length)
 
     def of_block(a: jax.Array, g: jax.Array) -> jax.Array:
-        first = _einsum("ntd,nsd->nts", a, arrays.a)
-        second = _einsum("ntp,nsp->nts", g, arrays.g)
+        first = product("ntd,nsd->nts", a, arrays.a)
+        second = product("ntp,nsp->nts", g, arrays.g)
         return jnp.sum(first * second)
 
     return _in_blocks(of_block, [arrays.a, arrays.g], 1, block)
@@ -226,7 +225,7 @@ def _norm_of_both(
 
     def cross_of_block(ids: jax.Array, updates: jax.Array) -> jax.Array:
         picked = jnp.take(a[0], ids, axis=1).astype(jnp.float32)
-        return jnp.sum(picked * _einsum("sk,tk->st", g[0], updates))
+        return jnp.sum(picked * product("sk,tk->st", g[0], updates))
 
     block = budget.gram_block(1, rows.ids.shape[0], a.shape[1])
     cross = _in_blocks(cross_of_block, [rows.ids, updates], 0, block)
@@ -262,8 +261,3 @@ def _in_blocks(function, operands: list[jax.Array], axis: int, block: int) -> ja
             *[jax.lax.slice_in_dim(x, whole, length, axis=axis) for x in operands]
         )
     return total
-
-
-def _einsum(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
-    """Float32 result; products of float32 are not rounded to a shorter format on the way."""
-    return jnp.einsum(subscripts, left, right, precision=_EXACT, preferred_element_type=jnp.float32)

@@ -16,6 +16,7 @@ from dpjax.privatize.structured.pieces import (
     Form,
     RowsArrays,
 )
+from dpjax.privatize.structured.products import product
 
 _EXACT = jax.lax.Precision.HIGHEST
 
@@ -49,9 +50,7 @@ def sum_over_batch(factors: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
     """Σ_i c_i · root_i in the root's shape, from arrays with a leading batch axis."""
     if isinstance(arrays, ContractionArrays):
         a, g = _counted(factors, arrays.a), _scaled(factors, arrays.g)
-        total = jnp.einsum(
-            "bntd,bntp->ndp", a, g, precision=_EXACT, preferred_element_type=jnp.float32
-        )
+        total = product("bntd,bntp->ndp", a, g)
     elif isinstance(arrays, RowsArrays):
         updates = _scaled(factors, arrays.updates.astype(jnp.float32))
         total = jnp.zeros((form.num_rows, updates.shape[2]), jnp.float32)

@@ -1,0 +1,28 @@
+"""Matrix products whose result is float32 and whose operands are not rounded on the way."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+_EXACT = jax.lax.Precision.HIGHEST
+
+
+def product(subscripts: str, left: jax.Array, right: jax.Array) -> jax.Array:
+    """`einsum` of two arrays, added up in float32.
+
+    Float32 operands are multiplied in full precision, where the default of an accelerator would
+    round them. Operands of shorter formats go in as they are (their products are exact in float32),
+    except on CPU, where XLA has no kernel for some of these products.
+    """
+    einsum = partial(jnp.einsum, subscripts, precision=_EXACT, preferred_element_type=jnp.float32)
+    if left.dtype == right.dtype == jnp.float32:
+        return einsum(left, right)
+    return jax.lax.platform_dependent(
+        left,
+        right,
+        cpu=lambda x, y: einsum(x.astype(jnp.float32), y.astype(jnp.float32)),
+        default=einsum,
+    )
