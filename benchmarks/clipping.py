@@ -1,15 +1,18 @@
 """Time and compiled memory of a clipped-gradient step, as ratios to the ordinary step.
 
-    python benchmarks/clipping.py --tuning lora --batch-size 32 --length 48
+    python benchmarks/clipping.py --model decoder --batch-size 16 --length 128
+    python benchmarks/clipping.py --model encoder --tuning lora --batch-size 32 --length 48
 
-Both steps run on a random encoder of the given size, at the same batch, in the same process. Writes
-a JSON file and a picture beside it. Runs on CPU, GPU or TPU.
+All steps run on a random model of the given size, at the same batch, in the same process:
+the ordinary step, every strategy, and `jax_privacy.clipped_grad` where installed. Writes a JSON
+file and a picture beside it. Runs on CPU, GPU or TPU.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib.util
 import json
 import statistics
 import time
@@ -21,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from decoder import decoder_loss, init_decoder
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -32,28 +36,73 @@ from dpjax.privatize import clipped_grad
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is measured; the default sizes are those of MiniLM-L6."""
+    """What is measured."""
 
-    tuning: Literal["lora", "full"] = "lora"
-    batch_size: int = 32
-    length: int = 48
-    num_layers: int = 6
-    hidden_size: int = 384
-    vocab_size: int = 30522
+    model: Literal["decoder", "encoder"] = "decoder"
+    """A GPT-2-shaped language model, or a BERT-shaped classifier."""
+    tuning: Literal["lora", "full"] = "full"
+    """LoRA is measured on the encoder only."""
+    batch_size: int = 16
+    length: int = 128
+    num_layers: int = 4
+    hidden_size: int = 256
+    vocab_size: int = 8192
+    head_size: int = 64
+    rematerialise: bool = False
+    """Decoder: keep only the inputs of layers, as in training of large models."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
     rank: int = 8
-    microbatch_sizes: tuple[int, ...] = (8, 32)
+    strategies: tuple[str, ...] = ("materialize", "one_backward", "two_backwards", "auto")
+    microbatch_size: int | None = None
+    jax_privacy: bool = True
+    """Measure jax_privacy too, if it is installed."""
     repeats: int = 7
     output: Path = Path("benchmarks/results/clipping.json")
 
+    def __post_init__(self) -> None:
+        if self.model == "decoder" and self.tuning == "lora":
+            raise ValueError("LoRA is measured with --model encoder")
 
-def build(options: Options) -> tuple[Any, Any, Any]:
-    """A random classifier, split into structure, trained and frozen parameters."""
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """`loss(params, frozen, example)`, its arguments, and a batch with a leading example axis."""
+
+    loss: Callable
+    params: Any
+    frozen: Any
+    batch: Any
+
+
+def build(options: Options) -> Problem:
+    """A random model and a random batch."""
+    rng = np.random.default_rng(0)
+    shape = (options.batch_size, options.length)
+    ids = jnp.asarray(rng.integers(0, options.vocab_size, shape), jnp.int32)
+    if options.model == "encoder":
+        return _encoder(options, ids)
+    params = init_decoder(
+        jax.random.key(0),
+        layers=options.num_layers,
+        size=options.hidden_size,
+        vocab=options.vocab_size,
+        length=options.length,
+    )
+    loss = decoder_loss(
+        heads=options.hidden_size // options.head_size,
+        rematerialise=options.rematerialise,
+        compute_dtype=jnp.dtype(options.compute_dtype),
+    )
+    return Problem(lambda p, frozen, example: loss(p, example), params, (), ids)
+
+
+def _encoder(options: Options, ids: jax.Array) -> Problem:
     config = EncoderConfig(
         model_type="bert",
         vocab_size=options.vocab_size,
         hidden_size=options.hidden_size,
         num_layers=options.num_layers,
-        num_heads=options.hidden_size // 32,
+        num_heads=options.hidden_size // options.head_size,
         intermediate_size=4 * options.hidden_size,
         max_positions=max(512, options.length),
         type_vocab_size=2,
@@ -70,42 +119,65 @@ def build(options: Options) -> tuple[Any, Any, Any]:
             target_modules="all-linear",
             key=jax.random.key(1),
         )
-    return split_trainable(model, options.tuning)
+    graphdef, trainable, frozen = split_trainable(model, options.tuning)
+    batch = Microbatch(ids, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
+    return Problem(
+        lambda p, frozen, example: make_loss(graphdef, frozen)(p, example),
+        trainable,
+        frozen,
+        batch,
+    )
 
 
-def make_steps(options: Options, graphdef: Any) -> dict[str, Callable]:
-    """The functions compared, all `(trainable, frozen, batch) -> gradients`."""
+def make_steps(options: Options, problem: Problem) -> dict[str, Callable]:
+    """The functions compared, all `(params, frozen, batch) -> gradients`."""
 
-    def non_private(trainable: Any, frozen: Any, batch: Microbatch) -> Any:
-        loss = make_loss(graphdef, frozen)
-        return jax.grad(lambda p: jnp.sum(jax.vmap(loss, (None, 0))(p, batch)))(trainable)
+    def non_private(params: Any, frozen: Any, batch: Any) -> Any:
+        one = jax.vmap(problem.loss, (None, None, 0))
+        return jax.grad(lambda p: jnp.sum(one(p, frozen, batch)))(params)
 
-    def clipped(microbatch_size: int) -> Callable:
-        def step(trainable: Any, frozen: Any, batch: Microbatch) -> Any:
-            loss = make_loss(graphdef, frozen)
-            fn = clipped_grad(loss, clip_norm=1.0, microbatch_size=microbatch_size)
-            return fn(trainable, batch).grads
+    def clipped(strategy: str) -> Callable:
+        def step(params: Any, frozen: Any, batch: Any) -> Any:
+            fn = clipped_grad(
+                lambda p, example: problem.loss(p, frozen, example),
+                clip_norm=1.0,
+                strategy=strategy,
+                microbatch_size=options.microbatch_size,
+            )
+            return fn(params, batch).grads
 
         return step
 
-    sizes = [size for size in options.microbatch_sizes if size <= options.batch_size]
-    return {"non-private": non_private} | {f"materialize, {size}": clipped(size) for size in sizes}
+    steps = {"non-private": non_private} | {name: clipped(name) for name in options.strategies}
+    if options.jax_privacy and importlib.util.find_spec("jax_privacy"):
+        steps["jax_privacy"] = _jax_privacy_step(options, problem)
+    return steps
+
+
+def _jax_privacy_step(options: Options, problem: Problem) -> Callable:
+    from jax_privacy import clipping
+
+    def step(params: Any, frozen: Any, batch: Any) -> Any:
+        fn = clipping.clipped_grad(
+            lambda p, example: problem.loss(p, frozen, example),
+            l2_clip_norm=1.0,
+            batch_argnums=1,
+            keep_batch_dim=False,
+            microbatch_size=options.microbatch_size,
+        )
+        return fn(params, batch)
+
+    return step
 
 
 def measure(options: Options) -> list[dict[str, Any]]:
     """One row a step function; times are interleaved, so that drift of the machine hits all."""
-    graphdef, trainable, frozen = build(options)
-    shape = (options.batch_size, options.length)
-    rng = np.random.default_rng(0)
-    batch = Microbatch(
-        jnp.asarray(rng.integers(0, options.vocab_size, shape), jnp.int32),
-        jnp.ones(shape, bool),
-        jnp.zeros(options.batch_size, jnp.int32),
-    )
+    problem = build(options)
+    arguments = (problem.params, problem.frozen, problem.batch)
     compiled, rows = {}, []
-    for name, step in make_steps(options, graphdef).items():
+    for name, step in make_steps(options, problem).items():
         start = time.perf_counter()
-        compiled[name] = jax.jit(step).lower(trainable, frozen, batch).compile()
+        compiled[name] = jax.jit(step).lower(*arguments).compile()
         memory = compiled[name].memory_analysis()
         rows.append(
             {
@@ -115,11 +187,11 @@ def measure(options: Options) -> list[dict[str, Any]]:
                 "seconds": [],
             }
         )
-        jax.block_until_ready(compiled[name](trainable, frozen, batch))
+        jax.block_until_ready(compiled[name](*arguments))
     for _ in range(options.repeats):
         for row in rows:
             start = time.perf_counter()
-            jax.block_until_ready(compiled[row["step"]](trainable, frozen, batch))
+            jax.block_until_ready(compiled[row["step"]](*arguments))
             row["seconds"].append(time.perf_counter() - start)
     base = rows[0]
     for row in rows:
@@ -157,7 +229,7 @@ def main(options: Options) -> None:
     """Measures, prints a table, writes the JSON file and the picture."""
     rows = measure(options)
     device = jax.devices()[0].device_kind
-    table = Table("step, microbatch", "median ms", "time ratio", "temporary MB", "memory ratio")
+    table = Table("step", "median ms", "time ratio", "temporary MB", "memory ratio", "compile s")
     for row in rows:
         table.add_row(
             row["step"],
@@ -165,6 +237,7 @@ def main(options: Options) -> None:
             f"{row['time_ratio']:.2f}",
             f"{row['temporary_bytes'] / 1e6:.0f}",
             f"{row['memory_ratio']:.2f}",
+            f"{row['compile_seconds']:.1f}",
         )
     Console().print(table)
     result = {
@@ -176,7 +249,10 @@ def main(options: Options) -> None:
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n")
-    title = f"{options.tuning}, batch {options.batch_size} × {options.length} tokens, {device}"
+    title = (
+        f"{options.model}, {options.tuning}, {options.num_layers} × {options.hidden_size}, "
+        f"batch {options.batch_size} × {options.length} tokens, {device}"
+    )
     draw(rows, title, options.output.with_suffix(".png"))
 
 

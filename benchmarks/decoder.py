@@ -1,0 +1,70 @@
+"""A decoder of the shape of GPT-2 in plain JAX: a scan over layers, the head tied to the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def init_decoder(
+    key: jax.Array, *, layers: int, size: int, vocab: int, length: int, dtype: Any = jnp.float32
+) -> PyTree:
+    """Random parameters; those of the layers are stacked along a first axis."""
+    shapes = {
+        "table": (vocab, size),
+        "positions": (length, size),
+        "qkv": (layers, size, 3 * size),
+        "attention_out": (layers, size, size),
+        "up": (layers, size, 4 * size),
+        "down": (layers, 4 * size, size),
+    }
+    keys = jax.random.split(key, len(shapes))
+    params = {
+        name: (0.02 * jax.random.normal(one, shape)).astype(dtype)
+        for one, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
+    for name, rows in (("norm_1", layers), ("norm_2", layers)):
+        params[name] = jnp.ones((rows, size), dtype)
+    return params | {"norm": jnp.ones(size, dtype)}
+
+
+def decoder_loss(*, heads: int, rematerialise: bool, compute_dtype: Any) -> Callable:
+    """`loss(params, ids)`: mean next-token cross-entropy of one sequence `(T,)` int32."""
+
+    def layer(h: jax.Array, p: PyTree) -> tuple[jax.Array, None]:
+        h = h + _attention(_normalise(h, p["norm_1"]), p, heads)
+        inner = jax.nn.gelu(_normalise(h, p["norm_2"]) @ p["up"])
+        return h + inner @ p["down"], None
+
+    if rematerialise:
+        layer = jax.checkpoint(layer, prevent_cse=False)
+
+    def loss(params: PyTree, ids: jax.Array) -> jax.Array:
+        p = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
+        stacked = {
+            name: p[name] for name in ("qkv", "attention_out", "up", "down", "norm_1", "norm_2")
+        }
+        h = p["table"][ids] + p["positions"][: ids.shape[0]]
+        h, _ = jax.lax.scan(layer, h, stacked)
+        logits = (_normalise(h, p["norm"]) @ p["table"].T)[:-1].astype(jnp.float32)
+        picked = jnp.take_along_axis(logits, ids[1:, None], axis=1)[:, 0]
+        return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
+
+    return loss
+
+
+def _normalise(h: jax.Array, scale: jax.Array) -> jax.Array:
+    h = h - jnp.mean(h, axis=-1, keepdims=True)
+    return scale * h * jax.lax.rsqrt(jnp.mean(h**2, axis=-1, keepdims=True) + 1e-5)
+
+
+def _attention(h: jax.Array, p: PyTree, heads: int) -> jax.Array:
+    length, size = h.shape
+    q, k, v = jnp.split((h @ p["qkv"]).reshape(length, 3 * heads, size // heads), 3, axis=1)
+    mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    return mixed.reshape(length, size) @ p["attention_out"]
