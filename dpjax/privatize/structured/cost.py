@@ -19,6 +19,9 @@ _OPERATIONS_PER_VALUE_MOVED = 30
 # Per-example gradients are written once, and read for the norm and for the sum.
 _MOVES_OF_A_DENSE_VALUE = 3
 
+_SMALLEST_GRAM_BLOCK = 64
+_LARGEST_GRAM_BLOCK = 256
+
 DEFAULT_BUDGET_VALUES = 2**26
 """The most that one intermediate array may have over all examples: 256 MiB of float32."""
 
@@ -38,18 +41,35 @@ class Budget:
     values: int
     batch_size: int
 
-    def gram_block(self, groups: int, rows: int, columns: int) -> int:
-        """How many of `rows` to take at once, so that `(B, groups, block, columns)` fits; ≥ 1."""
-        per_row = max(1, self.batch_size * groups * columns)
-        return max(1, min(rows, self.values // per_row))
+    def portion(self, count: int, size: int) -> int:
+        """How many of `count` arrays of `size` values (for one example) to take at once; ≥ 1."""
+        return max(1, min(count, self.values // max(1, self.batch_size * size)))
+
+
+def gram_block(length: int, groups: int, budget: Budget) -> int:
+    """How many tokens to take at once on either side of a Gram form; ≥ 1.
+
+    A quarter of them, since the forms are symmetric and only pairs of blocks on one side of the
+    diagonal are computed; but enough for large matrix products, and `(B, groups, block, block)`
+    within the budget.
+    """
+    wanted = min(_LARGEST_GRAM_BLOCK, max(_SMALLEST_GRAM_BLOCK, -(-length // 4)))
+    fitting = math.isqrt(budget.portion(length**2, groups))
+    return min(length, wanted, fitting)
+
+
+def gram_share(length: int) -> float:
+    """The part of a Gram matrix that is computed."""
+    blocks = -(-length // gram_block(length, 1, Budget(DEFAULT_BUDGET_VALUES, 1)))
+    return (1 + 1 / blocks) / 2
 
 
 def use_gram(length: int, inputs: int, outputs: int) -> bool:
     """Whether Σ (a_t·a_s)(g_t·g_s) is cheaper than forming the `(inputs, outputs)` product.
 
-    Multiplications: T²(d + p) against T·d·p.
+    Multiplications: T²(d + p), of which symmetry saves up to a half, against T·d·p.
     """
-    return length * (inputs + outputs) < inputs * outputs
+    return length * (inputs + outputs) * gram_share(length) < inputs * outputs
 
 
 @dataclasses.dataclass(frozen=True)

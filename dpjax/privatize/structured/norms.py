@@ -1,21 +1,24 @@
 """L2 norms of per-example gradients from their pieces, without forming the gradients.
 
-Every function sees one example and is meant for `jax.vmap`. Arrays are scaled by powers of two
-first, so that squares neither overflow nor vanish; everything is float32.
-
-For a contraction with a `(T, d)` and g `(T, p)` there are two ways (Goodfellow 2015,
-arXiv:1510.01799; Li et al. 2022, arXiv:2110.05679, section 4): ‖aᵀg‖² = Σ_{t,s} (a_t·a_s)(g_t·g_s),
-or forming aᵀg.
+Every function sees one example and is meant for `jax.vmap`. Results are float32 and never too
+small, since whoever underestimates a norm breaks the guarantee.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.structured.cost import Budget, use_gram
+from dpjax.privatize.structured.contractions import (
+    GRAM_MARGIN,
+    contraction_norm,
+    formed,
+    in_slices,
+)
+from dpjax.privatize.structured.cost import Budget
 from dpjax.privatize.structured.layout import Box, box_of, overlap
 from dpjax.privatize.structured.moves import apply_moves, factor_of
 from dpjax.privatize.structured.pieces import (
@@ -25,13 +28,7 @@ from dpjax.privatize.structured.pieces import (
     RowsArrays,
 )
 from dpjax.privatize.structured.products import product
-
-# A Gram form is a sum of large products that may cancel; a norm that comes out too small would let
-# an example contribute more than the clip norm. Rounding of T² products of size xₜ·xₛ, with
-# xₜ = ‖aₜ‖‖gₜ‖, adds up to about 2⁻²⁴·√(Σ xₜ²xₛ²) = 2⁻²⁴·Σ xₜ²; eight times that is added to the
-# square. Norms are thus rather too large, by 2.4e-7·Σ xₜ²/‖aᵀg‖² of themselves, which matters only
-# where the gradients of tokens nearly cancel.
-_GRAM_MARGIN = 2.0**-21
+from dpjax.privatize.structured.scaling import dense_norm, hypot, normalised, power_of_two, root
 
 
 def norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
@@ -52,29 +49,11 @@ def norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
     )
 
 
-def hypot(norms: Sequence[jax.Array] | jax.Array) -> jax.Array:
-    """√Σ nᵢ² without overflow; NaN and inf pass through."""
-    norms = jnp.stack(norms) if isinstance(norms, Sequence) else norms.reshape(-1)
-    if norms.size == 0:
-        return jnp.zeros((), jnp.float32)
-    scale = _power_of_two(norms)
-    return scale * jnp.sqrt(jnp.sum(jnp.square(norms / scale)))
-
-
-def dense_norm(x: jax.Array) -> jax.Array:
-    """‖x‖₂ over all axes."""
-    x = x.astype(jnp.float32)
-    if x.size == 0:
-        return jnp.zeros((), jnp.float32)
-    scale = _power_of_two(x)
-    return scale * jnp.sqrt(jnp.sum(jnp.square(x / scale)))
-
-
 def form(piece: Piece) -> jax.Array:
     """The gradient of one example that a piece stands for, in the parameter's shape, float32."""
     arrays = piece.arrays
     if isinstance(arrays, ContractionArrays):
-        x = _product(arrays)
+        x = formed(arrays)
     elif isinstance(arrays, RowsArrays):
         x = jnp.zeros((piece.form.num_rows, arrays.updates.shape[1]), jnp.float32)
         x = x.at[arrays.ids].add(arrays.updates.astype(jnp.float32))
@@ -83,70 +62,18 @@ def form(piece: Piece) -> jax.Array:
     return apply_moves(piece.form.moves, x.reshape(piece.form.shape))
 
 
-def _power_of_two(x: jax.Array) -> jax.Array:
-    """The power of two at the largest entry, 1 if that is 0 or not finite: dividing is exact."""
-    largest = jnp.max(jnp.abs(x.astype(jnp.float32)), initial=0.0)
-    usable = (largest > 0) & jnp.isfinite(largest)
-    exponent = jnp.frexp(jnp.where(usable, largest, 1.0))[1]
-    return jnp.ldexp(jnp.float32(1.0), jnp.clip(exponent, -125, 126))
-
-
-def _normalised(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    scale = _power_of_two(x)
-    return x / scale.astype(x.dtype), scale
-
-
 def _norm_of_one(piece: Piece, budget: Budget) -> jax.Array:
     arrays = piece.arrays
     if isinstance(arrays, DenseArray):
         return dense_norm(arrays.x)
     if isinstance(arrays, RowsArrays):
-        updates, scale = _normalised(arrays.updates)
-        return scale * _root(_rows_square(RowsArrays(arrays.ids, updates)))
-    return _contraction_norm(arrays, budget)
+        return _rows_norm(arrays)
+    return contraction_norm(arrays, budget)
 
 
-def _contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
-    a, a_scale = _normalised(arrays.a)
-    g, g_scale = _normalised(arrays.g)
-    # One after the other: the product of the scales may leave the range of float32 first.
-    return _contraction_root(ContractionArrays(a, g), budget) * a_scale * g_scale
-
-
-def _contraction_root(arrays: ContractionArrays, budget: Budget) -> jax.Array:
-    _, length, inputs = arrays.a.shape
-    outputs = arrays.g.shape[2]
-    if use_gram(length, inputs, outputs):
-        return _root(_gram_square(arrays, budget) + _GRAM_MARGIN * _sum_of_squares(arrays))
-    return dense_norm(_product(arrays))
-
-
-def _root(square: jax.Array) -> jax.Array:
-    # Rounding may leave a sum of products that cancel slightly below zero. NaN passes.
-    return jnp.sqrt(jnp.where(square < 0, 0.0, square))
-
-
-def _product(arrays: ContractionArrays) -> jax.Array:
-    return product("ntd,ntp->ndp", arrays.a, arrays.g)
-
-
-def _gram_square(arrays: ContractionArrays, budget: Budget) -> jax.Array:
-    """Σ_n Σ_{t,s} (a_nt · a_ns)(g_nt · g_ns) = ‖aᵀg‖², in blocks of t."""
-    groups, length, _ = arrays.a.shape
-    block = budget.gram_block(groups, length, length)
-
-    def of_block(a: jax.Array, g: jax.Array) -> jax.Array:
-        first = product("ntd,nsd->nts", a, arrays.a)
-        second = product("ntp,nsp->nts", g, arrays.g)
-        return jnp.sum(first * second)
-
-    return _in_blocks(of_block, [arrays.a, arrays.g], 1, block)
-
-
-def _sum_of_squares(arrays: ContractionArrays) -> jax.Array:
-    """Σ_t ‖a_t‖² ‖g_t‖²: the square if the gradients of all tokens were orthogonal."""
-    a, g = (jnp.sum(jnp.square(x.astype(jnp.float32)), axis=2) for x in arrays)
-    return jnp.sum(a * g)
+def _rows_norm(rows: RowsArrays) -> jax.Array:
+    updates, scale = normalised(rows.updates)
+    return scale * jnp.sqrt(_rows_square(RowsArrays(rows.ids, updates)))
 
 
 def _rows_square(rows: RowsArrays) -> jax.Array:
@@ -193,7 +120,7 @@ def _norm_of_cluster(pieces: Sequence[Piece], boxes: Sequence[Box], budget: Budg
     contraction = _along_time(contractions, 1)
     table = _along_time(rows, 0)
     if table is None:
-        return _contraction_norm(contraction, budget)
+        return contraction_norm(contraction, budget)
     return _norm_of_both(contraction, table, budget)
 
 
@@ -213,51 +140,30 @@ def _norm_of_both(
 ) -> jax.Array:
     """A table that is both looked up and contracted: a `(1, T, V)`, g `(1, T, K)`.
 
-    The cross term is Σ_{t,s} a[s, ids_t] (u_t · g_s): a gather of (T, T), never a (V, K) array.
+    ‖aᵀg‖² + ‖table‖² + 2 Σ_{t,s} a[s, ids_t] (u_t · g_s): a gather of (T, T), never a (V, K) array.
     """
-    updates, rows_scale = _normalised(rows.updates)
+    looked_up = _rows_norm(rows)
     if contraction is None:
-        return rows_scale * _root(_rows_square(RowsArrays(rows.ids, updates)))
-    a, a_scale = _normalised(contraction.a)
-    g, g_scale = _normalised(contraction.g)
-    own = _contraction_root(ContractionArrays(a, g), budget)
-    looked_up = _root(_rows_square(RowsArrays(rows.ids, updates)))
+        return looked_up
+    own = contraction_norm(contraction, budget)
+    g, g_scale = normalised(contraction.g[0])
+    updates, rows_scale = normalised(rows.updates)
+    a_scale = power_of_two(contraction.a)
+    block = budget.portion(rows.ids.shape[0], contraction.a.shape[1])
 
-    def cross_of_block(ids: jax.Array, updates: jax.Array) -> jax.Array:
-        picked = jnp.take(a[0], ids, axis=1).astype(jnp.float32)
-        return jnp.sum(picked * product("sk,tk->st", g[0], updates))
+    def of_slice(start: Any, counts: jax.Array) -> jax.Array:
+        ids, some = (jax.lax.dynamic_slice_in_dim(x, start, block) for x in (rows.ids, updates))
+        picked = jnp.take(contraction.a[0], ids, axis=1).astype(jnp.float32) / a_scale
+        return jnp.sum(picked * product("sk,tk->st", g, some) * counts)
 
-    block = budget.gram_block(1, rows.ids.shape[0], a.shape[1])
-    cross = _in_blocks(cross_of_block, [rows.ids, updates], 0, block)
-    # own and looked_up are in units of their scales; bring both to the larger one.
-    product_scale = a_scale * g_scale
-    scale = jnp.maximum(product_scale, rows_scale)
-    x, y = product_scale / scale, rows_scale / scale
-    square = jnp.square(own * x) + jnp.square(looked_up * y) + 2.0 * cross * x * y
-    apart = _sum_of_squares(ContractionArrays(a, g)) * jnp.square(x)
-    apart += jnp.sum(jnp.square(updates.astype(jnp.float32))) * jnp.square(y)
-    square += _GRAM_MARGIN * apart
-    return scale * _root(square)
-
-
-def _in_blocks(function, operands: list[jax.Array], axis: int, block: int) -> jax.Array:
-    """Σ of `function` over blocks of the operands along `axis`, one block after another."""
-    length = operands[0].shape[axis]
-    if block >= length:
-        return function(*operands)
-    whole = length // block * block
-
-    def split(x: jax.Array) -> jax.Array:
-        kept = jax.lax.slice_in_dim(x, 0, whole, axis=axis)
-        shape = (*x.shape[:axis], whole // block, block, *x.shape[axis + 1 :])
-        return jnp.moveaxis(kept.reshape(shape), axis, 0)
-
-    def step(total: jax.Array, parts: list[jax.Array]) -> tuple[jax.Array, None]:
-        return total + function(*parts), None
-
-    total, _ = jax.lax.scan(step, jnp.zeros((), jnp.float32), [split(x) for x in operands])
-    if whole < length:
-        total = total + function(
-            *[jax.lax.slice_in_dim(x, whole, length, axis=axis) for x in operands]
-        )
-    return total
+    cross = in_slices(rows.ids.shape[0], block, of_slice)
+    scale = power_of_two(jnp.maximum(own, looked_up))
+    x, y = own / scale, looked_up / scale
+    # One after the other: the product of all scales may leave the range of float32 first.
+    cross = cross * (a_scale / scale) * g_scale * (rows_scale / scale)
+    # What the products of the cross term are about, as for a Gram form.
+    lengths = jnp.sum(jnp.square(contraction.a[0].astype(jnp.float32) / a_scale), axis=1)
+    lengths = jnp.sqrt(lengths * jnp.sum(jnp.square(g.astype(jnp.float32)), axis=1))
+    apart = jnp.sum(jnp.square(lengths * (a_scale / scale) * g_scale))
+    apart += jnp.sum(jnp.square(updates.astype(jnp.float32))) * jnp.square(rows_scale / scale)
+    return scale * root(jnp.square(x) + jnp.square(y) + 2.0 * cross + GRAM_MARGIN * apart)

@@ -61,18 +61,21 @@ class PerExample:
         self._values, self._arrays = kept, arrays
         return result
 
-    def wait_for(self, x: jax.Array) -> jax.Array:
-        """Makes everything computed from now on depend on x; returns x."""
-        self._arrays, x = jax.lax.optimization_barrier((self._arrays, x))
-        return x
-
     def evaluate_sums(
         self, requests: Callable[[jax.Array], Sequence[Request]], factors: jax.Array
     ) -> list[jax.Array]:
-        """The results of requests that sum over the batch, made for one example's factor."""
+        """The results of requests that sum over the batch, made for one example's factor.
+
+        The cotangent is made to depend on the factor, which is never negative. Otherwise the
+        compiler would see that this backward pass computes the same as the one before, and keep
+        everything in between; barriers that should prevent that are removed too early on CPU.
+        """
+        cotangent = self._gradient.cotangent
 
         def of_one(factor: jax.Array, arrays: list[Any]) -> list[jax.Array]:
-            return run(self._gradient.program, self._known(arrays), requests(factor))
+            one = jnp.where(factor >= 0, 1.0, 0.0).astype(cotangent.dtype)
+            known = self._known(arrays) | {cotangent: one}
+            return run(self._gradient.program, known, requests(factor))
 
         return jax.vmap(of_one, out_axes=None)(factors, self._arrays)
 

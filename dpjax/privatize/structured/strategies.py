@@ -100,9 +100,6 @@ def _two_backwards(
     examples = PerExample(gradient, params, batch, [forward, *requests])
     outputs = examples.run_forward(forward, requests)
     factors, seen = _clip(examples.evaluate(requests), clip_norm, mask)
-    # The second pass waits for the norms: otherwise the compiler would see that both passes compute
-    # the same, and keep everything in between.
-    factors = examples.wait_for(factors)
     grads = examples.evaluate_sums(
         lambda factor: [
             sum_request(terms, factor, leaf.shape)

@@ -49,7 +49,12 @@ def summed(factor: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
 def sum_over_batch(factors: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
     """Σ_i c_i · root_i in the root's shape, from arrays with a leading batch axis."""
     if isinstance(arrays, ContractionArrays):
-        a, g = _counted(factors, arrays.a), _scaled(factors, arrays.g)
+        a, g = arrays
+        # The smaller one, since a copy is made of it.
+        if a.size < g.size:
+            a, g = _scaled(factors, a), _counted(factors, g)
+        else:
+            a, g = _counted(factors, a), _scaled(factors, g)
         total = product("bntd,bntp->ndp", a, g)
     elif isinstance(arrays, RowsArrays):
         updates = _scaled(factors, arrays.updates.astype(jnp.float32))

@@ -1,0 +1,58 @@
+"""Square roots of sums of squares that neither overflow nor vanish; float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+# Σ of very many squares of entries up to this is within the range of float32.
+_MODERATE = 1e15
+
+
+def hypot(norms: Sequence[jax.Array] | jax.Array) -> jax.Array:
+    """√Σ nᵢ² without overflow; NaN and inf pass through."""
+    norms = jnp.stack(norms) if isinstance(norms, Sequence) else norms.reshape(-1)
+    if norms.size == 0:
+        return jnp.zeros((), jnp.float32)
+    scale = power_of_two(norms)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(norms / scale)))
+
+
+def dense_norm(x: jax.Array) -> jax.Array:
+    """‖x‖₂ over all axes."""
+    x = x.astype(jnp.float32)
+    if x.size == 0:
+        return jnp.zeros((), jnp.float32)
+    scale = power_of_two(x)
+    return scale * jnp.sqrt(jnp.sum(jnp.square(x / scale)))
+
+
+def power_of_two(x: jax.Array) -> jax.Array:
+    """The power of two at the largest entry, 1 if that is 0 or not finite: dividing is exact."""
+    largest = _largest(x)
+    usable = (largest > 0) & jnp.isfinite(largest)
+    exponent = jnp.frexp(jnp.where(usable, largest, 1.0))[1]
+    return jnp.ldexp(jnp.float32(1.0), jnp.clip(exponent, -125, 126))
+
+
+def normalised(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x over the power of two at its largest entry, and that power."""
+    scale = power_of_two(x)
+    return x / scale.astype(x.dtype), scale
+
+
+def is_moderate(x: jax.Array) -> jax.Array:
+    """Whether squares of entries can be added up; bool scalar. True for NaN and inf, which show."""
+    largest = _largest(x)
+    return ~((largest > _MODERATE) & jnp.isfinite(largest))
+
+
+def root(square: jax.Array) -> jax.Array:
+    """√x; 0 where rounding left a sum of products that cancel slightly below zero. NaN passes."""
+    return jnp.sqrt(jnp.where(square < 0, 0.0, square))
+
+
+def _largest(x: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(x.astype(jnp.float32)), initial=0.0)
