@@ -35,14 +35,14 @@ GRAM_MARGIN = 2.0**-21
 
 
 def contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
-    """‖Σ_t a[n,t,:] ⊗ g[n,t,:]‖ over all groups n together, float32 scalar.
+    """‖Σ_t a[..., t, :] ⊗ g[..., t, :]‖ over all groups together, float32 scalar.
 
     Never too small, but rather too large: by what rounding may add when the product is taken again
     with one operand scaled in its own precision (for bfloat16 up to 2⁻⁸·Σ_t ‖a_t‖‖g_t‖, for float32
     nothing), by `GRAM_MARGIN`, and for entries beyond 1e15 up to ‖a‖‖g‖.
     """
-    _, length, inputs = arrays.a.shape
-    if use_gram(length, inputs, arrays.g.shape[2]):
+    length, inputs = arrays.a.shape[-2:]
+    if use_gram(length, inputs, arrays.g.shape[-1]):
         own = _gram_norm(arrays, budget)
     else:
         own = _formed_norm(arrays, budget)
@@ -70,22 +70,22 @@ def gram_sums(arrays: ContractionArrays, budget: Budget) -> GramSums:
 
     Products of g are taken before they are scaled, so that no scaled copy of it is made.
     """
-    groups, length, _ = arrays.a.shape
-    block = gram_block(length, groups, budget)
+    length = arrays.a.shape[-2]
+    block = gram_block(length, arrays.num_groups, budget)
     a, a_scale = normalised(arrays.a)
     g_scale = power_of_two(arrays.g)
 
     def of_pair(first: int | jax.Array, second: int | jax.Array) -> jax.Array:
         """Sums over t in one block and s in another: of all pairs, of t = s, and of ‖a_t‖."""
-        a_gram = product("ntd,nsd->nts", _rows(a, first, block), _rows(a, second, block))
+        a_gram = product("...td,...sd->...ts", _rows(a, first, block), _rows(a, second, block))
         g_gram = product(
-            "ntd,nsd->nts", _rows(arrays.g, first, block), _rows(arrays.g, second, block)
+            "...td,...sd->...ts", _rows(arrays.g, first, block), _rows(arrays.g, second, block)
         )
         counts = _new(first, block, length)
         together = a_gram * (g_gram / g_scale / g_scale)
         together = together * (counts[:, None] * _new(second, block, length))
-        a_lengths = jnp.sqrt(jnp.diagonal(a_gram, axis1=1, axis2=2)) * counts
-        sums = [jnp.sum(jnp.diagonal(together, axis1=1, axis2=2)), jnp.sum(a_lengths)]
+        a_lengths = jnp.sqrt(jnp.diagonal(a_gram, axis1=-2, axis2=-1)) * counts
+        sums = [jnp.sum(jnp.diagonal(together, axis1=-2, axis2=-1)), jnp.sum(a_lengths)]
         # The Gram matrices are symmetric: a pair of different blocks counts twice.
         same = first == second
         return jnp.stack(
@@ -103,12 +103,12 @@ def gram_sums(arrays: ContractionArrays, budget: Budget) -> GramSums:
             jnp.asarray(pairs),
         )
     square, apart, a_lengths = sums
-    vanished = math.sqrt(arrays.g.shape[2]) * 2.0**-62 / g_scale
+    vanished = math.sqrt(arrays.g.shape[-1]) * 2.0**-62 / g_scale
     return GramSums(square, apart, vanished * a_lengths, a_scale * g_scale)
 
 
 def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
-    if arrays.a.shape[2] > arrays.g.shape[2]:
+    if arrays.a.shape[-1] > arrays.g.shape[-1]:
         arrays = ContractionArrays(arrays.g, arrays.a)
     sums = gram_sums(arrays, budget)
     own = sums.scale * (root(sums.square + GRAM_MARGIN * sums.apart) + sums.lost)
@@ -133,14 +133,14 @@ def rounding_slack(arrays: ContractionArrays) -> jax.Array | float:
     lengths, scale = 1.0, 1.0
     for x in arrays:
         own = power_of_two(x)
-        lengths *= jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32) / own), axis=2))
+        lengths *= jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32) / own), axis=-1))
         scale *= own
-    return unit * scale * jnp.sqrt(jnp.sum(jnp.square(jnp.sum(lengths, axis=1))))
+    return unit * scale * jnp.sqrt(jnp.sum(jnp.square(jnp.sum(lengths, axis=-1))))
 
 
 def formed(arrays: ContractionArrays) -> jax.Array:
-    """Σ_t a[n,t,:] ⊗ g[n,t,:], `(N, d, p)` float32."""
-    return product("ntd,ntp->ndp", arrays.a, arrays.g)
+    """Σ_t a[..., t, :] ⊗ g[..., t, :], `(..., d, p)` float32."""
+    return product("...td,...tp->...dp", arrays.a, arrays.g)
 
 
 def in_slices(
@@ -167,26 +167,25 @@ def in_slices(
 
 def _formed_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     """By forming aᵀg, a slice of columns at a time where the whole would be over the budget."""
-    groups, _, inputs = arrays.a.shape
-    outputs = arrays.g.shape[2]
+    inputs, outputs = arrays.a.shape[-1], arrays.g.shape[-1]
     if inputs > outputs:
         return _formed_norm(ContractionArrays(arrays.g, arrays.a), budget)
-    block = budget.portion(outputs, groups * inputs)
+    block = budget.portion(outputs, arrays.num_groups * inputs)
     if block >= outputs:
         return dense_norm(formed(arrays))
 
     def of_slice(start: Any, counts: jax.Array) -> jax.Array:
-        g = jax.lax.dynamic_slice_in_dim(arrays.g, start, block, axis=2)
+        g = jax.lax.dynamic_slice_in_dim(arrays.g, start, block, axis=-1)
         return dense_norm(formed(ContractionArrays(arrays.a, g)) * counts)
 
     return in_slices(outputs, block, of_slice, jnp.hypot)
 
 
 def _rows(x: jax.Array, index: int | jax.Array, block: int) -> jax.Array:
-    length = x.shape[1]
+    length = x.shape[-2]
     if block >= length:
         return x
-    return jax.lax.dynamic_slice_in_dim(x, jnp.minimum(index * block, length - block), block, 1)
+    return jax.lax.dynamic_slice_in_dim(x, jnp.minimum(index * block, length - block), block, -2)
 
 
 def _new(index: int | jax.Array, block: int, length: int) -> jax.Array:

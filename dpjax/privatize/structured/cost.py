@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dpjax.privatize.structured.gradient import GradientProgram
 from dpjax.privatize.structured.program import Equation, Program, Value, depends_on
 from dpjax.privatize.structured.roots import Contraction, Dense, LoopOutput, Rows, Terms
 
 # How many multiplications a processor does while it moves one float32 to or from memory.
-_OPERATIONS_PER_VALUE_MOVED = 30
+_OPERATIONS_PER_VALUE_MOVED = 10
 # Per-example gradients are written once, and read for the norm and for the sum.
 _MOVES_OF_A_DENSE_VALUE = 3
 
-_SMALLEST_GRAM_BLOCK = 64
+# Smaller matrix products are slow, so that a triangle of them takes longer than the square.
+_SMALLEST_GRAM_BLOCK = 128
 _LARGEST_GRAM_BLOCK = 256
 
 DEFAULT_BUDGET_VALUES = 2**26
 """The most that one intermediate array may have over all examples: 256 MiB of float32."""
+
+KEPT_BUDGET_VALUES = 2**26
+"""By how much `one_backward` may exceed the operands' memory to save time: 256 MiB of float32."""
 
 AUTO_BUDGET_VALUES = 2**29
 """What a strategy may keep over all examples before `auto` prefers another: 2 GiB of float32."""
@@ -70,6 +74,43 @@ def use_gram(length: int, inputs: int, outputs: int) -> bool:
     Multiplications: T²(d + p), of which symmetry saves up to a half, against T·d·p.
     """
     return length * (inputs + outputs) * gram_share(length) < inputs * outputs
+
+
+def kept_formed(all_terms: Iterable[Terms], batch_size: int) -> set[Contraction]:
+    """Which contractions `one_backward` forms for every example, to keep d·p values of each until
+    the clip factors are known, instead of T·(d + p) of the operands.
+
+    The sum then needs no product; all it costs is to write and read those values. First those that
+    also save memory, then those that save most time for the memory, up to a budget.
+    """
+    candidates = []
+    for terms in all_terms:
+        candidates += _formable(terms, batch_size)
+    kept = set()
+    left = KEPT_BUDGET_VALUES
+    for root, saved, extra in sorted(candidates, key=lambda one: -one[1] / max(1, one[2])):
+        if saved > 0 and extra <= left:
+            kept.add(root)
+            left -= max(0, extra)
+    return kept
+
+
+def _formable(terms: Terms, count: int) -> Iterator[tuple[Contraction, float, int]]:
+    """Contractions, the multiplications that keeping the product saves, the values it adds."""
+    if len(terms) != 1:
+        # Several pieces share a parameter: their cross terms need the operands.
+        return
+    root = terms[0][0]
+    if isinstance(root, LoopOutput) and root.stacked:
+        yield from _formable(root.terms, count * root.length)
+    elif isinstance(root, Contraction):
+        groups, length, inputs, outputs = root.sizes
+        size = inputs * outputs
+        gram = length**2 * (inputs + outputs) * gram_share(length)
+        moved = _OPERATIONS_PER_VALUE_MOVED * _MOVES_OF_A_DENSE_VALUE * size
+        saved = min(length * size, gram) - moved
+        extra = size - length * (inputs + outputs)
+        yield root, count * groups * saved, count * groups * extra
 
 
 @dataclasses.dataclass(frozen=True)

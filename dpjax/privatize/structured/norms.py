@@ -117,7 +117,7 @@ def _norm_of_cluster(pieces: Sequence[Piece], boxes: Sequence[Box], budget: Budg
     for piece, box in zip(pieces, boxes, strict=True):
         aligned = box.aligned_with(reference, piece)
         (contractions if isinstance(aligned, ContractionArrays) else rows).append(aligned)
-    contraction = _along_time(contractions, 1)
+    contraction = _along_time(contractions, -2)
     table = _along_time(rows, 0)
     if table is None:
         return contraction_norm(contraction, budget)
@@ -138,7 +138,7 @@ def _along_time(arrays: Sequence, axis: int):
 def _norm_of_both(
     contraction: ContractionArrays | None, rows: RowsArrays, budget: Budget
 ) -> jax.Array:
-    """A table that is both looked up and contracted: a `(1, T, V)`, g `(1, T, K)`.
+    """A table that is both looked up and contracted: a `(T, V)`, g `(T, K)`.
 
     ‖aᵀg‖² + ‖table‖² + 2 Σ_{t,s} a[s, ids_t] (u_t · g_s): a gather of (T, T), never a (V, K) array.
     """
@@ -146,14 +146,14 @@ def _norm_of_both(
     if contraction is None:
         return looked_up
     own = contraction_norm(contraction, budget)
-    g, g_scale = normalised(contraction.g[0])
+    g, g_scale = normalised(contraction.g)
     updates, rows_scale = normalised(rows.updates)
     a_scale = power_of_two(contraction.a)
-    block = budget.portion(rows.ids.shape[0], contraction.a.shape[1])
+    block = budget.portion(rows.ids.shape[0], contraction.a.shape[0])
 
     def of_slice(start: Any, counts: jax.Array) -> jax.Array:
         ids, some = (jax.lax.dynamic_slice_in_dim(x, start, block) for x in (rows.ids, updates))
-        picked = jnp.take(contraction.a[0], ids, axis=1).astype(jnp.float32) / a_scale
+        picked = jnp.take(contraction.a, ids, axis=1).astype(jnp.float32) / a_scale
         return jnp.sum(picked * product("sk,tk->st", g, some) * counts)
 
     cross = in_slices(rows.ids.shape[0], block, of_slice)
@@ -162,7 +162,7 @@ def _norm_of_both(
     # One after the other: the product of all scales may leave the range of float32 first.
     cross = cross * (a_scale / scale) * g_scale * (rows_scale / scale)
     # What the products of the cross term are about, as for a Gram form.
-    lengths = jnp.sum(jnp.square(contraction.a[0].astype(jnp.float32) / a_scale), axis=1)
+    lengths = jnp.sum(jnp.square(contraction.a.astype(jnp.float32) / a_scale), axis=1)
     lengths = jnp.sqrt(lengths * jnp.sum(jnp.square(g.astype(jnp.float32)), axis=1))
     apart = jnp.sum(jnp.square(lengths * (a_scale / scale) * g_scale))
     apart += jnp.sum(jnp.square(updates.astype(jnp.float32))) * jnp.square(rows_scale / scale)

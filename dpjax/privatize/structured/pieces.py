@@ -16,15 +16,24 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize.structured.moves import Moves, Pad, Reshape, Scale, Transpose
+from dpjax.privatize.structured.products import product
 from dpjax.privatize.structured.program import Atom
 from dpjax.privatize.structured.roots import Contraction, Dense, Rows
 
 
 class ContractionArrays(NamedTuple):
-    """a `(N, T, d)` and g `(N, T, p)`, meaning Σ_t a[n, t, :] ⊗ g[n, t, :], `(N, d, p)`."""
+    """a `(N, T, d)` and g `(N, T, p)`, meaning Σ_t a[n, t, :] ⊗ g[n, t, :], `(N, d, p)`.
+
+    A single group has no axis: reshaping what is as large as logits would make a copy of it.
+    """
 
     a: jax.Array
     g: jax.Array
+
+    @property
+    def num_groups(self) -> int:
+        """N of one example."""
+        return 1 if self.a.ndim == 2 else self.a.shape[0]
 
 
 class RowsArrays(NamedTuple):
@@ -105,19 +114,38 @@ def arrays_of(root: Contraction | Rows | Dense, lookup: Callable[[Atom], Any]) -
     return DenseArray(jnp.asarray(lookup(root.value)))
 
 
+def piece_of(
+    root: Contraction | Rows | Dense, moves: Moves, lookup: Callable[[Atom], Any], formed: bool
+) -> Piece:
+    """The piece of a term for one example; a contraction as a dense one if `formed`."""
+    arrays = arrays_of(root, lookup)
+    if not formed:
+        return Piece(form_of(root, moves), arrays)
+    product_of_sides = product("...td,...tp->...dp", *arrays).reshape(root.shape)
+    return Piece(Form(tuple(root.shape), moves), DenseArray(product_of_sides))
+
+
 def _groups_time_free(x: jax.Array, batch: tuple, contract: tuple) -> jax.Array:
     free = [axis for axis in range(x.ndim) if axis not in batch and axis not in contract]
     ordered = jnp.transpose(x, (*batch, *contract, *free))
     groups = math.prod(x.shape[axis] for axis in batch)
     length = math.prod(x.shape[axis] for axis in contract)
-    return ordered.reshape(groups, length, math.prod(x.shape[axis] for axis in free))
+    return _groups_first(ordered, groups, length)
+
+
+def _groups_first(x: jax.Array, groups: int, length: int) -> jax.Array:
+    """`(N, T, d)`, or `(T, d)` for one group, from an array with those axes in that order."""
+    return x.reshape(length, -1) if groups == 1 else x.reshape(groups, length, -1)
 
 
 def out_of_stacking_loop(piece: Piece, length: int) -> Piece:
     """A piece whose arrays were stacked over iterations, for a parameter with one row for each."""
     form, arrays = stacked_form(piece.form, length), piece.arrays
     if isinstance(arrays, ContractionArrays):
-        return Piece(form, ContractionArrays(*[x.reshape(-1, *x.shape[2:]) for x in arrays]))
+        groups = math.prod(arrays.a.shape[:-2])
+        return Piece(
+            form, ContractionArrays(*[_groups_first(x, groups, x.shape[-2]) for x in arrays])
+        )
     if isinstance(arrays, RowsArrays):
         first = piece.form.num_rows * jnp.arange(length, dtype=jnp.int32)
         ids = (arrays.ids + first[:, None]).reshape(-1)
@@ -139,11 +167,10 @@ def out_of_adding_loop(piece: Piece) -> Piece:
     """A piece whose arrays were stacked over iterations, for a parameter that adds them up."""
     form, arrays = piece.form, piece.arrays
     if isinstance(arrays, ContractionArrays):
-        merged = []
-        for x in arrays:
-            groups_first = jnp.moveaxis(x, 0, 1)
-            groups, _, _, free = groups_first.shape
-            merged.append(groups_first.reshape(groups, -1, free))
+        groups = math.prod(arrays.a.shape[1:-2])
+        merged = [
+            _groups_first(jnp.moveaxis(x, 0, -3), groups, x.shape[0] * x.shape[-2]) for x in arrays
+        ]
         return Piece(form, ContractionArrays(*merged))
     if isinstance(arrays, RowsArrays):
         ids = arrays.ids.reshape(-1)

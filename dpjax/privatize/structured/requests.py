@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Container, Sequence
 from typing import Any
 
 import jax
@@ -17,21 +19,28 @@ from dpjax.privatize.structured.pieces import (
     form_of,
     out_of_adding_loop,
     out_of_stacking_loop,
+    piece_of,
 )
 from dpjax.privatize.structured.program import Atom
-from dpjax.privatize.structured.roots import LoopOutput, Terms, operands
-from dpjax.privatize.structured.sums import summed
+from dpjax.privatize.structured.roots import LoopOutput, Root, Terms, operands
+from dpjax.privatize.structured.scaling import hypot
+from dpjax.privatize.structured.sums import sum_over_batch, summed
+
+PyTree = Any
 
 
-def pieces_request(terms: Terms) -> Request:
-    """The list of pieces that the gradient of one example is the sum of."""
+def pieces_request(terms: Terms, formed: Container[Root] = ()) -> Request:
+    """The list of pieces that the gradient of one example is the sum of.
+
+    The contractions that are in `formed` come as dense pieces.
+    """
     own = [(root, moves) for root, moves in terms if not isinstance(root, LoopOutput)]
     loops = [(root, moves) for root, moves in terms if isinstance(root, LoopOutput)]
     atoms, places = _atoms_of(own)
 
     def finish(values: list[Any], from_loops: list[list[Piece]]) -> list[Piece]:
         found = [
-            Piece(form_of(root, moves), arrays_of(root, _lookup(values, place)))
+            piece_of(root, moves, _lookup(values, place), root in formed)
             for (root, moves), place in zip(own, places, strict=True)
         ]
         for (root, moves), pieces in zip(loops, from_loops, strict=True):
@@ -45,21 +54,65 @@ def pieces_request(terms: Terms) -> Request:
     return Request(atoms, finish, inner)
 
 
+def is_stacked(terms: Terms) -> bool:
+    """Whether a loop stacks the whole gradient, so that norm and sum can be taken inside it."""
+    return len(terms) == 1 and isinstance(terms[0][0], LoopOutput) and terms[0][0].stacked
+
+
 def norm_request(terms: Terms, budget: Budget) -> Request:
     """The norm of the gradient of one example, taken inside loops where that is possible."""
-    if len(terms) == 1 and isinstance(terms[0][0], LoopOutput) and terms[0][0].stacked:
-        root, moves = terms[0]
-        return Request(
-            (),
-            lambda _, stacked: factor_of(moves) * norms.hypot(stacked[0]),
-            ((root.equation, norm_request(root.terms, budget)),),
-        )
-    pieces = pieces_request(terms)
-    return Request(
-        pieces.atoms,
-        lambda values, inner: norms.norm(pieces.finish(values, inner), budget),
-        pieces.loops,
+    request = norm_and_pieces_request(terms, budget)
+    return dataclasses.replace(
+        request, finish=lambda values, inner: request.finish(values, inner)[0]
     )
+
+
+def norm_and_pieces_request(terms: Terms, budget: Budget, formed: Container[Root] = ()) -> Request:
+    """The norm, and the pieces for a later sum; a stacking loop's come stacked over iterations.
+
+    The contractions that are in `formed` are, and their products kept instead of the operands.
+    """
+    if is_stacked(terms):
+        root, moves = terms[0]
+
+        def finish_loop(_: list[Any], inner: list[tuple]) -> tuple:
+            stacked_norms, pieces = inner[0]
+            return factor_of(moves) * hypot(stacked_norms), pieces
+
+        inside = norm_and_pieces_request(root.terms, budget, formed)
+        return Request((), finish_loop, ((root.equation, inside),))
+    request = pieces_request(terms, formed)
+
+    def finish(values: list[Any], inner: list[PyTree]) -> tuple:
+        pieces = request.finish(values, inner)
+        return norms.norm(pieces, budget), pieces
+
+    return dataclasses.replace(request, finish=finish)
+
+
+def num_stacking_loops(terms: Terms) -> int:
+    """How many axes of iterations the pieces of `norm_and_pieces_request` have."""
+    return 1 + num_stacking_loops(terms[0][0].terms) if is_stacked(terms) else 0
+
+
+def sum_of_pieces(
+    terms: Terms, factors: jax.Array, pieces: Sequence[Piece], shape: tuple[int, ...]
+) -> jax.Array:
+    """Σ_i c_i · gradient_i from kept pieces, one iteration at a time.
+
+    The axes of iterations come first, then that of the examples: in that order loops write them.
+    """
+    if is_stacked(terms):
+        root, moves = terms[0]
+        inner = jax.lax.map(
+            lambda one: sum_of_pieces(root.terms, factors, one, root.shape[1:]), pieces
+        )
+        return apply_moves(moves, inner)
+    total = jnp.zeros(shape, jnp.float32)
+    for piece in pieces:
+        one = sum_over_batch(factors, piece.arrays, piece.form)
+        total = total + apply_moves(piece.form.moves, one)
+    return total
 
 
 def sum_request(

@@ -17,17 +17,21 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize.materialize import clip_factors, materialize
-from dpjax.privatize.structured import norms
-from dpjax.privatize.structured.cost import DEFAULT_BUDGET_VALUES, Budget, choose
+from dpjax.privatize.structured.cost import DEFAULT_BUDGET_VALUES, Budget, choose, kept_formed
 from dpjax.privatize.structured.evaluate import values_request
 from dpjax.privatize.structured.gradient import GradientProgram, gradient_program
-from dpjax.privatize.structured.moves import apply_moves
 from dpjax.privatize.structured.notices import mention_dense_terms
 from dpjax.privatize.structured.per_example import PerExample
-from dpjax.privatize.structured.pieces import Piece
 from dpjax.privatize.structured.program import UnknownLayoutError
-from dpjax.privatize.structured.requests import norm_request, pieces_request, sum_request
-from dpjax.privatize.structured.sums import sum_over_batch
+from dpjax.privatize.structured.requests import (
+    norm_and_pieces_request,
+    norm_request,
+    num_stacking_loops,
+    sum_of_pieces,
+    sum_request,
+)
+from dpjax.privatize.structured.scaling import hypot
+from dpjax.privatize.structured.sums import without
 
 PyTree = Any
 Clip = Callable[[PyTree, PyTree, jax.Array], tuple]
@@ -77,16 +81,23 @@ def _one_backward(
     gradient: GradientProgram, clip_norm: float, params: PyTree, batch: PyTree, mask: jax.Array
 ) -> tuple:
     budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
+    kept = kept_formed(gradient.terms, mask.shape[0])
     requests = [
         values_request([gradient.loss, *gradient.aux]),
-        *(pieces_request(terms) for terms in gradient.terms),
+        *(norm_and_pieces_request(terms, budget, kept) for terms in gradient.terms),
     ]
-    outputs, *pieces = PerExample(gradient, params, batch, requests).evaluate(requests)
-    per_parameter = [jax.vmap(lambda p: norms.norm(p, budget))(own) for own in pieces if own]
+    outputs, *found = PerExample(gradient, params, batch, requests).evaluate(requests)
+    per_parameter = [norm for norm, pieces in found if pieces]
     factors, seen = _clip(per_parameter, clip_norm, mask)
+    depths = [num_stacking_loops(terms) for terms in gradient.terms]
+    all_pieces = [
+        jax.tree.map(lambda x, depth=depth: jnp.moveaxis(x, 0, depth), pieces)
+        for depth, (_, pieces) in zip(depths, found, strict=True)
+    ]
+    all_pieces = _finite(all_pieces, depths, per_parameter)
     grads = [
-        _sum_of_pieces(factors, own, leaf.shape)
-        for own, leaf in zip(pieces, gradient.params, strict=True)
+        sum_of_pieces(terms, factors, pieces, leaf.shape)
+        for terms, pieces, leaf in zip(gradient.terms, all_pieces, gradient.params, strict=True)
     ]
     return _result(gradient, grads, seen, outputs, mask)
 
@@ -119,21 +130,29 @@ def _one_example(batch: PyTree) -> PyTree:
 def _clip(per_parameter: Sequence[jax.Array], clip_norm: float, mask: jax.Array) -> tuple:
     """The factors and the norms `(B,)`, from the norms of every parameter."""
     if per_parameter:
-        together = jax.vmap(norms.hypot)(jnp.stack(per_parameter, axis=1))
+        together = jax.vmap(hypot)(jnp.stack(per_parameter, axis=1))
     else:
         together = jnp.zeros(mask.shape, jnp.float32)
     seen = jnp.where(mask, together, 0.0)
     return clip_factors(seen, clip_norm, mask), seen
 
 
-def _sum_of_pieces(
-    factors: jax.Array, pieces: Sequence[Piece], shape: tuple[int, ...]
-) -> jax.Array:
-    total = jnp.zeros(shape, jnp.float32)
-    for piece in pieces:
-        one = sum_over_batch(factors, piece.arrays, piece.form)
-        total = total + apply_moves(piece.form.moves, one)
-    return total
+def _finite(
+    all_pieces: list[PyTree], depths: Sequence[int], per_parameter: Sequence[jax.Array]
+) -> list[PyTree]:
+    """The pieces, with zeros in place of examples that have a norm that is not finite.
+
+    A loop that is hardly ever entered: unlike a selection it makes no copy of what it passes on.
+    """
+    if not per_parameter:
+        return all_pieces
+    broken = ~jnp.all(jnp.isfinite(jnp.stack(per_parameter)), axis=0)
+
+    def replace(state: tuple) -> tuple:
+        zeroed = [without(broken, own, depth) for own, depth in zip(state[1], depths, strict=True)]
+        return jnp.zeros((), bool), zeroed
+
+    return jax.lax.while_loop(lambda state: state[0], replace, (jnp.any(broken), all_pieces))[1]
 
 
 def _result(

@@ -6,6 +6,8 @@ loop: its batching rule sums over the examples, so that its result has no batch 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +20,7 @@ from dpjax.privatize.structured.pieces import (
 )
 from dpjax.privatize.structured.products import product
 
+PyTree = Any
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -37,46 +40,49 @@ def summed(factor: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
 
     @of_one.def_vmap
     def of_batch(axis_size, in_batched, factor, *leaves):
-        full = [
+        factors, *full = [
             x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
             for x, batched in zip((factor, *leaves), in_batched, strict=True)
         ]
-        return sum_over_batch(full[0], jax.tree.unflatten(treedef, full[1:]), form), False
+        counted = without(factors == 0, jax.tree.unflatten(treedef, full))
+        return sum_over_batch(factors, counted, form), False
 
     return of_one(factor, *leaves)
 
 
+def without(left_out: jax.Array, arrays: PyTree, axis: int = 0) -> PyTree:
+    """Zeros for the examples (along `axis`) that are left out, in all floating-point arrays.
+
+    0 × NaN is NaN: what must not count is replaced, not scaled.
+    """
+
+    def replaced(x: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        rows = left_out.reshape(-1, *[1] * (x.ndim - 1 - axis))
+        return jnp.where(rows, jnp.zeros((), x.dtype), x)
+
+    return jax.tree.map(replaced, arrays)
+
+
 def sum_over_batch(factors: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
-    """Σ_i c_i · root_i in the root's shape, from arrays with a leading batch axis."""
+    """Σ_i c_i · root_i in the root's shape, from finite arrays with a leading batch axis."""
     if isinstance(arrays, ContractionArrays):
         a, g = arrays
-        # The smaller one, since a copy is made of it.
-        if a.size < g.size:
-            a, g = _scaled(factors, a), _counted(factors, g)
-        else:
-            a, g = _counted(factors, a), _scaled(factors, g)
-        total = product("bntd,bntp->ndp", a, g)
+        # The smaller one is scaled, since that makes a copy of it.
+        a, g = (_scaled(factors, a), g) if a.size < g.size else (a, _scaled(factors, g))
+        total = product("b...td,b...tp->...dp", a, g)
     elif isinstance(arrays, RowsArrays):
         updates = _scaled(factors, arrays.updates.astype(jnp.float32))
         total = jnp.zeros((form.num_rows, updates.shape[2]), jnp.float32)
         total = total.at[arrays.ids.reshape(-1)].add(updates.reshape(-1, updates.shape[2]))
     else:
         assert isinstance(arrays, DenseArray)
-        x = _counted(factors, arrays.x.astype(jnp.float32))
-        total = jnp.tensordot(factors, x, axes=1, precision=_EXACT)
+        # Full float32: the default precision of accelerators would round the operands.
+        total = jnp.tensordot(factors, arrays.x.astype(jnp.float32), axes=1, precision=_EXACT)
     return total.reshape(form.shape)
 
 
-def _rows_of(factors: jax.Array, x: jax.Array) -> jax.Array:
-    return factors.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def _counted(factors: jax.Array, x: jax.Array) -> jax.Array:
-    # 0 × NaN is NaN: examples that must not count are replaced, not scaled.
-    return jnp.where(_rows_of(factors, x) > 0, x, jnp.zeros((), x.dtype))
-
-
 def _scaled(factors: jax.Array, x: jax.Array) -> jax.Array:
-    rows = _rows_of(factors, x)
-    scaled = jnp.where(rows > 0, rows * x.astype(jnp.float32), 0.0)
-    return scaled.astype(x.dtype)
+    rows = factors.reshape(-1, *[1] * (x.ndim - 1))
+    return (rows * x.astype(jnp.float32)).astype(x.dtype)
