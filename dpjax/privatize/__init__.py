@@ -8,14 +8,22 @@ from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
 from dpjax.privatize.clipping import clipped_grad as clipped_grad
 from dpjax.privatize.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.noise import noisy_mean as noisy_mean
+from dpjax.privatize.rules import AutomaticClipping as AutomaticClipping
+from dpjax.privatize.rules import ClippingRule as ClippingRule
+from dpjax.privatize.rules import FlatClipping as FlatClipping
+from dpjax.privatize.rules import PerGroupClipping as PerGroupClipping
 from dpjax.privatize.run_key import RunKey as RunKey
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
 
 __all__ = [
+    "AutomaticClipping",
     "ClippedGrad",
     "ClippedGradFn",
+    "ClippingRule",
     "Explanation",
+    "FlatClipping",
+    "PerGroupClipping",
     "RunKey",
     "clipped_grad",
     "explain",

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.materialize import clip_factors, materialize
+from dpjax.privatize.materialize import materialize
+from dpjax.privatize.rules import ClippingRule, RowStatistics, leaf_groups, scale
 from dpjax.privatize.structured import norms
 from dpjax.privatize.structured.cost import DEFAULT_BUDGET_VALUES, Budget, choose
 from dpjax.privatize.structured.evaluate import values_request
@@ -33,24 +34,24 @@ PyTree = Any
 Clip = Callable[[PyTree, PyTree, jax.Array], tuple]
 
 
-def one_backward(loss_fn: Callable, clip_norm: float, has_aux: bool) -> Clip:
-    """Returns `clip(params, batch, mask) -> (grads, norms, losses, aux)`; memory: all operands."""
-    return _structured(loss_fn, clip_norm, has_aux, lambda *_: "one_backward")
+def one_backward(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
+    """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory: all operands."""
+    return _structured(loss_fn, rule, has_aux, lambda *_: "one_backward")
 
 
-def two_backwards(loss_fn: Callable, clip_norm: float, has_aux: bool) -> Clip:
-    """Returns `clip(params, batch, mask) -> (grads, norms, losses, aux)`; memory of a step."""
-    return _structured(loss_fn, clip_norm, has_aux, lambda *_: "two_backwards")
+def two_backwards(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
+    """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory of a step."""
+    return _structured(loss_fn, rule, has_aux, lambda *_: "two_backwards")
 
 
-def auto(loss_fn: Callable, clip_norm: float, has_aux: bool) -> Clip:
-    """Returns `clip(params, batch, mask) -> (grads, norms, losses, aux)` by the cheapest way."""
-    return _structured(loss_fn, clip_norm, has_aux, choose)
+def auto(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
+    """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by the cheapest way."""
+    return _structured(loss_fn, rule, has_aux, choose)
 
 
 def _structured(
     loss_fn: Callable,
-    clip_norm: float,
+    rule: ClippingRule,
     has_aux: bool,
     pick: Callable[[GradientProgram, int], str],
 ) -> Clip:
@@ -62,19 +63,19 @@ def _structured(
                 f"computing every per-example gradient (strategy materialize): {error}",
                 stacklevel=2,
             )
-            return materialize(loss_fn, clip_norm, has_aux)(params, batch, mask)
+            return materialize(loss_fn, rule, has_aux)(params, batch, mask)
         name = pick(gradient, mask.shape[0])
         if name == "materialize":
-            return materialize(loss_fn, clip_norm, has_aux)(params, batch, mask)
+            return materialize(loss_fn, rule, has_aux)(params, batch, mask)
         mention_dense_terms(gradient, params)
         sums = {"one_backward": _one_backward, "two_backwards": _two_backwards}[name]
-        return sums(gradient, clip_norm, params, batch, mask)
+        return sums(gradient, rule, params, batch, mask)
 
     return clip
 
 
 def _one_backward(
-    gradient: GradientProgram, clip_norm: float, params: PyTree, batch: PyTree, mask: jax.Array
+    gradient: GradientProgram, rule: ClippingRule, params: PyTree, batch: PyTree, mask: jax.Array
 ) -> tuple:
     budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
     requests = [
@@ -82,51 +83,46 @@ def _one_backward(
         *(pieces_request(terms) for terms in gradient.terms),
     ]
     outputs, *pieces = PerExample(gradient, params, batch, requests).evaluate(requests)
-    per_parameter = [jax.vmap(lambda p: norms.norm(p, budget))(own) for own in pieces if own]
-    factors, seen = _clip(per_parameter, clip_norm, mask)
-    grads = [
-        _sum_of_pieces(factors, own, leaf.shape)
-        for own, leaf in zip(pieces, gradient.params, strict=True)
+    leaf_norms = [
+        jax.vmap(lambda p: norms.norm(p, budget))(own) if own else jnp.zeros(mask.shape)
+        for own in pieces
     ]
-    return _result(gradient, grads, seen, outputs, mask)
+    groups = leaf_groups(rule, params)
+    factors, rows = scale(rule, leaf_norms, groups, mask)
+    grads = [
+        _sum_of_pieces(factors[:, group], own, leaf.shape)
+        for own, group, leaf in zip(pieces, groups, gradient.params, strict=True)
+    ]
+    return _result(gradient, grads, rows, outputs, mask)
 
 
 def _two_backwards(
-    gradient: GradientProgram, clip_norm: float, params: PyTree, batch: PyTree, mask: jax.Array
+    gradient: GradientProgram, rule: ClippingRule, params: PyTree, batch: PyTree, mask: jax.Array
 ) -> tuple:
     budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
-    requests = [norm_request(terms, budget) for terms in gradient.terms if terms]
+    requests = [norm_request(terms, budget) for terms in gradient.terms]
     forward = values_request([gradient.loss, *gradient.aux])
     examples = PerExample(gradient, params, batch, [forward, *requests])
     outputs = examples.run_forward(forward, requests)
-    factors, seen = _clip(examples.evaluate(requests), clip_norm, mask)
+    groups = leaf_groups(rule, params)
+    factors, rows = scale(rule, examples.evaluate(requests), groups, mask)
     # The second pass waits for the norms: otherwise the compiler would see that both passes compute
     # the same, and keep everything in between.
     factors = examples.wait_for(factors)
     grads = examples.evaluate_sums(
         lambda factor: [
-            sum_request(terms, factor, leaf.shape)
-            for terms, leaf in zip(gradient.terms, gradient.params, strict=True)
+            sum_request(terms, factor[group], leaf.shape)
+            for terms, group, leaf in zip(gradient.terms, groups, gradient.params, strict=True)
         ],
         factors,
     )
-    return _result(gradient, grads, seen, outputs, mask)
+    return _result(gradient, grads, rows, outputs, mask)
 
 
 def _one_example(batch: PyTree) -> PyTree:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), batch
     )
-
-
-def _clip(per_parameter: Sequence[jax.Array], clip_norm: float, mask: jax.Array) -> tuple:
-    """The factors and the norms `(B,)`, from the norms of every parameter."""
-    if per_parameter:
-        together = jax.vmap(norms.hypot)(jnp.stack(per_parameter, axis=1))
-    else:
-        together = jnp.zeros(mask.shape, jnp.float32)
-    seen = jnp.where(mask, together, 0.0)
-    return clip_factors(seen, clip_norm, mask), seen
 
 
 def _sum_of_pieces(
@@ -142,11 +138,11 @@ def _sum_of_pieces(
 def _result(
     gradient: GradientProgram,
     grads: list[jax.Array],
-    seen: jax.Array,
+    rows: RowStatistics,
     outputs: list[jax.Array],
     mask: jax.Array,
 ) -> tuple:
     loss, *aux = outputs
     losses = jnp.where(mask, loss.astype(jnp.float32), 0.0)
     tree = jax.tree.unflatten(gradient.params_tree, grads)
-    return tree, seen, losses, jax.tree.unflatten(gradient.aux_tree, aux)
+    return tree, rows, losses, jax.tree.unflatten(gradient.aux_tree, aux)
