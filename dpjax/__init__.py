@@ -12,6 +12,7 @@ from dpjax.finetuning import Lora as Lora
 from dpjax.finetuning import Privacy as Privacy
 from dpjax.finetuning import Training as Training
 from dpjax.finetuning import finetune as finetune
+from dpjax.privatize import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize import AutomaticClipping as AutomaticClipping
 from dpjax.privatize import ClippedGrad as ClippedGrad
 from dpjax.privatize import ClippedGradFn as ClippedGradFn

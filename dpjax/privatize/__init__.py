@@ -3,6 +3,7 @@
 Pure JAX. Knows nothing of models, text or files.
 """
 
+from dpjax.privatize.adaptive import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize.clipping import ClippedGrad as ClippedGrad
 from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
 from dpjax.privatize.clipping import clipped_grad as clipped_grad
@@ -17,6 +18,7 @@ from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
 
 __all__ = [
+    "AdaptiveClipping",
     "AutomaticClipping",
     "ClippedGrad",
     "ClippedGradFn",
