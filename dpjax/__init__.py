@@ -23,5 +23,6 @@ from dpjax.privatize import clipped_grad as clipped_grad
 from dpjax.privatize import explain as explain
 from dpjax.privatize import gaussian_noise as gaussian_noise
 from dpjax.privatize import noisy_mean as noisy_mean
+from dpjax.privatize import unit_loss as unit_loss
 
 __version__ = "0.1.0"

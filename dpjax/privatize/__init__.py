@@ -16,6 +16,7 @@ from dpjax.privatize.rules import PerGroupClipping as PerGroupClipping
 from dpjax.privatize.run_key import RunKey as RunKey
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
+from dpjax.privatize.units import unit_loss as unit_loss
 
 __all__ = [
     "AdaptiveClipping",
@@ -31,4 +32,5 @@ __all__ = [
     "explain",
     "gaussian_noise",
     "noisy_mean",
+    "unit_loss",
 ]
