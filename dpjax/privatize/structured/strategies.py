@@ -83,9 +83,9 @@ def _one_backward(
         *(pieces_request(terms) for terms in gradient.terms),
     ]
     outputs, *pieces = PerExample(gradient, params, batch, requests).evaluate(requests)
+    unused = jnp.zeros(mask.shape, jnp.float32)
     leaf_norms = [
-        jax.vmap(lambda p: norms.norm(p, budget))(own) if own else jnp.zeros(mask.shape)
-        for own in pieces
+        jax.vmap(lambda p: norms.norm(p, budget))(own) if own else unused for own in pieces
     ]
     groups = leaf_groups(rule, params)
     factors, rows = scale(rule, leaf_norms, groups, mask)
