@@ -12,12 +12,17 @@ from dpjax.finetuning import Lora as Lora
 from dpjax.finetuning import Privacy as Privacy
 from dpjax.finetuning import Training as Training
 from dpjax.finetuning import finetune as finetune
+from dpjax.privatize import AdaptiveClipping as AdaptiveClipping
+from dpjax.privatize import AutomaticClipping as AutomaticClipping
 from dpjax.privatize import ClippedGrad as ClippedGrad
 from dpjax.privatize import ClippedGradFn as ClippedGradFn
+from dpjax.privatize import FlatClipping as FlatClipping
+from dpjax.privatize import PerGroupClipping as PerGroupClipping
 from dpjax.privatize import RunKey as RunKey
 from dpjax.privatize import clipped_grad as clipped_grad
 from dpjax.privatize import explain as explain
 from dpjax.privatize import gaussian_noise as gaussian_noise
 from dpjax.privatize import noisy_mean as noisy_mean
+from dpjax.privatize import unit_loss as unit_loss
 
 __version__ = "0.1.0"

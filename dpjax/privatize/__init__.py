@@ -3,22 +3,34 @@
 Pure JAX. Knows nothing of models, text or files.
 """
 
+from dpjax.privatize.adaptive import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize.clipping import ClippedGrad as ClippedGrad
 from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
 from dpjax.privatize.clipping import clipped_grad as clipped_grad
 from dpjax.privatize.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.noise import noisy_mean as noisy_mean
+from dpjax.privatize.rules import AutomaticClipping as AutomaticClipping
+from dpjax.privatize.rules import ClippingRule as ClippingRule
+from dpjax.privatize.rules import FlatClipping as FlatClipping
+from dpjax.privatize.rules import PerGroupClipping as PerGroupClipping
 from dpjax.privatize.run_key import RunKey as RunKey
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
+from dpjax.privatize.units import unit_loss as unit_loss
 
 __all__ = [
+    "AdaptiveClipping",
+    "AutomaticClipping",
     "ClippedGrad",
     "ClippedGradFn",
+    "ClippingRule",
     "Explanation",
+    "FlatClipping",
+    "PerGroupClipping",
     "RunKey",
     "clipped_grad",
     "explain",
     "gaussian_noise",
     "noisy_mean",
+    "unit_loss",
 ]

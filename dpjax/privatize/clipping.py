@@ -1,17 +1,16 @@
-"""`clipped_grad`: the sum of per-example gradients, each clipped to an L2 norm of at most C."""
+"""`clipped_grad`: the sum of per-example gradients, each scaled so that its L2 norm is bounded."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dpjax.privatize import microbatch
+from dpjax.privatize.rules import ClippingRule, FlatClipping, RowStatistics, leaf_groups
 from dpjax.privatize.strategies import strategy_named
 
 PyTree = Any
@@ -28,6 +27,9 @@ class ClippedGrad(NamedTuple):
         norms: `(B,)` float32, ‖gᵢ‖₂ before clipping; 0 on masked rows, inf or NaN where the
             gradient was not finite (such an example contributed zero).
         losses: `(B,)` float32; 0 on masked rows.
+        counted: `(B,)` bool: the example took part; it was not masked and its gradient was finite.
+        clipped: `(B,)` bool: it took part, and its gradient, or that of one group, was shortened.
+        group_norms: `(B, K)` float32, as `norms`, for each group of `PerGroupClipping`; else None.
         aux: what the loss returned beside the scalar, with a leading axis `(B, ...)`, unmasked;
             None without `has_aux`.
 
@@ -37,6 +39,9 @@ class ClippedGrad(NamedTuple):
     grads: PyTree
     norms: jax.Array
     losses: jax.Array
+    counted: jax.Array
+    clipped: jax.Array
+    group_norms: jax.Array | None = None
     aux: PyTree = None
 
     @property
@@ -44,8 +49,22 @@ class ClippedGrad(NamedTuple):
         """How many examples had a NaN or infinite gradient and were left out, int32 scalar."""
         return jnp.sum(~jnp.isfinite(self.norms), dtype=jnp.int32)
 
+    @property
+    def num_clipped(self) -> jax.Array:
+        """How many examples had their gradient shortened, int32 scalar."""
+        return jnp.sum(self.clipped, dtype=jnp.int32)
 
-@dataclasses.dataclass(frozen=True)
+    @property
+    def centered_count(self) -> jax.Array:
+        """Σᵢ (bᵢ - ½) over `counted`, bᵢ = 1 where not clipped: for `AdaptiveClipping`; float32.
+
+        Exact below 2²³ examples. One example more or less moves it by at most ½.
+        """
+        halves = jnp.where(self.clipped, -0.5, 0.5).astype(jnp.float32)
+        return jnp.sum(jnp.where(self.counted, halves, 0.0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ClippedGradFn:
     """A function `(params, batch, mask=None) -> ClippedGrad` that knows its sensitivity.
 
@@ -53,17 +72,25 @@ class ClippedGradFn:
     """
 
     loss_fn: LossFn
-    clip_norm: float
+    rule: ClippingRule
     strategy: str
     microbatch_size: int | None
     has_aux: bool
 
-    def sensitivity(self, neighboring: str = "add_or_remove_one") -> float:
+    @property
+    def clip_norm(self) -> float | jax.Array:
+        """C, the most that one example contributes to `grads`, in L2 norm; noise is in units of it.
+
+        √ΣC_k² for `PerGroupClipping`; an array where the rule holds arrays.
+        """
+        return self.rule.clip_norm
+
+    def sensitivity(self, neighboring: str = "add_or_remove_one") -> float | jax.Array:
         """The L2 sensitivity of `grads`: the most that one example can move it.
 
         Args:
-            neighboring: "add_or_remove_one" or "zero_out" (C), or "replace_one" (2C: one clipped
-                contribution leaves and another enters).
+            neighboring: "add_or_remove_one" or "zero_out" (`clip_norm`), or "replace_one" (twice
+                that: one clipped contribution leaves and another enters).
 
         Raises:
             ValueError: the relation is unknown.
@@ -86,39 +113,57 @@ class ClippedGradFn:
 
         Raises:
             TypeError: a parameter is not floating-point, or the mask is not boolean.
-            ValueError: leading axes differ, or the loss is not a scalar.
+            ValueError: leading axes differ, the loss is not a scalar, or the rule's groups do not
+                fit the parameters.
         """
         batch_size = _checked_batch_size(batch)
         mask = _checked_mask(mask, batch_size)
         _check_params(params)
         _check_loss_is_scalar(self.loss_fn, params, batch, self.has_aux)
         if batch_size == 0:
-            return _empty(self.loss_fn, params, batch, self.has_aux)
-        clip_one = strategy_named(self.strategy)(self.loss_fn, self.clip_norm, self.has_aux)
+            return self._empty(params, batch)
+        clip_one = strategy_named(self.strategy)(self.loss_fn, self.rule, self.has_aux)
         if self.microbatch_size is None or self.microbatch_size >= batch_size:
-            return ClippedGrad(*clip_one(params, batch, mask))
-        return ClippedGrad(*microbatch.run(clip_one, params, batch, mask, self.microbatch_size))
+            return _assembled(*clip_one(params, batch, mask))
+        return _assembled(*microbatch.run(clip_one, params, batch, mask, self.microbatch_size))
+
+    def _empty(self, params: PyTree, batch: PyTree) -> ClippedGrad:
+        # vmap over no examples would leave reductions over an empty axis, which have no identity.
+        leaf_groups(self.rule, params)
+        grads = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
+        floats, flags, groups = jnp.zeros(0, jnp.float32), jnp.zeros(0, bool), None
+        if self.rule.group_names is not None:
+            groups = jnp.zeros((0, len(self.rule.group_names)), jnp.float32)
+        aux = None
+        if self.has_aux:
+            _, one = jax.eval_shape(self.loss_fn, params, _one_example(batch))
+            aux = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
+        return _assembled(grads, RowStatistics(floats, flags, flags, groups), floats, aux)
 
 
 def clipped_grad(
     loss_fn: LossFn,
     *,
-    clip_norm: float,
+    clip_norm: float | jax.Array | None = None,
+    rule: ClippingRule | None = None,
     strategy: str = "materialize",
     microbatch_size: int | None = None,
     has_aux: bool = False,
 ) -> ClippedGradFn:
     """Transforms a loss of one example into a function that returns Σᵢ cᵢ ∇loss(params, exampleᵢ).
 
-    cᵢ = min(1, C / ‖gᵢ‖₂) with the norm over all parameters together (Abadi et al. 2016, "Deep
-    Learning with Differential Privacy", Algorithm 1). Norms, factors and the sum are float32
-    whatever the precision of the parameters. C is lowered by one part in 2¹⁹ inside the factor, so
-    that float32 rounding of the norm and of the product leaves no contribution above C.
+    With `clip_norm`, cᵢ = min(1, C / ‖gᵢ‖₂) with the norm over all parameters together (Abadi et
+    al. 2016, "Deep Learning with Differential Privacy", Algorithm 1): short for
+    `rule=FlatClipping(C)`. The other rules are `PerGroupClipping` and `AutomaticClipping`;
+    `AdaptiveClipping` chooses a C for every step. Norms, factors and the sum are float32 whatever
+    the precision of the parameters. C is lowered by one part in 2¹⁹ inside the factor, so that
+    float32 rounding of the norm and of the product leaves no contribution above C.
 
     Args:
         loss_fn: `(params, example) -> scalar`, or `(scalar, aux)` with `has_aux`; it sees one
-            example without a batch axis.
-        clip_norm: C > 0.
+            example without a batch axis. `unit_loss` makes one of a unit of several examples.
+        clip_norm: C > 0; inside `jax.jit` it may be a traced scalar.
+        rule: instead of `clip_norm`.
         strategy: how the clipped sum is computed; every strategy gives the same result.
             "materialize" computes all per-example gradients of a microbatch with `jax.vmap`;
             "one_backward" keeps the operands of every weight gradient instead; "two_backwards"
@@ -129,16 +174,19 @@ def clipped_grad(
         has_aux: the loss returns `(scalar, aux)`.
 
     Raises:
+        TypeError: `clip_norm` is not a number, `rule` not a rule, or not exactly one is given.
         ValueError: the clip norm or microbatch size is not positive, or the strategy is unknown.
     """
-    if isinstance(clip_norm, bool) or not isinstance(clip_norm, (int, float, np.number)):
-        raise TypeError(f"clip_norm must be a number, got {clip_norm!r}")
-    if not (math.isfinite(clip_norm) and clip_norm > 0):
-        raise ValueError(f"clip_norm must be positive and finite, got {clip_norm}")
+    if (clip_norm is None) == (rule is None):
+        raise TypeError("clipped_grad needs either clip_norm or rule, and not both")
+    if rule is None:
+        rule = FlatClipping(clip_norm)
+    if not isinstance(rule, ClippingRule):
+        raise TypeError(f"rule must be a clipping rule such as FlatClipping(1.0), got {rule!r}")
     if microbatch_size is not None and microbatch_size < 1:
         raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
     strategy_named(strategy)
-    return ClippedGradFn(loss_fn, float(clip_norm), strategy, microbatch_size, has_aux)
+    return ClippedGradFn(loss_fn, rule, strategy, microbatch_size, has_aux)
 
 
 def _checked_batch_size(batch: PyTree) -> int:
@@ -195,11 +243,13 @@ def _one_example(batch: PyTree) -> PyTree:
     )
 
 
-def _empty(loss_fn: LossFn, params: PyTree, batch: PyTree, has_aux: bool) -> ClippedGrad:
-    # vmap over no examples would leave reductions over an empty axis, which have no identity.
-    grads = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
-    aux = None
-    if has_aux:
-        _, one = jax.eval_shape(loss_fn, params, _one_example(batch))
-        aux = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
-    return ClippedGrad(grads, jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.float32), aux)
+def _assembled(grads: PyTree, rows: RowStatistics, losses: jax.Array, aux: PyTree) -> ClippedGrad:
+    return ClippedGrad(
+        grads=grads,
+        norms=rows.norms,
+        losses=losses,
+        counted=rows.counted,
+        clipped=rows.clipped,
+        group_norms=rows.group_norms,
+        aux=aux,
+    )

@@ -12,49 +12,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.privatize.rules import ClippingRule, leaf_groups, scale
+from dpjax.privatize.structured.scaling import dense_norm
+
 PyTree = Any
 
-# One part in 2¹⁹ ≈ 1.9e-6: many times the rounding error of a float32 norm, factor and product.
-ROUNDING_MARGIN = 2.0**-19
 
-
-def materialize(loss_fn: Callable, clip_norm: float, has_aux: bool) -> Callable:
-    """Returns `clip(params, batch, mask) -> (grads, norms, losses, aux)` by `vmap` of `grad`."""
+def materialize(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Callable:
+    """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by `vmap` of `grad`."""
     value_and_grad = jax.vmap(jax.value_and_grad(loss_fn, has_aux=has_aux), in_axes=(None, 0))
 
     def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple:
+        groups = leaf_groups(rule, params)
         value, per_example = value_and_grad(params, batch)
         losses, aux = value if has_aux else (value, None)
-        per_example = jax.tree.map(lambda g: g.astype(jnp.float32), per_example)
-        norms = jnp.where(mask, per_example_norms(per_example, mask.shape[0]), 0.0)
-        factors = clip_factors(norms, clip_norm, mask)
-        grads = jax.tree.map(lambda g: _weighted_sum(factors, g), per_example)
-        return grads, norms, jnp.where(mask, losses.astype(jnp.float32), 0.0), aux
+        leaves, tree = jax.tree.flatten(per_example)
+        leaves = [leaf.astype(jnp.float32) for leaf in leaves]
+        factors, rows = scale(rule, [jax.vmap(dense_norm)(leaf) for leaf in leaves], groups, mask)
+        grads = [
+            _weighted_sum(factors[:, group], leaf)
+            for leaf, group in zip(leaves, groups, strict=True)
+        ]
+        losses = jnp.where(mask, losses.astype(jnp.float32), 0.0)
+        return jax.tree.unflatten(tree, grads), rows, losses, aux
 
     return clip
-
-
-def per_example_norms(per_example: PyTree, batch_size: int) -> jax.Array:
-    """L2 norms over all leaves together, `(B,)` float32, from float32 leaves `(B, ...)`.
-
-    Scaled by the largest entry, so that squares neither overflow nor vanish. NaN or inf where an
-    entry is not finite.
-    """
-    flat = [g.reshape(batch_size, -1) for g in jax.tree.leaves(per_example) if g.size]
-    if not flat:
-        return jnp.zeros(batch_size, jnp.float32)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g), axis=1) for g in flat]), axis=0)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    squares = sum(jnp.sum(jnp.square(g / scale[:, None]), axis=1) for g in flat)
-    # largest carries NaN and inf; the sum of squares might have lost an inf to inf/inf only.
-    return jnp.where(jnp.isfinite(largest), scale * jnp.sqrt(squares), largest)
-
-
-def clip_factors(norms: jax.Array, clip_norm: float, mask: jax.Array) -> jax.Array:
-    """min(1, C/‖g‖) with the rounding margin, `(B,)` float32; 0 where masked or not finite."""
-    bound = clip_norm * (1.0 - ROUNDING_MARGIN)
-    factors = jnp.minimum(1.0, bound / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny))
-    return jnp.where(mask & jnp.isfinite(norms), factors, 0.0).astype(jnp.float32)
 
 
 def _weighted_sum(factors: jax.Array, per_example: jax.Array) -> jax.Array:

@@ -56,7 +56,7 @@ def _standard_normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def noisy_mean(
-    clipped_sum: PyTree, noise_keys: jax.Array, *, mechanism: DPSGD, clip_norm: float
+    clipped_sum: PyTree, noise_keys: jax.Array, *, mechanism: DPSGD, clip_norm: float | jax.Array
 ) -> PyTree:
     """(Σᵢ cᵢ gᵢ + N(0, σ²C²)) / B: the private gradient of one step (Abadi et al. 2016, Alg. 1).
 
@@ -67,7 +67,8 @@ def noisy_mean(
         clipped_sum: `ClippedGrad.grads` summed over all microbatches and devices of the step.
         noise_keys: `RunKey.noise_keys(step)`, each step's own.
         mechanism: the DP-SGD mechanism of the run.
-        clip_norm: C, the one the sum was clipped with.
+        clip_norm: C, the one the sum was clipped with: `ClippedGradFn.clip_norm`, whatever the
+            clipping rule. With `AdaptiveClipping`, use its `noisy_mean` instead.
 
     Returns:
         float32, the structure of `clipped_sum`.

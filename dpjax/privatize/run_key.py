@@ -61,6 +61,10 @@ class RunKey:
         """`(4,)` typed JAX keys for the Gaussian noise of `step`."""
         return _threefry_keys(self._derive("noise", step, 8 * NUM_DRAWS))
 
+    def quantile_keys(self, step: int) -> jax.Array:
+        """`(4,)` typed JAX keys for the noise of the count that `AdaptiveClipping` releases."""
+        return _threefry_keys(self._derive("quantile", step, 8 * NUM_DRAWS))
+
     def model_key(self, name: str) -> jax.Array:
         """One typed JAX key for a part of the model's initialisation, such as "head" or "lora"."""
         return _threefry_keys(self._derive(f"model/{name}", 0, 8))[0]

@@ -64,16 +64,16 @@ class PerExample:
     def evaluate_sums(
         self, requests: Callable[[jax.Array], Sequence[Request]], factors: jax.Array
     ) -> list[jax.Array]:
-        """The results of requests that sum over the batch, made for one example's factor.
+        """The results of requests that sum over the batch, made for one example's factors.
 
-        The cotangent is made to depend on the factor, which is never negative. Otherwise the
+        The cotangent is made to depend on the factors, which are never negative. Otherwise the
         compiler would see that this backward pass computes the same as the one before, and keep
         everything in between; barriers that should prevent that are removed too early on CPU.
         """
         cotangent = self._gradient.cotangent
 
         def of_one(factor: jax.Array, arrays: list[Any]) -> list[jax.Array]:
-            one = jnp.where(factor >= 0, 1.0, 0.0).astype(cotangent.dtype)
+            one = jnp.where(jnp.all(factor >= 0), 1.0, 0.0).astype(cotangent.dtype)
             known = self._known(arrays) | {cotangent: one}
             return run(self._gradient.program, known, requests(factor))
 

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.materialize import clip_factors, materialize
+from dpjax.privatize.materialize import materialize
+from dpjax.privatize.rules import ClippingRule, RowStatistics, leaf_groups, scale
 from dpjax.privatize.structured.cost import DEFAULT_BUDGET_VALUES, Budget, choose, kept_formed
 from dpjax.privatize.structured.evaluate import values_request
 from dpjax.privatize.structured.gradient import GradientProgram, gradient_program
@@ -30,31 +31,30 @@ from dpjax.privatize.structured.requests import (
     sum_of_pieces,
     sum_request,
 )
-from dpjax.privatize.structured.scaling import hypot
 from dpjax.privatize.structured.sums import without
 
 PyTree = Any
 Clip = Callable[[PyTree, PyTree, jax.Array], tuple]
 
 
-def one_backward(loss_fn: Callable, clip_norm: float, has_aux: bool) -> Clip:
-    """Returns `clip(params, batch, mask) -> (grads, norms, losses, aux)`; memory: all operands."""
-    return _structured(loss_fn, clip_norm, has_aux, lambda *_: "one_backward")
+def one_backward(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
+    """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory: all operands."""
+    return _structured(loss_fn, rule, has_aux, lambda *_: "one_backward")
 
 
-def two_backwards(loss_fn: Callable, clip_norm: float, has_aux: bool) -> Clip:
-    """Returns `clip(params, batch, mask) -> (grads, norms, losses, aux)`; memory of a step."""
-    return _structured(loss_fn, clip_norm, has_aux, lambda *_: "two_backwards")
+def two_backwards(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
+    """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory of a step."""
+    return _structured(loss_fn, rule, has_aux, lambda *_: "two_backwards")
 
 
-def auto(loss_fn: Callable, clip_norm: float, has_aux: bool) -> Clip:
-    """Returns `clip(params, batch, mask) -> (grads, norms, losses, aux)` by the cheapest way."""
-    return _structured(loss_fn, clip_norm, has_aux, choose)
+def auto(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
+    """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by the cheapest way."""
+    return _structured(loss_fn, rule, has_aux, choose)
 
 
 def _structured(
     loss_fn: Callable,
-    clip_norm: float,
+    rule: ClippingRule,
     has_aux: bool,
     pick: Callable[[GradientProgram, int], str],
 ) -> Clip:
@@ -66,19 +66,19 @@ def _structured(
                 f"computing every per-example gradient (strategy materialize): {error}",
                 stacklevel=2,
             )
-            return materialize(loss_fn, clip_norm, has_aux)(params, batch, mask)
+            return materialize(loss_fn, rule, has_aux)(params, batch, mask)
         name = pick(gradient, mask.shape[0])
         if name == "materialize":
-            return materialize(loss_fn, clip_norm, has_aux)(params, batch, mask)
+            return materialize(loss_fn, rule, has_aux)(params, batch, mask)
         mention_dense_terms(gradient, params)
         sums = {"one_backward": _one_backward, "two_backwards": _two_backwards}[name]
-        return sums(gradient, clip_norm, params, batch, mask)
+        return sums(gradient, rule, params, batch, mask)
 
     return clip
 
 
 def _one_backward(
-    gradient: GradientProgram, clip_norm: float, params: PyTree, batch: PyTree, mask: jax.Array
+    gradient: GradientProgram, rule: ClippingRule, params: PyTree, batch: PyTree, mask: jax.Array
 ) -> tuple:
     budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
     kept = kept_formed(gradient.terms, mask.shape[0])
@@ -87,38 +87,43 @@ def _one_backward(
         *(norm_and_pieces_request(terms, budget, kept) for terms in gradient.terms),
     ]
     outputs, *found = PerExample(gradient, params, batch, requests).evaluate(requests)
-    per_parameter = [norm for norm, pieces in found if pieces]
-    factors, seen = _clip(per_parameter, clip_norm, mask)
+    unused = jnp.zeros(mask.shape, jnp.float32)
+    leaf_norms = [norm if pieces else unused for norm, pieces in found]
+    groups = leaf_groups(rule, params)
+    factors, rows = scale(rule, leaf_norms, groups, mask)
     depths = [num_stacking_loops(terms) for terms in gradient.terms]
     all_pieces = [
         jax.tree.map(lambda x, depth=depth: jnp.moveaxis(x, 0, depth), pieces)
         for depth, (_, pieces) in zip(depths, found, strict=True)
     ]
-    all_pieces = _finite(all_pieces, depths, per_parameter)
+    all_pieces = _finite(all_pieces, depths, leaf_norms)
     grads = [
-        sum_of_pieces(terms, factors, pieces, leaf.shape)
-        for terms, pieces, leaf in zip(gradient.terms, all_pieces, gradient.params, strict=True)
+        sum_of_pieces(terms, factors[:, group], pieces, leaf.shape)
+        for terms, group, pieces, leaf in zip(
+            gradient.terms, groups, all_pieces, gradient.params, strict=True
+        )
     ]
-    return _result(gradient, grads, seen, outputs, mask)
+    return _result(gradient, grads, rows, outputs, mask)
 
 
 def _two_backwards(
-    gradient: GradientProgram, clip_norm: float, params: PyTree, batch: PyTree, mask: jax.Array
+    gradient: GradientProgram, rule: ClippingRule, params: PyTree, batch: PyTree, mask: jax.Array
 ) -> tuple:
     budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
-    requests = [norm_request(terms, budget) for terms in gradient.terms if terms]
+    requests = [norm_request(terms, budget) for terms in gradient.terms]
     forward = values_request([gradient.loss, *gradient.aux])
     examples = PerExample(gradient, params, batch, [forward, *requests])
     outputs = examples.run_forward(forward, requests)
-    factors, seen = _clip(examples.evaluate(requests), clip_norm, mask)
+    groups = leaf_groups(rule, params)
+    factors, rows = scale(rule, examples.evaluate(requests), groups, mask)
     grads = examples.evaluate_sums(
         lambda factor: [
-            sum_request(terms, factor, leaf.shape)
-            for terms, leaf in zip(gradient.terms, gradient.params, strict=True)
+            sum_request(terms, factor[group], leaf.shape)
+            for terms, group, leaf in zip(gradient.terms, groups, gradient.params, strict=True)
         ],
         factors,
     )
-    return _result(gradient, grads, seen, outputs, mask)
+    return _result(gradient, grads, rows, outputs, mask)
 
 
 def _one_example(batch: PyTree) -> PyTree:
@@ -127,26 +132,16 @@ def _one_example(batch: PyTree) -> PyTree:
     )
 
 
-def _clip(per_parameter: Sequence[jax.Array], clip_norm: float, mask: jax.Array) -> tuple:
-    """The factors and the norms `(B,)`, from the norms of every parameter."""
-    if per_parameter:
-        together = jax.vmap(hypot)(jnp.stack(per_parameter, axis=1))
-    else:
-        together = jnp.zeros(mask.shape, jnp.float32)
-    seen = jnp.where(mask, together, 0.0)
-    return clip_factors(seen, clip_norm, mask), seen
-
-
 def _finite(
-    all_pieces: list[PyTree], depths: Sequence[int], per_parameter: Sequence[jax.Array]
+    all_pieces: list[PyTree], depths: Sequence[int], leaf_norms: Sequence[jax.Array]
 ) -> list[PyTree]:
     """The pieces, with zeros in place of examples that have a norm that is not finite.
 
     A loop that is hardly ever entered: unlike a selection it makes no copy of what it passes on.
     """
-    if not per_parameter:
+    if not leaf_norms:
         return all_pieces
-    broken = ~jnp.all(jnp.isfinite(jnp.stack(per_parameter)), axis=0)
+    broken = ~jnp.all(jnp.isfinite(jnp.stack(leaf_norms)), axis=0)
 
     def replace(state: tuple) -> tuple:
         zeroed = [without(broken, own, depth) for own, depth in zip(state[1], depths, strict=True)]
@@ -158,11 +153,11 @@ def _finite(
 def _result(
     gradient: GradientProgram,
     grads: list[jax.Array],
-    seen: jax.Array,
+    rows: RowStatistics,
     outputs: list[jax.Array],
     mask: jax.Array,
 ) -> tuple:
     loss, *aux = outputs
     losses = jnp.where(mask, loss.astype(jnp.float32), 0.0)
     tree = jax.tree.unflatten(gradient.params_tree, grads)
-    return tree, seen, losses, jax.tree.unflatten(gradient.aux_tree, aux)
+    return tree, rows, losses, jax.tree.unflatten(gradient.aux_tree, aux)
