@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax.privatize.structured.cost import Budget, gram_block, use_gram
+from dpjax.privatize.structured.methods import Budget, gram_block, use_gram
 from dpjax.privatize.structured.pieces import ContractionArrays
 from dpjax.privatize.structured.products import product
 from dpjax.privatize.structured.scaling import (
@@ -39,7 +39,8 @@ def contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
 
     Never too small, but rather too large: by what rounding may add when the product is taken again
     with one operand scaled in its own precision (for bfloat16 up to 2⁻⁸·Σ_t ‖a_t‖‖g_t‖, for float32
-    nothing), by `GRAM_MARGIN`, and for entries beyond 1e15 up to ‖a‖‖g‖.
+    nothing), by `GRAM_MARGIN`, by what squares below the range of float32 may lose (visible where
+    all entries are below about 1e-14), and up to ‖a‖‖g‖ where entries are above 1e15.
     """
     length, inputs = arrays.a.shape[-2:]
     if use_gram(length, inputs, arrays.g.shape[-1]):

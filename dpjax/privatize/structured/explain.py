@@ -17,6 +17,7 @@ from dpjax.privatize.structured.cost import (
     term_costs,
 )
 from dpjax.privatize.structured.gradient import gradient_program
+from dpjax.privatize.structured.methods import kept_formed
 
 PyTree = Any
 
@@ -107,13 +108,15 @@ def explain(
     )
     batch_size = jnp.shape(jax.tree.leaves(batch)[0])[0]
     gradient = gradient_program(loss_fn, has_aux, params, example)
+    choice = choose(gradient, batch_size)
+    kept = kept_formed(gradient.terms, batch_size) if choice == "one_backward" else ()
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     return Explanation(
         parameters=tuple(
-            ParameterExplanation(name, leaf.shape, tuple(term_costs(terms)))
+            ParameterExplanation(name, leaf.shape, tuple(term_costs(terms, kept)))
             for name, leaf, terms in zip(names, gradient.params, gradient.terms, strict=True)
         ),
-        strategies=strategy_costs(gradient),
+        strategies=strategy_costs(gradient, batch_size),
         batch_size=batch_size,
-        choice=choose(gradient, batch_size),
+        choice=choice,
     )

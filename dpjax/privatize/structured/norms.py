@@ -18,8 +18,8 @@ from dpjax.privatize.structured.contractions import (
     formed,
     in_slices,
 )
-from dpjax.privatize.structured.cost import Budget
 from dpjax.privatize.structured.layout import Box, box_of, overlap
+from dpjax.privatize.structured.methods import Budget
 from dpjax.privatize.structured.moves import apply_moves, factor_of
 from dpjax.privatize.structured.pieces import (
     ContractionArrays,

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize.structured import norms
-from dpjax.privatize.structured.cost import Budget
 from dpjax.privatize.structured.evaluate import Request
+from dpjax.privatize.structured.methods import Budget
 from dpjax.privatize.structured.moves import apply_moves, factor_of
 from dpjax.privatize.structured.pieces import (
     Piece,

@@ -18,9 +18,10 @@ import jax.numpy as jnp
 
 from dpjax.privatize.materialize import materialize
 from dpjax.privatize.rules import ClippingRule, RowStatistics, leaf_groups, scale
-from dpjax.privatize.structured.cost import DEFAULT_BUDGET_VALUES, Budget, choose, kept_formed
+from dpjax.privatize.structured.cost import choose
 from dpjax.privatize.structured.evaluate import values_request
 from dpjax.privatize.structured.gradient import GradientProgram, gradient_program
+from dpjax.privatize.structured.methods import DEFAULT_BUDGET_VALUES, Budget, kept_formed
 from dpjax.privatize.structured.notices import mention_dense_terms
 from dpjax.privatize.structured.per_example import PerExample
 from dpjax.privatize.structured.program import UnknownLayoutError
