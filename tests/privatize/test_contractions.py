@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dpjax
-from dpjax.privatize.structured import contractions, methods
+from dpjax.privatize.structured import methods, norms
 from dpjax.privatize.structured.contractions import contraction_norm
 from dpjax.privatize.structured.gradient import gradient_program
 from dpjax.privatize.structured.methods import Budget
@@ -89,8 +89,9 @@ def test_what_is_not_finite_shows(length, side, broken):
 
 
 @pytest.mark.parametrize("strategy", ["one_backward", "two_backwards"])
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("length", [4, 64])
-def test_bfloat16_operands_stay_below_the_clip_norm(strategy, length):
+def test_bfloat16_operands_stay_below_the_clip_norm(strategy, length, tied):
     """What is added is rounded to bfloat16 after scaling; the norm allows for that."""
     size, examples = 32, 48
     rng = np.random.default_rng(3)
@@ -103,7 +104,8 @@ def test_bfloat16_operands_stay_below_the_clip_norm(strategy, length):
     weights = jnp.asarray(signs, jnp.bfloat16)
 
     def loss(p, x):
-        return jnp.sum((x @ p["w"]).astype(jnp.float32) * weights.astype(jnp.float32))
+        picked = jnp.sum(p["w"][jnp.arange(4)].astype(jnp.float32)) if tied else 0.0
+        return picked + jnp.sum((x @ p["w"]).astype(jnp.float32) * weights.astype(jnp.float32))
 
     fn = jax.jit(dpjax.clipped_grad(loss, clip_norm=1.0, strategy=strategy, microbatch_size=1))
     batch = jnp.asarray(x, jnp.bfloat16)
@@ -113,10 +115,10 @@ def test_bfloat16_operands_stay_below_the_clip_norm(strategy, length):
 
 
 def test_without_the_allowance_bfloat16_would_exceed_the_clip_norm(monkeypatch):
-    monkeypatch.setattr(contractions, "rounding_slack", lambda _: 0.0)
+    monkeypatch.setattr(norms, "rounding_slack", lambda _: 0.0)
     with pytest.raises(AssertionError):
         for length in (4, 64):
-            test_bfloat16_operands_stay_below_the_clip_norm("two_backwards", length)
+            test_bfloat16_operands_stay_below_the_clip_norm("two_backwards", length, False)
 
 
 def test_products_are_kept_where_that_saves_time_and_memory():

@@ -37,17 +37,14 @@ GRAM_MARGIN = 2.0**-21
 def contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     """‖Σ_t a[..., t, :] ⊗ g[..., t, :]‖ over all groups together, float32 scalar.
 
-    Never too small, but rather too large: by what rounding may add when the product is taken again
-    with one operand scaled in its own precision (for bfloat16 up to 2⁻⁸·Σ_t ‖a_t‖‖g_t‖, for float32
-    nothing), by `GRAM_MARGIN`, by what squares below the range of float32 may lose (visible where
-    all entries are below about 1e-14), and up to ‖a‖‖g‖ where entries are above 1e15.
+    Never too small, but rather too large: by `GRAM_MARGIN`, by what squares below the range of
+    float32 may lose (visible where all entries are below about 1e-14), and up to ‖a‖‖g‖ where
+    entries are above 1e15.
     """
     length, inputs = arrays.a.shape[-2:]
     if use_gram(length, inputs, arrays.g.shape[-1]):
-        own = _gram_norm(arrays, budget)
-    else:
-        own = _formed_norm(arrays, budget)
-    return own + rounding_slack(arrays)
+        return _gram_norm(arrays, budget)
+    return _formed_norm(arrays, budget)
 
 
 class GramSums(NamedTuple):
@@ -122,10 +119,10 @@ def norm_bound(arrays: ContractionArrays) -> jax.Array:
 
 
 def rounding_slack(arrays: ContractionArrays) -> jax.Array | float:
-    """By how much rounding either operand in its own precision may lengthen aᵀg.
+    """By how much aᵀg may grow when one operand is scaled and rounded to its own precision again.
 
-    u·Σ_t ‖a_t‖‖g_t‖ with the unit round-off u of the shorter format. Nothing for float32, where it
-    is covered by the margin on the clip factor.
+    u·Σ_t ‖a_t‖‖g_t‖ with the unit round-off u of the shorter format, 2⁻⁸ for bfloat16. Nothing for
+    float32, where it is covered by the margin on the clip factor.
     """
     short = [x.dtype for x in arrays if x.dtype != jnp.float32]
     if not short:

@@ -17,6 +17,7 @@ from dpjax.privatize.structured.contractions import (
     contraction_norm,
     formed,
     in_slices,
+    rounding_slack,
 )
 from dpjax.privatize.structured.layout import Box, box_of, overlap
 from dpjax.privatize.structured.methods import Budget
@@ -32,7 +33,20 @@ from dpjax.privatize.structured.scaling import dense_norm, hypot, normalised, po
 
 
 def norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
-    """‖Σ pieces‖₂, float32 scalar; NaN or inf where an entry is not finite."""
+    """‖Σ pieces‖₂ and what rounding may add to it in the sum over examples, float32 scalar.
+
+    NaN or inf where an entry is not finite.
+    """
+    # Operands of a shorter format are rounded once more after they were scaled (see `sums`).
+    slack = sum(
+        factor_of(piece.form.moves) * rounding_slack(piece.arrays)
+        for piece in pieces
+        if isinstance(piece.arrays, ContractionArrays)
+    )
+    return _exact_norm(pieces, budget) + slack
+
+
+def _exact_norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
     if not pieces:
         return jnp.zeros((), jnp.float32)
     if len(pieces) == 1:
