@@ -51,7 +51,7 @@ def decoder_loss(*, heads: int, rematerialise: bool, compute_dtype: Any) -> Call
         }
         h = p["table"][ids] + p["positions"][: ids.shape[0]]
         h, _ = jax.lax.scan(layer, h, stacked)
-        logits = (_normalise(h, p["norm"]) @ p["table"].T)[:-1].astype(jnp.float32)
+        logits = (_normalise(h[:-1], p["norm"]) @ p["table"].T).astype(jnp.float32)
         picked = jnp.take_along_axis(logits, ids[1:, None], axis=1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
 

@@ -41,10 +41,18 @@ def contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     float32 may lose (visible where all entries are below about 1e-14), and up to ‖a‖‖g‖ where
     entries are above 1e15.
     """
+    return norm_and_apart(arrays, budget)[0]
+
+
+def norm_and_apart(arrays: ContractionArrays, budget: Budget) -> tuple[jax.Array, jax.Array]:
+    """`contraction_norm`, and what it would be if the gradients of all tokens were orthogonal.
+
+    The latter, √Σ_t ‖a_t‖²‖g_t‖², is what rounding errors of sums over pairs of tokens are about.
+    """
     length, inputs = arrays.a.shape[-2:]
     if use_gram(length, inputs, arrays.g.shape[-1]):
         return _gram_norm(arrays, budget)
-    return _formed_norm(arrays, budget)
+    return _formed_norm(arrays, budget), _tokens_apart(arrays, budget)
 
 
 class GramSums(NamedTuple):
@@ -105,12 +113,15 @@ def gram_sums(arrays: ContractionArrays, budget: Budget) -> GramSums:
     return GramSums(square, apart, vanished * a_lengths, a_scale * g_scale)
 
 
-def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
+def _gram_norm(arrays: ContractionArrays, budget: Budget) -> tuple[jax.Array, jax.Array]:
     if arrays.a.shape[-1] > arrays.g.shape[-1]:
         arrays = ContractionArrays(arrays.g, arrays.a)
     sums = gram_sums(arrays, budget)
     own = sums.scale * (root(sums.square + GRAM_MARGIN * sums.apart) + sums.lost)
-    return jnp.where(is_moderate(arrays.g), own, norm_bound(arrays))
+    bound = norm_bound(arrays)
+    inside = is_moderate(arrays.g)
+    apart = sums.scale * (jnp.sqrt(sums.apart) + sums.lost)
+    return jnp.where(inside, own, bound), jnp.where(inside, apart, bound)
 
 
 def norm_bound(arrays: ContractionArrays) -> jax.Array:
@@ -177,6 +188,21 @@ def _formed_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
         return dense_norm(formed(ContractionArrays(arrays.a, g)) * counts)
 
     return in_slices(outputs, block, of_slice, jnp.hypot)
+
+
+def _tokens_apart(arrays: ContractionArrays, budget: Budget) -> jax.Array:
+    length = arrays.a.shape[-2]
+    block = budget.portion(length, arrays.num_groups * max(x.shape[-1] for x in arrays))
+    scales = [power_of_two(x) for x in arrays]
+
+    def of_slice(start: Any, counts: jax.Array) -> jax.Array:
+        squares = counts
+        for x, scale in zip(arrays, scales, strict=True):
+            part = jax.lax.dynamic_slice_in_dim(x, start, block, axis=-2)
+            squares *= jnp.sum(jnp.square(part.astype(jnp.float32) / scale), axis=-1)
+        return jnp.sum(squares)
+
+    return scales[0] * scales[1] * jnp.sqrt(in_slices(length, block, of_slice))
 
 
 def _rows(x: jax.Array, index: int | jax.Array, block: int) -> jax.Array:

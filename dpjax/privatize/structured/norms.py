@@ -17,6 +17,7 @@ from dpjax.privatize.structured.contractions import (
     contraction_norm,
     formed,
     in_slices,
+    norm_and_apart,
     rounding_slack,
 )
 from dpjax.privatize.structured.layout import Box, box_of, overlap
@@ -159,7 +160,7 @@ def _norm_of_both(
     looked_up = _rows_norm(rows)
     if contraction is None:
         return looked_up
-    own = contraction_norm(contraction, budget)
+    own, apart = norm_and_apart(contraction, budget)
     g, g_scale = normalised(contraction.g)
     updates, rows_scale = normalised(rows.updates)
     a_scale = power_of_two(contraction.a)
@@ -176,8 +177,6 @@ def _norm_of_both(
     # One after the other: the product of all scales may leave the range of float32 first.
     cross = cross * (a_scale / scale) * g_scale * (rows_scale / scale)
     # What the products of the cross term are about, as for a Gram form.
-    lengths = jnp.sum(jnp.square(contraction.a.astype(jnp.float32) / a_scale), axis=1)
-    lengths = jnp.sqrt(lengths * jnp.sum(jnp.square(g.astype(jnp.float32)), axis=1))
-    apart = jnp.sum(jnp.square(lengths * (a_scale / scale) * g_scale))
+    apart = jnp.square(apart / scale)
     apart += jnp.sum(jnp.square(updates.astype(jnp.float32))) * jnp.square(rows_scale / scale)
     return scale * root(jnp.square(x) + jnp.square(y) + 2.0 * cross + GRAM_MARGIN * apart)
