@@ -4,14 +4,16 @@
     python benchmarks/clipping.py --model encoder --tuning lora --batch-size 32 --length 48
 
 All steps run on a random model of the given size, at the same batch, in the same process:
-the ordinary step, every strategy, and `jax_privacy.clipped_grad` where installed. Writes a JSON
-file and a picture beside it. Runs on CPU, GPU or TPU.
+the ordinary step, every strategy with and without microbatches, and `jax_privacy.clipped_grad` and
+Opacus where installed (`pip install -e ".[bench]"`, torch and opacus). Opacus is compared with the
+ordinary step of PyTorch. Writes a JSON file and a picture beside it. Runs on CPU, GPU or TPU.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import importlib.util
 import json
 import statistics
@@ -53,10 +55,14 @@ class Options:
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     rank: int = 8
     strategies: tuple[str, ...] = ("materialize", "one_backward", "two_backwards", "auto")
-    microbatch_size: int | None = None
+    microbatch_sizes: tuple[int, ...] = ()
+    """Measure the strategies, and jax_privacy, in microbatches of these sizes too."""
     jax_privacy: bool = True
     """Measure jax_privacy too, if it is installed."""
+    opacus: bool = True
+    """Measure Opacus too, if it is installed, on CPU with the decoder in float32."""
     repeats: int = 7
+    """0 compiles only, for the memory of sizes that would take too long to run."""
     output: Path = Path("benchmarks/results/clipping.json")
 
     def __post_init__(self) -> None:
@@ -136,25 +142,28 @@ def make_steps(options: Options, problem: Problem) -> dict[str, Callable]:
         one = jax.vmap(problem.loss, (None, None, 0))
         return jax.grad(lambda p: jnp.sum(one(p, frozen, batch)))(params)
 
-    def clipped(strategy: str) -> Callable:
+    def clipped(strategy: str, microbatch_size: int | None) -> Callable:
         def step(params: Any, frozen: Any, batch: Any) -> Any:
             fn = clipped_grad(
                 lambda p, example: problem.loss(p, frozen, example),
                 clip_norm=1.0,
                 strategy=strategy,
-                microbatch_size=options.microbatch_size,
+                microbatch_size=microbatch_size,
             )
             return fn(params, batch).grads
 
         return step
 
-    steps = {"non-private": non_private} | {name: clipped(name) for name in options.strategies}
-    if options.jax_privacy and importlib.util.find_spec("jax_privacy"):
-        steps["jax_privacy"] = _jax_privacy_step(options, problem)
+    steps = {"non-private": non_private}
+    for size in (None, *options.microbatch_sizes):
+        suffix = f", {size} at once" if size else ""
+        steps |= {name + suffix: clipped(name, size) for name in options.strategies}
+        if options.jax_privacy and importlib.util.find_spec("jax_privacy"):
+            steps["jax_privacy" + suffix] = _jax_privacy_step(problem, size)
     return steps
 
 
-def _jax_privacy_step(options: Options, problem: Problem) -> Callable:
+def _jax_privacy_step(problem: Problem, microbatch_size: int | None) -> Callable:
     from jax_privacy import clipping
 
     def step(params: Any, frozen: Any, batch: Any) -> Any:
@@ -163,42 +172,73 @@ def _jax_privacy_step(options: Options, problem: Problem) -> Callable:
             l2_clip_norm=1.0,
             batch_argnums=1,
             keep_batch_dim=False,
-            microbatch_size=options.microbatch_size,
+            microbatch_size=microbatch_size,
         )
         return fn(params, batch)
 
     return step
 
 
+def make_torch_steps(options: Options, problem: Problem) -> dict[str, Callable]:
+    """Steps of PyTorch that can be compared: none where Opacus is missing or does not fit."""
+    fits = options.model == "decoder" and options.compute_dtype == "float32"
+    on_cpu = jax.default_backend() == "cpu"
+    wanted = options.opacus and options.repeats and fits and on_cpu and not options.rematerialise
+    if not (wanted and importlib.util.find_spec("opacus")):
+        return {}
+    from opacus_steps import opacus_steps
+
+    return opacus_steps(
+        np.asarray(problem.batch),
+        layers=options.num_layers,
+        size=options.hidden_size,
+        vocab=options.vocab_size,
+        length=options.length,
+        head_size=options.head_size,
+    )
+
+
 def measure(options: Options) -> list[dict[str, Any]]:
     """One row a step function; times are interleaved, so that drift of the machine hits all."""
     problem = build(options)
     arguments = (problem.params, problem.frozen, problem.batch)
-    compiled, rows = {}, []
+    runs, rows = {}, []
     for name, step in make_steps(options, problem).items():
         start = time.perf_counter()
-        compiled[name] = jax.jit(step).lower(*arguments).compile()
-        memory = compiled[name].memory_analysis()
-        rows.append(
-            {
-                "step": name,
-                "compile_seconds": time.perf_counter() - start,
-                "temporary_bytes": memory.temp_size_in_bytes,
-                "seconds": [],
-            }
-        )
-        jax.block_until_ready(compiled[name](*arguments))
-    for _ in range(options.repeats):
+        compiled = jax.jit(step).lower(*arguments).compile()
+        seconds = time.perf_counter() - start
+        memory = compiled.memory_analysis().temp_size_in_bytes
+        rows.append({"step": name, "base": "non-private", "compile_seconds": seconds})
+        rows[-1] |= {"temporary_bytes": memory, "seconds": []}
+        runs[name] = functools.partial(_run, compiled, arguments)
+    for name, step in make_torch_steps(options, problem).items():
+        rows.append({"step": name, "base": "torch non-private", "seconds": []})
+        runs[name] = step
+    if options.repeats:
+        _time(runs, rows, options.repeats)
+    by_name = {row["step"]: row for row in rows}
+    for row in rows:
+        base = by_name[row["base"]]
+        if options.repeats:
+            pairs = zip(row["seconds"], base["seconds"], strict=True)
+            row["time_ratio"] = statistics.median(own / other for own, other in pairs)
+        if "temporary_bytes" in row:
+            row["memory_ratio"] = row["temporary_bytes"] / base["temporary_bytes"]
+    return rows
+
+
+def _run(compiled: Callable, arguments: tuple) -> None:
+    jax.block_until_ready(compiled(*arguments))
+
+
+def _time(runs: dict[str, Callable], rows: list[dict[str, Any]], repeats: int) -> None:
+    for row in rows:
+        runs[row["step"]]()
+    for _ in range(repeats):
         for row in rows:
             start = time.perf_counter()
-            jax.block_until_ready(compiled[row["step"]](*arguments))
+            runs[row["step"]]()
             row["seconds"].append(time.perf_counter() - start)
-    base = rows[0]
-    for row in rows:
-        pairs = zip(row["seconds"], base["seconds"], strict=True)
-        row["time_ratio"] = statistics.median(own / other for own, other in pairs)
-        row["memory_ratio"] = row["temporary_bytes"] / base["temporary_bytes"]
-    return rows
 
 
 def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
@@ -206,16 +246,20 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained", dpi=150)
+    keys = [
+        (key, label)
+        for key, label in (
+            ("time_ratio", "time / ordinary step"),
+            ("memory_ratio", "temporary memory / ordinary step"),
+        )
+        if key in rows[0]
+    ]
+    figure = Figure(figsize=(4.5 * len(keys), 1 + 0.26 * len(rows)), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
-    names = [row["step"] for row in rows]
-    for axes, key, label in zip(
-        figure.subplots(1, 2),
-        ("time_ratio", "memory_ratio"),
-        ("time / non-private", "temporary memory / non-private"),
-        strict=True,
-    ):
-        bars = axes.barh(names, [row[key] for row in rows], color="#0072B2")
+    all_axes = figure.subplots(1, len(keys), squeeze=False)[0]
+    for axes, (key, label) in zip(all_axes, keys, strict=True):
+        shown = {row["step"]: row[key] for row in rows if key in row}
+        bars = axes.barh(list(shown), list(shown.values()), color="#0072B2")
         axes.bar_label(bars, fmt="%.2f", padding=3)
         axes.axvline(1.0, color="black", linewidth=0.8)
         axes.set_xlabel(label)
@@ -231,15 +275,16 @@ def main(options: Options) -> None:
     device = jax.devices()[0].device_kind
     table = Table("step", "median ms", "time ratio", "temporary MB", "memory ratio", "compile s")
     for row in rows:
+        median = 1e3 * statistics.median(row["seconds"]) if row["seconds"] else None
         table.add_row(
             row["step"],
-            f"{1e3 * statistics.median(row['seconds']):.0f}",
-            f"{row['time_ratio']:.2f}",
-            f"{row['temporary_bytes'] / 1e6:.0f}",
-            f"{row['memory_ratio']:.2f}",
-            f"{row['compile_seconds']:.1f}",
+            _cell(median, ".0f"),
+            _cell(row.get("time_ratio"), ".2f"),
+            _cell(row["temporary_bytes"] / 1e6 if "temporary_bytes" in row else None, ".0f"),
+            _cell(row.get("memory_ratio"), ".2f"),
+            _cell(row.get("compile_seconds"), ".1f"),
         )
-    Console().print(table)
+    Console(width=100).print(table)
     result = {
         "device": device,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -254,6 +299,10 @@ def main(options: Options) -> None:
         f"batch {options.batch_size} × {options.length} tokens, {device}"
     )
     draw(rows, title, options.output.with_suffix(".png"))
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 if __name__ == "__main__":
