@@ -25,7 +25,8 @@ class ClippedGrad(NamedTuple):
     Attributes:
         grads: Σᵢ cᵢ gᵢ over the examples that count; float32, the structure of the parameters.
         norms: `(B,)` float32, ‖gᵢ‖₂ before clipping; 0 on masked rows, inf or NaN where the
-            gradient was not finite (such an example contributed zero).
+            gradient was not finite (such an example contributed zero). Where a loss computes in
+            bfloat16, including what rounding may add to the contribution.
         losses: `(B,)` float32; 0 on masked rows.
         counted: `(B,)` bool: the example took part; it was not masked and its gradient was finite.
         clipped: `(B,)` bool: it took part, and its gradient, or that of one group, was shortened.
@@ -53,6 +54,12 @@ class ClippedGrad(NamedTuple):
     def num_clipped(self) -> jax.Array:
         """How many examples had their gradient shortened, int32 scalar."""
         return jnp.sum(self.clipped, dtype=jnp.int32)
+
+    @property
+    def clipped_fraction(self) -> jax.Array:
+        """The share of the counted examples that were clipped, float32 scalar; 0 of none."""
+        counted = jnp.sum(self.counted, dtype=jnp.int32)
+        return self.num_clipped / jnp.maximum(1, counted).astype(jnp.float32)
 
     @property
     def centered_count(self) -> jax.Array:
@@ -146,7 +153,7 @@ def clipped_grad(
     *,
     clip_norm: float | jax.Array | None = None,
     rule: ClippingRule | None = None,
-    strategy: str = "materialize",
+    strategy: str = "auto",
     microbatch_size: int | None = None,
     has_aux: bool = False,
 ) -> ClippedGradFn:
@@ -164,11 +171,11 @@ def clipped_grad(
             example without a batch axis. `unit_loss` makes one of a unit of several examples.
         clip_norm: C > 0; inside `jax.jit` it may be a traced scalar.
         rule: instead of `clip_norm`.
-        strategy: how the clipped sum is computed; every strategy gives the same result.
-            "materialize" computes all per-example gradients of a microbatch with `jax.vmap`;
-            "one_backward" keeps the operands of every weight gradient instead; "two_backwards"
-            goes back twice and keeps neither; "auto" estimates which is cheapest (`explain` says
-            what it finds).
+        strategy: how the clipped sum is computed; every strategy gives the same result up to
+            rounding. "materialize" computes all per-example gradients of a microbatch with
+            `jax.vmap`; "one_backward" keeps the operands of every weight gradient instead;
+            "two_backwards" goes back twice and keeps neither; "auto" estimates which is cheapest
+            (`explain` says what it finds).
         microbatch_size: process this many examples at a time, one after another; None takes the
             whole batch at once. Changes memory, not the result.
         has_aux: the loss returns `(scalar, aux)`.

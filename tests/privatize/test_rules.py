@@ -97,6 +97,8 @@ def test_equals_a_loop_over_examples(rule, strategy):
     np.testing.assert_array_equal(got.clipped, shortened)
     np.testing.assert_array_equal(got.counted, mask)
     assert int(got.num_clipped) == sum(shortened)
+    counted = max(1, int(np.sum(got.counted)))
+    assert float(got.clipped_fraction) == pytest.approx(sum(shortened) / counted)
     assert float(got.centered_count) == 1.5 - sum(shortened)
     if rule != "per_group":
         assert got.group_norms is None
