@@ -40,14 +40,22 @@ def per_example_norms(per_example: PyTree, batch_size: int) -> jax.Array:
     Scaled by the largest entry, so that squares neither overflow nor vanish. NaN or inf where an
     entry is not finite.
     """
-    flat = [g.reshape(batch_size, -1) for g in jax.tree.leaves(per_example) if g.size]
-    if not flat:
+    leaves = [g for g in jax.tree.leaves(per_example) if g.size]
+    if not leaves:
         return jnp.zeros(batch_size, jnp.float32)
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g), axis=1) for g in flat]), axis=0)
+    # No flattening: that would gather gradients whose parameters are spread over devices.
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g), axis=_own_axes(g)) for g in leaves]), axis=0)
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
-    squares = sum(jnp.sum(jnp.square(g / scale[:, None]), axis=1) for g in flat)
+    squares = sum(
+        jnp.sum(jnp.square(g / scale.reshape(-1, *[1] * (g.ndim - 1))), axis=_own_axes(g))
+        for g in leaves
+    )
     # largest carries NaN and inf; the sum of squares might have lost an inf to inf/inf only.
     return jnp.where(jnp.isfinite(largest), scale * jnp.sqrt(squares), largest)
+
+
+def _own_axes(per_example: jax.Array) -> tuple[int, ...]:
+    return tuple(range(1, per_example.ndim))
 
 
 def clip_factors(norms: jax.Array, clip_norm: float, mask: jax.Array) -> jax.Array:
