@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpjax.privatize import microbatch
+from dpjax.privatize.explicit_axes import explicit_mesh, with_automatic_axes
 from dpjax.privatize.strategies import strategy_named
 
 PyTree = Any
@@ -89,6 +90,9 @@ class ClippedGradFn:
             ValueError: leading axes differ, or the loss is not a scalar.
         """
         batch_size = _checked_batch_size(batch)
+        mesh = explicit_mesh((params, batch, mask))
+        if mesh is not None:
+            return ClippedGrad(*with_automatic_axes(self, mesh, params, batch, mask))
         mask = _checked_mask(mask, batch_size)
         _check_params(params)
         _check_loss_is_scalar(self.loss_fn, params, batch, self.has_aux)
