@@ -15,9 +15,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 PyTree = Any
 
+_NOTE = (
+    "Axes of the mesh that are AxisType.Explicit are AxisType.Auto while a clipped gradient is "
+    "computed. An array with an explicit sharding that the loss closes over cannot be used then: "
+    "make the mesh with AxisType.Auto, or pass the array as a part of every example."
+)
+
 
 def explicit_mesh(tree: PyTree) -> Any | None:
-    """The abstract mesh with explicit axes that the arrays are typed with, None if there is none."""
+    """The abstract mesh with explicit axes that the arrays are typed with, if there is one."""
     for leaf in jax.tree.leaves(tree):
         mesh = jax.typeof(leaf).sharding.mesh
         if mesh.explicit_axes:
@@ -47,7 +53,12 @@ def with_automatic_axes(function: Callable, mesh: Any, params: PyTree, *rows: Py
         first, *rest = function(params, *rows)
         return first, tuple(rest)
 
-    first, rest = jax.sharding.auto_axes(
+    with_automatic = jax.sharding.auto_axes(
         first_and_rest, axes=mesh.explicit_axes, out_sharding=(of_params, of_rows)
-    )(params, *rows)
+    )
+    try:
+        first, rest = with_automatic(params, *rows)
+    except Exception as error:
+        error.add_note(_NOTE)
+        raise
     return first, *rest
