@@ -129,7 +129,8 @@ def clipped_grad(
             goes back twice and keeps neither; "auto" estimates which is cheapest (`explain` says
             what it finds).
         microbatch_size: process this many examples at a time, one after another; None takes the
-            whole batch at once. Changes memory, not the result.
+            whole batch at once. Changes memory, not the result. With a batch spread over devices,
+            a multiple of their number, so that each takes its share of every microbatch.
         has_aux: the loss returns `(scalar, aux)`.
 
     Raises:
