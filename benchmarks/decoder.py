@@ -1,4 +1,4 @@
-"""A decoder of the shape of GPT-2 in plain JAX: a scan over layers, the head tied to the table."""
+"""A decoder of the shape of GPT-2 in plain JAX, its layers scanned or unrolled, its head tied."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 PyTree = Any
+
+_LAYER_PARAMS = ("qkv", "attention_out", "up", "down", "norm_1", "norm_2")
 
 
 def init_decoder(
@@ -33,24 +35,50 @@ def init_decoder(
     return params | {"norm": jnp.ones(size, dtype)}
 
 
+def unstack_layers(params: PyTree) -> PyTree:
+    """The parameters of `init_decoder` with a list of layers, for `unrolled_decoder_loss`."""
+    number = params["qkv"].shape[0]
+    layers = [{name: params[name][i] for name in _LAYER_PARAMS} for i in range(number)]
+    rest = {name: leaf for name, leaf in params.items() if name not in _LAYER_PARAMS}
+    return rest | {"layers": layers}
+
+
 def decoder_loss(*, heads: int, rematerialise: bool, compute_dtype: Any) -> Callable:
     """`loss(params, ids)`: mean next-token cross-entropy of one sequence `(T,)` int32."""
+    layer = _make_layer(heads, rematerialise)
 
-    def layer(h: jax.Array, p: PyTree) -> tuple[jax.Array, None]:
+    def apply_layers(h: jax.Array, p: PyTree) -> jax.Array:
+        stacked = {name: p[name] for name in _LAYER_PARAMS}
+        return jax.lax.scan(lambda h, one: (layer(h, one), None), h, stacked)[0]
+
+    return _make_loss(apply_layers, compute_dtype)
+
+
+def unrolled_decoder_loss(*, heads: int, rematerialise: bool, compute_dtype: Any) -> Callable:
+    """The same with a Python loop over `params["layers"]` (see `unstack_layers`)."""
+    layer = _make_layer(heads, rematerialise)
+
+    def apply_layers(h: jax.Array, p: PyTree) -> jax.Array:
+        for one in p["layers"]:
+            h = layer(h, one)
+        return h
+
+    return _make_loss(apply_layers, compute_dtype)
+
+
+def _make_layer(heads: int, rematerialise: bool) -> Callable[[jax.Array, PyTree], jax.Array]:
+    def layer(h: jax.Array, p: PyTree) -> jax.Array:
         h = h + _attention(_normalise(h, p["norm_1"]), p, heads)
         inner = jax.nn.gelu(_normalise(h, p["norm_2"]) @ p["up"])
-        return h + inner @ p["down"], None
+        return h + inner @ p["down"]
 
-    if rematerialise:
-        layer = jax.checkpoint(layer, prevent_cse=False)
+    return jax.checkpoint(layer, prevent_cse=False) if rematerialise else layer
 
+
+def _make_loss(apply_layers: Callable, compute_dtype: Any) -> Callable:
     def loss(params: PyTree, ids: jax.Array) -> jax.Array:
         p = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
-        stacked = {
-            name: p[name] for name in ("qkv", "attention_out", "up", "down", "norm_1", "norm_2")
-        }
-        h = p["table"][ids] + p["positions"][: ids.shape[0]]
-        h, _ = jax.lax.scan(layer, h, stacked)
+        h = apply_layers(p["table"][ids] + p["positions"][: ids.shape[0]], p)
         logits = (_normalise(h[:-1], p["norm"]) @ p["table"].T).astype(jnp.float32)
         picked = jnp.take_along_axis(logits, ids[1:, None], axis=1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)

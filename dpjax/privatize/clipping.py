@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize import microbatch
+from dpjax.privatize.explicit_axes import explicit_mesh, with_automatic_axes
 from dpjax.privatize.rules import ClippingRule, FlatClipping, RowStatistics, leaf_groups
 from dpjax.privatize.strategies import strategy_named
 
@@ -124,6 +125,9 @@ class ClippedGradFn:
                 fit the parameters.
         """
         batch_size = _checked_batch_size(batch)
+        mesh = explicit_mesh((params, batch, mask))
+        if mesh is not None:
+            return ClippedGrad(*with_automatic_axes(self, mesh, params, batch, mask))
         mask = _checked_mask(mask, batch_size)
         _check_params(params)
         _check_loss_is_scalar(self.loss_fn, params, batch, self.has_aux)
@@ -177,7 +181,8 @@ def clipped_grad(
             "two_backwards" goes back twice and keeps neither; "auto" estimates which is cheapest
             (`explain` says what it finds).
         microbatch_size: process this many examples at a time, one after another; None takes the
-            whole batch at once. Changes memory, not the result.
+            whole batch at once. Changes memory, not the result. With a batch spread over devices,
+            a multiple of their number, so that each takes its share of every microbatch.
         has_aux: the loss returns `(scalar, aux)`.
 
     Raises:

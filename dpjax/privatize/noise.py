@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+
+from dpjax.privatize.explicit_axes import explicit_mesh, with_automatic_axes
 
 if TYPE_CHECKING:
     from dpjax_accounting import DPSGD
@@ -23,6 +24,9 @@ NUM_DRAWS = 4
 
 def gaussian_noise(keys: jax.Array, like: PyTree, stddev: float | jax.Array) -> PyTree:
     """Independent N(0, stddev²) noise for every coordinate of `like`, float32.
+
+    Under a mesh, inside `jax.jit`, it is the same noise as on one device, drawn once for the whole
+    array: each device draws the part that it holds.
 
     Args:
         keys: `(4,)` typed JAX keys, used for nothing else; `RunKey.noise_keys` makes them.
@@ -43,15 +47,34 @@ def gaussian_noise(keys: jax.Array, like: PyTree, stddev: float | jax.Array) -> 
                 f"noise is drawn in float32 only, got a leaf of dtype {leaf.dtype}: add noise to "
                 "the float32 sum, and convert afterwards"
             )
-    # One draw for all leaves together: a generator per leaf takes the compiler minutes.
-    flat, unravel = ravel_pytree(like)
-    return unravel(stddev * _standard_normal(keys, flat.shape))
+    mesh = explicit_mesh(like)
+    if mesh is not None:
+        return with_automatic_axes(lambda *args: (_draw(*args, stddev),), mesh, like, keys)[0]
+    return _draw(like, keys, stddev)
+
+
+def _draw(like: PyTree, keys: jax.Array, stddev: float | jax.Array) -> PyTree:
+    # One draw for all leaves of a shape: a generator per leaf takes the compiler twice the time,
+    # and one for all leaves together would be cut across the devices that the leaves are spread on.
+    leaves, treedef = jax.tree.flatten(like)
+    of_shape: dict[tuple[int, ...], list[int]] = {}
+    for index, leaf in enumerate(leaves):
+        of_shape.setdefault(leaf.shape, []).append(index)
+    noise: list[Any] = [None] * len(leaves)
+    for number, (shape, members) in enumerate(of_shape.items()):
+        own_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        drawn = stddev * _standard_normal(own_keys, (len(members), *shape))
+        for row, index in enumerate(members):
+            noise[index] = drawn[row]
+    return jax.tree.unflatten(treedef, noise)
 
 
 def _standard_normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    total = jnp.zeros(shape, jnp.float32)
-    for key in keys:
-        total = total + jax.random.normal(key, shape, jnp.float32)
+    def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        return total + jax.random.normal(key, shape, jnp.float32), None
+
+    # A loop, for the compiler's sake.
+    total, _ = jax.lax.scan(add, jnp.zeros(shape, jnp.float32), keys)
     return total / math.sqrt(NUM_DRAWS)
 
 

@@ -91,6 +91,16 @@ def test_a_private_step_is_the_clipped_sum_plus_noise_once_over_the_expected_bat
     assert int(total.num_records) == 6 and 0 < int(total.num_clipped) <= 6
 
 
+def test_sums_of_microbatches_are_added_in_place(parts):
+    """However many microbatches a step has, one accumulator is held."""
+    steps = make_private_steps(parts[0], optax.sgd(RATE), DPSGD(50, BATCH, SIGMA, 3), CLIP_NORM)
+    _, trainable, frozen = parts
+    total = empty_accumulator(trainable)
+    arguments = (trainable, frozen, total, make_batch(4, 1), np.ones(4, bool))
+    memory = steps.accumulate.lower(*arguments).compile().memory_analysis()
+    assert memory.alias_size_in_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(total))
+
+
 def test_an_empty_poisson_batch_is_a_step_of_pure_noise(parts):
     optimizer = optax.sgd(RATE)
     steps = make_private_steps(parts[0], optimizer, DPSGD(50, BATCH, SIGMA, 3), CLIP_NORM)

@@ -192,6 +192,7 @@ _READERS = {
     "convert_element_type": _convert,
     "copy": _copy,
     "copy_p": _copy,
+    "sharding_constraint": _copy,
     "add_any": _add,
     "add": _add,
     "sub": _subtract,

@@ -172,7 +172,8 @@ def _norm_of_both(
         return jnp.sum(picked * product("sk,tk->st", g, some) * counts)
 
     cross = in_slices(rows.ids.shape[0], block, of_slice)
-    scale = power_of_two(jnp.maximum(own, looked_up))
+    largest = jnp.maximum(own, looked_up)
+    scale = power_of_two(jnp.where(largest > 0, largest, 1.0))
     x, y = own / scale, looked_up / scale
     # One after the other: the product of all scales may leave the range of float32 first.
     cross = cross * (a_scale / scale) * g_scale * (rows_scale / scale)

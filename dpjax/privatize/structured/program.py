@@ -8,6 +8,7 @@ inlined, loops are explicit, and an equation can be applied without knowing its 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -91,6 +92,11 @@ class Program:
     inputs: tuple[Value, ...]
     outputs: tuple[Atom, ...]
     equations: tuple[Equation, ...]
+
+    @functools.cached_property
+    def makers(self) -> Mapping[Value, Equation]:
+        """The equation that each value comes out of; inputs come out of none."""
+        return {value: equation for equation in self.equations for value in equation.outputs}
 
 
 def trace(function: Callable[..., PyTree], *args: PyTree) -> tuple[Program, PyTree]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Container, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,22 +95,55 @@ def num_stacking_loops(terms: Terms) -> int:
     return 1 + num_stacking_loops(terms[0][0].terms) if is_stacked(terms) else 0
 
 
-def sum_of_pieces(
-    terms: Terms, factors: jax.Array, pieces: Sequence[Piece], shape: tuple[int, ...]
-) -> jax.Array:
-    """Σ_i c_i · gradient_i from kept pieces, one iteration at a time.
+class KeptSum(NamedTuple):
+    """A sum to be taken: Σ_i factors_i · gradient_i, from the pieces that were kept of a parameter.
 
-    The axes of iterations come first, then that of the examples: in that order loops write them.
+    The axes of iterations come first in the pieces, then that of the examples: in that order loops
+    write them.
     """
-    if is_stacked(terms):
-        root, moves = terms[0]
-        inner = jax.lax.map(
-            lambda one: sum_of_pieces(root.terms, factors, one, root.shape[1:]), pieces
+
+    terms: Terms
+    factors: jax.Array
+    pieces: Sequence[Piece]
+    shape: tuple[int, ...]
+
+
+def take_sums(wanted: Sequence[KeptSum]) -> list[jax.Array]:
+    """The sums, float32; where loops stacked the pieces, one iteration at a time.
+
+    Parameters of one loop together: devices then exchange them together too.
+    """
+    sums: list[Any] = [None] * len(wanted)
+    by_length: dict[int, list[int]] = {}
+    for index, one in enumerate(wanted):
+        if is_stacked(one.terms):
+            by_length.setdefault(one.terms[0][0].length, []).append(index)
+        else:
+            sums[index] = _sum_of_pieces(one)
+    for members in by_length.values():
+        inner = _sums_by_iteration([wanted[index] for index in members])
+        for index, one in zip(members, inner, strict=True):
+            sums[index] = one
+    return sums
+
+
+def _sums_by_iteration(wanted: Sequence[KeptSum]) -> list[jax.Array]:
+    def of_iteration(pieces: list[Sequence[Piece]]) -> list[jax.Array]:
+        return take_sums(
+            [
+                KeptSum(one.terms[0][0].terms, one.factors, own, one.terms[0][0].shape[1:])
+                for one, own in zip(wanted, pieces, strict=True)
+            ]
         )
-        return apply_moves(moves, inner)
-    total = jnp.zeros(shape, jnp.float32)
-    for piece in pieces:
-        one = sum_over_batch(factors, piece.arrays, piece.form)
+
+    stacked = jax.lax.map(of_iteration, [one.pieces for one in wanted])
+    return [apply_moves(one.terms[0][1], found) for one, found in zip(wanted, stacked, strict=True)]
+
+
+def _sum_of_pieces(wanted: KeptSum) -> jax.Array:
+    total = jnp.zeros(wanted.shape, jnp.float32)
+    for piece in wanted.pieces:
+        one = sum_over_batch(wanted.factors, piece.arrays, piece.form)
         total = total + apply_moves(piece.form.moves, one)
     return total
 

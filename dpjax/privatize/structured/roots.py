@@ -94,8 +94,7 @@ Terms = tuple[Term, ...]
 
 def find_terms(program: Program, gradient: Atom) -> Terms:
     """The gradient of one example as a sum of moved roots; empty if it is identically zero."""
-    makers = {value: equation for equation in program.equations for value in equation.outputs}
-    return tuple(_expand(program, makers, gradient))
+    return tuple(_expand(program, gradient))
 
 
 def is_structured(terms: Terms) -> bool:
@@ -103,11 +102,11 @@ def is_structured(terms: Terms) -> bool:
     return any(not isinstance(root, Dense) for root, _ in terms)
 
 
-def _expand(program: Program, makers: dict[Value, Equation], atom: Atom) -> list[Term]:
+def _expand(program: Program, atom: Atom) -> list[Term]:
     if isinstance(atom, Constant):
         # A gradient that does not depend on the example.
         return [] if scalar_constant(atom) == 0.0 else [(Dense(atom, "a constant"), ())]
-    equation = makers.get(atom)
+    equation = program.makers.get(atom)
     if equation is None:
         return [(Dense(atom, "an input"), ())]
     root = _root(program, equation, atom)
@@ -119,7 +118,7 @@ def _expand(program: Program, makers: dict[Value, Equation], atom: Atom) -> list
     terms = [
         (root, inner + moves)
         for operand, moves in pieces
-        for root, inner in _expand(program, makers, operand)
+        for root, inner in _expand(program, operand)
     ]
     # A sum of dense values is one dense value: no cross terms.
     return terms if is_structured(terms) or not terms else [(Dense(atom, equation.primitive), ())]
@@ -147,7 +146,6 @@ def _contraction(equation: Equation, value: Value) -> list[Term] | None:
 
 def _rows(program: Program, equation: Equation, value: Value) -> list[Term] | None:
     table, indices, updates = equation.inputs
-    makers = {out: eqn for eqn in program.equations for out in eqn.outputs}
     numbers = equation.params["dimension_numbers"]
     window = tuple(range(len(indices.shape) - 1, len(updates.shape)))
     simple = (
@@ -158,7 +156,7 @@ def _rows(program: Program, equation: Equation, value: Value) -> list[Term] | No
         and updates.shape[len(indices.shape) - 1 :] == value.shape[1:]
         and indices.shape[-1] == 1
     )
-    if not simple or _expand(program, makers, table):
+    if not simple or _expand(program, table):
         return None
     clamped = equation.params["mode"].name == "CLIP"
     return [(Rows(indices, updates, clamped, value.shape), ())]
@@ -175,8 +173,7 @@ def _loop_output(program: Program, equation: Equation, value: Value) -> list[Ter
     added = _accumulated(loop.body, loop.num_consts + index, index)
     if added is None or not is_structured(added) or not _is_small(added, loop.length):
         return None
-    makers = {out: eqn for eqn in program.equations for out in eqn.outputs}
-    start = _expand(program, makers, equation.inputs[loop.num_consts + index])
+    start = _expand(program, equation.inputs[loop.num_consts + index])
     return [*start, (LoopOutput(equation, False, added, value.shape), ())]
 
 

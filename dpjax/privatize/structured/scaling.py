@@ -30,11 +30,11 @@ def dense_norm(x: jax.Array) -> jax.Array:
 
 
 def power_of_two(x: jax.Array) -> jax.Array:
-    """The power of two at the largest entry, 1 if that is 0 or not finite: dividing is exact."""
-    largest = _largest(x)
-    usable = (largest > 0) & jnp.isfinite(largest)
-    exponent = jnp.frexp(jnp.where(usable, largest, 1.0))[1]
-    return jnp.ldexp(jnp.float32(1.0), jnp.clip(exponent, -125, 126))
+    """The power of two at the largest entry, within [2⁻¹²⁵, 2¹²⁶]: dividing is exact."""
+    # The exponent bits alone: `frexp` and `ldexp` are dozens of operations, for every parameter.
+    exponent = jax.lax.bitcast_convert_type(_largest(x), jnp.uint32) & jnp.uint32(0x7F800000)
+    power = jax.lax.bitcast_convert_type(exponent, jnp.float32)
+    return jax.lax.clamp(jnp.float32(2.0**-125), power, jnp.float32(2.0**126))
 
 
 def normalised(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -26,11 +26,12 @@ from dpjax.privatize.structured.notices import mention_dense_terms
 from dpjax.privatize.structured.per_example import PerExample
 from dpjax.privatize.structured.program import UnknownLayoutError
 from dpjax.privatize.structured.requests import (
+    KeptSum,
     norm_and_pieces_request,
     norm_request,
     num_stacking_loops,
-    sum_of_pieces,
     sum_request,
+    take_sums,
 )
 from dpjax.privatize.structured.sums import without
 
@@ -98,12 +99,14 @@ def _one_backward(
         for depth, (_, pieces) in zip(depths, found, strict=True)
     ]
     all_pieces = _finite(all_pieces, depths, leaf_norms)
-    grads = [
-        sum_of_pieces(terms, factors[:, group], pieces, leaf.shape)
-        for terms, group, pieces, leaf in zip(
-            gradient.terms, groups, all_pieces, gradient.params, strict=True
-        )
-    ]
+    grads = take_sums(
+        [
+            KeptSum(terms, factors[:, group], pieces, leaf.shape)
+            for terms, group, pieces, leaf in zip(
+                gradient.terms, groups, all_pieces, gradient.params, strict=True
+            )
+        ]
+    )
     return _result(gradient, grads, rows, outputs, mask)
 
 

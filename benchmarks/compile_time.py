@@ -1,0 +1,146 @@
+"""Time to trace and to compile a clipped-gradient step, as ratios to the ordinary step.
+
+    python benchmarks/compile_time.py --num-layers 24
+
+Of a decoder whose layers are unrolled, each with parameters of its own, and of one that scans over
+stacked layers. Widths are small by default: what is traced and compiled grows with the number of
+operations, not with their sizes. Writes a JSON file. Runs on CPU, GPU or TPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from decoder import decoder_loss, init_decoder, unrolled_decoder_loss, unstack_layers
+from rich.console import Console
+from rich.table import Table
+
+from dpjax.privatize import clipped_grad
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    layers: tuple[Literal["unrolled", "scanned"], ...] = ("unrolled", "scanned")
+    num_layers: int = 24
+    hidden_size: int = 32
+    vocab_size: int = 128
+    head_size: int = 16
+    batch_size: int = 4
+    length: int = 16
+    rematerialise: bool = False
+    """Keep only the inputs of layers, as in training of large models."""
+    strategies: tuple[str, ...] = ("materialize", "one_backward", "two_backwards")
+    repeats: int = 1
+    """How often everything is traced and compiled; medians are reported."""
+    output: Path = Path("benchmarks/results/compile_time.json")
+
+
+def make_steps(options: Options, loss: Callable) -> dict[str, Callable]:
+    """The functions compared, all `(params, batch) -> gradients`."""
+
+    def non_private(params: PyTree, batch: jax.Array) -> PyTree:
+        return jax.grad(lambda p: jnp.sum(jax.vmap(loss, (None, 0))(p, batch)))(params)
+
+    def clipped(strategy: str) -> Callable:
+        fn = clipped_grad(loss, clip_norm=1.0, strategy=strategy)
+        return lambda params, batch: fn(params, batch).grads
+
+    return {"non-private": non_private} | {name: clipped(name) for name in options.strategies}
+
+
+def measure(options: Options) -> list[dict[str, Any]]:
+    """One row for each kind of layers and step."""
+    heads = options.hidden_size // options.head_size
+    stacked = init_decoder(
+        jax.random.key(0),
+        layers=options.num_layers,
+        size=options.hidden_size,
+        vocab=options.vocab_size,
+        length=options.length,
+    )
+    shape = (options.batch_size, options.length)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, options.vocab_size, shape), jnp.int32)
+    rows = []
+    for layers in options.layers:
+        make_loss = unrolled_decoder_loss if layers == "unrolled" else decoder_loss
+        loss = make_loss(
+            heads=heads, rematerialise=options.rematerialise, compute_dtype=jnp.float32
+        )
+        params = unstack_layers(stacked) if layers == "unrolled" else stacked
+        of_layers = [
+            {"layers": layers, "step": name} | _times(options, step, params, ids)
+            for name, step in make_steps(options, loss).items()
+        ]
+        base = of_layers[0]
+        for row in of_layers:
+            row["trace_ratio"] = row["trace_seconds"] / base["trace_seconds"]
+            row["compile_ratio"] = row["compile_seconds"] / base["compile_seconds"]
+            total, base_total = (r["trace_seconds"] + r["compile_seconds"] for r in (row, base))
+            row["total_ratio"] = total / base_total
+        rows += of_layers
+    return rows
+
+
+def _times(options: Options, step: Callable, *arguments: PyTree) -> dict[str, float]:
+    """Processor seconds of this process: other work on the machine does not count."""
+    trace, compiling = [], []
+    for _ in range(options.repeats):
+        jax.clear_caches()
+        start = time.process_time()
+        lowered = jax.jit(step).lower(*arguments)
+        traced = time.process_time()
+        lowered.compile()
+        trace.append(traced - start)
+        compiling.append(time.process_time() - traced)
+    return {
+        "trace_seconds": statistics.median(trace),
+        "compile_seconds": statistics.median(compiling),
+    }
+
+
+def main(options: Options) -> None:
+    """Measures, prints a table, writes the JSON file."""
+    rows = measure(options)
+    device = jax.devices()[0].device_kind
+    table = Table(
+        "layers", "step", "trace s", "ratio", "compile s", "ratio", "both", title=f"{device}"
+    )
+    for row in rows:
+        table.add_row(
+            row["layers"],
+            row["step"],
+            f"{row['trace_seconds']:.2f}",
+            f"{row['trace_ratio']:.2f}",
+            f"{row['compile_seconds']:.2f}",
+            f"{row['compile_ratio']:.2f}",
+            f"{row['total_ratio']:.2f}",
+        )
+    Console().print(table)
+    result = {
+        "device": device,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "jax": jax.__version__,
+        "options": dataclasses.asdict(options) | {"output": None},
+        "rows": rows,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
