@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,7 @@ import numpy as np
 from dpjax.privatize.structured.methods import Budget, gram_block, use_gram
 from dpjax.privatize.structured.pieces import ContractionArrays
 from dpjax.privatize.structured.products import product
-from dpjax.privatize.structured.scaling import (
-    dense_norm,
-    is_moderate,
-    normalised,
-    power_of_two,
-    root,
-)
+from dpjax.privatize.structured.scaling import dense_norm, power_of_two, root
 
 # A Gram form is a sum of large products that may cancel; a norm that comes out too small would let
 # an example contribute more than the clip norm. Rounding of T² products of size xₜ·xₛ, with
@@ -37,67 +31,39 @@ GRAM_MARGIN = 2.0**-21
 def contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     """‖Σ_t a[..., t, :] ⊗ g[..., t, :]‖ over all groups together, float32 scalar.
 
-    Never too small, but rather too large: by `GRAM_MARGIN`, by what squares below the range of
-    float32 may lose (visible where all entries are below about 1e-14), and up to ‖a‖‖g‖ where
-    entries are above 1e15.
-    """
-    return norm_and_apart(arrays, budget)[0]
-
-
-def norm_and_apart(arrays: ContractionArrays, budget: Budget) -> tuple[jax.Array, jax.Array]:
-    """`contraction_norm`, and what it would be if the gradients of all tokens were orthogonal.
-
-    The latter, √Σ_t ‖a_t‖²‖g_t‖², is what rounding errors of sums over pairs of tokens are about.
+    Never too small. A Gram form is rather too large: by `GRAM_MARGIN`, and by what squares below
+    the range of float32 may lose (visible where gradients are below about 1e-14). It is inf or NaN
+    where squares leave that range, for gradients above about 1e18: such an example counts as
+    broken.
     """
     length, inputs = arrays.a.shape[-2:]
     if use_gram(length, inputs, arrays.g.shape[-1]):
         return _gram_norm(arrays, budget)
-    return _formed_norm(arrays, budget), _tokens_apart(arrays, budget)
+    return _formed_norm(arrays, budget)
 
 
-class GramSums(NamedTuple):
-    """Sums over tokens, in units of `scale` and of its square.
-
-    Attributes:
-        square: Σ_{t,s} (a_t·a_s)(g_t·g_s) = ‖aᵀg‖².
-        apart: Σ_t ‖a_t‖²‖g_t‖², the square if the tokens' gradients were orthogonal.
-        lost: at most what entries of g, whose squares may have vanished, add to the norm.
-        scale: a power of two.
-    """
-
-    square: jax.Array
-    apart: jax.Array
-    lost: jax.Array
-    scale: jax.Array
-
-
-def gram_sums(arrays: ContractionArrays, budget: Budget) -> GramSums:
-    """The sums for g with entries below 1e15, where g is the larger operand.
-
-    Products of g are taken before they are scaled, so that no scaled copy of it is made.
-    """
-    length = arrays.a.shape[-2]
+def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
+    """√(Σ_{t,s} (a_t·a_s)(g_t·g_s) + margin), nothing of it scaled: that would take longer to
+    compile, for one parameter of many, than all the rest."""
+    length, inputs = arrays.a.shape[-2:]
+    outputs = arrays.g.shape[-1]
     block = gram_block(length, arrays.num_groups, budget)
-    a, a_scale = normalised(arrays.a)
-    g_scale = power_of_two(arrays.g)
 
     def of_pair(first: int | jax.Array, second: int | jax.Array) -> jax.Array:
-        """Sums over t in one block and s in another: of all pairs, of t = s, and of ‖a_t‖."""
-        a_gram = product("...td,...sd->...ts", _rows(a, first, block), _rows(a, second, block))
-        g_gram = product(
-            "...td,...sd->...ts", _rows(arrays.g, first, block), _rows(arrays.g, second, block)
+        """The square with its margin, and `lost`, for t in one block and s in another; `(2,)`."""
+        a, g = (
+            product("...td,...sd->...ts", _rows(x, first, block), _rows(x, second, block))
+            for x in arrays
         )
-        counts = _new(first, block, length)
-        together = a_gram * (g_gram / g_scale / g_scale)
-        together = together * (counts[:, None] * _new(second, block, length))
-        a_lengths = jnp.sqrt(jnp.diagonal(a_gram, axis1=-2, axis2=-1)) * counts
-        sums = [jnp.sum(jnp.diagonal(together, axis1=-2, axis2=-1)), jnp.sum(a_lengths)]
-        # The Gram matrices are symmetric: a pair of different blocks counts twice.
+        new = _new(first, block, length)[:, None] * _new(second, block, length)
         same = first == second
-        return jnp.stack(
-            [jnp.where(same, 1.0, 2.0) * jnp.sum(together)]
-            + [jnp.where(same, x, 0.0) for x in sums]
+        diagonal = jnp.where(same, jnp.eye(block, dtype=jnp.float32), 0.0) * new
+        # The Gram matrices are symmetric: a pair of different blocks counts twice.
+        square = a * g * (jnp.where(same, 1.0, 2.0) * new + GRAM_MARGIN * diagonal)
+        lengths = math.sqrt(outputs) * jnp.sqrt(jnp.abs(a)) + math.sqrt(inputs) * jnp.sqrt(
+            jnp.abs(g)
         )
+        return jnp.stack(_two_sums(square, (1 + lengths) * diagonal))
 
     pairs = np.array([(i, j) for i in range(-(-length // block)) for j in range(i + 1)], np.int32)
     if len(pairs) == 1:
@@ -105,28 +71,22 @@ def gram_sums(arrays: ContractionArrays, budget: Budget) -> GramSums:
     else:
         sums, _ = jax.lax.scan(
             lambda total, pair: (total + of_pair(pair[0], pair[1]), None),
-            jnp.zeros(3, jnp.float32),
+            jnp.zeros(2, jnp.float32),
             jnp.asarray(pairs),
         )
-    square, apart, a_lengths = sums
-    vanished = math.sqrt(arrays.g.shape[-1]) * 2.0**-62 / g_scale
-    return GramSums(square, apart, vanished * a_lengths, a_scale * g_scale)
+    square, lost = sums
+    # Squares of entries below 2⁻⁶³ vanish: those of g take at most 2⁻⁶³·√p·‖a_t‖ of every token's
+    # share of the norm, those of a likewise; and products of two Gram entries that vanish, at most
+    # 2⁻⁶³. Twice the sum is allowed for.
+    return root(square) + 2.0**-62 * lost
 
 
-def _gram_norm(arrays: ContractionArrays, budget: Budget) -> tuple[jax.Array, jax.Array]:
-    if arrays.a.shape[-1] > arrays.g.shape[-1]:
-        arrays = ContractionArrays(arrays.g, arrays.a)
-    sums = gram_sums(arrays, budget)
-    own = sums.scale * (root(sums.square + GRAM_MARGIN * sums.apart) + sums.lost)
-    bound = norm_bound(arrays)
-    inside = is_moderate(arrays.g)
-    apart = sums.scale * (jnp.sqrt(sums.apart) + sums.lost)
-    return jnp.where(inside, own, bound), jnp.where(inside, apart, bound)
-
-
-def norm_bound(arrays: ContractionArrays) -> jax.Array:
-    """‖a‖‖g‖ ≥ ‖aᵀg‖ (Cauchy-Schwarz), whatever the range of the entries."""
-    return dense_norm(arrays.a) * dense_norm(arrays.g)
+def _two_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums over all axes, in one reduction: compilers take long over many small ones."""
+    zero = jnp.zeros((), jnp.float32)
+    return jax.lax.reduce(
+        (x, y), (zero, zero), lambda p, q: (p[0] + q[0], p[1] + q[1]), tuple(range(x.ndim))
+    )
 
 
 def rounding_slack(arrays: ContractionArrays) -> jax.Array | float:
@@ -190,7 +150,8 @@ def _formed_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     return in_slices(outputs, block, of_slice, jnp.hypot)
 
 
-def _tokens_apart(arrays: ContractionArrays, budget: Budget) -> jax.Array:
+def norm_if_orthogonal(arrays: ContractionArrays, budget: Budget) -> jax.Array:
+    """√Σ_t ‖a_t‖²‖g_t‖², what rounding errors of sums over pairs of tokens are about."""
     length = arrays.a.shape[-2]
     block = budget.portion(length, arrays.num_groups * max(x.shape[-1] for x in arrays))
     scales = [power_of_two(x) for x in arrays]

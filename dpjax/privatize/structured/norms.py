@@ -17,7 +17,7 @@ from dpjax.privatize.structured.contractions import (
     contraction_norm,
     formed,
     in_slices,
-    norm_and_apart,
+    norm_if_orthogonal,
     rounding_slack,
 )
 from dpjax.privatize.structured.layout import Box, box_of, overlap
@@ -160,7 +160,7 @@ def _norm_of_both(
     looked_up = _rows_norm(rows)
     if contraction is None:
         return looked_up
-    own, apart = norm_and_apart(contraction, budget)
+    own = contraction_norm(contraction, budget)
     g, g_scale = normalised(contraction.g)
     updates, rows_scale = normalised(rows.updates)
     a_scale = power_of_two(contraction.a)
@@ -178,6 +178,6 @@ def _norm_of_both(
     # One after the other: the product of all scales may leave the range of float32 first.
     cross = cross * (a_scale / scale) * g_scale * (rows_scale / scale)
     # What the products of the cross term are about, as for a Gram form.
-    apart = jnp.square(apart / scale)
+    apart = jnp.square(norm_if_orthogonal(contraction, budget) / scale)
     apart += jnp.sum(jnp.square(updates.astype(jnp.float32))) * jnp.square(rows_scale / scale)
     return scale * root(jnp.square(x) + jnp.square(y) + 2.0 * cross + GRAM_MARGIN * apart)

@@ -7,9 +7,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-# Σ of very many squares of entries up to this is within the range of float32.
-_MODERATE = 1e15
-
 
 def hypot(norms: Sequence[jax.Array] | jax.Array) -> jax.Array:
     """√Σ nᵢ² without overflow; NaN and inf pass through."""
@@ -31,8 +28,9 @@ def dense_norm(x: jax.Array) -> jax.Array:
 
 def power_of_two(x: jax.Array) -> jax.Array:
     """The power of two at the largest entry, within [2⁻¹²⁵, 2¹²⁶]: dividing is exact."""
+    largest = jnp.max(jnp.abs(x.astype(jnp.float32)), initial=0.0)
     # The exponent bits alone: `frexp` and `ldexp` are dozens of operations, for every parameter.
-    exponent = jax.lax.bitcast_convert_type(_largest(x), jnp.uint32) & jnp.uint32(0x7F800000)
+    exponent = jax.lax.bitcast_convert_type(largest, jnp.uint32) & jnp.uint32(0x7F800000)
     power = jax.lax.bitcast_convert_type(exponent, jnp.float32)
     return jax.lax.clamp(jnp.float32(2.0**-125), power, jnp.float32(2.0**126))
 
@@ -43,16 +41,6 @@ def normalised(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x / scale.astype(x.dtype), scale
 
 
-def is_moderate(x: jax.Array) -> jax.Array:
-    """Whether squares of entries can be added up; bool scalar. True for NaN and inf, which show."""
-    largest = _largest(x)
-    return ~((largest > _MODERATE) & jnp.isfinite(largest))
-
-
 def root(square: jax.Array) -> jax.Array:
     """√x; 0 where rounding left a sum of products that cancel slightly below zero. NaN passes."""
     return jnp.sqrt(jnp.where(square < 0, 0.0, square))
-
-
-def _largest(x: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(x.astype(jnp.float32)), initial=0.0)
