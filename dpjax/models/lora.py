@@ -17,23 +17,35 @@ ALL_LINEAR = "all-linear"
 
 
 class LoraParam(nnx.Param):
-    """A parameter of a low-rank adapter."""
+    """A parameter of a low-rank adapter that is trained."""
+
+
+class FrozenLoraParam(nnx.Param):
+    """A parameter of a low-rank adapter that stays as it is."""
 
 
 class LoraLinear(nnx.Module):
     """`y = base(x) + scaling * (x A) B`, with A `(in, r)` and B `(r, out)`.
 
     A starts uniform in ±1/√in (the initialisation of peft: Kaiming uniform with a = √5), B at zero:
-    a fresh adapter changes nothing.
+    a fresh adapter changes nothing. With `freeze_a` only B is trained.
     """
 
-    def __init__(self, base: nnx.Linear, *, rank: int, scaling: float, key: jax.Array):
+    def __init__(
+        self,
+        base: nnx.Linear,
+        *,
+        rank: int,
+        scaling: float,
+        key: jax.Array,
+        freeze_a: bool = False,
+    ):
         inputs, outputs = base.kernel.shape
         bound = inputs**-0.5
         self.base = base
         self.scaling = scaling
         a = jax.random.uniform(key, (inputs, rank), jnp.float32, -bound, bound)
-        self.lora_a = LoraParam(a)
+        self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
         self.lora_b = LoraParam(jnp.zeros((rank, outputs), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -54,6 +66,7 @@ def add_lora(
     alpha: float,
     target_modules: Sequence[str] | str,
     key: jax.Array,
+    freeze_a: bool = False,
 ) -> None:
     """Put an adapter of scale alpha / rank on the chosen linear layers, in place.
 
@@ -62,6 +75,10 @@ def add_lora(
             endings such as "attention.output.dense"; or "all-linear": every linear layer except the
             classification head and a layer appended for pooling.
         key: a JAX key for A.
+        freeze_a: train B only (FFA-LoRA: Sun et al. 2024, "Improving LoRA in Privacy-preserving
+            Federated Learning", arXiv:2403.12313). The update is then linear in what is trained,
+            so that noise in A and noise in B are not multiplied, and half as many coordinates
+            get noise.
 
     Raises:
         ValueError: for a rank or alpha that is not positive, a model that has adapters already, or
@@ -76,7 +93,7 @@ def add_lora(
     targets = _select(model, target_modules)
     for module, module_key in zip(targets, jax.random.split(key, len(targets)), strict=True):
         base = _get(model, module.path)
-        lora = LoraLinear(base, rank=rank, scaling=alpha / rank, key=module_key)
+        lora = LoraLinear(base, rank=rank, scaling=alpha / rank, key=module_key, freeze_a=freeze_a)
         _set(model, module.path, lora)
 
 
