@@ -38,6 +38,9 @@ class Lora:
     """The update is scaled by alpha / rank."""
     target_modules: tuple[str, ...] = ("all-linear",)
     """Hugging Face names of the linear layers to adapt, or all-linear."""
+    layers_to_transform: tuple[int, ...] | None = None
+    """Encoder layers to adapt, counted from 0; default: all. Adapting the upper ones only is
+    faster, for no gradient is computed below the lowest."""
     freeze_a: bool = False
     """Train B only and leave A at its random start (FFA-LoRA: Sun et al. 2024): half as many
     parameters get noise, and the update is linear in them."""

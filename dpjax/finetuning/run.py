@@ -84,6 +84,7 @@ def check(config: FinetuneConfig) -> Run:
             rank=settings.rank,
             alpha=settings.alpha,
             target_modules=_target_modules(settings.target_modules),
+            layers_to_transform=settings.layers_to_transform,
             freeze_a=settings.freeze_a,
             key=run_key.model_key("lora"),
         )

@@ -66,6 +66,7 @@ def add_lora(
     alpha: float,
     target_modules: Sequence[str] | str,
     key: jax.Array,
+    layers_to_transform: Sequence[int] | None = None,
     freeze_a: bool = False,
 ) -> None:
     """Put an adapter of scale alpha / rank on the chosen linear layers, in place.
@@ -75,14 +76,17 @@ def add_lora(
             endings such as "attention.output.dense"; or "all-linear": every linear layer except the
             classification head and a layer appended for pooling.
         key: a JAX key for A.
+        layers_to_transform: adapt the target modules in these encoder layers only, counted from 0,
+            as in peft; None means in all. No gradient is computed below the lowest.
         freeze_a: train B only (FFA-LoRA: Sun et al. 2024, "Improving LoRA in Privacy-preserving
             Federated Learning", arXiv:2403.12313). The update is then linear in what is trained,
             so that noise in A and noise in B are not multiplied, and half as many coordinates
             get noise.
 
     Raises:
-        ValueError: for a rank or alpha that is not positive, a model that has adapters already, or
-            a name that matches no linear layer (the head is trained as it is: no adapter).
+        ValueError: for a rank or alpha that is not positive, a model that has adapters already, a
+            layer that does not exist or cannot be adapted, or a name that matches no linear layer
+            (the head is trained as it is: no adapter).
     """
     if not (isinstance(rank, int) and rank > 0):
         raise ValueError(f"LoRA rank must be a positive whole number, got {rank!r}")
@@ -91,6 +95,8 @@ def add_lora(
     if has_lora(model):
         raise ValueError("the model has LoRA adapters already; call merge_lora first")
     targets = _select(model, target_modules)
+    if layers_to_transform is not None:
+        targets = _inside(targets, layers_to_transform)
     for module, module_key in zip(targets, jax.random.split(key, len(targets)), strict=True):
         base = _get(model, module.path)
         lora = LoraLinear(base, rank=rank, scaling=alpha / rank, key=module_key, freeze_a=freeze_a)
@@ -141,6 +147,17 @@ def _select(model: SequenceClassifier, target_modules: Sequence[str] | str) -> l
                 + did_you_mean(target, [*names, ALL_LINEAR])
             )
     return [m for m in modules if any(_matches(m, target) for target in target_modules)]
+
+
+def _inside(modules: Sequence[ModuleName], layers: Sequence[int]) -> list[ModuleName]:
+    """Those of `modules` that lie in one of `layers`."""
+    present = {module.path[2] for module in modules if module.path[:2] == ("encoder", "layers")}
+    if not layers or not present.issuperset(layers):
+        raise ValueError(
+            f"layers_to_transform is {list(layers)}; layers with a target module are "
+            f"{sorted(present)}"
+        )
+    return [m for m in modules if m.path[:2] == ("encoder", "layers") and m.path[2] in layers]
 
 
 def _matches(module: ModuleName, target: str) -> bool:

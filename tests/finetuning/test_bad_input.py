@@ -82,6 +82,7 @@ def test_unknown_option(refuse):
         ({"lora__rank": 0}, ["lora.rank", "at least 1"]),
         ({"num_layers": 0}, ["num_layers", "at least 1", "0"]),
         ({"num_layers": 3}, ["num_layers=3", "2 layers"]),
+        ({"lora__layers_to_transform": 2}, ["layers_to_transform", "[2]", "[0, 1]"]),
         ({"lora__target_modules": "qeury"}, ["qeury", "query"]),
         ({"seed": -1}, ["seed"]),
     ],

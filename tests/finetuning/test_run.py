@@ -175,12 +175,12 @@ def test_every_trained_tensor_moves_and_no_other(options, tuning, tiny_checkpoin
 
 
 def test_a_frozen_a_and_fewer_layers(options):
-    lora = {"freeze_a": True, "target_modules": ["query"]}
+    lora = {"freeze_a": True, "target_modules": ["query"], "layers_to_transform": [0]}
     result = dpjax.finetune(**options | {"lora": lora, "num_layers": 1})
     config = read_json(result.output_dir / "config.json")
     assert (config["num_layers"], config["lora"]["freeze_a"]) == (1, True)
     assert read_json(result.output_dir / "model" / "config.json")["num_hidden_layers"] == 1
-    assert "on query, A frozen" in (result.output_dir / "report.md").read_text()
+    assert "on query of layers 0, A frozen" in (result.output_dir / "report.md").read_text()
 
 
 def test_the_tuned_folder_can_be_tuned_again(options, tmp_path):

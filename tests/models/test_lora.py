@@ -101,6 +101,16 @@ def test_targets_are_named_as_in_transformers(model, target_modules, expected):
 
 
 @pytest.mark.parametrize(
+    ("target_modules", "expected"), [("all-linear", 6), (("query", "pooler.dense"), 1)]
+)
+def test_adapters_in_some_layers_only(model, target_modules, expected):
+    adapt(model, target_modules, layers_to_transform=(1,))
+    assert len(adapted(model)) == expected
+    assert isinstance(model.encoder.layers[1].attention.query, LoraLinear)
+    assert not isinstance(model.encoder.layers[0].attention.query, LoraLinear)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"target_modules": ("quer", "value")}, r"'quer' matches no linear.*mean 'query'"),
@@ -112,6 +122,8 @@ def test_targets_are_named_as_in_transformers(model, target_modules, expected):
         ({"rank": 0}, "rank must be a positive whole number, got 0"),
         ({"rank": -2}, "rank must be a positive whole number, got -2"),
         ({"rank": 1.5}, "rank must be a positive whole number, got 1.5"),
+        ({"layers_to_transform": (1, 2)}, r"is \[1, 2\]; layers with a target module are \[0, 1\]"),
+        ({"layers_to_transform": ()}, r"layers_to_transform is \[\]"),
         ({"alpha": 0.0}, "alpha must be positive, got 0.0"),
     ],
 )
