@@ -38,6 +38,12 @@ class Lora:
     """The update is scaled by alpha / rank."""
     target_modules: tuple[str, ...] = ("all-linear",)
     """Hugging Face names of the linear layers to adapt, or all-linear."""
+    layers_to_transform: tuple[int, ...] | None = None
+    """Encoder layers to adapt, counted from 0; default: all. Adapting the upper ones only is
+    faster, for no gradient is computed below the lowest."""
+    freeze_a: bool = False
+    """Train B only and leave A at its random start (FFA-LoRA: Sun et al. 2024): half as many
+    parameters get noise, and the update is linear in them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +92,9 @@ class FinetuneConfig:
     """How a text becomes one vector: its first token, as in BERT, or the mean of all tokens, for
     which one more layer is appended; auto takes the mean for checkpoints that are sentence
     encoders."""
+    num_layers: int | None = None
+    """Keep only this many layers of the checkpoint, from the bottom; default: all. The uppermost
+    know what the checkpoint was made for, those below often more of what another task needs."""
     tuning: Literal["lora", "full"] = "lora"
     """Train low-rank adapters and the head, or every parameter."""
     privacy: Privacy = dataclasses.field(default_factory=Privacy)
@@ -102,6 +111,8 @@ class FinetuneConfig:
         _check_privacy(self.privacy, self.non_private)
         _check_lora(self.lora, self.tuning)
         _check_training(self.training)
+        if self.num_layers is not None and self.num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be in [0, 2**64), got {self.seed}")
 

@@ -68,7 +68,7 @@ def train(
             start = time.monotonic()
             total = _accumulate(plan, steps, trainable, frozen, sampler.indices(step))
             trainable, state = steps.apply(trainable, state, total, run_key.noise_keys(step))
-            row = _row(step + 1, total, spent, time.monotonic() - start)
+            row = _row(step + 1, total, spent, start)
             log.append(row)
             progress.update(step + 1, row["loss"], row.get("epsilon"), row["num_records"])
             overdue = time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS
@@ -116,15 +116,16 @@ def _accumulate(
 
 
 def _row(
-    step: int, total: Accumulator, spent: EpsilonBySteps | None, seconds: float
+    step: int, total: Accumulator, spent: EpsilonBySteps | None, start: float
 ) -> dict[str, Any]:
+    # The clock is read after this: a call only starts the work that these numbers wait for.
     loss, records, clipped, nonfinite = jax.device_get(total[1:])
     row = {
         "step": step,
         # A batch without records has no loss.
         "loss": float(loss) / int(records) if records else None,
         "num_records": int(records),
-        "records_per_second": int(records) / seconds,
+        "records_per_second": int(records) / (time.monotonic() - start),
     }
     if spent is not None:
         row |= {

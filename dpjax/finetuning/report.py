@@ -44,6 +44,9 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
     if config.tuning == "lora":
         targets = ", ".join(config.lora.target_modules)
         how = f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha:g}, on {targets}"
+        if config.lora.layers_to_transform is not None:
+            how += f" of layers {', '.join(map(str, config.lora.layers_to_transform))}"
+        how += ", A frozen" if config.lora.freeze_a else ""
     rows = [
         ("Accuracy on held-out records", f"{result.eval_accuracy:.4f} of {len(plan.evaluation)}"),
         ("Cross-entropy on held-out records", f"{result.eval_loss:.4f} nats"),

@@ -75,6 +75,7 @@ def check(config: FinetuneConfig) -> Run:
         label_names=plan.labels,
         key=run_key.model_key("head"),
         pooling=config.pooling,
+        num_layers=config.num_layers,
     )
     if config.tuning == "lora":
         settings = config.lora
@@ -83,6 +84,8 @@ def check(config: FinetuneConfig) -> Run:
             rank=settings.rank,
             alpha=settings.alpha,
             target_modules=_target_modules(settings.target_modules),
+            layers_to_transform=settings.layers_to_transform,
+            freeze_a=settings.freeze_a,
             key=run_key.model_key("lora"),
         )
     return Run(plan, directory, run_key, *split_trainable(model, config.tuning))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,7 +35,12 @@ def read_config(folder: str | Path) -> EncoderConfig:
 
 
 def load_classifier(
-    folder: str | Path, *, label_names: Sequence[str], key: jax.Array, pooling: Pooling = "first"
+    folder: str | Path,
+    *,
+    label_names: Sequence[str],
+    key: jax.Array,
+    pooling: Pooling = "first",
+    num_layers: int | None = None,
 ) -> SequenceClassifier:
     """Load a checkpoint folder (config.json and safetensors) as a classifier, in float32.
 
@@ -49,18 +55,21 @@ def load_classifier(
         pooling: "first" reads the text from the first token, as transformers does; "mean" appends
             a layer that averages the tokens (see `append_mean_pooling`); "auto" averages if the
             checkpoint is a sentence encoder that does.
+        num_layers: keep only this many layers, from the bottom (Sajjad et al. 2020, "Poor Man's
+            BERT", top-layer dropping); None keeps all.
 
     Raises:
         FileNotFoundError: without config.json or safetensors.
-        ValueError: for a family or switch that is not supported, fewer than two labels, and for
-            missing, unexpected, damaged or wrongly shaped tensors.
+        ValueError: for a family or switch that is not supported, fewer than two labels, more layers
+            than there are, and for missing, unexpected, damaged or wrongly shaped tensors.
     """
     folder = Path(folder)
     check_label_names(label_names)
     pooling = resolve_pooling(folder, pooling)
     raw = read_config_json(folder)
     family = family_of(raw["model_type"])
-    config = family.read_config(raw)
+    whole = family.read_config(raw)
+    config = _shortened(whole, num_layers)
     shapes = nnx.eval_shape(
         lambda: SequenceClassifier(config, num_labels=len(label_names), rngs=nnx.Rngs(0))
     )
@@ -73,11 +82,28 @@ def load_classifier(
             readers |= _reordered_head(family, readers, label_order(raw, label_names))
         else:
             readers |= _new_head(family, config, len(label_names), key)
-        _check_names(folder, expected=[weight.hf_name for weight in weights], found=readers)
+        expected = {weight.hf_name for weight in family.weight_names(whole)}
+        _check_names(folder, expected=expected, found=readers)
         for weight in weights:
             _fill(parameters, weight, readers[weight.hf_name]())
     model = nnx.merge(graphdef, parameters)
     return append_mean_pooling(model) if pooling == "mean" else model
+
+
+def _shortened(config: EncoderConfig, num_layers: int | None) -> EncoderConfig:
+    if num_layers is None or num_layers == config.num_layers:
+        return config
+    if not 1 <= num_layers < config.num_layers:
+        raise ValueError(
+            f"num_layers={num_layers}: the checkpoint has {config.num_layers} layers, of which "
+            "between 1 and all can be kept"
+        )
+    if config.averaging_layer:
+        raise ValueError(
+            f"num_layers={num_layers}: the last layer of this checkpoint was appended to average "
+            "the tokens, which dropping it would undo; keep all"
+        )
+    return dataclasses.replace(config, num_layers=num_layers)
 
 
 def _by_table_name(folder: Path, family: Family, tensors: Readers) -> Readers:

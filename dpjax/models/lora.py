@@ -17,23 +17,35 @@ ALL_LINEAR = "all-linear"
 
 
 class LoraParam(nnx.Param):
-    """A parameter of a low-rank adapter."""
+    """A parameter of a low-rank adapter that is trained."""
+
+
+class FrozenLoraParam(nnx.Param):
+    """A parameter of a low-rank adapter that stays as it is."""
 
 
 class LoraLinear(nnx.Module):
     """`y = base(x) + scaling * (x A) B`, with A `(in, r)` and B `(r, out)`.
 
     A starts uniform in ±1/√in (the initialisation of peft: Kaiming uniform with a = √5), B at zero:
-    a fresh adapter changes nothing.
+    a fresh adapter changes nothing. With `freeze_a` only B is trained.
     """
 
-    def __init__(self, base: nnx.Linear, *, rank: int, scaling: float, key: jax.Array):
+    def __init__(
+        self,
+        base: nnx.Linear,
+        *,
+        rank: int,
+        scaling: float,
+        key: jax.Array,
+        freeze_a: bool = False,
+    ):
         inputs, outputs = base.kernel.shape
         bound = inputs**-0.5
         self.base = base
         self.scaling = scaling
         a = jax.random.uniform(key, (inputs, rank), jnp.float32, -bound, bound)
-        self.lora_a = LoraParam(a)
+        self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
         self.lora_b = LoraParam(jnp.zeros((rank, outputs), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -54,6 +66,8 @@ def add_lora(
     alpha: float,
     target_modules: Sequence[str] | str,
     key: jax.Array,
+    layers_to_transform: Sequence[int] | None = None,
+    freeze_a: bool = False,
 ) -> None:
     """Put an adapter of scale alpha / rank on the chosen linear layers, in place.
 
@@ -62,10 +76,17 @@ def add_lora(
             endings such as "attention.output.dense"; or "all-linear": every linear layer except the
             classification head and a layer appended for pooling.
         key: a JAX key for A.
+        layers_to_transform: adapt the target modules in these encoder layers only, counted from 0,
+            as in peft; None means in all. No gradient is computed below the lowest.
+        freeze_a: train B only (FFA-LoRA: Sun et al. 2024, "Improving LoRA in Privacy-preserving
+            Federated Learning", arXiv:2403.12313). The update is then linear in what is trained,
+            so that noise in A and noise in B are not multiplied, and half as many coordinates
+            get noise.
 
     Raises:
-        ValueError: for a rank or alpha that is not positive, a model that has adapters already, or
-            a name that matches no linear layer (the head is trained as it is: no adapter).
+        ValueError: for a rank or alpha that is not positive, a model that has adapters already, a
+            layer that does not exist or cannot be adapted, or a name that matches no linear layer
+            (the head is trained as it is: no adapter).
     """
     if not (isinstance(rank, int) and rank > 0):
         raise ValueError(f"LoRA rank must be a positive whole number, got {rank!r}")
@@ -74,9 +95,11 @@ def add_lora(
     if has_lora(model):
         raise ValueError("the model has LoRA adapters already; call merge_lora first")
     targets = _select(model, target_modules)
+    if layers_to_transform is not None:
+        targets = _inside(targets, layers_to_transform)
     for module, module_key in zip(targets, jax.random.split(key, len(targets)), strict=True):
         base = _get(model, module.path)
-        lora = LoraLinear(base, rank=rank, scaling=alpha / rank, key=module_key)
+        lora = LoraLinear(base, rank=rank, scaling=alpha / rank, key=module_key, freeze_a=freeze_a)
         _set(model, module.path, lora)
 
 
@@ -124,6 +147,17 @@ def _select(model: SequenceClassifier, target_modules: Sequence[str] | str) -> l
                 + did_you_mean(target, [*names, ALL_LINEAR])
             )
     return [m for m in modules if any(_matches(m, target) for target in target_modules)]
+
+
+def _inside(modules: Sequence[ModuleName], layers: Sequence[int]) -> list[ModuleName]:
+    """Those of `modules` that lie in one of `layers`."""
+    present = {module.path[2] for module in modules if module.path[:2] == ("encoder", "layers")}
+    if not layers or not present.issuperset(layers):
+        raise ValueError(
+            f"layers_to_transform is {list(layers)}; layers with a target module are "
+            f"{sorted(present)}"
+        )
+    return [m for m in modules if m.path[:2] == ("encoder", "layers") and m.path[2] in layers]
 
 
 def _matches(module: ModuleName, target: str) -> bool:

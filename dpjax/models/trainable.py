@@ -24,8 +24,8 @@ def split_trainable(
     `nnx.merge(graphdef, trainable, frozen)` is the model again, also inside jax.jit, vmap and grad.
 
     Args:
-        tuning: "full" trains every parameter, "lora" the adapters and the classification head;
-            neither trains a layer that was appended for pooling.
+        tuning: "full" trains every parameter, "lora" the adapters (without a frozen A) and the
+            classification head; neither trains a layer that was appended for pooling.
 
     Returns:
         graphdef, trainable and frozen, the latter two nested dicts of float32 arrays (frozen is

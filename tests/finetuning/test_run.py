@@ -174,6 +174,15 @@ def test_every_trained_tensor_moves_and_no_other(options, tuning, tiny_checkpoin
     assert moved == adapted | {"classifier.bias"}
 
 
+def test_a_frozen_a_and_fewer_layers(options):
+    lora = {"freeze_a": True, "target_modules": ["query"], "layers_to_transform": [0]}
+    result = dpjax.finetune(**options | {"lora": lora, "num_layers": 1})
+    config = read_json(result.output_dir / "config.json")
+    assert (config["num_layers"], config["lora"]["freeze_a"]) == (1, True)
+    assert read_json(result.output_dir / "model" / "config.json")["num_hidden_layers"] == 1
+    assert "on query of layers 0, A frozen" in (result.output_dir / "report.md").read_text()
+
+
 def test_the_tuned_folder_can_be_tuned_again(options, tmp_path):
     first = dpjax.finetune(**options)
     again = {"model": first.output_dir / "model", "output_dir": tmp_path / "again"}

@@ -15,8 +15,8 @@ from dpjax.models.families import family_of
 ABC = ("a", "b", "c")
 
 
-def load(folder, label_names=ABC):
-    return load_classifier(folder, label_names=label_names, key=jax.random.key(0))
+def load(folder, label_names=ABC, **options):
+    return load_classifier(folder, label_names=label_names, key=jax.random.key(0), **options)
 
 
 def kernel(model):
@@ -31,6 +31,24 @@ def test_every_tensor_of_the_file_arrives_in_float32(model, make_tensors, bert_c
     np.testing.assert_array_equal(
         kernel(model), tensors["bert.encoder.layer.1.attention.self.query.weight"].T
     )
+
+
+def test_the_layers_kept_are_the_lowest(write_checkpoint, make_tensors, bert_config, batch):
+    whole = write_checkpoint("whole", num_labels=3)
+    tensors = load_file(whole / "model.safetensors")
+    lower = {name: value for name, value in tensors.items() if ".layer.1." not in name}
+    config = bert_config | {"num_hidden_layers": 1}
+    expected = load(write_checkpoint("lower", config=config, tensors=lower))
+    shortened = load(whole, num_layers=1)
+    assert shortened.config == expected.config
+    np.testing.assert_array_equal(shortened(*batch), expected(*batch))
+    assert load(whole, num_layers=2).config.num_layers == 2
+
+
+@pytest.mark.parametrize("num_layers", [0, 3])
+def test_more_layers_than_there_are(folder, num_layers):
+    with pytest.raises(ValueError, match=rf"num_layers={num_layers}: the checkpoint has 2 layers"):
+        load(folder, num_layers=num_layers)
 
 
 def test_table_of_names_is_invertible(folder):

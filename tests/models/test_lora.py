@@ -12,8 +12,9 @@ def adapted(model):
     return [node for _, node in nodes if isinstance(node, LoraLinear)]
 
 
-def adapt(model, target_modules="all-linear", rank=4, alpha=6.0):
-    add_lora(model, rank=rank, alpha=alpha, target_modules=target_modules, key=jax.random.key(1))
+def adapt(model, target_modules="all-linear", rank=4, alpha=6.0, **options):
+    key = jax.random.key(1)
+    add_lora(model, rank=rank, alpha=alpha, target_modules=target_modules, key=key, **options)
 
 
 def randomise(model):
@@ -45,6 +46,16 @@ def test_initial_values_are_those_of_peft(model):
     assert all(a.shape != other.shape or not np.allclose(a, other) for other in others)
 
 
+def test_a_frozen_a_starts_as_a_trained_one(model, batch):
+    before = np.asarray(model(*batch))
+    adapt(model, ("query",), freeze_a=True)
+    layer = model.encoder.layers[0].attention.query
+    assert not isinstance(layer.lora_a, LoraParam)
+    assert isinstance(layer.lora_b, LoraParam)
+    assert np.asarray(layer.lora_a[...]).any()
+    np.testing.assert_array_equal(model(*batch), before)
+
+
 def test_adapter_adds_the_scaled_product(model):
     adapt(model, rank=4, alpha=6.0)
     randomise(model)
@@ -56,10 +67,11 @@ def test_adapter_adds_the_scaled_product(model):
     np.testing.assert_allclose(layer(x), x @ (kernel + 1.5 * a @ b) + bias, atol=1e-5)
 
 
-def test_merging_keeps_the_logits_and_restores_the_structure(model, batch):
+@pytest.mark.parametrize("freeze_a", [False, True])
+def test_merging_keeps_the_logits_and_restores_the_structure(model, batch, freeze_a):
     structure = jax.tree.structure(nnx.to_pure_dict(nnx.state(model)))
     untouched = np.asarray(model(*batch))
-    adapt(model)
+    adapt(model, freeze_a=freeze_a)
     randomise(model)
     expected = np.asarray(model(*batch))
     assert np.abs(expected - untouched).max() > 0.01
@@ -89,6 +101,16 @@ def test_targets_are_named_as_in_transformers(model, target_modules, expected):
 
 
 @pytest.mark.parametrize(
+    ("target_modules", "expected"), [("all-linear", 6), (("query", "pooler.dense"), 1)]
+)
+def test_adapters_in_some_layers_only(model, target_modules, expected):
+    adapt(model, target_modules, layers_to_transform=(1,))
+    assert len(adapted(model)) == expected
+    assert isinstance(model.encoder.layers[1].attention.query, LoraLinear)
+    assert not isinstance(model.encoder.layers[0].attention.query, LoraLinear)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"target_modules": ("quer", "value")}, r"'quer' matches no linear.*mean 'query'"),
@@ -100,6 +122,8 @@ def test_targets_are_named_as_in_transformers(model, target_modules, expected):
         ({"rank": 0}, "rank must be a positive whole number, got 0"),
         ({"rank": -2}, "rank must be a positive whole number, got -2"),
         ({"rank": 1.5}, "rank must be a positive whole number, got 1.5"),
+        ({"layers_to_transform": (1, 2)}, r"is \[1, 2\]; layers with a target module are \[0, 1\]"),
+        ({"layers_to_transform": ()}, r"layers_to_transform is \[\]"),
         ({"alpha": 0.0}, "alpha must be positive, got 0.0"),
     ],
 )

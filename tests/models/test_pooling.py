@@ -12,8 +12,9 @@ from dpjax.models import add_lora, load_classifier, save_classifier, split_train
 LABELS = ("no", "yes")
 
 
-def load(folder, pooling):
-    return load_classifier(folder, label_names=LABELS, key=jax.random.key(0), pooling=pooling)
+def load(folder, pooling, **options):
+    key = jax.random.key(0)
+    return load_classifier(folder, label_names=LABELS, key=key, pooling=pooling, **options)
 
 
 def normalised(x):
@@ -67,6 +68,16 @@ def test_saved_and_loaded_again_it_is_the_same_and_not_appended_twice(folder, ba
     assert again.config == model.config
     assert again.config.averaging_layer
     np.testing.assert_array_equal(again(*batch), model(*batch))
+
+
+def test_the_layer_is_appended_to_those_that_are_kept(folder, batch, tmp_path):
+    model = load(folder, "mean", num_layers=1)
+    assert model.config.num_layers == 2
+    save_classifier(model, folder, tmp_path / "out", label_names=LABELS)
+    again = load(tmp_path / "out", "auto")
+    np.testing.assert_array_equal(again(*batch), model(*batch))
+    with pytest.raises(ValueError, match="num_layers=1: the last layer of this checkpoint"):
+        load(tmp_path / "out", "auto", num_layers=1)
 
 
 def test_transformers_gives_equal_logits(folder, batch, tmp_path):

@@ -33,6 +33,16 @@ def test_lora_trains_adapters_and_head(lora_model):
     assert not any("lora" in name or "classifier" in name for name in leaf_names(frozen))
 
 
+def test_a_frozen_a_is_not_trained(model):
+    targets = ("query", "value")
+    key = jax.random.key(1)
+    add_lora(model, rank=2, alpha=2, target_modules=targets, key=key, freeze_a=True)
+    _, trainable, frozen = split_trainable(model, "lora")
+    assert count_parameters(trainable) == 24 * 3 + 3 + 4 * (2 * 24)
+    assert not any("lora_a" in name for name in leaf_names(trainable))
+    assert sum("lora_a" in name for name in leaf_names(frozen)) == 4
+
+
 def test_full_tuning_trains_everything(model):
     graphdef, trainable, frozen = split_trainable(model, "full")
     assert frozen == {}
