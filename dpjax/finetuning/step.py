@@ -85,7 +85,7 @@ def make_private_steps(
             jax.tree.map(jnp.add, total.grads, one.grads),
             total.loss + jnp.sum(one.losses),
             total.num_records + jnp.sum(mask, dtype=jnp.int32),
-            total.num_clipped + jnp.sum(one.norms > clip_norm, dtype=jnp.int32),
+            total.num_clipped + one.num_clipped,
             total.num_nonfinite + one.num_nonfinite,
         )
 

@@ -25,6 +25,9 @@ from dpjax.privatize.structured.roots import Contraction, Dense, LoopOutput, Row
 AUTO_BUDGET_VALUES = 2**29
 """What a strategy may keep over all examples before `auto` prefers another: 2 GiB of float32."""
 
+# Estimates that differ by less say nothing about which is faster.
+_CLOSE = 1.1
+
 
 @dataclasses.dataclass(frozen=True)
 class TermCost:
@@ -149,15 +152,16 @@ def strategy_costs(gradient: GradientProgram, batch_size: int) -> dict[str, Stra
 
 
 def choose(gradient: GradientProgram, batch_size: int) -> str:
-    """The strategy with the fewest operations of those that fit; if none does, the smallest."""
+    """Of the strategies that fit, the smallest of those that take about as few operations as any;
+    if none fits, the smallest."""
     costs = strategy_costs(gradient, batch_size)
     del costs["non_private"]
     fitting = {
         name: cost for name, cost in costs.items() if cost.values * batch_size <= AUTO_BUDGET_VALUES
     }
-    if fitting:
-        return min(fitting, key=lambda name: fitting[name].operations)
-    return min(costs, key=lambda name: costs[name].values)
+    fewest = min((cost.operations for cost in fitting.values()), default=0)
+    close = [name for name, cost in fitting.items() if cost.operations <= _CLOSE * fewest]
+    return min(close or costs, key=lambda name: costs[name].values)
 
 
 def _products(program: Program, backward: set[Value], times: int = 1) -> tuple[int, int]:
