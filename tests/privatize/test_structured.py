@@ -184,6 +184,7 @@ def test_explain_says_what_was_found():
     assert [term.description for term in by_name["['w']"]] == ["3 × contraction of 7, 6 × 6"]
     assert by_name["['s']"][0].method == "dense"
     assert found.choice in str(found)
+    assert "auto allows at once" in str(found)
     assert set(found.strategies) == {"non_private", "materialize", *FAST}
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize.structured.cost import (
+    AUTO_BUDGET_VALUES,
     StrategyCost,
     TermCost,
     choose,
@@ -34,6 +35,9 @@ class ParameterExplanation:
 @dataclasses.dataclass(frozen=True)
 class Explanation:
     """What `clipped_grad` found in a loss; printing it gives two tables.
+
+    The last column of the second is the largest `microbatch_size` (or batch, without it) at which
+    "auto" still considers a strategy: a faster one may be had by a smaller microbatch.
 
     Attributes:
         parameters: in the order of the leaves.
@@ -78,12 +82,18 @@ class Explanation:
         from rich.table import Table
 
         ordinary = max(1, self.strategies["non_private"].operations)
-        table = Table("strategy", "time (estimate)", f"extra memory, {self.batch_size} examples")
+        table = Table(
+            "strategy",
+            "time (estimate)",
+            f"extra memory, {self.batch_size} examples",
+            "auto allows at once",
+        )
         for name, cost in self.strategies.items():
             chosen = " (auto takes this)" if name == self.choice else ""
             megabytes = 4e-6 * cost.values * self.batch_size
             ratio = cost.operations / ordinary
-            table.add_row(name + chosen, f"{ratio:.2f}", f"{megabytes:,.1f} MB")
+            most = f"{AUTO_BUDGET_VALUES // cost.values:,} examples" if cost.values else ""
+            table.add_row(name + chosen, f"{ratio:.2f}", f"{megabytes:,.1f} MB", most)
         return table
 
 
