@@ -12,10 +12,8 @@ ordinary step of PyTorch. Writes a JSON file and a picture beside it. Runs on CP
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import functools
 import importlib.util
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +26,7 @@ import numpy as np
 import tyro
 from decoder import decoder_loss, init_decoder
 from flax import nnx
+from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 
@@ -285,15 +284,7 @@ def main(options: Options) -> None:
             _cell(row.get("compile_seconds"), ".1f"),
         )
     Console(width=100).print(table)
-    result = {
-        "device": device,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "jax": jax.__version__,
-        "options": dataclasses.asdict(options) | {"output": None},
-        "rows": rows,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(options.output, options, rows)
     title = (
         f"{options.model}, {options.tuning}, {options.num_layers} × {options.hidden_size}, "
         f"batch {options.batch_size} × {options.length} tokens, {device}"

@@ -10,8 +10,6 @@ operations, not with their sizes. Writes a JSON file. Runs on CPU, GPU or TPU.
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from decoder import decoder_loss, init_decoder, unrolled_decoder_loss, unstack_layers
+from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 
@@ -131,15 +130,7 @@ def main(options: Options) -> None:
             f"{row['total_ratio']:.2f}",
         )
     Console().print(table)
-    result = {
-        "device": device,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "jax": jax.__version__,
-        "options": dataclasses.asdict(options) | {"output": None},
-        "rows": rows,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_results(options.output, options, rows)
 
 
 if __name__ == "__main__":

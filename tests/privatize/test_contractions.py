@@ -123,6 +123,21 @@ def test_without_the_allowance_bfloat16_would_exceed_the_clip_norm(monkeypatch):
             test_bfloat16_operands_stay_below_the_clip_norm("two_backwards", length, False)
 
 
+@pytest.mark.parametrize("strategy", ["one_backward", "two_backwards"])
+def test_scaling_float16_operands_neither_overflows_nor_vanishes(strategy):
+    rng = np.random.default_rng(4)
+    x = jnp.asarray(rng.normal(size=(2, 3, 40)), jnp.float16)
+    params = {"w": jnp.asarray(rng.normal(size=(40, 50)), jnp.float16)}
+
+    def loss(p, x):
+        return 300.0 * jnp.sum((x @ p["w"]).astype(jnp.float32))
+
+    for clip_norm in (1e-6, 1e9):
+        rule = dpjax.AutomaticClipping(clip_norm)
+        total = jax.jit(dpjax.clipped_grad(loss, rule=rule, strategy=strategy))(params, x[:1]).grads
+        assert np.linalg.norm(np.asarray(total["w"], np.float64)) == pytest.approx(clip_norm, 1e-3)
+
+
 def test_products_are_kept_where_that_saves_time_and_memory():
     def is_kept(size, length, examples):
         params = {"w": jax.ShapeDtypeStruct((size, size), jnp.float32)}

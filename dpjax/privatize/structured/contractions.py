@@ -31,7 +31,7 @@ GRAM_MARGIN = 2.0**-21
 def contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     """‖Σ_t a[..., t, :] ⊗ g[..., t, :]‖ over all groups together, float32 scalar.
 
-    Never too small. A Gram form is rather too large: by `GRAM_MARGIN`, and by what squares below
+    A Gram form is rather too large than too small: by `GRAM_MARGIN`, and by what squares below
     the range of float32 may lose (visible where gradients are below about 1e-14). It is inf or NaN
     where squares leave that range, for gradients above about 1e18: such an example counts as
     broken.
@@ -90,15 +90,14 @@ def _two_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def rounding_slack(arrays: ContractionArrays) -> jax.Array | float:
-    """By how much aᵀg may grow when one operand is scaled and rounded to its own precision again.
+    """By how much aᵀg may grow when a bfloat16 operand is scaled and rounded to bfloat16 again.
 
-    u·Σ_t ‖a_t‖‖g_t‖ with the unit round-off u of the shorter format, 2⁻⁸ for bfloat16. Nothing for
-    float32, where it is covered by the margin on the clip factor.
+    u·Σ_t ‖a_t‖‖g_t‖ with the unit round-off u = 2⁻⁸. Nothing for other formats, which are scaled in
+    float32: the margin on the clip factor is for that.
     """
-    short = [x.dtype for x in arrays if x.dtype != jnp.float32]
-    if not short:
+    if all(x.dtype != jnp.bfloat16 for x in arrays):
         return 0.0
-    unit = max(float(jnp.finfo(dtype).eps) / 2 for dtype in short)
+    unit = float(jnp.finfo(jnp.bfloat16).eps) / 2
     lengths, scale = 1.0, 1.0
     for x in arrays:
         own = power_of_two(x)

@@ -1,7 +1,7 @@
 """L2 norms of per-example gradients from their pieces, without forming the gradients.
 
-Every function sees one example and is meant for `jax.vmap`. Results are float32 and never too
-small, since whoever underestimates a norm breaks the guarantee.
+Every function sees one example and is meant for `jax.vmap`. Results are float32. Where
+rounding may count they are rather too large: whoever underestimates a norm breaks the guarantee.
 """
 
 from __future__ import annotations

@@ -85,4 +85,7 @@ def sum_over_batch(factors: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
 
 def _scaled(factors: jax.Array, x: jax.Array) -> jax.Array:
     rows = factors.reshape(-1, *[1] * (x.ndim - 1))
-    return (rows * x.astype(jnp.float32)).astype(x.dtype)
+    scaled = rows * x.astype(jnp.float32)
+    # Back to bfloat16, whose range is that of float32. The product of a factor and a float16 may
+    # overflow or vanish there.
+    return scaled.astype(x.dtype) if x.dtype == jnp.bfloat16 else scaled
