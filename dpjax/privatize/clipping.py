@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dpjax.privatize import microbatch
 from dpjax.privatize.explicit_axes import explicit_mesh, with_automatic_axes
+from dpjax.privatize.fixed import is_fixed, merged, split, with_zeros
 from dpjax.privatize.rules import ClippingRule, FlatClipping, RowStatistics, leaf_groups
 from dpjax.privatize.strategies import strategy_named
 
@@ -24,7 +25,8 @@ class ClippedGrad(NamedTuple):
     """What one call of a clipped gradient function returns.
 
     Attributes:
-        grads: Σᵢ cᵢ gᵢ over the examples that count; float32, the structure of the parameters.
+        grads: Σᵢ cᵢ gᵢ over the examples that count; float32, the structure of the parameters. For
+            integer and boolean parameters, zeros of their dtype.
         norms: `(B,)` float32, ‖gᵢ‖₂ before clipping; 0 on masked rows, inf or NaN where the
             gradient was not finite (such an example contributed zero). Where a loss computes in
             bfloat16, including what rounding may add to the contribution.
@@ -114,13 +116,15 @@ class ClippedGradFn:
         """Clips and sums the gradients of the rows of `batch` where `mask` is True.
 
         Args:
-            params: any pytree of floating-point arrays, in any precision.
+            params: any pytree of floating-point arrays, in any precision; integer and boolean ones
+                are passed to the loss and left alone.
             batch: any pytree whose leaves all have a leading example axis `(B, ...)`; B may be 0.
             mask: `(B,)` bool; None counts every row. A masked row contributes exactly zero,
                 whatever it holds.
 
         Raises:
-            TypeError: a parameter is not floating-point, or the mask is not boolean.
+            TypeError: a parameter is complex or a random key, or none is floating-point; or the
+                mask is not boolean.
             ValueError: leading axes differ, the loss is not a scalar, or the rule's groups do not
                 fit the parameters.
         """
@@ -131,14 +135,26 @@ class ClippedGradFn:
         mask = _checked_mask(mask, batch_size)
         _check_params(params)
         _check_loss_is_scalar(self.loss_fn, params, batch, self.has_aux)
+        trained, fixed = split(params)
+
+        def loss_fn(trained: PyTree, example: PyTree) -> Any:
+            return self.loss_fn(merged(trained, fixed), example)
+
+        got = self._of_trained(loss_fn, trained, batch, mask)
+        return got._replace(grads=with_zeros(got.grads, fixed))
+
+    def _of_trained(
+        self, loss_fn: LossFn, params: PyTree, batch: PyTree, mask: jax.Array
+    ) -> ClippedGrad:
+        batch_size = mask.shape[0]
         if batch_size == 0:
-            return self._empty(params, batch)
-        clip_one = strategy_named(self.strategy)(self.loss_fn, self.rule, self.has_aux)
+            return self._empty(loss_fn, params, batch)
+        clip_one = strategy_named(self.strategy)(loss_fn, self.rule, self.has_aux)
         if self.microbatch_size is None or self.microbatch_size >= batch_size:
             return _assembled(*clip_one(params, batch, mask))
         return _assembled(*microbatch.run(clip_one, params, batch, mask, self.microbatch_size))
 
-    def _empty(self, params: PyTree, batch: PyTree) -> ClippedGrad:
+    def _empty(self, loss_fn: LossFn, params: PyTree, batch: PyTree) -> ClippedGrad:
         # vmap over no examples would leave reductions over an empty axis, which have no identity.
         leaf_groups(self.rule, params)
         grads = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
@@ -147,7 +163,7 @@ class ClippedGradFn:
             groups = jnp.zeros((0, len(self.rule.group_names)), jnp.float32)
         aux = None
         if self.has_aux:
-            _, one = jax.eval_shape(self.loss_fn, params, _one_example(batch))
+            _, one = jax.eval_shape(loss_fn, params, _one_example(batch))
             aux = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
         return _assembled(grads, RowStatistics(floats, flags, flags, groups), floats, aux)
 
@@ -169,6 +185,13 @@ def clipped_grad(
     `AdaptiveClipping` chooses a C for every step. Norms, factors and the sum are float32 whatever
     the precision of the parameters. C is lowered by one part in 2¹⁹ inside the factor, so that
     float32 rounding of the norm and of the product leaves no contribution above C.
+
+    Integer and boolean leaves of the parameters (counters, lookup tables) are passed to the loss
+    and not trained: they are in no norm and in no group, and have zeros of their own dtype in the
+    sum. `noisy_mean` adds no noise to those, and `optax.apply_updates` leaves the parameters as
+    they are. Keep them out of the optimizer all the same, with `optax.masked`: its updates are
+    floats, which round integers above 2²⁴, and weight decay would change any. Sums over batches
+    start from `jnp.zeros_like` of every parameter: a sum in float32 would be given noise.
 
     Args:
         loss_fn: `(params, example) -> scalar`, or `(scalar, aux)` with `has_aux`; it sees one
@@ -227,12 +250,16 @@ def _checked_mask(mask: jax.Array | None, batch_size: int) -> jax.Array:
 
 
 def _check_params(params: PyTree) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for path, leaf in leaves:
+        if not (jnp.issubdtype(jnp.result_type(leaf), jnp.floating) or is_fixed(leaf)):
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} has dtype {jnp.result_type(leaf)}: only "
-                "floating-point parameters can be trained; let loss_fn close over the others"
+                f"params{jax.tree_util.keystr(path)} has dtype {jnp.result_type(leaf)}: parameters "
+                "are floating-point, or integer or boolean and not trained; let loss_fn close over "
+                "the others"
             )
+    if leaves and all(is_fixed(leaf) for _, leaf in leaves):
+        raise TypeError("params has integers and truth values only: there is nothing to train")
 
 
 def _check_loss_is_scalar(loss_fn: LossFn, params: PyTree, batch: PyTree, has_aux: bool) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize.explicit_axes import explicit_mesh, with_automatic_axes
+from dpjax.privatize.fixed import split, with_zeros
 
 if TYPE_CHECKING:
     from dpjax_accounting import DPSGD
@@ -94,7 +95,10 @@ def noisy_mean(
             clipping rule. With `AdaptiveClipping`, use its `noisy_mean` instead.
 
     Returns:
-        float32, the structure of `clipped_sum`.
+        float32, the structure of `clipped_sum`; zeros for integer and boolean leaves, which are not
+        trained, whatever they hold.
     """
-    noise = gaussian_noise(noise_keys, clipped_sum, mechanism.noise_multiplier * clip_norm)
-    return jax.tree.map(lambda g, z: (g + z) / mechanism.expected_batch_size, clipped_sum, noise)
+    trained, fixed = split(clipped_sum)
+    noise = gaussian_noise(noise_keys, trained, mechanism.noise_multiplier * clip_norm)
+    mean = jax.tree.map(lambda g, z: (g + z) / mechanism.expected_batch_size, trained, noise)
+    return with_zeros(mean, fixed)

@@ -248,7 +248,6 @@ def test_bad_options(kwargs, error, message):
 @pytest.mark.parametrize(
     ("params", "batch", "mask", "error", "message"),
     [
-        ({"w": jnp.arange(3)}, make_batch(2), None, TypeError, r"\['w'\] has dtype int32"),
         (make_params(), {}, None, ValueError, "no arrays"),
         (make_params(), {"x": jnp.ones((2, 5)), "y": 1}, None, ValueError, "scalar"),
         (make_params(), {"x": jnp.ones((2, 5)), "y": jnp.ones(3)}, None, ValueError, "disagree"),

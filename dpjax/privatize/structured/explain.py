@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.privatize.fixed import merged, split
 from dpjax.privatize.structured.cost import (
     AUTO_BUDGET_VALUES,
     StrategyCost,
@@ -40,7 +41,7 @@ class Explanation:
     "auto" still considers a strategy: a faster one may be had by a smaller microbatch.
 
     Attributes:
-        parameters: in the order of the leaves.
+        parameters: those that are floating-point, in the order of the leaves.
         strategies: estimates for one example, by strategy, and for the ordinary step as
             "non_private".
         batch_size: of the batch that was given.
@@ -117,10 +118,16 @@ def explain(
         lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), batch
     )
     batch_size = jnp.shape(jax.tree.leaves(batch)[0])[0]
-    gradient = gradient_program(loss_fn, has_aux, params, example)
+    trained, fixed = split(params)
+
+    def of_trained(trained: PyTree, rest: tuple[PyTree, PyTree]) -> Any:
+        return loss_fn(merged(trained, rest[0]), rest[1])
+
+    # Shapes have no values that the loss could close over.
+    gradient = gradient_program(of_trained, has_aux, trained, (fixed, example))
     choice = choose(gradient, batch_size)
     kept = kept_formed(gradient.terms, batch_size) if choice == "one_backward" else ()
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
     return Explanation(
         parameters=tuple(
             ParameterExplanation(name, leaf.shape, tuple(term_costs(terms, kept)))
