@@ -181,7 +181,7 @@ def main():
     for size in (None, MICROBATCH):
         suffix = ", microbatches" if size else ""
         report.under("data", f"data, non-private{suffix}", non_private(size), ordinary)
-        for strategy in STRATEGIES:
+        for strategy in (*STRATEGIES, "auto"):
             report.under("data", f"data, {strategy}{suffix}", private(strategy, size), clipped)
     report.under("data", "data, smaller last microbatch", private("materialize", 24), clipped)
     for mesh in ("fsdp", "tensor"):

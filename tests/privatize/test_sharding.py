@@ -54,12 +54,12 @@ def entries(case, operation):
 
 def test_every_result_equals_that_of_one_device(cases):
     different = {name: case["difference"] for name, case in cases.items() if "difference" in case}
-    assert len(different) == 20
+    assert len(different) == 22
     assert max(different.values()) < 2e-6
 
 
 @pytest.mark.parametrize("suffix", ["", ", microbatches"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "auto"])
 def test_data_parallel_exchanges_the_gradient_and_nothing_else(cases, strategy, suffix):
     """Once, as the ordinary step; where that has one exchange in each layer, so may this."""
     case, ordinary = cases[f"data, {strategy}{suffix}"], cases[f"data, non-private{suffix}"]
@@ -70,7 +70,7 @@ def test_data_parallel_exchanges_the_gradient_and_nothing_else(cases, strategy, 
 
 
 @pytest.mark.parametrize("suffix", ["", ", microbatches"])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "auto"])
 def test_no_device_repeats_the_work_of_another(cases, strategy, suffix):
     """Each does an eighth, up to what norms and a second backward pass cost."""
     case, ordinary = cases[f"data, {strategy}{suffix}"], cases[f"data, non-private{suffix}"]
