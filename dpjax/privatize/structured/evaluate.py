@@ -41,9 +41,19 @@ def values_request(atoms: Sequence[Atom]) -> Request:
     return Request(tuple(atoms), lambda values, _: values)
 
 
-def run(program: Program, known: Mapping[Value, Any], requests: Sequence[Request]) -> list[PyTree]:
-    """The results of the requests, from the values that are known (inputs, or any others)."""
+def run(
+    program: Program,
+    known: Mapping[Value, Any],
+    requests: Sequence[Request],
+    written: Callable[[Any], Any] = lambda x: x,
+) -> list[PyTree]:
+    """The results of the requests, from the values that are known (inputs, or any others).
+
+    `written` is applied to what a request reads and the program computes more from: the identity,
+    in a form that makes the compiler write such a value to memory.
+    """
     plan = make_plan(program, known, requests)
+    crossings = _read_by_both(plan, requests)
     values = dict(known)
     inner_results: dict[int, PyTree] = {}
 
@@ -57,7 +67,10 @@ def run(program: Program, known: Mapping[Value, Any], requests: Sequence[Request
         else:
             outputs, results = _run_loop(equation.loop, inputs, plan.loops[equation])
             inner_results |= zip(map(id, plan.loops[equation].requests), results, strict=True)
-        values |= zip(equation.outputs, outputs, strict=True)
+        values |= {
+            value: written(x) if value in crossings else x
+            for value, x in zip(equation.outputs, outputs, strict=True)
+        }
     return [
         request.finish(
             [lookup(atom) for atom in request.atoms],
@@ -85,6 +98,11 @@ class Plan:
     equations: list[Equation]
     loops: dict[Equation, LoopPlan]
     read: dict[Atom, None]
+
+
+def _read_by_both(plan: Plan, requests: Sequence[Request]) -> set[Atom]:
+    wanted = {atom for request in requests for atom in request.atoms}
+    return wanted & {atom for equation in plan.equations for atom in equation.inputs}
 
 
 def make_plan(program: Program, known: Container[Value], requests: Sequence[Request]) -> Plan:

@@ -61,23 +61,40 @@ class PerExample:
         self._values, self._arrays = kept, arrays
         return result
 
+    def evaluate_norms(self, requests: Sequence[Request], losses: jax.Array) -> list[PyTree]:
+        """The results for every example of requests to the backward pass."""
+
+        def of_one(loss: jax.Array, arrays: list[Any]) -> list[PyTree]:
+            # True of every loss, also one that is not a number.
+            return self._go_back(~(jnp.minimum(loss, 0) > 0), arrays, requests)
+
+        return jax.vmap(of_one)(losses, self._arrays)
+
     def evaluate_sums(
         self, requests: Callable[[jax.Array], Sequence[Request]], factors: jax.Array
     ) -> list[jax.Array]:
-        """The results of requests that sum over the batch, made for one example's factors.
-
-        The cotangent is made to depend on the factors, which are never negative. Otherwise the
-        compiler would see that this backward pass computes the same as the one before, and keep
-        everything in between; barriers that should prevent that are removed too early on CPU.
-        """
-        cotangent = self._gradient.cotangent
+        """The results of requests that sum over the batch, made for one example's factors."""
 
         def of_one(factor: jax.Array, arrays: list[Any]) -> list[jax.Array]:
-            one = jnp.where(jnp.all(factor >= 0), 1.0, 0.0).astype(cotangent.dtype)
-            known = self._known(arrays) | {cotangent: one}
-            return run(self._gradient.program, known, requests(factor))
+            return self._go_back(jnp.all(factor >= 0), arrays, requests(factor))
 
         return jax.vmap(of_one, out_axes=None)(factors, self._arrays)
+
+    def _go_back(
+        self, always: jax.Array, arrays: list[Any], requests: Sequence[Request]
+    ) -> list[PyTree]:
+        """The backward pass of one example, where `always` is true but the compiler cannot know it.
+
+        If the cotangent were known to be 1, two backward passes from the same residuals would be
+        found to compute the same, and everything in between would be kept. And in a residual
+        network the cotangent of a layer, a sum over all layers above, would be computed again for
+        each of its readers: code, and the time to compile it, that grow with the square of the
+        depth. Barriers should prevent both, but are removed too early on CPU.
+        """
+        cotangent = self._gradient.cotangent
+        one = jnp.where(always, 1.0, 0.0).astype(cotangent.dtype)
+        known = self._known(arrays) | {cotangent: one}
+        return run(self._gradient.program, known, requests, _divided_by_one(always))
 
     def _known(self, arrays: list[Any]) -> dict[Value, Any]:
         return self._shared | dict(zip(self._values, arrays, strict=True))
@@ -89,6 +106,21 @@ class PerExample:
         known = _Where(is_known)
         plan = make_plan(self._gradient.program, known, requests)
         return [atom for atom in plan.read if isinstance(atom, Value) and atom in known]
+
+
+def _divided_by_one(always: jax.Array) -> Callable[[Any], Any]:
+    """The identity, to the last bit, as a division that the compiler of CPUs cannot remove."""
+    divisor = jax.lax.platform_dependent(
+        always, cpu=lambda true: jnp.where(true, 1.0, 2.0), default=lambda _: jnp.ones(())
+    )
+
+    def divided(x: Any) -> Any:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        # A divisor for each entry: a common one would become a factor.
+        return x / jnp.where(x >= 0, divisor, 1.0).astype(x.dtype)
+
+    return divided
 
 
 class _Where:

@@ -119,7 +119,8 @@ def _two_backwards(
     examples = PerExample(gradient, params, batch, [forward, *requests])
     outputs = examples.run_forward(forward, requests)
     groups = leaf_groups(rule, params)
-    factors, rows = scale(rule, examples.evaluate(requests), groups, mask)
+    leaf_norms = examples.evaluate_norms(requests, outputs[0])
+    factors, rows = scale(rule, leaf_norms, groups, mask)
     grads = examples.evaluate_sums(
         lambda factor: [
             sum_request(terms, factor[group], leaf.shape)
