@@ -47,6 +47,8 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
         if config.lora.layers_to_transform is not None:
             how += f" of layers {', '.join(map(str, config.lora.layers_to_transform))}"
         how += ", A frozen" if config.lora.freeze_a else ""
+        if config.lora.start_a == "principal":
+            how += ", A from principal components of random texts"
     rows = [
         ("Accuracy on held-out records", f"{result.eval_accuracy:.4f} of {len(plan.evaluation)}"),
         ("Cross-entropy on held-out records", f"{result.eval_loss:.4f} nats"),

@@ -19,6 +19,7 @@ from dpjax.finetuning.loop import train
 from dpjax.finetuning.prepare import Plan, prepare
 from dpjax.finetuning.report import write_report
 from dpjax.finetuning.run_directory import RunDirectory, write_json
+from dpjax.finetuning.start_a import store_a, with_a_started
 from dpjax.models import (
     add_lora,
     count_parameters,
@@ -98,9 +99,11 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
         RunInterrupted: Ctrl-C; the run can be resumed.
     """
     console = console or Console()
+    run = with_a_started(run)
     plan, directory = run.plan, run.directory
     if not plan.config.resume:
         _open(directory, plan, run.run_key)
+        store_a(run)
     console.print(_headline(run), highlight=False, soft_wrap=True)
 
     def note_progress(step: int) -> None:

@@ -34,6 +34,7 @@ class RunDirectory:
         self.private = self.path / "private"
         self.checkpoint = self.private / "checkpoint"
         self.identity = self.private / "identity.json"
+        self.start_a = self.private / "start_a.npz"
         self._run_key = self.private / "run_key.json"
 
     def check_free(self) -> None:

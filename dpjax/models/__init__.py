@@ -11,6 +11,9 @@ from dpjax.models.lora import LoraParam as LoraParam
 from dpjax.models.lora import add_lora as add_lora
 from dpjax.models.lora import merge_lora as merge_lora
 from dpjax.models.pooling import Pooling as Pooling
+from dpjax.models.principal import (
+    start_a_at_principal_directions as start_a_at_principal_directions,
+)
 from dpjax.models.save import save_classifier as save_classifier
 from dpjax.models.tokenizer import load_tokenizer as load_tokenizer
 from dpjax.models.trainable import count_parameters as count_parameters
