@@ -9,7 +9,7 @@ from dpjax_accounting import DPSGD
 from safetensors.numpy import load_file
 
 import dpjax
-from dpjax.finetuning import loop, run
+from dpjax.finetuning import loop, run, start_a
 from dpjax.finetuning.interrupt import RunInterrupted
 
 
@@ -108,6 +108,30 @@ def test_an_interrupted_run_goes_on_as_if_nothing_happened(options, tmp_path, mo
     assert not private.exists()
     with pytest.raises(FileNotFoundError, match="a finished run"):
         dpjax.finetune(**options, resume=True)
+
+
+def test_a_resumed_run_has_the_a_that_it_started_with(options, tmp_path, monkeypatch):
+    options = {**options, "lora": {"rank": 2, "start_a": "principal", "freeze_a": True}}
+    whole = dpjax.finetune(**options)
+    assert "A from principal components" in whole.output_dir.joinpath("report.md").read_text()
+    plain = {**options, "lora": {"rank": 2, "freeze_a": True}, "output_dir": tmp_path / "plain"}
+    assert losses(dpjax.finetune(**plain)) != losses(whole)
+    options["output_dir"] = tmp_path / "stopped"
+
+    def stop_after_two(self, step, *_):
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    def no_longer(*_):
+        raise AssertionError("the directions were computed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.TrainingProgress, "update", stop_after_two)
+        with pytest.raises(RunInterrupted):
+            dpjax.finetune(**options)
+    monkeypatch.setattr(start_a, "start_a_at_principal_directions", no_longer)
+    resumed = dpjax.finetune(**options, resume=True)
+    assert weights(resumed) == weights(whole) and losses(resumed) == losses(whole)
 
 
 def test_what_is_spent_is_on_record_before_the_model_is_written(options, monkeypatch):
