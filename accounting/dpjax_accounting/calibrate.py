@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from dpjax_accounting.checks import checked_integer, checked_positive
 from dpjax_accounting.delta import validate_delta
-from dpjax_accounting.mechanism import DPSGD
+from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.moments import rdp_epsilon
 from dpjax_accounting.privacy_loss import (
     COARSE_GRID,

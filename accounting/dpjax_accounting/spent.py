@@ -6,7 +6,7 @@ import bisect
 import functools
 
 from dpjax_accounting.checks import checked_integer
-from dpjax_accounting.mechanism import DPSGD
+from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.privacy_loss import COARSE_GRID, PrivacyLoss, check_delta
 
 

@@ -1,0 +1,101 @@
+"""Several mechanisms on the same data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+from dpjax_accounting.checks import checked_integer
+from dpjax_accounting.mechanism import Mechanism
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition(Mechanism):
+    """The adaptive composition of several mechanisms that read the same data.
+
+    Each may be chosen by looking at what the earlier ones released. Compositions among them are
+    replaced by their parts, and equal mechanisms are counted rather than repeated, so that 10⁵
+    equal ones cost no more than one.
+
+    Attributes:
+        mechanisms: at least one, all with the same privacy unit and neighbouring relation; after
+            construction each different one once.
+        counts: how often each takes place, by default once.
+
+    Raises:
+        TypeError: if an element is not a mechanism, or a count not an integer.
+        ValueError: if there is no mechanism, a count is below 1 or too many or few, or units or
+            neighbouring relations differ: no guarantee covers both.
+    """
+
+    name: ClassVar[str] = "composition"
+
+    mechanisms: tuple[Mechanism, ...]
+    counts: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Flatten, count and check."""
+        if not isinstance(self.mechanisms, list | tuple):
+            raise TypeError(
+                f"mechanisms must be a tuple of mechanisms; got {type(self.mechanisms).__name__}."
+            )
+        given = tuple(self.mechanisms)
+        if not given:
+            raise ValueError("A composition needs at least one mechanism; got none.")
+        counts = (1,) * len(given) if self.counts is None else tuple(self.counts)
+        if len(counts) != len(given):
+            raise ValueError(
+                f"counts must hold one number for each of the {len(given)} mechanisms; got"
+                f" {len(counts)}."
+            )
+        merged: dict[Mechanism, int] = {}
+        for mechanism, count in zip(given, counts, strict=True):
+            count = checked_integer("counts", count, minimum=1)
+            for part, times in _parts(mechanism):
+                merged[part] = merged.get(part, 0) + count * times
+        object.__setattr__(self, "mechanisms", tuple(merged))
+        object.__setattr__(self, "counts", tuple(merged.values()))
+        for name in ("unit", "neighboring"):
+            values = sorted({getattr(mechanism, name) for mechanism in merged})
+            if len(values) > 1:
+                raise ValueError(
+                    f"Mechanisms with different {name} cannot be composed: got"
+                    f" {' and '.join(map(repr, values))}. Describe all of them with the same one."
+                )
+
+    @property
+    def unit(self) -> str:
+        """The privacy unit of every part."""
+        return self.mechanisms[0].unit
+
+    @property
+    def neighboring(self) -> str:
+        """The neighbouring relation of every part."""
+        return self.mechanisms[0].neighboring
+
+    def epsilon(self, delta: float) -> float:
+        """Return an ε of the whole, as for :meth:`Mechanism.epsilon`."""
+        return float(self._composed.get_epsilon_for_delta(delta))
+
+    def delta(self, epsilon: float) -> float:
+        """Return a δ of the whole, as for :meth:`Mechanism.delta`."""
+        return float(self._composed.get_delta_for_epsilon(epsilon))
+
+    @functools.cached_property
+    def _composed(self) -> Any:
+        parts = [
+            mechanism._loss()._composed(mechanism.num_steps * count)
+            for mechanism, count in zip(self.mechanisms, self.counts, strict=True)
+        ]
+        return functools.reduce(lambda one, other: one.compose(other), parts)
+
+
+def _parts(mechanism: Mechanism) -> tuple[tuple[Mechanism, int], ...]:
+    if isinstance(mechanism, Composition):
+        return tuple(zip(mechanism.mechanisms, mechanism.counts, strict=True))
+    if not isinstance(mechanism, Mechanism):
+        raise TypeError(
+            f"mechanisms must hold mechanisms; got {mechanism!r} ({type(mechanism).__name__})."
+        )
+    return ((mechanism, 1),)
