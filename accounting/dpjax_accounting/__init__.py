@@ -6,9 +6,13 @@ The package stands alone: it imports no JAX, so a reviewer can check a claim wit
 from __future__ import annotations
 
 from dpjax_accounting.calibrate import calibrate_noise
+from dpjax_accounting.chain import TamperedError
 from dpjax_accounting.composition import Composition
+from dpjax_accounting.dataset import DatasetIdentity
 from dpjax_accounting.delta import DeltaWarning, default_delta, validate_delta
 from dpjax_accounting.dpsgd import DPSGD
+from dpjax_accounting.ledger import Ledger
+from dpjax_accounting.ledger_merge import merge_ledgers
 from dpjax_accounting.mechanism import Mechanism, mechanism_from_dict
 from dpjax_accounting.spent import EpsilonBySteps
 from dpjax_accounting.tradeoff import tpr_ceiling
@@ -16,12 +20,16 @@ from dpjax_accounting.tradeoff import tpr_ceiling
 __all__ = [
     "DPSGD",
     "Composition",
+    "DatasetIdentity",
     "DeltaWarning",
     "EpsilonBySteps",
+    "Ledger",
     "Mechanism",
+    "TamperedError",
     "calibrate_noise",
     "default_delta",
     "mechanism_from_dict",
+    "merge_ledgers",
     "tpr_ceiling",
     "validate_delta",
 ]
