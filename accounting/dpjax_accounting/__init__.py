@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from dpjax_accounting.calibrate import calibrate_noise
 from dpjax_accounting.chain import TamperedError
+from dpjax_accounting.claims import claim
 from dpjax_accounting.composition import Composition
 from dpjax_accounting.dataset import DatasetIdentity
 from dpjax_accounting.delta import DeltaWarning, default_delta, validate_delta
 from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.ledger import Ledger
 from dpjax_accounting.ledger_merge import merge_ledgers
+from dpjax_accounting.lifetime import dataset_total
 from dpjax_accounting.mechanism import Mechanism, mechanism_from_dict
+from dpjax_accounting.render import render_html, render_markdown
 from dpjax_accounting.spent import EpsilonBySteps
 from dpjax_accounting.tradeoff import tpr_ceiling
+from dpjax_accounting.verify import read_report, verify_report
 
 __all__ = [
     "DPSGD",
@@ -27,9 +31,15 @@ __all__ = [
     "Mechanism",
     "TamperedError",
     "calibrate_noise",
+    "claim",
+    "dataset_total",
     "default_delta",
     "mechanism_from_dict",
     "merge_ledgers",
+    "read_report",
+    "render_html",
+    "render_markdown",
     "tpr_ceiling",
     "validate_delta",
+    "verify_report",
 ]

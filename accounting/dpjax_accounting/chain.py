@@ -160,8 +160,9 @@ class ChainedFile:
     def _check_against(self, head: Head, hashes: list[str]) -> None:
         if len(hashes) < head.num_lines:
             raise TamperedError(
-                f"{self.path} was truncated: it has {len(hashes)} whole lines, and {self._head.name}"
-                f" says that {head.num_lines} were written. Find a copy that is whole."
+                f"{self.path} was truncated: it has {len(hashes)} whole lines, but"
+                f" {self._head.name} says that {head.num_lines} were written. Find a copy that is"
+                " whole."
             )
         if hashes[head.num_lines - 1] != head.sha256:
             raise TamperedError(

@@ -117,8 +117,7 @@ class Ledger:
                 number of units is not that of the ledger.
             TamperedError: if the ledger is not what was written.
         """
-        _check_fits(mechanism, self.dataset)
-        charge = Charge(run, mechanism, key, note, _now())
+        charge = self._charge(run, mechanism, key, note)
 
         def record_of(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
             entries = entries_of(records[1:])
@@ -127,6 +126,11 @@ class Ledger:
             return None if stands else charge.to_dict()
 
         self._file.append(record_of)
+
+    def check_charge(self, run: str, mechanism: Mechanism, key: str) -> None:
+        """Raise what :meth:`charge` would raise now, and write nothing."""
+        entries = entries_of(self._read()[1:])
+        self._charge(run, mechanism, key, "").check_against(entries)
 
     def settle(self, run: str, num_steps: int) -> None:
         """Reduce a run's charge to the steps that it took; to be called once it takes no more.
@@ -177,6 +181,10 @@ class Ledger:
         """
         composition = self.composition()
         return 0.0 if composition is None else composition.epsilon(delta)
+
+    def _charge(self, run: str, mechanism: Mechanism, key: str, note: str) -> Charge:
+        _check_fits(mechanism, self.dataset)
+        return Charge(run, mechanism, key, note, _now())
 
     def _read(self) -> tuple[dict[str, Any], ...]:
         records = self._file.read().records

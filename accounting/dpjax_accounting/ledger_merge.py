@@ -59,7 +59,7 @@ def _longer(run: str, first: list[Event], second: list[Event]) -> list[Event]:
     shorter, longer = sorted((first, second), key=len)
     if longer[: len(shorter)] != shorter:
         raise ValueError(
-            f"Run {run!r} is recorded in different ways: one ledger does not merely go on from where"
-            " the other stops. Find out which is right before merging."
+            f"Run {run!r} is recorded in different ways: one ledger does not merely go on from"
+            " where the other stops. Find out which is right before merging."
         )
     return longer

@@ -104,7 +104,7 @@ def test_settlements_that_are_refused(ledger):
 def test_the_ledger_of_another_data_set_is_refused(ledger):
     assert Ledger.open(ledger.path, DATA).dataset == DATA
     other = DatasetIdentity.of([b"a", b"c"] * 50)
-    with pytest.raises(ValueError, match="another data set: 100 records.*this one has 100"):
+    with pytest.raises(ValueError, match=r"another data set: 100 records.*this one has 100"):
         Ledger.open(ledger.path, other)
 
 
