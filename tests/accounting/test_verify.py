@@ -200,7 +200,7 @@ def test_verify_command(report, unfinished, ledger, tmp_path, capsys):
     path.write_text(json.dumps(unfinished))
     assert main(["verify", str(path)]) == 0
     assert "Note: The run is unfinished" in capsys.readouterr().out
-    path.write_text(json.dumps(changed(report, "guarantee.epsilon", 0.5)))
+    path.write_text(json.dumps(changed(report, "guarantee.epsilon", 0.1)))
     assert main(["verify", str(path)]) == 1
     assert "the claim is too low" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "nothing")]) == 2
