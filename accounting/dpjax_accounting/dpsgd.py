@@ -6,29 +6,34 @@ import dataclasses
 from typing import ClassVar
 
 from dpjax_accounting.checks import (
+    checked_batch_size,
     checked_integer,
     checked_name,
     checked_positive,
+    set_fields,
 )
 from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.privacy_loss import Releases, check_noise
-from dpjax_accounting.releases import poisson
+from dpjax_accounting.releases import RELATIONS, poisson
 
 _SAMPLING = ("poisson",)
 _SAMPLING_REFUSED = {
     "shuffle": "no bound for shuffled epochs is implemented that is better than no amplification"
-    " by sampling, and Poisson figures can be far too small for them",
+    " by sampling, and Poisson figures can be far too small for them. ShuffledDPSGD describes them",
     "fixed_size": "batches of a fixed size drawn without replacement need another neighbouring"
-    " relation and lose far more privacy than Poisson batches with the same noise",
-    "truncated_poisson": "the effect of dropping units from large batches is not accounted for;"
-    " Poisson sampling here never drops any",
+    " relation and lose far more privacy than Poisson batches with the same noise. FixedSizeDPSGD"
+    " describes them",
+    "truncated_poisson": "the effect of dropping units from large batches has to be accounted for."
+    " TruncatedPoissonDPSGD describes it",
+    "random_allocation": "one random step of every epoch for each unit (balls and bins) has no"
+    " accountant here yet. ShuffledDPSGD bounds it without amplification",
 }
 _UNIT = ("record",)
 _UNIT_REFUSED = {
     "user": "sampling, clipping and accounting treat each record on its own, and an epsilon for"
-    " records is not an epsilon for users who own several",
+    " records is not an epsilon for users who own several. UserLevelDPSGD and GroupOfRecords bound"
+    " it",
 }
-_NEIGHBORING = ("add_or_remove_one", "replace_one", "zero_out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,24 +77,17 @@ class DPSGD(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field and turn numbers of other libraries into Python's."""
-        checked = {
-            "num_units": checked_integer("num_units", self.num_units, minimum=1),
-            "expected_batch_size": checked_positive(
-                "expected_batch_size", self.expected_batch_size
-            ),
-            "noise_multiplier": checked_positive("noise_multiplier", self.noise_multiplier),
-            "num_steps": checked_integer("num_steps", self.num_steps, minimum=0),
-            "sampling": checked_name("sampling", self.sampling, _SAMPLING, _SAMPLING_REFUSED),
-            "unit": checked_name("unit", self.unit, _UNIT, _UNIT_REFUSED),
-            "neighboring": checked_name("neighboring", self.neighboring, _NEIGHBORING, {}),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-        if self.expected_batch_size > self.num_units:
-            raise ValueError(
-                f"expected_batch_size={self.expected_batch_size:g} is larger than the data, which"
-                f" has num_units={self.num_units}. Choose at most {self.num_units}."
-            )
+        num_units = checked_integer("num_units", self.num_units, minimum=1)
+        set_fields(
+            self,
+            num_units=num_units,
+            expected_batch_size=checked_batch_size(self.expected_batch_size, num_units),
+            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
+            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
+            sampling=checked_name("sampling", self.sampling, _SAMPLING, _SAMPLING_REFUSED),
+            unit=checked_name("unit", self.unit, _UNIT, _UNIT_REFUSED),
+            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
+        )
 
     @property
     def sampling_probability(self) -> float:

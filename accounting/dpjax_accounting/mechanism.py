@@ -21,6 +21,10 @@ from dpjax_accounting.renyi import (
 _KINDS: dict[str, type[Mechanism]] = {}
 
 
+class NoRenyiDivergence(ValueError):
+    """No Rényi divergence is known for a mechanism."""
+
+
 class Mechanism(abc.ABC):
     """A frozen description of what is released, whose (ε, δ) can be computed.
 
@@ -54,7 +58,7 @@ class Mechanism(abc.ABC):
         """Return the Rényi divergence at each of `orders`, all above 1; an upper bound.
 
         Raises:
-            ValueError: if none is known for this mechanism.
+            NoRenyiDivergence: if none is known for this mechanism.
         """
         releases = self.releases()
         if releases is None:
@@ -104,7 +108,8 @@ class Mechanism(abc.ABC):
 
         Raises:
             TypeError: if `delta` is not a number.
-            ValueError: if `delta` is out of range, or no Rényi divergence is known.
+            ValueError: if `delta` is out of range.
+            NoRenyiDivergence: if none is known for this mechanism.
         """
         delta = check_delta(delta)
         releases = self.releases()
@@ -173,10 +178,12 @@ def mechanism_from_dict(fields: Mapping[str, Any]) -> Mechanism:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mechanism):
         return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _restored(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and "mechanism" in value:
         return mechanism_from_dict(value)
     return tuple(_restored(one) for one in value) if isinstance(value, list) else value

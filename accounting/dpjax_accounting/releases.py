@@ -16,6 +16,8 @@ from dpjax_accounting.pairs import MixturePair
 # More noise counts as this much, which can only raise ε.
 LARGEST_NOISE_MULTIPLIER = 1e6
 
+RELATIONS = ("add_or_remove_one", "replace_one", "zero_out")
+
 # A loss that is drawn from one of several pairs, each with its probability, and it is known which.
 Blend = tuple[tuple[float, MixturePair], ...]
 
