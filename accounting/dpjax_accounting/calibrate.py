@@ -9,19 +9,13 @@ from collections.abc import Callable
 from dpjax_accounting.checks import checked_integer, checked_positive
 from dpjax_accounting.delta import validate_delta
 from dpjax_accounting.dpsgd import DPSGD
-from dpjax_accounting.moments import rdp_epsilon
-from dpjax_accounting.privacy_loss import (
-    COARSE_GRID,
-    LARGEST_NOISE_MULTIPLIER,
-    SMALLEST_NOISE_MULTIPLIER,
-    PrivacyLoss,
-    check_delta,
-)
+from dpjax_accounting.privacy_loss import SMALLEST_NOISE_MULTIPLIER, PrivacyLoss, check_delta
+from dpjax_accounting.releases import LARGEST_NOISE_MULTIPLIER
 
 LARGEST_TARGET = 100.0
 # ε is accepted from this share of the target up to the target itself.
 _ACCEPTED = 0.999
-# Ten times quicker than the real one; its ε is an upper bound too and hardly larger.
+_COARSER = 10.0
 _MAX_EVALUATIONS = 60
 
 
@@ -44,7 +38,7 @@ def calibrate_noise(
 
     Args:
         target_epsilon: above 0, at most 100.
-        delta: between 0 and 1, not below 1e-14 × num_steps.
+        delta: between 0 and 1, at least 1e-25.
         num_units: as for :class:`DPSGD`, like the arguments that follow.
         expected_batch_size: as for :class:`DPSGD`.
         num_steps: at least 1.
@@ -82,21 +76,22 @@ def calibrate_noise(
         unit=unit,
         neighboring=neighboring,
     )
-    delta = check_delta(validate_delta(delta, mechanism.num_units), steps)
+    delta = check_delta(validate_delta(delta, mechanism.num_units))
     return dataclasses.replace(mechanism, noise_multiplier=_least_noise(mechanism, target, delta))
 
 
 def _least_noise(mechanism: DPSGD, target: float, delta: float) -> float:
-    probability, steps = mechanism.sampling_probability, mechanism.num_steps
+    def with_noise(noise: float) -> DPSGD:
+        return dataclasses.replace(mechanism, noise_multiplier=noise)
 
     def quick(noise: float) -> float:
-        return rdp_epsilon(probability, noise, steps, delta)
+        return with_noise(noise).rdp_epsilon(delta)
 
     def coarse(noise: float) -> float:
-        return PrivacyLoss(probability, noise, COARSE_GRID).epsilon(steps, delta)
+        return PrivacyLoss(with_noise(noise).releases(), _COARSER).epsilon(delta)
 
     def real(noise: float) -> float:
-        return dataclasses.replace(mechanism, noise_multiplier=noise).epsilon(delta)
+        return with_noise(noise).epsilon(delta)
 
     guess = _Found(noise=1.0, epsilon=math.nan, slope=-1.0)
     for epsilon_of in (quick, coarse, real):

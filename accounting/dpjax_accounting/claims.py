@@ -10,15 +10,20 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
+from dpjax_accounting.compare import compare
 from dpjax_accounting.delta import validate_delta
 from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.mechanism import Mechanism
-from dpjax_accounting.moments import rdp_epsilon
+from dpjax_accounting.steps import stopped_after
 from dpjax_accounting.strongest_test import largest_tpr
 from dpjax_accounting.unamplified import unamplified_epsilon
 
 OTHER_DELTAS = (1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
+_METHODS = {
+    "pld": "privacy loss distributions, pessimistic discretisation: an upper bound",
+    "rdp": "Rényi differential privacy: an upper bound",
+}
 
 
 def claim(
@@ -37,17 +42,17 @@ def claim(
         mechanism: as planned.
         delta: of the guarantee.
         steps_completed: what of it has been executed; None for all. Only for mechanisms in steps.
-        other_deltas: where ε is given too, if the accountant supports so small a δ.
+        other_deltas: where ε is given too.
 
     Raises:
-        TypeError: if an argument has the wrong type, or the mechanism has no steps.
-        ValueError: if `delta` or `steps_completed` is out of range, or the loss too large to
-            account for.
+        TypeError: if an argument has the wrong type.
+        ValueError: if `delta` or `steps_completed` is out of range, `steps_completed` given for a
+            mechanism without steps, or the loss too large to account for.
 
     Warns:
         DeltaWarning: if `delta` is at least 1 / (number of units).
     """
-    done = mechanism if steps_completed is None else _after(mechanism, steps_completed)
+    done = mechanism if steps_completed is None else stopped_after(mechanism, steps_completed)
     num_units = getattr(mechanism, "num_units", None)
     if num_units is not None:
         validate_delta(delta, num_units)
@@ -72,32 +77,22 @@ def claim(
         "guarantee": guarantee,
         "mechanism": mechanism.to_dict(),
         "accountant": {
-            "method": "privacy loss distributions, pessimistic discretisation: an upper bound",
-            "package": "dp-accounting",
-            "version": version("dp-accounting"),
+            "method": _METHODS[mechanism.accountant],
+            "package": "dpjax_accounting",
+            # The distribution that the package comes in.
+            "version": version("dpjax"),
         },
     }
-
-
-def _after(mechanism: Mechanism, steps: int) -> Mechanism:
-    if not hasattr(mechanism, "after"):
-        raise TypeError(f"A {mechanism.name} mechanism has no steps; leave steps_completed out.")
-    return mechanism.after(steps)
 
 
 def _other_deltas(
     mechanism: Mechanism, delta: float, others: Sequence[float]
 ) -> list[dict[str, float]]:
-    pairs = []
-    for other in others:
-        if math.isclose(other, delta):
-            continue
-        try:
-            pairs.append({"delta": other, "epsilon": mechanism.epsilon(other)})
-        except ValueError:
-            # Too small for the accountant after that many steps: it is left out.
-            continue
-    return pairs
+    return [
+        {"delta": other, "epsilon": mechanism.epsilon(other)}
+        for other in others
+        if not math.isclose(other, delta)
+    ]
 
 
 def _tests(mechanism: Mechanism, delta: float) -> list[dict[str, float]]:
@@ -109,12 +104,9 @@ def _tests(mechanism: Mechanism, delta: float) -> list[dict[str, float]]:
 
 
 def _comparisons(mechanism: Mechanism, delta: float) -> dict[str, float | None]:
-    """ε without amplification by sampling, and by a second accountant."""
-    if not isinstance(mechanism, DPSGD):
-        return {"epsilon_unamplified": None, "epsilon_renyi": None}
-    steps = mechanism.num_steps
-    parameters = mechanism.sampling_probability, mechanism.noise_multiplier
+    """ε without amplification by sampling, and by the accountant that it does not rest on."""
+    sampled = isinstance(mechanism, DPSGD)
     return {
-        "epsilon_unamplified": unamplified_epsilon(mechanism, delta),
-        "epsilon_renyi": rdp_epsilon(*parameters, steps, delta) if steps else 0.0,
+        "epsilon_unamplified": unamplified_epsilon(mechanism, delta) if sampled else None,
+        "epsilon_renyi": compare(mechanism, delta).rdp,
     }

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from typing import Any, ClassVar
+from typing import ClassVar
+
+import numpy as np
 
 from dpjax_accounting.checks import checked_integer
 from dpjax_accounting.mechanism import Mechanism
+from dpjax_accounting.pairs import Array
+from dpjax_accounting.privacy_loss import Releases
+from dpjax_accounting.releases import Release
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,21 +78,21 @@ class Composition(Mechanism):
         """The neighbouring relation of every part."""
         return self.mechanisms[0].neighboring
 
-    def epsilon(self, delta: float) -> float:
-        """Return an ε of the whole, as for :meth:`Mechanism.epsilon`."""
-        return float(self._composed.get_epsilon_for_delta(delta))
+    def releases(self) -> Releases | None:
+        """Return the releases of all parts; None if those of one are not known."""
+        total: dict[Release, int] = {}
+        for mechanism, count in zip(self.mechanisms, self.counts, strict=True):
+            releases = mechanism.releases()
+            if releases is None:
+                return None
+            for release, times in releases:
+                total[release] = total.get(release, 0) + times * count
+        return tuple(total.items())
 
-    def delta(self, epsilon: float) -> float:
-        """Return a δ of the whole, as for :meth:`Mechanism.delta`."""
-        return float(self._composed.get_delta_for_epsilon(epsilon))
-
-    @functools.cached_property
-    def _composed(self) -> Any:
-        parts = [
-            mechanism._loss()._composed(mechanism.num_steps * count)
-            for mechanism, count in zip(self.mechanisms, self.counts, strict=True)
-        ]
-        return functools.reduce(lambda one, other: one.compose(other), parts)
+    def rdp(self, orders: Array) -> Array:
+        """Return the sum of the parts' Rényi divergences (Mironov 2017, proposition 1)."""
+        parts = zip(self.mechanisms, self.counts, strict=True)
+        return np.sum([count * mechanism.rdp(orders) for mechanism, count in parts], axis=0)
 
 
 def _parts(mechanism: Mechanism) -> tuple[tuple[Mechanism, int], ...]:

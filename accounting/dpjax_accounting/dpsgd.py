@@ -6,34 +6,33 @@ import dataclasses
 from typing import ClassVar
 
 from dpjax_accounting.checks import (
+    checked_batch_size,
     checked_integer,
     checked_name,
     checked_positive,
+    set_fields,
 )
 from dpjax_accounting.mechanism import Mechanism
-from dpjax_accounting.privacy_loss import PrivacyLoss, privacy_loss
+from dpjax_accounting.privacy_loss import Releases, check_noise
+from dpjax_accounting.releases import RELATIONS, poisson
 
 _SAMPLING = ("poisson",)
 _SAMPLING_REFUSED = {
     "shuffle": "no bound for shuffled epochs is implemented that is better than no amplification"
-    " by sampling, and Poisson figures can be far too small for them",
+    " by sampling, and Poisson figures can be far too small for them. ShuffledDPSGD describes them",
     "fixed_size": "batches of a fixed size drawn without replacement need another neighbouring"
-    " relation and lose far more privacy than Poisson batches with the same noise",
-    "truncated_poisson": "the effect of dropping units from large batches is not accounted for;"
-    " Poisson sampling here never drops any",
+    " relation and lose far more privacy than Poisson batches with the same noise. FixedSizeDPSGD"
+    " describes them",
+    "truncated_poisson": "the effect of dropping units from large batches has to be accounted for."
+    " TruncatedPoissonDPSGD describes it",
+    "random_allocation": "one random step of every epoch for each unit (balls and bins) has no"
+    " accountant here yet. ShuffledDPSGD bounds it without amplification",
 }
 _UNIT = ("record",)
 _UNIT_REFUSED = {
     "user": "sampling, clipping and accounting treat each record on its own, and an epsilon for"
-    " records is not an epsilon for users who own several",
-}
-_NEIGHBORING = ("add_or_remove_one",)
-_NEIGHBORING_REFUSED = {
-    "replace_one": "the sensitivity doubles to twice the clip norm, dp-accounting's two accountants"
-    " disagree on which one a noise multiplier refers to, and no worst-case pair that is proven"
-    " under composition is implemented for Poisson sampling",
-    "zero_out": "not implemented under its own name; for this mechanism its epsilon equals that"
-    " of 'add_or_remove_one'",
+    " records is not an epsilon for users who own several. UserLevelDPSGD and GroupOfRecords bound"
+    " it",
 }
 
 
@@ -46,8 +45,11 @@ class DPSGD(Mechanism):
     L2 norm of C; Gaussian noise of standard deviation noise_multiplier × C is added to every
     coordinate of their sum (Abadi et al. 2016, algorithm 1). The guarantee is that of the
     `num_steps`-fold adaptive composition. All iterates may be released, while the choice of units
-    and the noise stay secret. q, C and num_steps are treated as public. Neighbouring data sets
-    differ by the presence of one unit.
+    and the noise stay secret. q, C and num_steps are treated as public.
+
+    Neighbouring data sets differ by one unit that is present or not ("add_or_remove_one"), present
+    or without contribution ("zero_out", the same ε), or exchanged for another ("replace_one", where
+    the sum moves by up to 2C). The noise multiplier is relative to C in every case.
 
     Attributes:
         num_units: number of privacy units in the training data, at least 1.
@@ -56,7 +58,7 @@ class DPSGD(Mechanism):
         num_steps: number of noisy releases, at least 0.
         sampling: "poisson".
         unit: "record".
-        neighboring: "add_or_remove_one".
+        neighboring: "add_or_remove_one", "zero_out" or "replace_one".
 
     Raises:
         TypeError: if a field has the wrong type (a bool is not a number).
@@ -75,26 +77,17 @@ class DPSGD(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field and turn numbers of other libraries into Python's."""
-        checked = {
-            "num_units": checked_integer("num_units", self.num_units, minimum=1),
-            "expected_batch_size": checked_positive(
-                "expected_batch_size", self.expected_batch_size
-            ),
-            "noise_multiplier": checked_positive("noise_multiplier", self.noise_multiplier),
-            "num_steps": checked_integer("num_steps", self.num_steps, minimum=0),
-            "sampling": checked_name("sampling", self.sampling, _SAMPLING, _SAMPLING_REFUSED),
-            "unit": checked_name("unit", self.unit, _UNIT, _UNIT_REFUSED),
-            "neighboring": checked_name(
-                "neighboring", self.neighboring, _NEIGHBORING, _NEIGHBORING_REFUSED
-            ),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-        if self.expected_batch_size > self.num_units:
-            raise ValueError(
-                f"expected_batch_size={self.expected_batch_size:g} is larger than the data, which"
-                f" has num_units={self.num_units}. Choose at most {self.num_units}."
-            )
+        num_units = checked_integer("num_units", self.num_units, minimum=1)
+        set_fields(
+            self,
+            num_units=num_units,
+            expected_batch_size=checked_batch_size(self.expected_batch_size, num_units),
+            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
+            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
+            sampling=checked_name("sampling", self.sampling, _SAMPLING, _SAMPLING_REFUSED),
+            unit=checked_name("unit", self.unit, _UNIT, _UNIT_REFUSED),
+            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
+        )
 
     @property
     def sampling_probability(self) -> float:
@@ -113,33 +106,10 @@ class DPSGD(Mechanism):
             raise ValueError(f"step={step} lies beyond the last one: num_steps={self.num_steps}.")
         return dataclasses.replace(self, num_steps=step)
 
-    def epsilon(self, delta: float) -> float:
-        """Return the smallest ε such that the mechanism is (ε, delta)-differentially private.
-
-        The value is an upper bound by dp-accounting's privacy loss distributions on a grid of 1e-4.
-        It is loose where single steps lose far less than that: 5 % at q = 1e-4, noise multiplier 1
-        and 1e5 steps, 40 % at q = 1e-5 and 1e6 steps.
-
-        Raises:
-            TypeError: if `delta` is not a number.
-            ValueError: if `delta` is not between 0 and 1, or below 1e-14 × num_steps, where
-                round-off would decide the answer; if the noise multiplier is below 0.1 or the
-                privacy loss exceeds 1000, where no useful ε exists.
-        """
-        return self._loss().epsilon(self.num_steps, delta)
-
-    def delta(self, epsilon: float) -> float:
-        """Return a δ such that the mechanism is (epsilon, δ)-differentially private.
-
-        It is the smallest one on the grid of `epsilon`, except that it is never below
-        1e-14 × num_steps: what is smaller than that cannot be told from round-off, so that value is
-        returned as an upper bound. No steps give exactly 0.
-
-        Raises:
-            TypeError: if `epsilon` is not a number.
-            ValueError: if `epsilon` is negative or not finite, or as for :meth:`epsilon`.
-        """
-        return self._loss().delta(self.num_steps, epsilon)
-
-    def _loss(self) -> PrivacyLoss:
-        return privacy_loss(self.sampling_probability, self.noise_multiplier)
+    def releases(self) -> Releases:
+        """Return the Poisson-sampled Gaussian, `num_steps` times."""
+        if self.num_steps == 0:
+            return ()
+        check_noise(self.noise_multiplier)
+        one = poisson(self.sampling_probability, self.noise_multiplier, self.neighboring)
+        return ((one, self.num_steps),)

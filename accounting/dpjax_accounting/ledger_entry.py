@@ -9,6 +9,7 @@ from typing import Any
 from dpjax_accounting.chain import TamperedError
 from dpjax_accounting.checks import checked_integer, nearest
 from dpjax_accounting.mechanism import Mechanism, mechanism_from_dict
+from dpjax_accounting.steps import stopped_after
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,9 @@ class LedgerEntry:
     @property
     def mechanism(self) -> Mechanism:
         """What counts: all that was charged, or the steps that were taken."""
-        return self.charged if self.num_steps is None else self.charged.after(self.num_steps)
+        return (
+            self.charged if self.num_steps is None else stopped_after(self.charged, self.num_steps)
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +113,7 @@ class Settlement:
                 f"Run {self.run!r} was settled with {entry.num_steps} steps already, not"
                 f" {num_steps}. A run that goes on is charged again first."
             )
-        if not hasattr(entry.charged, "after"):
-            raise ValueError(
-                f"A {entry.charged.name} mechanism has no steps to settle: it counts in full."
-            )
-        entry.charged.after(num_steps)
+        stopped_after(entry.charged, num_steps)
 
     def applied_to(self, entries: Mapping[str, LedgerEntry]) -> LedgerEntry:
         """Return the run's entry after this."""

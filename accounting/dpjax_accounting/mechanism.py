@@ -8,8 +8,21 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from dpjax_accounting.checks import nearest
+from dpjax_accounting.pairs import Array
+from dpjax_accounting.privacy_loss import Releases, check_delta, checked_epsilon, privacy_loss
+from dpjax_accounting.renyi import (
+    ORDERS,
+    delta_of_rdp,
+    epsilon_of_rdp,
+    orders_for,
+    rdp_of_releases,
+)
 
 _KINDS: dict[str, type[Mechanism]] = {}
+
+
+class NoRenyiDivergence(ValueError):
+    """No Rényi divergence is known for a mechanism."""
 
 
 class Mechanism(abc.ABC):
@@ -35,22 +48,75 @@ class Mechanism(abc.ABC):
             _KINDS[cls.name] = cls
 
     @abc.abstractmethod
+    def releases(self) -> Releases | None:
+        """Return every noisy release with its count; None where no dominating pair is known.
+
+        Where it is None, :meth:`rdp` is not, and ε and δ rest on it.
+        """
+
+    def rdp(self, orders: Array) -> Array:
+        """Return the Rényi divergence at each of `orders`, all above 1; an upper bound.
+
+        Raises:
+            NoRenyiDivergence: if none is known for this mechanism.
+        """
+        releases = self.releases()
+        if releases is None:
+            raise NotImplementedError(f"{type(self).__name__} must say what its rdp is.")
+        return rdp_of_releases(releases, orders)
+
+    @property
+    def accountant(self) -> str:
+        """What ε and δ rest on: "pld" (privacy loss distributions) or "rdp" (Rényi)."""
+        return "rdp" if self.releases() is None else "pld"
+
     def epsilon(self, delta: float) -> float:
         """Return an ε such that the mechanism is (ε, delta)-differentially private.
+
+        Args:
+            delta: between 0 and 1, at least 1e-25.
 
         Raises:
             TypeError: if `delta` is not a number.
             ValueError: if `delta` is out of range, or the loss too large to account for.
         """
+        releases = self.releases()
+        if releases is None:
+            return self.rdp_epsilon(delta)
+        return privacy_loss(releases).epsilon(delta)
 
-    @abc.abstractmethod
     def delta(self, epsilon: float) -> float:
         """Return a δ such that the mechanism is (epsilon, δ)-differentially private.
 
+        It is never below 1e-25, except that nothing released gives exactly 0.
+
+        Args:
+            epsilon: at least 0.
+
         Raises:
             TypeError: if `epsilon` is not a number.
-            ValueError: if `epsilon` is negative or not finite, or as for :meth:`epsilon`.
+            ValueError: if `epsilon` is negative or not finite, or the loss too large to account
+                for.
         """
+        releases = self.releases()
+        if releases is None:
+            return delta_of_rdp(ORDERS, self.rdp(ORDERS), checked_epsilon(epsilon))
+        return privacy_loss(releases).delta(epsilon)
+
+    def rdp_epsilon(self, delta: float) -> float:
+        """Return an ε at `delta` by Rényi differential privacy: an upper bound, often looser.
+
+        Raises:
+            TypeError: if `delta` is not a number.
+            ValueError: if `delta` is out of range.
+            NoRenyiDivergence: if none is known for this mechanism.
+        """
+        delta = check_delta(delta)
+        releases = self.releases()
+        if releases == ():
+            return 0.0
+        orders = ORDERS if releases is None else orders_for(releases)
+        return epsilon_of_rdp(orders, self.rdp(orders), delta)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mechanism's name and every field, ready for JSON."""
@@ -112,10 +178,12 @@ def mechanism_from_dict(fields: Mapping[str, Any]) -> Mechanism:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mechanism):
         return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _restored(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and "mechanism" in value:
         return mechanism_from_dict(value)
     return tuple(_restored(one) for one in value) if isinstance(value, list) else value

@@ -9,6 +9,7 @@ from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.mechanism import mechanism_from_dict
 from dpjax_accounting.pictures import epsilon_picture, tradeoff_picture
 from dpjax_accounting.render import render_html
+from dpjax_accounting.steps import stopped_after
 
 
 def report_page(report: Mapping[str, Any]) -> str:
@@ -24,7 +25,7 @@ def report_page(report: Mapping[str, Any]) -> str:
     pictures = {}
     if isinstance(mechanism, DPSGD) and mechanism.num_steps > 0:
         pictures["ε after each step"] = epsilon_picture(mechanism, delta, steps)
-    done = mechanism if steps is None else mechanism.after(steps)
+    done = mechanism if steps is None else stopped_after(mechanism, steps)
     pictures["The trade-off curve: to the left of and above it lies no test of membership"] = (
         tradeoff_picture(done, delta)
     )

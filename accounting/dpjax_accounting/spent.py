@@ -7,7 +7,9 @@ import functools
 
 from dpjax_accounting.checks import checked_integer
 from dpjax_accounting.dpsgd import DPSGD
-from dpjax_accounting.privacy_loss import COARSE_GRID, PrivacyLoss, check_delta
+from dpjax_accounting.privacy_loss import PrivacyLoss, check_delta
+
+_COARSER = 10.0
 
 
 class EpsilonBySteps:
@@ -32,11 +34,8 @@ class EpsilonBySteps:
         points = checked_integer("max_points", max_points, minimum=1)
         self._mechanism = mechanism
         self._last = mechanism.num_steps
-        self._delta = check_delta(delta, self._last)
-        self._loss = PrivacyLoss(
-            mechanism.sampling_probability, mechanism.noise_multiplier, COARSE_GRID
-        )
-        self._loss.check_supported(self._last)
+        self._delta = check_delta(delta)
+        PrivacyLoss(mechanism.releases()).check_supported()
         points = min(points, self._last)
         self._points = [-(-self._last * i // points) for i in range(1, points + 1)]
         self._values: dict[int, float] = {0: 0.0}
@@ -61,4 +60,6 @@ class EpsilonBySteps:
         return self._mechanism.epsilon(self._delta)
 
     def _bound(self, step: int) -> float:
-        return self._total if step == self._last else self._loss.epsilon(step, self._delta)
+        if step == self._last:
+            return self._total
+        return PrivacyLoss(self._mechanism.after(step).releases(), _COARSER).epsilon(self._delta)

@@ -23,8 +23,8 @@ def unamplified_epsilon(mechanism: DPSGD, delta: float) -> float:
 
         δ(ε) = Σ_k P[K = k] · (Φ(√k/2σ − εσ/√k) − e^ε Φ(−√k/2σ − εσ/√k))
 
-    (each term: Balle and Wang 2018, theorem 8). Sampling that is known does not amplify, but not
-    every unit takes part in every step.
+    (each term: Balle and Wang 2018, theorem 8), with σ/2 for σ where a unit is replaced. Sampling
+    that is known does not amplify, but not every unit takes part in every step.
 
     Raises:
         TypeError: if `mechanism` is not a DPSGD or `delta` no number.
@@ -34,7 +34,8 @@ def unamplified_epsilon(mechanism: DPSGD, delta: float) -> float:
         raise TypeError(f"mechanism must be a DPSGD; got {type(mechanism).__name__}.")
     delta = checked_delta(delta)
     counts, probabilities = _draws(mechanism)
-    shifts = np.sqrt(counts) / mechanism.noise_multiplier
+    sensitivity = 2.0 if mechanism.neighboring == "replace_one" else 1.0
+    shifts = sensitivity * np.sqrt(counts) / mechanism.noise_multiplier
 
     def delta_at(epsilon: float) -> float:
         return float(probabilities @ _gaussian_delta(epsilon, shifts))

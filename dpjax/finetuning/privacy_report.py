@@ -96,8 +96,8 @@ def build(
 ) -> dict[str, Any]:
     """The report after `steps_completed` steps; JSON-ready, in the schema of dpjax_accounting.
 
-    ε is that of the steps completed, an upper bound by dp-accounting's PLD accountant. Without
-    privacy there is no claim: guarantee, mechanism, accountant and implementation are null.
+    ε is that of the steps completed. Without privacy there is no claim: guarantee, mechanism,
+    accountant and implementation are null.
     """
     private = plan.mechanism is not None
     report: dict[str, Any] = {
