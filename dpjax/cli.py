@@ -133,6 +133,9 @@ def _finetune(run: Any) -> None:
     table.add_row(
         "privacy", privacy if result.delta is None else f"{privacy}, δ = {result.delta:g}"
     )
+    total = result.privacy["dataset_total"]
+    if total is not None:
+        table.add_row("all runs in the ledger", f"ε = {total['epsilon']:.4g}")
     low, high = result.attack.auc_interval
     table.add_row("attack AUC (95 %)", f"{result.attack.auc:.3f} ({low:.3f} to {high:.3f})")
     table.add_row("report", str(result.output_dir / "report.md"))

@@ -124,7 +124,7 @@ def merge(ledgers: Sequence[Path], output: Path) -> int:
         ValueError: as for :func:`dpjax_accounting.merge_ledgers`.
     """
     merged = merge_ledgers(ledgers, output)
-    print(f"{output}: {len(merged.entries())} runs")
+    print(f"{output}: runs on record: {len(merged.entries())}")
     return 0
 
 

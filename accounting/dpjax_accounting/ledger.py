@@ -9,6 +9,7 @@ had. With a fresh key a repeated step is a new release, and so a new run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import secrets
@@ -79,7 +80,9 @@ class Ledger:
             OSError: if the file cannot be read or written.
         """
         if not ChainedFile(path).exists():
-            return cls.create(path, dataset)
+            # Another process may be first.
+            with contextlib.suppress(FileExistsError):
+                return cls.create(path, dataset)
         ledger = cls(path)
         check_same_dataset(f"The ledger {path}", ledger.dataset, dataset)
         return ledger

@@ -73,7 +73,7 @@ def test_report_and_ledger_commands(tmp_path, capsys):
     assert f"epsilon={ledger.epsilon(1e-5):.6g}" in capsys.readouterr().out
     assert main(["ledger", "show", path]) == 0
     assert main(["ledger", "merge", path, path, "--output", str(tmp_path / "merged")]) == 0
-    assert "1 runs" in capsys.readouterr().out
+    assert "on record: 1" in capsys.readouterr().out
     report.write_text('{"guarantees": {}}')
     assert main(["report", "verify", str(report)]) == 1
     assert "Did you mean 'guarantee'" in capsys.readouterr().out
