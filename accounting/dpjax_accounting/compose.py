@@ -129,10 +129,10 @@ class ComposedLoss:
         mu = self._gaussian_mu
         if mu is not None:
             return math.exp(gaussian_log_delta(epsilon, mu))
-        order = self.moments.order_for_epsilon(epsilon)
-        log_delta = self.moments.at(order) - order * epsilon
+        log_delta = self.moments.log_probability_above(epsilon)
         if log_delta < math.log(HARDLY_ANY):
             return HARDLY_ANY
+        order = self.moments.order_for_epsilon(epsilon)
         log_delta -= math.log1p(order * (1 + order) * self.moments.mean_and_deviation(order)[1])
         for _ in range(_ATTEMPTS):
             kept = self._kept(log_delta)
@@ -174,7 +174,11 @@ class ComposedLoss:
         top = math.ceil(kept.top / interval)
         start = math.floor(low / interval)
         size = _next_size(math.ceil(high / interval) - start + 2)
-        transform, log_normaliser, infinity, error = self._transform(order, interval, top, size)
+        # A loss further down takes the total out of the range, even if the others reach its end.
+        bottom = -size
+        transform, log_normaliser, infinity, error = self._transform(
+            order, interval, (bottom, top), size
+        )
         tilted = np.fft.irfft(transform, size)
         round_off = error * float(np.abs(transform).mean()) + 2e-16 * float(tilted.max())
         index = np.arange(start, start + size)
@@ -190,7 +194,7 @@ class ComposedLoss:
         return Window(losses, tilted * untilt, slack, centre, log_scale)
 
     def _transform(
-        self, order: float, interval: float, top: int, size: int
+        self, order: float, interval: float, ends: tuple[int, int], size: int
     ) -> tuple[Array, float, float, float]:
         """Return the transform of the tilted composition, log of what the tilt was divided by,
         the probability of an infinite loss, and the round-off of the transform.
@@ -198,7 +202,7 @@ class ComposedLoss:
         logs = np.zeros(size // 2 + 1, dtype=np.complex128)
         log_normaliser = infinity = error = 0.0
         for blend, count in self._runs:
-            one = discretise(blend, interval, top)
+            one = discretise(blend, interval, *ends)
             index = np.arange(one.first, one.first + len(one.probabilities))
             exponents = order * interval * index
             with np.errstate(divide="ignore", under="ignore"):
