@@ -47,10 +47,11 @@ class Window:
     """
 
     def __init__(
-        self, losses: Array, weights: Array, slack: Array, centre: float, log_scale: float
+        self, losses: Array, weights: Array, slack: Array, order: float, centre: float, scale: float
     ) -> None:
         self.losses = losses
-        self.log_scale = log_scale
+        self.log_scale = scale
+        self._order, self._centre = order, centre
         # Σ_{l > ε} w and Σ_{l > ε} w e^{ε − l}, for ε at every grid point; both from the far end.
         falling = np.exp(-np.clip(losses - centre, -_LARGEST_EXPONENT, _LARGEST_EXPONENT))
         self._mass = _sums_beyond(weights)
@@ -60,9 +61,11 @@ class Window:
     def log_delta(self, epsilon: float) -> float:
         """Return log δ at `epsilon`, interpolated upwards by convexity between grid points."""
         if epsilon <= self.losses[0]:
-            # Every finite loss of account lies above: δ = mass − e^ε Σ w e^{−l}.
+            # The losses of the window lie above: δ = mass − e^ε Σ w e^{−l}.
             shrunk = -math.expm1(epsilon - self.losses[0]) * self._discounted[0]
-            value = self.relative[0] + shrunk
+            # Those between ε and the window have little mass when tilted, but perhaps not as such.
+            untilted = _LOG_WRAPPED + self._order * (self._centre - epsilon)
+            value = self.relative[0] + shrunk + math.exp(min(untilted, _LARGEST_EXPONENT))
         else:
             value = np.interp(epsilon, self.losses, self.relative)
         return self.log_scale + math.log(value) if value > 0 else -math.inf
@@ -141,7 +144,7 @@ class ComposedLoss:
             # What was left out is a share of the estimate.
             if log_delta > estimate - math.log(2) or log_delta < math.log(HARDLY_ANY):
                 break
-        return min(1.0, math.exp(log_delta))
+        return math.exp(min(0.0, log_delta))
 
     def _kept(self, log_delta: float) -> Moments:
         """Return the moments without losses so large that they hardly count for δ.
@@ -191,7 +194,7 @@ class ComposedLoss:
         slack = _sums_beyond(untilt) * round_off + beyond * math.exp(
             min(-log_scale, _LARGEST_EXPONENT)
         )
-        return Window(losses, tilted * untilt, slack, centre, log_scale)
+        return Window(losses, tilted * untilt, slack, order, centre, log_scale)
 
     def _transform(
         self, order: float, interval: float, ends: tuple[int, int], size: int
