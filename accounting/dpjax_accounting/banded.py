@@ -25,17 +25,18 @@ _REFUSED = {
 class BandedDPSGD(Mechanism):
     """DP-SGD with noise that is correlated over `bands` steps (BandMF).
 
-    The units are split beforehand, without looking at them, into `bands` groups of equal size; step
-    t samples from group t mod `bands` only. The noise is C⁻¹Z times the clip norm, with a lower
+    The units are split beforehand, without looking at them, into `bands` groups whose sizes differ
+    by at most one; step t samples from group t mod `bands` only, with probability
+    expected_batch_size / ⌊num_units / bands⌋. The noise is C⁻¹Z times the clip norm, with a lower
     triangular strategy matrix C that has `bands` bands, and Z of standard deviation
     noise_multiplier. A unit then takes part at most once in any `bands` successive steps, and the
-    run is ⌈num_steps / bands⌉ Poisson-sampled Gaussian releases with sampling probability
-    q · bands and sensitivity `column_norm` (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix
+    run is ⌈num_steps / bands⌉ Poisson-sampled Gaussian releases with that probability and
+    sensitivity `column_norm` (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix
     Factorization", theorem 4).
 
     Attributes:
         num_units: number of privacy units, at least 1.
-        expected_batch_size: mean number of units per step, at most num_units / bands.
+        expected_batch_size: mean number of units per step, at most ⌊num_units / bands⌋.
         noise_multiplier: standard deviation of Z, above 0.
         num_steps: number of steps, at least 0.
         bands: number of bands of the strategy, at least 1.
@@ -75,12 +76,17 @@ class BandedDPSGD(Mechanism):
                 "neighboring", self.neighboring, ("add_or_remove_one", "zero_out"), _REFUSED
             ),
         )
-        if self.expected_batch_size * self.bands > num_units:
+        if self.expected_batch_size > num_units // self.bands:
             raise ValueError(
                 f"expected_batch_size={self.expected_batch_size:g} is larger than a group, which"
-                f" has num_units / bands = {num_units / self.bands:g} units. Choose fewer bands or"
+                f" has num_units / bands = {num_units // self.bands} units. Choose fewer bands or"
                 " a smaller batch."
             )
+
+    @property
+    def sampling_probability(self) -> float:
+        """The probability that a unit of the step's group takes part, in the smallest group."""
+        return self.expected_batch_size / (self.num_units // self.bands)
 
     def releases(self) -> Releases:
         """Return one Poisson-sampled Gaussian for every `bands` steps."""
@@ -88,6 +94,5 @@ class BandedDPSGD(Mechanism):
             return ()
         noise = self.noise_multiplier / self.column_norm
         check_noise(noise)
-        probability = self.expected_batch_size * self.bands / self.num_units
-        one = poisson(min(1.0, probability), noise, self.neighboring)
+        one = poisson(self.sampling_probability, noise, self.neighboring)
         return ((one, -(-self.num_steps // self.bands)),)

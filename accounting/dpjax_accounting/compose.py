@@ -47,10 +47,11 @@ class Window:
     """
 
     def __init__(
-        self, losses: Array, weights: Array, slack: Array, centre: float, log_scale: float
+        self, losses: Array, weights: Array, slack: Array, order: float, centre: float, scale: float
     ) -> None:
         self.losses = losses
-        self.log_scale = log_scale
+        self.log_scale = scale
+        self._order, self._centre = order, centre
         # Σ_{l > ε} w and Σ_{l > ε} w e^{ε − l}, for ε at every grid point; both from the far end.
         falling = np.exp(-np.clip(losses - centre, -_LARGEST_EXPONENT, _LARGEST_EXPONENT))
         self._mass = _sums_beyond(weights)
@@ -60,9 +61,11 @@ class Window:
     def log_delta(self, epsilon: float) -> float:
         """Return log δ at `epsilon`, interpolated upwards by convexity between grid points."""
         if epsilon <= self.losses[0]:
-            # Every finite loss of account lies above: δ = mass − e^ε Σ w e^{−l}.
+            # The losses of the window lie above: δ = mass − e^ε Σ w e^{−l}.
             shrunk = -math.expm1(epsilon - self.losses[0]) * self._discounted[0]
-            value = self.relative[0] + shrunk
+            # Those between ε and the window have little mass when tilted, but perhaps not as such.
+            untilted = _LOG_WRAPPED + self._order * (self._centre - epsilon)
+            value = self.relative[0] + shrunk + math.exp(min(untilted, _LARGEST_EXPONENT))
         else:
             value = np.interp(epsilon, self.losses, self.relative)
         return self.log_scale + math.log(value) if value > 0 else -math.inf
@@ -129,10 +132,10 @@ class ComposedLoss:
         mu = self._gaussian_mu
         if mu is not None:
             return math.exp(gaussian_log_delta(epsilon, mu))
-        order = self.moments.order_for_epsilon(epsilon)
-        log_delta = self.moments.at(order) - order * epsilon
+        log_delta = self.moments.log_probability_above(epsilon)
         if log_delta < math.log(HARDLY_ANY):
             return HARDLY_ANY
+        order = self.moments.order_for_epsilon(epsilon)
         log_delta -= math.log1p(order * (1 + order) * self.moments.mean_and_deviation(order)[1])
         for _ in range(_ATTEMPTS):
             kept = self._kept(log_delta)
@@ -141,7 +144,7 @@ class ComposedLoss:
             # What was left out is a share of the estimate.
             if log_delta > estimate - math.log(2) or log_delta < math.log(HARDLY_ANY):
                 break
-        return min(1.0, math.exp(log_delta))
+        return math.exp(min(0.0, log_delta))
 
     def _kept(self, log_delta: float) -> Moments:
         """Return the moments without losses so large that they hardly count for δ.
@@ -174,7 +177,11 @@ class ComposedLoss:
         top = math.ceil(kept.top / interval)
         start = math.floor(low / interval)
         size = _next_size(math.ceil(high / interval) - start + 2)
-        transform, log_normaliser, infinity, error = self._transform(order, interval, top, size)
+        # A loss further down takes the total out of the range, even if the others reach its end.
+        bottom = -size
+        transform, log_normaliser, infinity, error = self._transform(
+            order, interval, (bottom, top), size
+        )
         tilted = np.fft.irfft(transform, size)
         round_off = error * float(np.abs(transform).mean()) + 2e-16 * float(tilted.max())
         index = np.arange(start, start + size)
@@ -187,10 +194,10 @@ class ComposedLoss:
         slack = _sums_beyond(untilt) * round_off + beyond * math.exp(
             min(-log_scale, _LARGEST_EXPONENT)
         )
-        return Window(losses, tilted * untilt, slack, centre, log_scale)
+        return Window(losses, tilted * untilt, slack, order, centre, log_scale)
 
     def _transform(
-        self, order: float, interval: float, top: int, size: int
+        self, order: float, interval: float, ends: tuple[int, int], size: int
     ) -> tuple[Array, float, float, float]:
         """Return the transform of the tilted composition, log of what the tilt was divided by,
         the probability of an infinite loss, and the round-off of the transform.
@@ -198,7 +205,7 @@ class ComposedLoss:
         logs = np.zeros(size // 2 + 1, dtype=np.complex128)
         log_normaliser = infinity = error = 0.0
         for blend, count in self._runs:
-            one = discretise(blend, interval, top)
+            one = discretise(blend, interval, *ends)
             index = np.arange(one.first, one.first + len(one.probabilities))
             exponents = order * interval * index
             with np.errstate(divide="ignore", under="ignore"):

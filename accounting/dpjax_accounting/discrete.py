@@ -33,10 +33,13 @@ class DiscreteLoss:
     infinity: float
 
 
-@functools.lru_cache(maxsize=8)
-def discretise(blend: Blend, interval: float, top: int) -> DiscreteLoss:
-    """Return the loss of `blend` on multiples of `interval`; above `top` of them it is infinite."""
-    parts = [(weight, _discretise_pair(pair, interval, top)) for weight, pair in blend]
+@functools.lru_cache(maxsize=4)
+def discretise(blend: Blend, interval: float, bottom: int, top: int) -> DiscreteLoss:
+    """Return the loss of `blend` on multiples of `interval`, rounded up to them.
+
+    Below `bottom` times the interval it counts as that much, and above `top` times as infinite.
+    """
+    parts = [(weight, _discretise_pair(pair, interval, bottom, top)) for weight, pair in blend]
     first = min(part.first for _, part in parts)
     last = max(part.first + len(part.probabilities) for _, part in parts)
     probabilities = np.zeros(last - first)
@@ -46,12 +49,15 @@ def discretise(blend: Blend, interval: float, top: int) -> DiscreteLoss:
     return DiscreteLoss(first, probabilities, sum(w * part.infinity for w, part in parts))
 
 
-def _discretise_pair(pair: MixturePair, interval: float, top: int) -> DiscreteLoss:
+def _discretise_pair(pair: MixturePair, interval: float, bottom: int, top: int) -> DiscreteLoss:
     low, high = pair.outputs
     lowest, highest = (float(pair.loss(np.array([z]))[0]) for z in (low, high))
     if highest > top * interval:
         high = float(pair.inverse(np.array([top * interval]))[0])
         highest = top * interval
+    if lowest < bottom * interval < highest:
+        low = float(pair.inverse(np.array([bottom * interval]))[0])
+        lowest = bottom * interval
     # The grid points strictly inside, with a point below and one above them.
     first = int(np.floor(lowest / interval))
     last = max(int(np.ceil(highest / interval)), first + 1)

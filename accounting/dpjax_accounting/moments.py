@@ -15,6 +15,8 @@ from dpjax_accounting.pairs import Array
 from dpjax_accounting.releases import Blend
 
 _GRID_SIZE = 400
+# The largest orders bound tails only: tilting by them would leave none above to bound them with.
+_RESERVED = 60
 
 
 def log_moment(blend: Blend, order: float) -> float:
@@ -53,9 +55,9 @@ class Moments:
         self.step_deviation = math.sqrt(
             sum(count * v for (count, *_), v in zip(nodes, variances, strict=True)) / steps
         )
-        scale = 100 / max(self.step_deviation * math.sqrt(steps), 1e-12)
+        scale = 1e3 / max(self.step_deviation * math.sqrt(steps), 1e-12)
         # From nearly no tilt to one that reaches the largest deviations.
-        self.orders = np.geomspace(1e-3, max(1e3, scale), _GRID_SIZE)
+        self.orders = np.geomspace(1e-3, max(1e4, scale), _GRID_SIZE)
         self._nodes = nodes
         # With losses that hardly reach `top`, or not at all, that is the largest one.
         self.top = min(top, max(losses.max() for _, _, losses, _ in nodes))
@@ -94,7 +96,12 @@ class Moments:
 
     def order_for_epsilon(self, epsilon: float) -> float:
         """Return the order of the least Chernoff bound on P[loss > epsilon]."""
-        return float(self.orders[(self.values - self.orders * epsilon).argmin()])
+        usable = slice(0, -_RESERVED)
+        return float(self.orders[(self.values - self.orders * epsilon)[usable].argmin()])
+
+    def log_probability_above(self, epsilon: float) -> float:
+        """Return the least Chernoff bound on log P[loss > epsilon]."""
+        return float((self.values - self.orders * epsilon).min())
 
     def log_delta(self, order: float) -> float:
         """Return an estimate of log δ where the loss tilted by `order` has its mean.
@@ -107,7 +114,7 @@ class Moments:
 
     def order_for_delta(self, log_delta: float) -> float:
         """Return the order at whose mean δ comes nearest to exp(log_delta)."""
-        low, high = 0, len(self.orders) - 1
+        low, high = 0, len(self.orders) - 1 - _RESERVED
         while high - low > 1:
             middle = (low + high) // 2
             below = self.log_delta(float(self.orders[middle])) < log_delta

@@ -15,8 +15,11 @@ from dpjax_accounting.pairs import Array
 from dpjax_accounting.releases import Blend, Release
 
 # Orders above 1: dense where ε is least for realistic runs, far out for little noise and much.
-ORDERS: Array = 1 + np.concatenate(
-    [np.geomspace(0.02, 63.0, 160), np.array([96.0, 128.0, 256.0, 512.0, 1024.0])]
+# Whole ones too, because some bounds are known for these and interpolated between them.
+ORDERS: Array = np.unique(
+    np.concatenate(
+        [1 + np.geomspace(0.02, 63.0, 200), np.arange(2.0, 65.0), [97.0, 129.0, 257.0, 513.0]]
+    )
 )
 _HUGE_ORDERS: Array = 1 + np.geomspace(2048.0, 1e5, 9)
 

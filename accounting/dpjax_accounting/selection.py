@@ -30,7 +30,7 @@ class BestOfRuns(Mechanism):
     (Papernot and Steinke 2022, "Hyperparameter Tuning with Renyi Differential Privacy").
 
     Attributes:
-        mechanism: one run; with runs of different cost, the one that loses most at every order.
+        run: one run; with runs of different cost, the one that loses most at every order.
         mean_runs: the mean number of runs, above 1.
         distribution: "geometric" or "logarithmic" (truncated negative binomial with shape 1 and 0,
             theorem 2: never no run), or "poisson" (theorem 6: no run at all is possible).
@@ -42,14 +42,14 @@ class BestOfRuns(Mechanism):
 
     name: ClassVar[str] = "best_of_runs"
 
-    mechanism: Mechanism
+    run: Mechanism
     mean_runs: float
     distribution: str = "geometric"
 
     def __post_init__(self) -> None:
         """Check every field."""
-        if not isinstance(self.mechanism, Mechanism):
-            raise TypeError(f"mechanism must be a mechanism; got {self.mechanism!r}.")
+        if not isinstance(self.run, Mechanism):
+            raise TypeError(f"run must be a mechanism; got {self.run!r}.")
         mean = checked_real("mean_runs", self.mean_runs)
         if mean <= 1:
             raise ValueError(
@@ -64,21 +64,21 @@ class BestOfRuns(Mechanism):
     @property
     def unit(self) -> str:
         """The privacy unit of one run."""
-        return self.mechanism.unit
+        return self.run.unit
 
     @property
     def neighboring(self) -> str:
         """The neighbouring relation of one run."""
-        return self.mechanism.neighboring
+        return self.run.neighboring
 
     def releases(self) -> None:
         """Return None: only Rényi bounds are known."""
 
     def rdp(self, orders: Array) -> Array:
         """Return the bound of theorem 2 or 6, as for :meth:`Mechanism.rdp`."""
-        one = self.mechanism.rdp(orders)
+        one = self.run.rdp(orders)
         more = one + math.log(self.mean_runs) / (orders - 1)
-        reference = self.mechanism.rdp(ORDERS)
+        reference = self.run.rdp(ORDERS)
         if self.distribution == "poisson":
             deltas = [delta_of_rdp(ORDERS, reference, math.log1p(1 / (a - 1))) for a in orders]
             return more + self.mean_runs * np.array(deltas)

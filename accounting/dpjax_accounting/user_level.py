@@ -119,7 +119,7 @@ class GroupOfRecords(Mechanism):
     Privacy", lemma 2.2, with the geometric sum kept).
 
     Attributes:
-        mechanism: a mechanism with unit "record" and a neighbouring relation of one record.
+        run: a mechanism with unit "record" and a neighbouring relation of one record.
         records_per_user: k, the most records that one user owns, enforced; 1 to 1000.
 
     Raises:
@@ -129,16 +129,16 @@ class GroupOfRecords(Mechanism):
 
     name: ClassVar[str] = "group_of_records"
 
-    mechanism: Mechanism
+    run: Mechanism
     records_per_user: int
 
     def __post_init__(self) -> None:
         """Check both fields."""
-        if not isinstance(self.mechanism, Mechanism):
-            raise TypeError(f"mechanism must be a mechanism; got {self.mechanism!r}.")
-        if self.mechanism.unit != "record":
+        if not isinstance(self.run, Mechanism):
+            raise TypeError(f"run must be a mechanism; got {self.run!r}.")
+        if self.run.unit != "record":
             raise ValueError(
-                f"mechanism must have unit 'record'; got {self.mechanism.unit!r}. A guarantee for"
+                f"run must have unit 'record'; got {self.run.unit!r}. A guarantee for"
                 " users needs no group."
             )
         set_fields(self, records_per_user=_checked_records_per_user(self.records_per_user))
@@ -151,7 +151,7 @@ class GroupOfRecords(Mechanism):
     @property
     def neighboring(self) -> str:
         """The relation of the mechanism, for all records of one user."""
-        return self.mechanism.neighboring
+        return self.run.neighboring
 
     def releases(self) -> None:
         """Return None: the bound is on ε and δ of the whole run, not on a release."""
@@ -159,7 +159,7 @@ class GroupOfRecords(Mechanism):
     @property
     def accountant(self) -> str:
         """What ε and δ of the record rest on."""
-        return self.mechanism.accountant
+        return self.run.accountant
 
     def rdp(self, orders: Array) -> Array:
         """Refuse: no Rényi divergence of groups is implemented."""
@@ -172,7 +172,7 @@ class GroupOfRecords(Mechanism):
         """Return the group's δ at `epsilon`, as for :meth:`Mechanism.delta`."""
         epsilon = checked_epsilon(epsilon)
         record = epsilon / self.records_per_user
-        delta = self.mechanism.delta(record)
+        delta = self.run.delta(record)
         log_growth = _log_growth(record, self.records_per_user)
         return min(1.0, math.exp(math.log(delta) + log_growth)) if delta else 0.0
 
@@ -182,7 +182,7 @@ class GroupOfRecords(Mechanism):
         if self.delta(0.0) <= delta:
             return 0.0
         low = 0.0
-        high = max(1e-3, self.records_per_user * self.mechanism.epsilon(delta))
+        high = max(1e-3, self.records_per_user * self.run.epsilon(delta))
         while self.delta(high) > delta:
             low, high = high, 1.5 * high
         while high - low > 1e-4 * high:
