@@ -1,18 +1,20 @@
-"""The command `dpjax`: finetune, epsilon, calibrate, demo."""
+"""The command `dpjax`: finetune, epsilon, calibrate, report, ledger, demo."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import tyro
-from dpjax_accounting import DPSGD, calibrate_noise, default_delta, validate_delta
+from dpjax_accounting import DPSGD, calibrate_noise, compare, default_delta, validate_delta
 from rich.console import Console
 from rich.table import Table
 
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.record_commands import LedgerCommand, ReportCommand
 
 _USAGE_ERROR = 2
 _INTERRUPTED = 130
@@ -32,6 +34,8 @@ class EpsilonCommand:
     """Optimizer steps."""
     delta: float | None = None
     """δ; default: 1e-5, or n^-1.1 for n records if that is smaller."""
+    json: bool = False
+    """Print JSON, with ε by both accountants."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,8 @@ class CalibrateCommand:
     """Optimizer steps."""
     delta: float | None = None
     """δ; default: 1e-5, or n^-1.1 for n records if that is smaller."""
+    json: bool = False
+    """Print JSON, with ε by both accountants."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +68,8 @@ Command = (
     Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
     | Annotated[EpsilonCommand, tyro.conf.subcommand("epsilon")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
+    | Annotated[ReportCommand, tyro.conf.subcommand("report")]
+    | Annotated[LedgerCommand, tyro.conf.subcommand("ledger")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
 )
 
@@ -69,12 +77,20 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status.
 
-    0 done, 2 something asked for does not fit (said in one line), 130 interrupted.
+    0 done, 1 a privacy report does not hold, 2 something asked for does not fit (said in one line),
+    130 interrupted.
     """
     try:
-        command = tyro.cli(Command, prog="dpjax", args=arguments)
+        command = tyro.cli(
+            Command,
+            prog="dpjax",
+            args=arguments,
+            config=(tyro.conf.OmitSubcommandPrefixes,),
+        )
     except (ValueError, TypeError) as error:
         return _refuse(error)
+    if isinstance(command, ReportCommand | LedgerCommand):
+        return _run_on_records(command)
     action, check = _ACTIONS[type(command)]
     try:
         ready = check(command)
@@ -86,6 +102,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dpjax: {error or 'interrupted'}", file=sys.stderr)
         return _INTERRUPTED
     return 0
+
+
+def _run_on_records(command: ReportCommand | LedgerCommand) -> int:
+    try:
+        return command.action.run()
+    except (ValueError, TypeError, OSError) as error:
+        return _refuse(error)
 
 
 def _refuse(error: Exception) -> int:
@@ -110,13 +133,16 @@ def _finetune(run: Any) -> None:
     table.add_row(
         "privacy", privacy if result.delta is None else f"{privacy}, δ = {result.delta:g}"
     )
+    total = result.privacy["dataset_total"]
+    if total is not None:
+        table.add_row("all runs in the ledger", f"ε = {total['epsilon']:.4g}")
     low, high = result.attack.auc_interval
     table.add_row("attack AUC (95 %)", f"{result.attack.auc:.3f} ({low:.3f} to {high:.3f})")
     table.add_row("report", str(result.output_dir / "report.md"))
     console.print(table)
 
 
-def _check_epsilon(command: EpsilonCommand) -> tuple[DPSGD, float]:
+def _check_epsilon(command: EpsilonCommand) -> tuple[DPSGD, float, bool]:
     delta = default_delta(command.num_units) if command.delta is None else command.delta
     validate_delta(delta, command.num_units)
     return (
@@ -127,10 +153,11 @@ def _check_epsilon(command: EpsilonCommand) -> tuple[DPSGD, float]:
             command.num_steps,
         ),
         delta,
+        command.json,
     )
 
 
-def _check_calibrate(command: CalibrateCommand) -> tuple[DPSGD, float]:
+def _check_calibrate(command: CalibrateCommand) -> tuple[DPSGD, float, bool]:
     delta = default_delta(command.num_units) if command.delta is None else command.delta
     validate_delta(delta, command.num_units)
     mechanism = calibrate_noise(
@@ -140,11 +167,16 @@ def _check_calibrate(command: CalibrateCommand) -> tuple[DPSGD, float]:
         command.expected_batch_size,
         command.num_steps,
     )
-    return mechanism, delta
+    return mechanism, delta, command.json
 
 
-def _print_mechanism(ready: tuple[DPSGD, float]) -> None:
-    mechanism, delta = ready
+def _print_mechanism(ready: tuple[DPSGD, float, bool]) -> None:
+    mechanism, delta, as_json = ready
+    if as_json:
+        both = compare(mechanism, delta)
+        values = {"epsilon": both.pld, "epsilon_renyi": both.rdp, "delta": delta}
+        print(json.dumps(values | {"mechanism": mechanism.to_dict()}, indent=2))
+        return
     table = Table("quantity", "value")
     table.add_row("epsilon", f"{mechanism.epsilon(delta):.6g}")
     table.add_row("delta", f"{delta:.6g}")

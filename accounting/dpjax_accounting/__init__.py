@@ -5,18 +5,65 @@ The package stands alone: it imports no JAX, so a reviewer can check a claim wit
 
 from __future__ import annotations
 
+from dpjax_accounting.adaptive_clipping import AdaptiveClippingDPSGD
+from dpjax_accounting.banded import BandedDPSGD
 from dpjax_accounting.calibrate import calibrate_noise
+from dpjax_accounting.chain import TamperedError
+from dpjax_accounting.claims import claim
+from dpjax_accounting.compare import Comparison, compare
+from dpjax_accounting.composition import Composition
+from dpjax_accounting.dataset import DatasetIdentity
 from dpjax_accounting.delta import DeltaWarning, default_delta, validate_delta
-from dpjax_accounting.mechanism import DPSGD
+from dpjax_accounting.dpsgd import DPSGD
+from dpjax_accounting.fixed_size import FixedSizeDPSGD
+from dpjax_accounting.full_batch import FullBatch
+from dpjax_accounting.ledger import Ledger
+from dpjax_accounting.ledger_merge import merge_ledgers
+from dpjax_accounting.lifetime import dataset_total
+from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence, mechanism_from_dict
+from dpjax_accounting.render import render_html, render_markdown
+from dpjax_accounting.schedule import DPSGDSchedule, Segment
+from dpjax_accounting.selection import BestOfRuns
+from dpjax_accounting.shuffled import ShuffledDPSGD
 from dpjax_accounting.spent import EpsilonBySteps
 from dpjax_accounting.tradeoff import tpr_ceiling
+from dpjax_accounting.truncated_poisson import TruncatedPoissonDPSGD
+from dpjax_accounting.user_level import GroupOfRecords, UserLevelDPSGD
+from dpjax_accounting.verify import read_report, verify_report
 
 __all__ = [
     "DPSGD",
+    "AdaptiveClippingDPSGD",
+    "BandedDPSGD",
+    "BestOfRuns",
+    "Comparison",
+    "Composition",
+    "DPSGDSchedule",
+    "DatasetIdentity",
     "DeltaWarning",
     "EpsilonBySteps",
+    "FixedSizeDPSGD",
+    "FullBatch",
+    "GroupOfRecords",
+    "Ledger",
+    "Mechanism",
+    "NoRenyiDivergence",
+    "Segment",
+    "ShuffledDPSGD",
+    "TamperedError",
+    "TruncatedPoissonDPSGD",
+    "UserLevelDPSGD",
     "calibrate_noise",
+    "claim",
+    "compare",
+    "dataset_total",
     "default_delta",
+    "mechanism_from_dict",
+    "merge_ledgers",
+    "read_report",
+    "render_html",
+    "render_markdown",
     "tpr_ceiling",
     "validate_delta",
+    "verify_report",
 ]

@@ -62,6 +62,23 @@ def checked_name(
     raise ValueError(f"{name}={value!r} is not known.{nearest(value, supported)} {listed}")
 
 
+def checked_batch_size(value: object, num_units: int) -> float:
+    """Return an expected batch size as a float above 0 and at most `num_units`, or raise."""
+    size = checked_positive("expected_batch_size", value)
+    if size > num_units:
+        raise ValueError(
+            f"expected_batch_size={size:g} is larger than the data, which has"
+            f" num_units={num_units}. Choose at most {num_units}."
+        )
+    return size
+
+
+def set_fields(instance: object, **values: object) -> None:
+    """Replace the fields of a frozen dataclass under construction by their checked values."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)
+
+
 def nearest(value: str, valid: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the valid name nearest to `value`, or an empty string."""
     matches = difflib.get_close_matches(value, tuple(valid), n=1, cutoff=0.5)

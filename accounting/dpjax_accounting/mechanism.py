@@ -1,168 +1,189 @@
-"""The one description of a DP-SGD run that sampler, noise and accountant all read."""
+"""What every mechanism answers, and its description as a dictionary that can be read back."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from dpjax_accounting.checks import (
-    checked_integer,
-    checked_name,
-    checked_positive,
-    nearest,
+from dpjax_accounting.checks import nearest
+from dpjax_accounting.pairs import Array
+from dpjax_accounting.privacy_loss import Releases, check_delta, checked_epsilon, privacy_loss
+from dpjax_accounting.renyi import (
+    ORDERS,
+    delta_of_rdp,
+    epsilon_of_rdp,
+    orders_for,
+    rdp_of_releases,
 )
-from dpjax_accounting.privacy_loss import PrivacyLoss, privacy_loss
 
-_SAMPLING = ("poisson",)
-_SAMPLING_REFUSED = {
-    "shuffle": "no bound for shuffled epochs is implemented that is better than no amplification"
-    " by sampling, and Poisson figures can be far too small for them",
-    "fixed_size": "batches of a fixed size drawn without replacement need another neighbouring"
-    " relation and lose far more privacy than Poisson batches with the same noise",
-    "truncated_poisson": "the effect of dropping units from large batches is not accounted for;"
-    " Poisson sampling here never drops any",
-}
-_UNIT = ("record",)
-_UNIT_REFUSED = {
-    "user": "sampling, clipping and accounting treat each record on its own, and an epsilon for"
-    " records is not an epsilon for users who own several",
-}
-_NEIGHBORING = ("add_or_remove_one",)
-_NEIGHBORING_REFUSED = {
-    "replace_one": "the sensitivity doubles to twice the clip norm, dp-accounting's two accountants"
-    " disagree on which one a noise multiplier refers to, and no worst-case pair that is proven"
-    " under composition is implemented for Poisson sampling",
-    "zero_out": "not implemented under its own name; for this mechanism its epsilon equals that"
-    " of 'add_or_remove_one'",
-}
+_KINDS: dict[str, type[Mechanism]] = {}
 
 
-@dataclasses.dataclass(frozen=True)
-class DPSGD:
-    """DP-SGD with Poisson sampling: the mechanism whose (ε, δ) is accounted for.
+class NoRenyiDivergence(ValueError):
+    """No Rényi divergence is known for a mechanism."""
 
-    In each of `num_steps` steps every unit is included independently with probability
-    q = expected_batch_size / num_units; the contribution of each included unit is clipped to an
-    L2 norm of C; Gaussian noise of standard deviation noise_multiplier × C is added to every
-    coordinate of their sum (Abadi et al. 2016, algorithm 1). The guarantee is that of the
-    `num_steps`-fold adaptive composition. All iterates may be released, while the choice of units
-    and the noise stay secret. q, C and num_steps are treated as public. Neighbouring data sets
-    differ by the presence of one unit.
+
+class Mechanism(abc.ABC):
+    """A frozen description of what is released, whose (ε, δ) can be computed.
+
+    Every concrete mechanism is a frozen dataclass: equal descriptions are equal and hash equally.
 
     Attributes:
-        num_units: number of privacy units in the training data, at least 1.
-        expected_batch_size: mean number of units per step, above 0 and at most `num_units`.
-        noise_multiplier: noise standard deviation / clip norm, above 0.
-        num_steps: number of noisy releases, at least 0.
-        sampling: "poisson".
-        unit: "record".
-        neighboring: "add_or_remove_one".
-
-    Raises:
-        TypeError: if a field has the wrong type (a bool is not a number).
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        name: the mechanism's name in dictionaries, such as "dpsgd".
+        unit: the privacy unit, such as "record".
+        neighboring: the relation between data sets that must not be told apart, such as
+            "add_or_remove_one".
     """
 
-    num_units: int
-    expected_batch_size: float
-    noise_multiplier: float
-    num_steps: int
-    sampling: str = "poisson"
-    unit: str = "record"
-    neighboring: str = "add_or_remove_one"
+    name: ClassVar[str]
+    unit: str
+    neighboring: str
 
-    def __post_init__(self) -> None:
-        """Check every field and turn numbers of other libraries into Python's."""
-        checked = {
-            "num_units": checked_integer("num_units", self.num_units, minimum=1),
-            "expected_batch_size": checked_positive(
-                "expected_batch_size", self.expected_batch_size
-            ),
-            "noise_multiplier": checked_positive("noise_multiplier", self.noise_multiplier),
-            "num_steps": checked_integer("num_steps", self.num_steps, minimum=0),
-            "sampling": checked_name("sampling", self.sampling, _SAMPLING, _SAMPLING_REFUSED),
-            "unit": checked_name("unit", self.unit, _UNIT, _UNIT_REFUSED),
-            "neighboring": checked_name(
-                "neighboring", self.neighboring, _NEIGHBORING, _NEIGHBORING_REFUSED
-            ),
-        }
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-        if self.expected_batch_size > self.num_units:
-            raise ValueError(
-                f"expected_batch_size={self.expected_batch_size:g} is larger than the data, which"
-                f" has num_units={self.num_units}. Choose at most {self.num_units}."
-            )
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Make mechanisms that have a name known to :func:`mechanism_from_dict`."""
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            _KINDS[cls.name] = cls
 
-    @property
-    def sampling_probability(self) -> float:
-        """The probability that a given unit takes part in a given step."""
-        return self.expected_batch_size / self.num_units
+    @abc.abstractmethod
+    def releases(self) -> Releases | None:
+        """Return every noisy release with its count; None where no dominating pair is known.
 
-    def after(self, step: int) -> DPSGD:
-        """Return the same mechanism stopped after `step` steps; 0 means that nothing was released.
+        Where it is None, :meth:`rdp` is not, and ε and δ rest on it.
+        """
+
+    def rdp(self, orders: Array) -> Array:
+        """Return the Rényi divergence at each of `orders`, all above 1; an upper bound.
 
         Raises:
-            TypeError: if `step` is not an integer.
-            ValueError: if `step` is negative or beyond `num_steps`.
+            NoRenyiDivergence: if none is known for this mechanism.
         """
-        step = checked_integer("step", step, minimum=0)
-        if step > self.num_steps:
-            raise ValueError(f"step={step} lies beyond the last one: num_steps={self.num_steps}.")
-        return dataclasses.replace(self, num_steps=step)
+        releases = self.releases()
+        if releases is None:
+            raise NotImplementedError(f"{type(self).__name__} must say what its rdp is.")
+        return rdp_of_releases(releases, orders)
+
+    @property
+    def accountant(self) -> str:
+        """What ε and δ rest on: "pld" (privacy loss distributions) or "rdp" (Rényi)."""
+        return "rdp" if self.releases() is None else "pld"
 
     def epsilon(self, delta: float) -> float:
-        """Return the smallest ε such that the mechanism is (ε, delta)-differentially private.
+        """Return an ε such that the mechanism is (ε, delta)-differentially private.
 
-        The value is an upper bound by dp-accounting's privacy loss distributions on a grid of 1e-4.
-        It is loose where single steps lose far less than that: 5 % at q = 1e-4, noise multiplier 1
-        and 1e5 steps, 40 % at q = 1e-5 and 1e6 steps.
+        Args:
+            delta: between 0 and 1, at least 1e-25.
 
         Raises:
             TypeError: if `delta` is not a number.
-            ValueError: if `delta` is not between 0 and 1, or below 1e-14 × num_steps, where
-                round-off would decide the answer; if the noise multiplier is below 0.1 or the
-                privacy loss exceeds 1000, where no useful ε exists.
+            ValueError: if `delta` is out of range, or the loss too large to account for.
         """
-        return self._loss().epsilon(self.num_steps, delta)
+        releases = self.releases()
+        if releases is None:
+            return self.rdp_epsilon(delta)
+        return privacy_loss(releases).epsilon(delta)
 
     def delta(self, epsilon: float) -> float:
         """Return a δ such that the mechanism is (epsilon, δ)-differentially private.
 
-        It is the smallest one on the grid of `epsilon`, except that it is never below
-        1e-14 × num_steps: what is smaller than that cannot be told from round-off, so that value is
-        returned as an upper bound. No steps give exactly 0.
+        It is never below 1e-25, except that nothing released gives exactly 0.
+
+        Args:
+            epsilon: at least 0.
 
         Raises:
             TypeError: if `epsilon` is not a number.
-            ValueError: if `epsilon` is negative or not finite, or as for :meth:`epsilon`.
+            ValueError: if `epsilon` is negative or not finite, or the loss too large to account
+                for.
         """
-        return self._loss().delta(self.num_steps, epsilon)
+        releases = self.releases()
+        if releases is None:
+            return delta_of_rdp(ORDERS, self.rdp(ORDERS), checked_epsilon(epsilon))
+        return privacy_loss(releases).delta(epsilon)
+
+    def rdp_epsilon(self, delta: float) -> float:
+        """Return an ε at `delta` by Rényi differential privacy: an upper bound, often looser.
+
+        Raises:
+            TypeError: if `delta` is not a number.
+            ValueError: if `delta` is out of range.
+            NoRenyiDivergence: if none is known for this mechanism.
+        """
+        delta = check_delta(delta)
+        releases = self.releases()
+        if releases == ():
+            return 0.0
+        orders = ORDERS if releases is None else orders_for(releases)
+        return epsilon_of_rdp(orders, self.rdp(orders), delta)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field by name, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return the mechanism's name and every field, ready for JSON."""
+        fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        return {"mechanism": self.name, **fields}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> DPSGD:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Return the mechanism described by `to_dict`'s output.
 
         Raises:
             ValueError: if a name is unknown (the nearest valid one is given) or missing, or a value
                 is refused by the constructor.
         """
-        known = {field.name: field for field in dataclasses.fields(cls)}
+        known = ["mechanism", *(field.name for field in dataclasses.fields(cls))]
         for name in fields:
             if name not in known:
                 raise ValueError(
-                    f"DPSGD has no field {name!r}.{nearest(str(name), known)}"
+                    f"{cls.__name__} has no field {name!r}.{nearest(str(name), known)}"
                     f" Its fields: {', '.join(known)}."
                 )
         missing = [name for name in known if name not in fields]
         if missing:
-            raise ValueError(f"The description of a DPSGD mechanism lacks {', '.join(missing)}.")
-        return cls(**fields)
+            raise ValueError(
+                f"The description of a {cls.__name__} mechanism lacks {', '.join(missing)}."
+            )
+        if fields["mechanism"] != cls.name:
+            raise ValueError(
+                f"This describes a mechanism {fields['mechanism']!r}, not {cls.name!r}. Read it"
+                " with dpjax_accounting.mechanism_from_dict."
+            )
+        return cls(**{k: _restored(v) for k, v in fields.items() if k != "mechanism"})
 
-    def _loss(self) -> PrivacyLoss:
-        return privacy_loss(self.sampling_probability, self.noise_multiplier)
+
+def mechanism_from_dict(fields: Mapping[str, Any]) -> Mechanism:
+    """Return the mechanism, of whatever kind, that `to_dict` described.
+
+    Raises:
+        TypeError: if `fields` is not a dictionary.
+        ValueError: if the mechanism's name or a field's is unknown (the nearest valid one is given)
+            or missing, or a value is refused.
+    """
+    if not isinstance(fields, Mapping):
+        raise TypeError(f"A mechanism's description must be a dictionary; got {fields!r}.")
+    if "mechanism" not in fields:
+        raise ValueError(
+            "The description has no field 'mechanism', which says what kind it is. Known kinds:"
+            f" {', '.join(sorted(_KINDS))}."
+        )
+    name = fields["mechanism"]
+    if name not in _KINDS:
+        raise ValueError(
+            f"mechanism={name!r} is not known.{nearest(str(name), _KINDS)} Known kinds:"
+            f" {', '.join(sorted(_KINDS))}."
+        )
+    return _KINDS[name].from_dict(fields)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mechanism):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, Mapping) and "mechanism" in value:
+        return mechanism_from_dict(value)
+    return tuple(_restored(one) for one in value) if isinstance(value, list) else value

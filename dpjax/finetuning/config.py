@@ -26,6 +26,9 @@ class Privacy:
     """δ of the guarantee; default: 1e-5, or n^-1.1 for n training records if that is smaller."""
     clip_norm: float = 1.0
     """L2 norm that the gradient of one record is clipped to."""
+    ledger: str | None = None
+    """File in which all runs on these training records are put on record, made if there is none;
+    the report then has the ε of all of them together. Keep it with the data, as private as that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +203,11 @@ def _check_privacy(privacy: Privacy, non_private: bool) -> None:
             raise ValueError(
                 "non_private=True trains without any privacy, but privacy.target_epsilon or "
                 "privacy.noise_multiplier is given: drop one or the other"
+            )
+        if privacy.ledger is not None:
+            raise ValueError(
+                f"non_private=True has no ε to put into privacy.ledger={privacy.ledger}: drop one "
+                "or the other"
             )
         return
     if epsilon is not None and noise is not None:

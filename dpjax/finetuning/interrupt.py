@@ -8,7 +8,11 @@ from types import FrameType, TracebackType
 
 
 class RunInterrupted(KeyboardInterrupt):
-    """The run was stopped and can be resumed; the message says how."""
+    """The run was stopped after `step` steps and can be resumed; the message says how."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class InterruptFlag:

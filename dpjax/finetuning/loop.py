@@ -80,7 +80,8 @@ def train(
                 log.close()
                 raise RunInterrupted(
                     f"stopped after step {step + 1} of {plan.num_steps}; the same command with "
-                    "--resume goes on from there"
+                    "--resume goes on from there",
+                    step + 1,
                 )
     log.close()
     return Trained(trainable, log.rows)

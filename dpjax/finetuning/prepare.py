@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from pathlib import Path
 
 import numpy as np
-from dpjax_accounting import DPSGD, calibrate_noise, default_delta, validate_delta
+from dpjax_accounting import DPSGD, DatasetIdentity, calibrate_noise, default_delta, validate_delta
 
-from dpjax.data import TextDataset, encode, label_names, read_records
+from dpjax.data import Records, TextDataset, encode, label_names, read_records
 from dpjax.finetuning.config import FinetuneConfig, Privacy, Training
 from dpjax.models import load_tokenizer, read_config, resolve_checkpoint
 
@@ -20,7 +21,7 @@ DEFAULT_EPOCHS = 3.0
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A validated run: the data as arrays, and the mechanism that sampler, noise and accountant
-    all read. Without privacy the mechanism and δ are None."""
+    all read. Without privacy the mechanism and δ are None; without a ledger the identity is."""
 
     config: FinetuneConfig
     checkpoint: Path
@@ -31,6 +32,7 @@ class Plan:
     mechanism: DPSGD | None
     delta: float | None
     delta_is_default: bool
+    dataset: DatasetIdentity | None
 
     def fingerprint(self) -> str:
         """SHA-256 of the encoded training data: tells whether a resumed run sees the same."""
@@ -85,7 +87,14 @@ def prepare(config: FinetuneConfig) -> Plan:
         mechanism=mechanism,
         delta=None if config.non_private else delta,
         delta_is_default=config.privacy.delta is None,
+        dataset=None if config.privacy.ledger is None else identity_of(train_records),
     )
+
+
+def identity_of(records: Records) -> DatasetIdentity:
+    """What a ledger knows the training data by: texts and labels as they were read."""
+    pairs = zip(records.texts, records.labels, strict=True)
+    return DatasetIdentity.of(json.dumps(pair).encode() for pair in pairs)
 
 
 def planned_steps(training: Training, num_units: int) -> int:

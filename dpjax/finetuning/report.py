@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dpjax_accounting.durable import write_text
+
 from dpjax.audit import plot_roc, plot_training, render_attack_section
 from dpjax.finetuning.config import Training
 from dpjax.finetuning.prepare import Plan
 from dpjax.finetuning.privacy_report import in_words
-from dpjax.finetuning.run_directory import RunDirectory, write_text
+from dpjax.finetuning.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from dpjax.finetuning.run import FinetuneResult
@@ -52,7 +54,8 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
     rows = [
         ("Accuracy on held-out records", f"{result.eval_accuracy:.4f} of {len(plan.evaluation)}"),
         ("Cross-entropy on held-out records", f"{result.eval_loss:.4f} nats"),
-        ("Privacy", in_words(result.privacy)),
+        ("Privacy", in_words(plan, plan.num_steps)),
+        *_lifetime(result),
         ("Checkpoint", config.model),
         ("Tuning", how),
         ("Training records", f"{len(plan.train)} with {len(plan.labels)} labels"),
@@ -65,10 +68,22 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
     sections = [f"# {title}", f"| | |\n|---|---|\n{table}", "![Loss and ε](training.png)"]
     sections += [f"> **Warning.** {warning}" for warning in result.privacy["warnings"]]
     sections += ["## Membership inference", _attack_text(result), "![ROC](roc.png)"]
+    if result.privacy["private"]:
+        sections.append("privacy.html says what is promised, in words and numbers.")
     for heading, key in (("Assumptions", "assumptions"), ("Not covered", "not_covered")):
         if result.privacy[key]:
             sections += [f"## {heading}", "\n".join(f"- {line}" for line in result.privacy[key])]
     return "\n\n".join(sections) + "\n"
+
+
+def _lifetime(result: FinetuneResult) -> list[tuple[str, str]]:
+    total = result.privacy["dataset_total"]
+    if total is None:
+        return []
+    text = (
+        f"ε = {total['epsilon']:.4g} at δ = {total['delta']:.3g}, {total['num_runs']} in the ledger"
+    )
+    return [("All runs on the same records", text)]
 
 
 def _learning_rates(training: Training) -> str:

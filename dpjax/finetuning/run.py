@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dpjax_accounting import Ledger
+from dpjax_accounting.durable import write_text
+from dpjax_accounting.remarks import SEED_WARNING
+from dpjax_accounting.report_page import report_page
 from flax import nnx
 from rich.console import Console
 
@@ -15,10 +20,12 @@ from dpjax.audit import AttackResult, loss_attack
 from dpjax.finetuning import privacy_report
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.evaluate import Evaluation, evaluate
+from dpjax.finetuning.interrupt import RunInterrupted
 from dpjax.finetuning.loop import train
 from dpjax.finetuning.prepare import Plan, prepare
 from dpjax.finetuning.report import write_report
 from dpjax.finetuning.run_directory import RunDirectory, write_json
+from dpjax.finetuning.run_ledger import RunLedger
 from dpjax.finetuning.start_a import store_a, with_a_started
 from dpjax.models import (
     add_lora,
@@ -48,11 +55,16 @@ class FinetuneResult:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that has passed every check and has yet to be executed."""
+    """A run that has passed every check and has yet to be executed.
+
+    `run_id` names it in its privacy report and in the ledger, if it keeps one.
+    """
 
     plan: Plan
     directory: RunDirectory
     run_key: RunKey
+    run_id: str
+    ledger: RunLedger | None
     graphdef: Any
     trainable: Any
     frozen: Any
@@ -70,7 +82,10 @@ def check(config: FinetuneConfig) -> Run:
     else:
         directory.check_free()
     plan = prepare(config)
-    run_key = _run_key(directory, plan)
+    run_key, run_id = _secrets(directory, plan)
+    ledger = RunLedger.of(plan, run_key, run_id)
+    if ledger is not None:
+        ledger.check()
     model = load_classifier(
         plan.checkpoint,
         label_names=plan.labels,
@@ -89,7 +104,8 @@ def check(config: FinetuneConfig) -> Run:
             freeze_a=settings.freeze_a,
             key=run_key.model_key("lora"),
         )
-    return Run(plan, directory, run_key, *split_trainable(model, config.tuning))
+    parts = split_trainable(model, config.tuning)
+    return Run(plan, directory, run_key, run_id, ledger, *parts)
 
 
 def execute(run: Run, console: Console | None = None) -> FinetuneResult:
@@ -102,52 +118,70 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
     run = with_a_started(run)
     plan, directory = run.plan, run.directory
     if not plan.config.resume:
-        _open(directory, plan, run.run_key)
+        _open(run)
         store_a(run)
+    # On record before any of it is released.
+    ledger = None if run.ledger is None else run.ledger.charge()
     console.print(_headline(run), highlight=False, soft_wrap=True)
 
     def note_progress(step: int) -> None:
-        write_json(directory.privacy, privacy_report.build(plan, run.run_key, step))
+        write_json(directory.privacy, _privacy(run, ledger, step))
 
-    trained = train(
-        plan,
-        run.graphdef,
-        run.trainable,
-        run.frozen,
-        run.run_key,
-        directory,
-        console,
-        note_progress,
-    )
+    if not plan.config.resume:
+        note_progress(0)
+    try:
+        trained = train(
+            plan,
+            run.graphdef,
+            run.trainable,
+            run.frozen,
+            run.run_key,
+            directory,
+            console,
+            note_progress,
+        )
+    except RunInterrupted as interrupted:
+        if ledger is not None:
+            ledger.settle(run.run_id, interrupted.step)
+            note_progress(interrupted.step)
+        raise
+    if ledger is not None:
+        ledger.settle(run.run_id, plan.num_steps)
     # What was spent is on record before anything that spent it is written.
-    note_progress(plan.num_steps)
+    privacy = _privacy(run, ledger, plan.num_steps)
+    write_json(directory.privacy, privacy)
     parts = (run.graphdef, trained.trainable, run.frozen)
     held_out = evaluate(*parts, plan.evaluation)
     attack = _attack(plan, parts, held_out)
     tuned = nnx.merge(*parts)
     save_classifier(tuned, plan.checkpoint, directory.model, label_names=plan.labels)
-    return _finish(plan, run.run_key, directory, held_out, attack, trained.metrics)
+    return _finish(plan, directory, privacy, held_out, attack, trained.metrics)
 
 
 def _target_modules(names: tuple[str, ...]) -> str | tuple[str, ...]:
     return "all-linear" if names == ("all-linear",) else names
 
 
-def _run_key(directory: RunDirectory, plan: Plan) -> RunKey:
-    """The interrupted run's secret if it is resumed, else a new one."""
+def _secrets(directory: RunDirectory, plan: Plan) -> tuple[RunKey, str]:
+    """Key and name of the run: those of the interrupted one if it is resumed, else new ones."""
     config = plan.config
     if config.resume:
         stored = json.loads(directory.identity.read_text())
         _check_same(stored, json.loads(json.dumps(_identity(plan))))
-        return directory.load_run_key()
-    return RunKey.from_os_entropy() if config.seed is None else RunKey.from_seed(config.seed)
+        return directory.load_run_key(), stored["run_id"]
+    run_key = RunKey.from_os_entropy() if config.seed is None else RunKey.from_seed(config.seed)
+    return run_key, secrets.token_hex(16)
 
 
-def _open(directory: RunDirectory, plan: Plan, run_key: RunKey) -> None:
-    directory.create(run_key)
-    write_json(directory.identity, _identity(plan), mode=0o600)
+def _open(run: Run) -> None:
+    directory, plan = run.directory, run.plan
+    directory.create(run.run_key)
+    write_json(directory.identity, {"run_id": run.run_id, **_identity(plan)}, mode=0o600)
     write_json(directory.config, plan.config.to_dict())
-    write_json(directory.privacy, privacy_report.build(plan, run_key, 0))
+
+
+def _privacy(run: Run, ledger: Ledger | None, step: int) -> dict[str, Any]:
+    return privacy_report.build(run.plan, run.run_key, run.run_id, step, ledger)
 
 
 def _identity(plan: Plan) -> dict[str, Any]:
@@ -186,7 +220,7 @@ def _headline(run: Run) -> str:
         f"{len(plan.train)} training records, {len(plan.evaluation)} held out, "
         f"{len(plan.labels)} labels, {plan.num_steps} steps, {trained:,} of "
         f"{trained + frozen:,} parameters trained ({trained / (trained + frozen):.2%})",
-        privacy_report.in_words(privacy_report.build(plan, run.run_key, plan.num_steps)),
+        privacy_report.in_words(plan, plan.num_steps),
     ]
     if plan.train.num_truncated:
         lines.append(
@@ -194,7 +228,7 @@ def _headline(run: Run) -> str:
             f"{plan.config.training.max_length} tokens and were cut"
         )
     if run.run_key.fixed_seed is not None and plan.mechanism is not None:
-        lines.append(f"WARNING: {privacy_report.SEED_WARNING}")
+        lines.append(f"WARNING: {SEED_WARNING}")
     return "\n".join(lines)
 
 
@@ -210,13 +244,12 @@ def _attack(plan: Plan, parts: tuple[Any, Any, Any], held_out: Evaluation) -> At
 
 def _finish(
     plan: Plan,
-    run_key: RunKey,
     directory: RunDirectory,
+    privacy: dict[str, Any],
     held_out: Evaluation,
     attack: AttackResult,
     metrics: list[dict[str, Any]],
 ) -> FinetuneResult:
-    privacy = privacy_report.build(plan, run_key, plan.num_steps)
     guarantee = privacy["guarantee"] or {"epsilon": None, "delta": None}
     result = FinetuneResult(
         output_dir=directory.path,
@@ -230,6 +263,6 @@ def _finish(
     )
     write_json(directory.attack, attack.to_dict())
     write_report(directory, plan, result)
-    write_json(directory.privacy, privacy)
+    write_text(directory.privacy_page, report_page(privacy))
     directory.forget_secrets()
     return result

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+from dpjax_accounting.durable import write_text
 
 from dpjax.privatize import RunKey
 
@@ -19,14 +20,16 @@ recomputed. Never publish or copy it. It is deleted when the run ends.
 class RunDirectory:
     """Paths and files of one run.
 
-    config.json, privacy.json, metrics.jsonl, attack.json, report.md with pictures, model/; and
-    while the run is unfinished private/ (run key and checkpoint, readable by the owner only).
+    config.json, privacy.json, privacy.html, metrics.jsonl, attack.json, report.md with pictures,
+    model/; and while the run is unfinished private/ (run key and checkpoint, readable by the owner
+    only).
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.privacy = self.path / "privacy.json"
+        self.privacy_page = self.path / "privacy.html"
         self.metrics = self.path / "metrics.jsonl"
         self.attack = self.path / "attack.json"
         self.report = self.path / "report.md"
@@ -82,17 +85,6 @@ class RunDirectory:
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
     """Writes atomically: the file is the old one or the whole new one, also after a crash."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", mode)
-
-
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """Writes atomically, with the file synced before it takes its name."""
-    partial = path.with_name(path.name + ".partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 class MetricsLog:

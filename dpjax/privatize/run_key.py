@@ -65,6 +65,10 @@ class RunKey:
         """`(4,)` typed JAX keys for the noise of the count that `AdaptiveClipping` releases."""
         return _threefry_keys(self._derive("quantile", step, 8 * NUM_DRAWS))
 
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits that tell this key from others and reveal nothing of it."""
+        return self._derive("fingerprint", 0, 16).hex()
+
     def model_key(self, name: str) -> jax.Array:
         """One typed JAX key for a part of the model's initialisation, such as "head" or "lora"."""
         return _threefry_keys(self._derive(f"model/{name}", 0, 8))[0]

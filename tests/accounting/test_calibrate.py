@@ -55,14 +55,14 @@ def test_unusual_settings(target, num_units, batch, steps):
         ({"target_epsilon": "3"}, TypeError, "target_epsilon must be a number; got '3'"),
         ({"delta": 0.0}, ValueError, "delta must lie strictly between 0 and 1; got 0"),
         ({"delta": 1.0}, ValueError, "delta must lie strictly between 0 and 1; got 1"),
-        ({"delta": 1e-13}, ValueError, "smallest supported delta is 1e-12"),
+        ({"delta": 1e-26}, ValueError, "smallest supported delta, which is 1e-25"),
         ({"num_steps": 0}, ValueError, "num_steps=0 releases nothing"),
         ({"num_steps": -1}, ValueError, "num_steps must be at least 0"),
         ({"num_units": 0}, ValueError, "num_units must be at least 1"),
         ({"expected_batch_size": 1001}, ValueError, "is larger than the data"),
         ({"sampling": "shuffle"}, ValueError, "sampling='shuffle' is not supported"),
         ({"unit": "user"}, ValueError, "unit='user' is not supported"),
-        ({"neighboring": "replace_one"}, ValueError, "neighboring='replace_one' is not supported"),
+        ({"neighboring": "replace"}, ValueError, "neighboring='replace' is not known"),
         # Grid and steps bound what any noise can reach.
         (
             {"target_epsilon": 1e-5, "num_steps": 20000, "delta": 1e-8},

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from dpjax_accounting import DPSGD
+from dpjax_accounting import DPSGD, verify_report
 from safetensors.numpy import load_file
 
 import dpjax
@@ -31,6 +31,7 @@ def test_a_run_leaves_what_it_promises(options):
     assert names == {
         "config.json",
         "privacy.json",
+        "privacy.html",
         "metrics.jsonl",
         "attack.json",
         "report.md",
@@ -39,16 +40,18 @@ def test_a_run_leaves_what_it_promises(options):
         "model",
     }
     privacy = read_json(result.output_dir / "privacy.json")
-    mechanism = DPSGD.from_dict(
-        {name: privacy["mechanism"][name] for name in DPSGD(1, 1, 1.0, 1).to_dict()}
-    )
+    assert verify_report(privacy) == []
+    mechanism = DPSGD.from_dict(privacy["mechanism"])
     guarantee = privacy["guarantee"]
     assert guarantee["epsilon"] == mechanism.epsilon(guarantee["delta"]) == result.epsilon
     assert 0.99 * 4.0 < result.epsilon <= 4.0
     assert (mechanism.num_units, mechanism.expected_batch_size) == (240, 40)
     assert mechanism.num_steps == privacy["steps_completed"] == len(result.metrics) == 6
-    assert privacy["mechanism"]["clip_norm"] == 0.5
-    assert guarantee["delta"] < 1 / 240 and guarantee["delta_is_default"]
+    implementation = privacy["implementation"]
+    assert (implementation["clip_norm"], implementation["target_epsilon"]) == (0.5, 4.0)
+    assert guarantee["delta"] < 1 / 240 and implementation["delta_is_default"]
+    assert privacy["dataset_total"] is None
+    assert "data:image/png" in (result.output_dir / "privacy.html").read_text()
     assert privacy["randomness"]["seed_fixed"] is True and privacy["warnings"]
     assert result.metrics[-1]["epsilon"] == pytest.approx(result.epsilon, abs=1e-9)
     report = (result.output_dir / "report.md").read_text()
@@ -69,11 +72,9 @@ def test_without_a_seed_two_runs_differ(options, tmp_path):
     first = dpjax.finetune(**options)
     second = dpjax.finetune(**options | {"output_dir": tmp_path / "second"})
     assert losses(first) != losses(second)
-    assert first.privacy["randomness"] == {
-        "seed_fixed": False,
-        "run_key_bits": 256,
-        "noise_dtype": "float32",
-    }
+    randomness = first.privacy["randomness"]
+    assert (randomness["seed_fixed"], randomness["run_key_bits"]) == (False, 256)
+    assert first.privacy["run"]["id"] != second.privacy["run"]["id"]
     assert first.privacy["warnings"] == []
 
 
@@ -97,6 +98,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_happened(options, tmp_path, mo
     stopped = read_json(options["output_dir"] / "privacy.json")
     assert (stopped["status"], stopped["steps_completed"]) == ("unfinished", 3)
     assert 0 < stopped["guarantee"]["epsilon"] < whole.epsilon
+    assert verify_report(stopped) == []
 
     with pytest.raises(FileExistsError, match="resume"):
         dpjax.finetune(**options)
@@ -166,6 +168,7 @@ def test_non_private_runs_say_so_everywhere(options, tuning, capsys):
     assert result.epsilon is None and result.delta is None
     privacy = read_json(result.output_dir / "privacy.json")
     assert privacy["private"] is False and privacy["guarantee"] is None
+    assert verify_report(privacy) == ["The run was not private: there is no claim to verify."]
     assert "WITHOUT privacy" in privacy["warnings"][0]
     assert "WITHOUT privacy" in (result.output_dir / "report.md").read_text().splitlines()[0]
     assert "NO PRIVACY" in capsys.readouterr().out
@@ -217,7 +220,7 @@ def test_batch_sizes_follow_the_mechanism(options):
     training = options["training"] | {"num_steps": 150, "microbatch_size": 64}
     result = dpjax.finetune(**options | {"training": training})
     sizes = [row["num_records"] for row in result.metrics]
-    q = result.privacy["mechanism"]["sampling_probability"]
+    q = DPSGD.from_dict(result.privacy["mechanism"]).sampling_probability
     assert q == 40 / 240
     standard_error = np.sqrt(240 * q * (1 - q) / 150)
     assert abs(np.mean(sizes) - 40) < 4 * standard_error

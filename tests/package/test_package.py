@@ -1,10 +1,11 @@
 """The front door: what an import costs and offers, and the small commands."""
 
+import json
 import subprocess
 import sys
 
 import pytest
-from dpjax_accounting import DPSGD
+from dpjax_accounting import DPSGD, DatasetIdentity, Ledger, mechanism_from_dict
 
 import dpjax
 from dpjax.cli import main
@@ -51,6 +52,34 @@ def test_calibrate_command(capsys):
     values = {row[1].strip(): row[2].strip() for row in rows}
     assert 0.99 < float(values["epsilon"]) <= 1.0
     assert values["delta"] == "1e-05"
+
+
+def test_numbers_as_json(capsys):
+    arguments = "--num-units 1000 --expected-batch-size 100 --num-steps 30 --delta 1e-5 --json"
+    assert main(["epsilon", *arguments.split(), "--noise-multiplier", "4"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    mechanism = mechanism_from_dict(printed["mechanism"])
+    assert mechanism == DPSGD(1000, 100, 4.0, 30)
+    assert printed["epsilon"] == mechanism.epsilon(printed["delta"]) < printed["epsilon_renyi"]
+    assert main(["calibrate", *arguments.split(), "--target-epsilon", "0.5"]) == 0
+    assert 0.49 < json.loads(capsys.readouterr().out)["epsilon"] <= 0.5
+
+
+def test_report_and_ledger_commands(tmp_path, capsys):
+    ledger, report = Ledger.create(tmp_path / "ledger", DatasetIdentity.of([b"x"])), tmp_path / "r"
+    ledger.charge("one", DPSGD(1, 1, 8.0, 2), "key")
+    path = str(ledger.path)
+    assert main(["ledger", "total", path, "--delta", "1e-5"]) == 0
+    assert f"epsilon={ledger.epsilon(1e-5):.6g}" in capsys.readouterr().out
+    assert main(["ledger", "show", path]) == 0
+    assert main(["ledger", "merge", path, path, "--output", str(tmp_path / "merged")]) == 0
+    assert "on record: 1" in capsys.readouterr().out
+    report.write_text('{"guarantees": {}}')
+    assert main(["report", "verify", str(report)]) == 1
+    assert "Did you mean 'guarantee'" in capsys.readouterr().out
+    assert main(["report", "show", str(report)]) == 2
+    assert main(["report", "verify", str(tmp_path / "nothing")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
 
 
 EPSILON = "epsilon --num-units 9 --noise-multiplier 1"

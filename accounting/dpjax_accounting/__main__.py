@@ -1,0 +1,7 @@
+"""`python -m dpjax_accounting` is the command `dpjax_accounting`."""
+
+import sys
+
+from dpjax_accounting.command import main
+
+sys.exit(main())

@@ -1,0 +1,121 @@
+"""DP-SGD with batches of a fixed size drawn without replacement."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import numpy as np
+
+from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
+from dpjax_accounting.mechanism import Mechanism
+from dpjax_accounting.pairs import Array
+from dpjax_accounting.privacy_loss import check_noise
+
+_REFUSED = {
+    "add_or_remove_one": "a batch of a fixed size always holds another unit in place of the one"
+    " that is absent",
+    "zero_out": "a bound is implemented for 'replace_one' only, which also covers a unit that is"
+    " replaced by one without contribution",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedSizeDPSGD(Mechanism):
+    """DP-SGD whose every batch is a uniformly random subset of `batch_size` units.
+
+    It loses far more privacy than Poisson sampling with the same noise: ε of 10 to 15 where Poisson
+    sampling has 1.4. Only a Rényi bound is implemented, because the worst case of one step is not
+    always that of a composition (Lebeda, Regehr, Kamath and Steinke 2024).
+
+    Attributes:
+        num_units: number of privacy units, at least 1; public.
+        batch_size: units per step, at least 1 and at most `num_units`.
+        noise_multiplier: noise standard deviation / clip norm, above 0. A unit that is replaced
+            moves the sum by twice the clip norm, which is accounted for.
+        num_steps: number of noisy releases, at least 0.
+        unit: "record".
+        neighboring: "replace_one".
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if a field is out of range, or a name unknown or not supported.
+    """
+
+    name: ClassVar[str] = "fixed_size_dpsgd"
+
+    num_units: int
+    batch_size: int
+    noise_multiplier: float
+    num_steps: int
+    unit: str = "record"
+    neighboring: str = "replace_one"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        num_units = checked_integer("num_units", self.num_units, minimum=1)
+        batch_size = checked_integer("batch_size", self.batch_size, minimum=1)
+        if batch_size > num_units:
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the data, which has"
+                f" num_units={num_units}. Choose at most {num_units}."
+            )
+        set_fields(
+            self,
+            num_units=num_units,
+            batch_size=batch_size,
+            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
+            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
+            unit=checked_name("unit", self.unit, ("record",), {}),
+            neighboring=checked_name("neighboring", self.neighboring, ("replace_one",), _REFUSED),
+        )
+
+    def releases(self) -> None:
+        """Return None: no dominating pair is known that holds under composition."""
+
+    def rdp(self, orders: Array) -> Array:
+        """Return `num_steps` times the bound on one step, as for :meth:`Mechanism.rdp`."""
+        check_noise(self.noise_multiplier)
+        # The sensitivity of the sum is twice the clip norm.
+        one = _rdp_without_replacement(
+            self.batch_size / self.num_units, self.noise_multiplier / 2, orders
+        )
+        return self.num_steps * one
+
+
+def _rdp_without_replacement(q: float, noise_multiplier: float, orders: Array) -> Array:
+    """Return the Rényi divergence of one step.
+
+    Wang, Balle and Kasiviswanathan 2019, "Subsampled Rényi Differential Privacy and Analytical
+    Moments Accountant", theorem 9 at integer orders, and by convexity of (α − 1)·RDP between them
+    (corollary 10).
+
+    Args:
+        q: batch size / number of units.
+        noise_multiplier: noise standard deviation / sensitivity under replacement.
+        orders: above 1.
+    """
+    if q == 1:
+        return orders / (2 * noise_multiplier**2)
+    largest = math.ceil(orders.max())
+    integers = [n for n in range(1, largest + 1) if np.any(np.abs(orders - n) < 1)]
+    cumulants = [_log_moment_without_replacement(q, noise_multiplier, n) for n in integers]
+    return np.interp(orders, integers, cumulants) / (orders - 1)
+
+
+def _log_moment_without_replacement(q: float, noise_multiplier: float, order: int) -> float:
+    """Return (α − 1)·RDP(α) at an integer order α; 0 at α = 1."""
+    from scipy import special
+
+    if order == 1:
+        return 0.0
+    j = np.arange(2, order + 1)
+    log_binomial = (
+        special.gammaln(order + 1) - special.gammaln(j + 1) - special.gammaln(order - j + 1)
+    )
+    # e^{(j − 1) RDP(j)} of the Gaussian, and with an unbounded loss the smaller of the two is 2.
+    log_terms = math.log(2) + j * (j - 1) / (2 * noise_multiplier**2)
+    second = 1 / noise_multiplier**2
+    log_terms[0] = min(log_terms[0], math.log(4) + second + math.log(-math.expm1(-second)))
+    return float(np.logaddexp.reduce([0.0, *(j * math.log(q) + log_binomial + log_terms)]))

@@ -1,0 +1,54 @@
+"""Gradient descent on all units in every step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
+from dpjax_accounting.mechanism import Mechanism
+from dpjax_accounting.privacy_loss import Releases
+from dpjax_accounting.releases import RELATIONS, gaussian
+
+
+@dataclasses.dataclass(frozen=True)
+class FullBatch(Mechanism):
+    """The Gaussian mechanism on the clipped sum over all units, `num_steps` times.
+
+    ε and δ are exact (Balle and Wang 2018, theorem 8, with √num_steps for the composition, which is
+    exact for Gaussians: Dong, Roth and Su 2022, corollary 3.3).
+
+    Attributes:
+        noise_multiplier: noise standard deviation / clip norm, above 0.
+        num_steps: number of noisy releases, at least 0.
+        unit: "record".
+        neighboring: "add_or_remove_one", "zero_out" or "replace_one"; a unit that is replaced moves
+            the sum by twice the clip norm.
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if a field is out of range, or a name unknown or not supported.
+    """
+
+    name: ClassVar[str] = "full_batch"
+
+    noise_multiplier: float
+    num_steps: int
+    unit: str = "record"
+    neighboring: str = "add_or_remove_one"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        set_fields(
+            self,
+            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
+            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
+            unit=checked_name("unit", self.unit, ("record",), {}),
+            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
+        )
+
+    def releases(self) -> Releases:
+        """Return the Gaussian release, `num_steps` times."""
+        if self.num_steps == 0:
+            return ()
+        return ((gaussian(self.noise_multiplier, self.neighboring), self.num_steps),)

@@ -1,0 +1,89 @@
+"""One noisy release, as the two dominating pairs that the accountants work with.
+
+Here, and only here, a neighbouring relation becomes a sensitivity. With noise of standard deviation
+σ·C and contributions of norm at most C, a unit that is added, removed or zeroed moves the sum by C
+at most, one that is replaced by 2C. Where every one of them is sampled, docs/accounting.md proves
+that contributions in opposite directions are the worst case.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from dpjax_accounting.pairs import MixturePair
+
+# More noise counts as this much, which can only raise ε.
+LARGEST_NOISE_MULTIPLIER = 1e6
+
+RELATIONS = ("add_or_remove_one", "replace_one", "zero_out")
+
+# A loss that is drawn from one of several pairs, each with its probability, and it is known which.
+Blend = tuple[tuple[float, MixturePair], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """The dominating pairs of one release.
+
+    Attributes:
+        removed: data with the unit against data without it (or with the other unit).
+        added: the reverse.
+    """
+
+    removed: Blend
+    added: Blend
+
+
+def gaussian(noise_multiplier: float, neighboring: str) -> Release:
+    """Return the release of a sum of all units with noise; exact for every relation."""
+    return sampled(((1.0, 1.0),), noise_multiplier, neighboring)
+
+
+def poisson(probability: float, noise_multiplier: float, neighboring: str) -> Release:
+    """Return the release of a Poisson-sampled sum.
+
+    Its pairs for a unit added, removed or zeroed are those of Zhu, Dong and Wang 2022, theorem 11:
+    (1 − q) N(0, σ²) + q N(1, σ²) against N(0, σ²), and the reverse.
+    """
+    if probability == 1:
+        return gaussian(noise_multiplier, neighboring)
+    return sampled(((1 - probability, 0.0), (probability, 1.0)), noise_multiplier, neighboring)
+
+
+def sampled(
+    contributions: Sequence[tuple[float, float]], noise_multiplier: float, neighboring: str
+) -> Release:
+    """Return the release of a sum to which a unit contributes a random multiple of the clip norm.
+
+    For a unit added, removed or zeroed: Choquette-Choo et al. 2024, "Privacy Amplification for
+    Matrix Mechanisms", mixture of Gaussians.
+
+    Args:
+        contributions: (probability, sensitivity in clip norms) of every possibility.
+        noise_multiplier: noise standard deviation / clip norm.
+        neighboring: "add_or_remove_one", "zero_out" or "replace_one".
+    """
+    noise = min(noise_multiplier, LARGEST_NOISE_MULTIPLIER)
+    present = tuple((weight, size / noise) for weight, size in contributions)
+    mirrored = tuple((weight, -mean) for weight, mean in present)
+    absent = ((1.0, 0.0),)
+    if neighboring == "replace_one":
+        replaced = _alone(MixturePair(present, mirrored))
+        return Release(replaced, replaced)
+    removed = _alone(MixturePair(present, absent))
+    if len(present) == 1:
+        return Release(removed, removed)
+    return Release(removed, _alone(MixturePair(absent, mirrored)))
+
+
+def _alone(pair: MixturePair) -> Blend:
+    return ((1.0, pair),)
+
+
+def blended(parts: Sequence[tuple[float, Release]]) -> Release:
+    """Return the release that is one of several, chosen with these probabilities and known."""
+    return Release(
+        tuple((weight * w, pair) for weight, r in parts for w, pair in r.removed),
+        tuple((weight * w, pair) for weight, r in parts for w, pair in r.added),
+    )

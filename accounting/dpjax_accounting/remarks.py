@@ -1,0 +1,33 @@
+"""What a reader of a privacy report must know before anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SEED_WARNING = (
+    "The seed was fixed: whoever knows or guesses it can compute the noise and subtract it. "
+    "Against such a person the guarantee is void. A fixed seed is for tests."
+)
+NON_PRIVATE_WARNING = "Trained WITHOUT privacy: no clipping, no noise, no guarantee of any kind."
+
+
+def remarks(report: Mapping[str, Any]) -> list[str]:
+    """Return the warnings of a report that fits the schema, and those that follow from it."""
+    found = list(report["warnings"])
+    if not report["private"]:
+        return list(dict.fromkeys([*found, NON_PRIVATE_WARNING]))
+    guarantee = report["guarantee"]
+    if report["randomness"]["seed_fixed"]:
+        found.append(SEED_WARNING)
+    if report["status"] == "unfinished":
+        found.append(
+            f"The run is unfinished: the claim covers {report['steps_completed']} of"
+            f" {report['steps_planned']} steps, and nothing that is released after them."
+        )
+    if guarantee is not None and (guarantee["delta_times_num_units"] or 0.0) >= 1:
+        found.append(
+            f"delta={guarantee['delta']:g} is not below 1 / (number of {guarantee['unit']}s): such"
+            " a delta permits revealing whole ones."
+        )
+    return list(dict.fromkeys(found))

@@ -1,0 +1,69 @@
+"""A privacy report as a run writes it, without a run."""
+
+import copy
+
+import pytest
+from dpjax_accounting import DPSGD, claim
+
+# So much noise that it is accounted for in no time.
+MECHANISM = DPSGD(1000, 100, 8.0, 40)
+DELTA = 1e-5
+
+
+@pytest.fixture(scope="session")
+def claims():
+    """The claims of the whole run and of half of it."""
+    return {steps: claim(MECHANISM, DELTA, steps) for steps in (20, 40)}
+
+
+@pytest.fixture
+def report(claims):
+    """A complete report that verifies; tests spoil it."""
+    return make_report(claims[40])
+
+
+@pytest.fixture
+def unfinished(claims):
+    return make_report(claims[20])
+
+
+def make_report(sections):
+    return copy.deepcopy(
+        {
+            "schema_version": 2,
+            "private": True,
+            "run": {"id": "a1", "time": "2026-01-02T03:04:05+00:00", "base_model": "m"}
+            | {"trained": "all parameters"},
+            **sections,
+            "implementation": {
+                "target_epsilon": None,
+                "delta_is_default": True,
+                "clip_norm": 0.5,
+                "noise_standard_deviation": 4.0,
+                "gradient_divided_by": "expected_batch_size",
+                "sampling": "Poisson",
+                "gradient_accumulation": "none",
+            },
+            "randomness": {
+                "seed_fixed": False,
+                "run_key_bits": 256,
+                "generators": "Threefry",
+                "noise_distribution": "Gaussian",
+                "noise_dtype": "float32",
+            },
+            "trust": {
+                "model": "central",
+                "trusted_with_records": ["The operator."],
+                "released": ["The model."],
+                "kept_secret": ["The key."],
+            },
+            "data_uses": [
+                {"use": "Tuning", "status": "not covered", "explanation": "Nobody knows."}
+            ],
+            "dataset_total": None,
+            "assumptions": ["One record is one row."],
+            "not_covered": ["The metrics."],
+            "warnings": [],
+            "versions": {"dpjax": "0.1.0"},
+        }
+    )
