@@ -39,7 +39,7 @@ NON_PRIVATE_WARNING = "Trained WITHOUT privacy: no clipping, no noise, no guaran
 def build(plan: Plan, run_key: RunKey, steps_completed: int) -> dict[str, Any]:
     """The report after `steps_completed` steps; JSON-ready.
 
-    ε is that of the steps completed, an upper bound by dp-accounting's PLD accountant. Without
+    ε is that of the steps completed, an upper bound by privacy loss distributions. Without
     privacy `guarantee` and `mechanism` are null.
     """
     status = "complete" if steps_completed == plan.num_steps else "unfinished"
@@ -75,7 +75,7 @@ def build(plan: Plan, run_key: RunKey, steps_completed: int) -> dict[str, Any]:
         "delta_is_default": plan.delta_is_default,
         "unit": mechanism.unit,
         "neighboring": mechanism.neighboring,
-        "accountant": "dp-accounting PLD, pessimistic rounding",
+        "accountant": "dpjax_accounting PLD, pessimistic rounding",
     }
     report["mechanism"] = mechanism.to_dict() | {
         "name": "DP-SGD",
