@@ -25,8 +25,8 @@ def _cell(value: float | None) -> str:
 def main() -> None:
     """Print the table, and the seconds that ours took on this machine."""
     print(
-        "| q | T | σ | δ | reference | ours, PLD | ours, RDP | dp-accounting PLD | dp-accounting RDP"
-        " | Opacus PRV | prv_accountant | seconds |\n|" + "---|" * 12
+        "| q | T | σ | δ | reference | ours, PLD | ours, RDP | dp-accounting PLD"
+        " | dp-accounting RDP | Opacus PRV | prv_accountant | seconds |\n|" + "---|" * 12
     )
     for row in json.loads(REFERENCE.read_text())["poisson"]:
         mechanism = DPSGD(_NUM_UNITS, row["q"] * _NUM_UNITS, row["noise_multiplier"], row["steps"])

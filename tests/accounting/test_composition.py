@@ -39,6 +39,21 @@ def test_a_composition_loses_more_than_each_part():
     assert both < ONE.epsilon(5e-6) + OTHER.epsilon(5e-6)
 
 
+def test_a_hundred_thousand_equal_mechanisms_cost_one_power():
+    step = DPSGD(10**6, 1000, 1.0, 1)
+    many = Composition((step,) * 1000, (100,) * 1000)
+    assert (many.mechanisms, many.counts) == ((step,), (100_000,))
+    assert many.epsilon(1e-6) == DPSGD(10**6, 1000, 1.0, 100_000).epsilon(1e-6)
+
+
+def test_different_mechanisms_are_composed_once():
+    noises = [1 + i / 10 for i in range(10)]
+    composed = Composition(tuple(DPSGD(10_000, 100, noise, 10) for noise in noises))
+    most, least = (DPSGD(10_000, 100, noise, 100) for noise in (noises[0], noises[-1]))
+    assert least.epsilon(1e-5) < composed.epsilon(1e-5) < most.epsilon(1e-5)
+    assert composed.epsilon(1e-5) < composed.rdp_epsilon(1e-5)
+
+
 def test_refusals():
     user = dataclasses.replace(ONE)
     object.__setattr__(user, "unit", "user")

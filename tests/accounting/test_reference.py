@@ -47,6 +47,12 @@ def test_plain_transforms_fail_there_in_both_directions():
     assert None in [row["pld"] for row in REFERENCE["tiny_delta"] if row["delta"] <= 1e-15]
 
 
+def test_a_fixed_grid_overshoots_where_sampling_is_rare():
+    row = next(row for row in REFERENCE["poisson"] if row["id"] == "huge_T_q1e-5")
+    assert row["pld"] > 1.4 * row["reference"]
+    assert mechanism(row).epsilon(row["delta"]) < 1.006 * row["reference"]
+
+
 def test_a_hundred_thousand_steps_take_less_than_a_second_after_warm_up():
     DPSGD(1000, 10, 1.0, 10).epsilon(1e-5)
     begin = time.process_time()
