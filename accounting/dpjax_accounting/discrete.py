@@ -16,6 +16,8 @@ from dpjax_accounting.pairs import Array, MixturePair
 from dpjax_accounting.releases import Blend
 
 _CHUNK = 2**17
+# Where losses are larger, all mass is rounded up.
+_LARGEST_EXPONENT = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +73,11 @@ def _discretise_pair(pair: MixturePair, interval: float, bottom: int, top: int) 
         if stop == last:
             edges[-1] = high
         p, q = pair.masses(edges)
-        up = np.clip((p - np.exp(points[:-1]) * q) / -np.expm1(-interval), 0.0, p)
+        up = np.clip(
+            (p - np.exp(np.minimum(points[:-1], _LARGEST_EXPONENT)) * q) / -np.expm1(-interval),
+            0.0,
+            p,
+        )
         place = slice(start - first, stop - first)
         probabilities[place] += p - up
         probabilities[place.start + 1 : place.stop + 1] += up

@@ -18,7 +18,7 @@ from dpjax_accounting.releases import Release
 SMALLEST_DELTA = 1e-25
 SMALLEST_NOISE_MULTIPLIER = 0.1
 LARGEST_NUM_STEPS = 10_000_000
-LARGEST_LOSS = 500.0
+LARGEST_LOSS = 1000.0
 # How likely a loss may at most be for it not to count against LARGEST_LOSS.
 _NEGLIGIBLE = 1e-15
 

@@ -89,7 +89,7 @@ def test_extremes_are_answered_or_refused_in_words(noise, q, count):
         except ValueError as error:
             assert "Raise the noise multiplier" in str(error)
         else:
-            assert 0 <= epsilon <= 500
+            assert 0 <= epsilon <= 1000
 
 
 def test_one_unit():
