@@ -12,11 +12,14 @@ from dpjax_accounting.checks import checked_delta
 from dpjax_accounting.durable import write_text
 from dpjax_accounting.ledger import Ledger
 from dpjax_accounting.ledger_merge import merge_ledgers
+from dpjax_accounting.mechanism import mechanism_from_dict
 from dpjax_accounting.remarks import remarks
 from dpjax_accounting.render import render_markdown
 from dpjax_accounting.report_page import report_page
 from dpjax_accounting.report_schema import report_schema
 from dpjax_accounting.schema_check import violations
+from dpjax_accounting.second_opinion import in_words, second_opinion
+from dpjax_accounting.steps import stopped_after
 from dpjax_accounting.verify import read_report, verify_report
 
 _FAILED = 1
@@ -63,7 +66,15 @@ def verify(report: Path, ledger: Path | None = None) -> int:
         f" {guarantee['unit']} ({guarantee['neighboring']}) follows from the mechanism"
         + ("." if steps is None else f" after {steps} steps.")
     )
+    print(in_words(guarantee["epsilon"], _second_opinion(value)))
     return 0
+
+
+def _second_opinion(report: Any) -> float | None:
+    mechanism = mechanism_from_dict(report["mechanism"])
+    if report["steps_completed"] is not None:
+        mechanism = stopped_after(mechanism, report["steps_completed"])
+    return second_opinion(mechanism, report["guarantee"]["delta"])
 
 
 def show(report: Path, html: Path | None = None) -> int:

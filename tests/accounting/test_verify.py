@@ -195,7 +195,9 @@ def test_verify_command(report, unfinished, ledger, tmp_path, capsys):
     path = tmp_path / "privacy.json"
     path.write_text(json.dumps(report))
     assert main(["verify", str(path)]) == 0
-    assert capsys.readouterr().out.startswith(f"OK: epsilon={MECHANISM.epsilon(1e-5):.6g} at")
+    said = capsys.readouterr().out
+    assert said.startswith(f"OK: epsilon={MECHANISM.epsilon(1e-5):.6g} at")
+    assert "shares no code with this accountant, agrees: epsilon=" in said
     assert main(["verify", str(path), "--ledger", str(ledger.path)]) == 0
     path.write_text(json.dumps(unfinished))
     assert main(["verify", str(path)]) == 0

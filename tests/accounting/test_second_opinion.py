@@ -1,0 +1,41 @@
+"""dp-accounting's figure beside ours, and when there is none."""
+
+import math
+
+import pytest
+from dpjax_accounting import DPSGD, FullBatch
+from dpjax_accounting.second_opinion import in_words, second_opinion
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "delta"),
+    [
+        (DPSGD(67349, 1024, 1.0, 198), 7.4e-6),
+        (DPSGD(6920, 2048, 1.3, 34), 1e-5),
+        (DPSGD(1000, 1000, 20.0, 100, neighboring="zero_out"), 1e-5),
+    ],
+)
+def test_it_agrees(mechanism, delta):
+    ours = mechanism.epsilon(delta)
+    opinion = second_opinion(mechanism, delta)
+    assert math.isclose(ours, opinion, rel_tol=1e-4)
+    assert "agrees" in in_words(ours, opinion)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "delta"),
+    [
+        (DPSGD(1000, 100, 4.0, 100, neighboring="replace_one"), 1e-5),
+        (DPSGD(1000, 100, 4.0, 1000), 1e-12),
+        (DPSGD(1000, 100, 0.2, 1), 1e-5),
+        (FullBatch(4.0, 10), 1e-5),
+    ],
+)
+def test_there_is_none_where_it_would_be_wrong_or_slow(mechanism, delta):
+    assert second_opinion(mechanism, delta) is None
+
+
+def test_what_is_said_of_a_difference():
+    assert "no figure" in in_words(1.0, None)
+    assert "looser bound: epsilon=1.2" in in_words(1.0, 1.2)
+    assert "TIGHTER bound: epsilon=0.8" in in_words(1.0, 0.8)
