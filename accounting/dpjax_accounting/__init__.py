@@ -8,6 +8,7 @@ from __future__ import annotations
 from dpjax_accounting.adaptive_clipping import AdaptiveClippingDPSGD
 from dpjax_accounting.banded import BandedDPSGD
 from dpjax_accounting.calibrate import calibrate_noise
+from dpjax_accounting.calibrate_run import calibrate_batch_size, calibrate_steps
 from dpjax_accounting.chain import TamperedError
 from dpjax_accounting.claims import claim
 from dpjax_accounting.compare import Comparison, compare
@@ -53,7 +54,9 @@ __all__ = [
     "TamperedError",
     "TruncatedPoissonDPSGD",
     "UserLevelDPSGD",
+    "calibrate_batch_size",
     "calibrate_noise",
+    "calibrate_steps",
     "claim",
     "compare",
     "dataset_total",
