@@ -11,11 +11,13 @@ from typing import Annotated, Any
 import tyro
 from dpjax_accounting import (
     DPSGD,
+    best_guess_accuracy,
     calibrate_batch_size,
     calibrate_noise,
     calibrate_steps,
     compare,
     default_delta,
+    posterior_belief,
     validate_delta,
 )
 from rich.console import Console
@@ -201,14 +203,18 @@ def _calibrated(command: CalibrateCommand, delta: float) -> DPSGD:
 
 def _print_mechanism(ready: tuple[DPSGD, float, bool]) -> None:
     mechanism, delta, as_json = ready
+    accuracy, belief = best_guess_accuracy(mechanism), posterior_belief(mechanism, delta)
     if as_json:
         both = compare(mechanism, delta)
         values = {"epsilon": both.pld, "epsilon_renyi": both.rdp, "delta": delta}
+        values |= {"best_guess_accuracy": accuracy, "posterior_belief": belief}
         print(json.dumps(values | {"mechanism": mechanism.to_dict()}, indent=2))
         return
     table = Table("quantity", "value")
     table.add_row("epsilon", f"{mechanism.epsilon(delta):.6g}")
     table.add_row("delta", f"{delta:.6g}")
+    table.add_row("best guess who took part, at even odds", f"right in at most {accuracy:.2%}")
+    table.add_row("belief after all but delta of outputs", f"at most {belief:.6g}")
     table.add_row("noise multiplier", f"{mechanism.noise_multiplier:.6g}")
     table.add_row("expected batch size", f"{mechanism.expected_batch_size:g}")
     table.add_row("sampling", mechanism.sampling)

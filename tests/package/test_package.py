@@ -44,6 +44,7 @@ def test_epsilon_command(capsys):
     printed = capsys.readouterr().out
     assert f"{DPSGD(1000, 100, 4.0, 30).epsilon(1e-5):.6g}" in printed
     assert "add_or_remove_one" in printed
+    assert "right in at most" in printed
 
 
 def test_calibrate_command(capsys):
@@ -96,6 +97,7 @@ def test_numbers_as_json(capsys):
     mechanism = mechanism_from_dict(printed["mechanism"])
     assert mechanism == DPSGD(1000, 100, 4.0, 30)
     assert printed["epsilon"] == mechanism.epsilon(printed["delta"]) < printed["epsilon_renyi"]
+    assert 0.5 < printed["best_guess_accuracy"] < printed["posterior_belief"] < 1
     assert main(["calibrate", *arguments.split(), "--target-epsilon", "0.5"]) == 0
     assert 0.49 < json.loads(capsys.readouterr().out)["epsilon"] <= 0.5
 
