@@ -9,7 +9,17 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import tyro
-from dpjax_accounting import DPSGD, calibrate_noise, compare, default_delta, validate_delta
+from dpjax_accounting import (
+    DPSGD,
+    best_guess_accuracy,
+    calibrate_batch_size,
+    calibrate_noise,
+    calibrate_steps,
+    compare,
+    default_delta,
+    posterior_belief,
+    validate_delta,
+)
 from rich.console import Console
 from rich.table import Table
 
@@ -40,16 +50,18 @@ class EpsilonCommand:
 
 @dataclasses.dataclass(frozen=True)
 class CalibrateCommand:
-    """Print the smallest noise multiplier that keeps a DP-SGD run within a target ε."""
+    """Print the missing one of noise, batch size and steps that keeps a run within a target ε."""
 
     target_epsilon: float
     """The ε that is not to be exceeded."""
     num_units: int
     """Training records."""
-    expected_batch_size: float
-    """Mean size of a Poisson batch."""
-    num_steps: int
-    """Optimizer steps."""
+    expected_batch_size: float | None = None
+    """Mean size of a Poisson batch; leave it out to get the largest whole one."""
+    noise_multiplier: float | None = None
+    """Standard deviation of the noise over the clip norm; leave it out to get the least."""
+    num_steps: int | None = None
+    """Optimizer steps; leave them out to get the most."""
     delta: float | None = None
     """δ; default: 1e-5, or n^-1.1 for n records if that is smaller."""
     json: bool = False
@@ -160,27 +172,51 @@ def _check_epsilon(command: EpsilonCommand) -> tuple[DPSGD, float, bool]:
 def _check_calibrate(command: CalibrateCommand) -> tuple[DPSGD, float, bool]:
     delta = default_delta(command.num_units) if command.delta is None else command.delta
     validate_delta(delta, command.num_units)
-    mechanism = calibrate_noise(
-        command.target_epsilon,
-        delta,
-        command.num_units,
+    return _calibrated(command, delta), delta, command.json
+
+
+def _calibrated(command: CalibrateCommand, delta: float) -> DPSGD:
+    target, units = command.target_epsilon, command.num_units
+    batch, noise, steps = (
         command.expected_batch_size,
+        command.noise_multiplier,
         command.num_steps,
     )
-    return mechanism, delta, command.json
+    if noise is None and batch is not None and steps is not None:
+        return calibrate_noise(target, delta, units, batch, steps)
+    if steps is None and batch is not None and noise is not None:
+        return calibrate_steps(target, delta, units, batch, noise)
+    if batch is None and steps is not None and noise is not None:
+        return calibrate_batch_size(target, delta, units, steps, noise)
+    options = {
+        "--expected-batch-size": batch,
+        "--noise-multiplier": noise,
+        "--num-steps": steps,
+    }
+    missing = [name for name, value in options.items() if value is None]
+    raise ValueError(
+        f"calibrate computes the one of {', '.join(options)} that is left out. Left out:"
+        f" {', '.join(missing) or 'none'}. Give exactly two of them"
+        f"{'' if missing else ', or ask `dpjax epsilon` for the epsilon of all three'}."
+    )
 
 
 def _print_mechanism(ready: tuple[DPSGD, float, bool]) -> None:
     mechanism, delta, as_json = ready
+    accuracy, belief = best_guess_accuracy(mechanism), posterior_belief(mechanism, delta)
     if as_json:
         both = compare(mechanism, delta)
         values = {"epsilon": both.pld, "epsilon_renyi": both.rdp, "delta": delta}
+        values |= {"best_guess_accuracy": accuracy, "posterior_belief": belief}
         print(json.dumps(values | {"mechanism": mechanism.to_dict()}, indent=2))
         return
     table = Table("quantity", "value")
     table.add_row("epsilon", f"{mechanism.epsilon(delta):.6g}")
     table.add_row("delta", f"{delta:.6g}")
+    table.add_row("best guess who took part, at even odds", f"right in at most {accuracy:.2%}")
+    table.add_row("belief after all but delta of outputs", f"at most {belief:.6g}")
     table.add_row("noise multiplier", f"{mechanism.noise_multiplier:.6g}")
+    table.add_row("expected batch size", f"{mechanism.expected_batch_size:g}")
     table.add_row("sampling", mechanism.sampling)
     table.add_row("sampling probability", f"{mechanism.sampling_probability:.6g}")
     table.add_row("steps", str(mechanism.num_steps))

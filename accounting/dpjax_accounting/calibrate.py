@@ -53,18 +53,8 @@ def calibrate_noise(
     Warns:
         DeltaWarning: if `delta` is at least 1 / num_units.
     """
-    target = checked_positive("target_epsilon", target_epsilon)
-    if target > LARGEST_TARGET:
-        raise ValueError(
-            f"target_epsilon={target:g} is above {LARGEST_TARGET:g}, which protects nobody. Choose"
-            " a smaller target, or give a noise multiplier instead."
-        )
-    steps = checked_integer("num_steps", num_steps, minimum=0)
-    if steps == 0:
-        raise ValueError(
-            "num_steps=0 releases nothing, so epsilon is 0 with any noise multiplier: there is"
-            " nothing to calibrate. Give at least one step."
-        )
+    target = checked_target(target_epsilon)
+    steps = checked_steps(num_steps, "any noise multiplier")
     # A provisional noise multiplier, so that every other field is checked before any search.
     mechanism = DPSGD(
         num_units=num_units,
@@ -77,6 +67,28 @@ def calibrate_noise(
     )
     delta = check_delta(validate_delta(delta, mechanism.num_units))
     return dataclasses.replace(mechanism, noise_multiplier=_least_noise(mechanism, target, delta))
+
+
+def checked_target(target_epsilon: object) -> float:
+    """Return a target ε as a float above 0 and at most the largest that is worth meeting."""
+    target = checked_positive("target_epsilon", target_epsilon)
+    if target > LARGEST_TARGET:
+        raise ValueError(
+            f"target_epsilon={target:g} is above {LARGEST_TARGET:g}, which protects nobody. Choose"
+            " a smaller target, or leave the target out and give every parameter instead."
+        )
+    return target
+
+
+def checked_steps(num_steps: object, whatever: str) -> int:
+    """Return a number of steps that release something; `whatever` names what is calibrated."""
+    steps = checked_integer("num_steps", num_steps, minimum=0)
+    if steps == 0:
+        raise ValueError(
+            f"num_steps=0 releases nothing, so epsilon is 0 with {whatever}: there is"
+            " nothing to calibrate. Give at least one step."
+        )
+    return steps
 
 
 def _least_noise(mechanism: DPSGD, target: float, delta: float) -> float:

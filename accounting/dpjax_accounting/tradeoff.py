@@ -30,9 +30,7 @@ def tpr_ceiling(fpr: ArrayLike, epsilon: float, delta: float) -> NDArray[np.floa
         TypeError: if `epsilon` or `delta` is not a number.
         ValueError: if a value lies outside its range.
     """
-    rates = np.asarray(fpr, dtype=np.float64)
-    if not np.all((rates >= 0) & (rates <= 1)):
-        raise ValueError("fpr must lie between 0 and 1; got a value outside that range or NaN.")
+    rates = checked_rates(fpr)
     epsilon = checked_real("epsilon", epsilon)
     if epsilon < 0:
         raise ValueError(f"epsilon must be at least 0; got {epsilon:g}.")
@@ -44,3 +42,11 @@ def tpr_ceiling(fpr: ArrayLike, epsilon: float, delta: float) -> NDArray[np.floa
         steep = np.exp(np.minimum(0.0, epsilon + np.log(rates))) + delta
     flat = np.exp(-epsilon) * (delta + rates) - np.expm1(-epsilon)
     return np.minimum(1.0, np.minimum(steep, flat))
+
+
+def checked_rates(fpr: ArrayLike) -> NDArray[np.float64]:
+    """Return false positive rates as float64 if each lies between 0 and 1, or raise."""
+    rates = np.asarray(fpr, dtype=np.float64)
+    if not np.all((rates >= 0) & (rates <= 1)):
+        raise ValueError("fpr must lie between 0 and 1; got a value outside that range or NaN.")
+    return rates

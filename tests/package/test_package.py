@@ -1,5 +1,6 @@
 """The front door: what an import costs and offers, and the small commands."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -43,6 +44,7 @@ def test_epsilon_command(capsys):
     printed = capsys.readouterr().out
     assert f"{DPSGD(1000, 100, 4.0, 30).epsilon(1e-5):.6g}" in printed
     assert "add_or_remove_one" in printed
+    assert "right in at most" in printed
 
 
 def test_calibrate_command(capsys):
@@ -54,6 +56,40 @@ def test_calibrate_command(capsys):
     assert values["delta"] == "1e-05"
 
 
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("--expected-batch-size 100 --noise-multiplier 8", "num_steps"),
+        ("--num-steps 30 --noise-multiplier 8", "expected_batch_size"),
+    ],
+)
+def test_calibrate_finds_what_is_left_out(given, name, capsys):
+    target = "--target-epsilon 0.2 --num-units 1000 --delta 1e-5 --json"
+    assert main(["calibrate", *f"{target} {given}".split()]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    mechanism = mechanism_from_dict(printed["mechanism"])
+    assert mechanism.epsilon(1e-5) == printed["epsilon"] <= 0.2
+    larger = dataclasses.replace(mechanism, **{name: getattr(mechanism, name) + 1})
+    assert larger.epsilon(1e-5) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--num-steps 30", "Left out: --expected-batch-size, --noise-multiplier."),
+        (
+            "--num-steps 30 --noise-multiplier 8 --expected-batch-size 9",
+            "Left out: none. Give exactly two of them, or ask `dpjax epsilon`",
+        ),
+        ("--num-steps 0 --noise-multiplier 8", "num_steps=0 releases nothing"),
+    ],
+)
+def test_calibrate_wants_exactly_one_left_out(given, words, capsys):
+    target = "--target-epsilon 0.2 --num-units 1000"
+    assert main(["calibrate", *f"{target} {given}".split()]) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_numbers_as_json(capsys):
     arguments = "--num-units 1000 --expected-batch-size 100 --num-steps 30 --delta 1e-5 --json"
     assert main(["epsilon", *arguments.split(), "--noise-multiplier", "4"]) == 0
@@ -61,6 +97,7 @@ def test_numbers_as_json(capsys):
     mechanism = mechanism_from_dict(printed["mechanism"])
     assert mechanism == DPSGD(1000, 100, 4.0, 30)
     assert printed["epsilon"] == mechanism.epsilon(printed["delta"]) < printed["epsilon_renyi"]
+    assert 0.5 < printed["best_guess_accuracy"] < printed["posterior_belief"] < 1
     assert main(["calibrate", *arguments.split(), "--target-epsilon", "0.5"]) == 0
     assert 0.49 < json.loads(capsys.readouterr().out)["epsilon"] <= 0.5
 
