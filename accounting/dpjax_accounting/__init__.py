@@ -25,6 +25,7 @@ from dpjax_accounting.ledger_merge import merge_ledgers
 from dpjax_accounting.lifetime import dataset_total
 from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence, mechanism_from_dict
 from dpjax_accounting.profile_points import profile
+from dpjax_accounting.random_allocation import RandomAllocationDPSGD
 from dpjax_accounting.render import render_html, render_markdown
 from dpjax_accounting.schedule import DPSGDSchedule, Segment
 from dpjax_accounting.selection import BestOfRuns
@@ -55,6 +56,7 @@ __all__ = [
     "Mechanism",
     "NoRenyiDivergence",
     "NotGaussian",
+    "RandomAllocationDPSGD",
     "Segment",
     "ShuffledDPSGD",
     "TamperedError",

@@ -25,8 +25,8 @@ _SAMPLING_REFUSED = {
     " describes them",
     "truncated_poisson": "the effect of dropping units from large batches has to be accounted for."
     " TruncatedPoissonDPSGD describes it",
-    "random_allocation": "one random step of every epoch for each unit (balls and bins) has no"
-    " accountant here yet. ShuffledDPSGD bounds it without amplification",
+    "random_allocation": "one random step of every epoch for each unit (balls and bins) loses"
+    " privacy in another way than Poisson batches. RandomAllocationDPSGD describes it",
 }
 _UNIT = ("record",)
 _UNIT_REFUSED = {

@@ -65,7 +65,9 @@ def test_every_kind_answers_and_survives_json(mechanism):
     assert mechanism.epsilon(1e-8) > epsilon
 
 
-@pytest.mark.parametrize(("mechanism", "relations"), KINDS, ids=lambda kind: str(kind)[:12])
+@pytest.mark.parametrize(
+    ("mechanism", "relations"), KINDS, ids=[mechanism.name for mechanism, _ in KINDS]
+)
 def test_relations_are_supported_or_refused_with_the_reason(mechanism, relations):
     for relation in ("add_or_remove_one", "replace_one", "zero_out"):
         fields = {**mechanism.to_dict(), "neighboring": relation}
