@@ -80,7 +80,7 @@ def test_unknown_option(refuse):
         ({"training__head_learning_rate": -1}, ["training.head_learning_rate", "positive"]),
         ({"training__num_steps": 3, "training__num_epochs": 1}, ["num_epochs", "num_steps", "one"]),
         ({"lora__rank": 0}, ["lora.rank", "at least 1"]),
-        ({"lora__start_a": "principle"}, ["start_a", "principal", "principle"]),
+        ({"lora__start_a": "principle"}, ["start-a", "principal", "principle"]),
         ({"num_layers": 0}, ["num_layers", "at least 1", "0"]),
         ({"num_layers": 3}, ["num_layers=3", "2 layers"]),
         ({"lora__layers_to_transform": 2}, ["layers_to_transform", "[2]", "[0, 1]"]),
