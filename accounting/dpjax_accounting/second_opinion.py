@@ -7,8 +7,9 @@ import math
 from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.mechanism import Mechanism
 
-# dp-accounting's own default, and what its time and memory bear.
-_LARGEST_INTERVAL, _SMALLEST_INTERVAL = 1e-4, 2e-6
+# dp-accounting's own default, and how many grid points its time and memory bear.
+_LARGEST_INTERVAL = 1e-4
+_MOST_POINTS = 500_000
 # Below this many times the number of steps its transform's round-off decides the answer.
 _SMALLEST_DELTA_PER_STEP = 1e-14
 # Below this noise multiplier its distribution of one step takes minutes.
@@ -39,12 +40,13 @@ def second_opinion(mechanism: Mechanism, delta: float) -> float | None:
     from dp_accounting.pld import privacy_loss_distribution
 
     q, noise = mechanism.sampling_probability, mechanism.noise_multiplier
-    # About a tenth of the standard deviation of one step's loss.
+    # About a tenth of the standard deviation of one step's loss, if so many points can be afforded.
     interval = 0.1 * q * math.sqrt(math.expm1(noise**-2))
+    affordable = (0.5 / noise**2 + 10 / noise) / _MOST_POINTS
     one_step = privacy_loss_distribution.from_gaussian_mechanism(
         standard_deviation=noise,
         sampling_prob=q,
-        value_discretization_interval=min(max(interval, _SMALLEST_INTERVAL), _LARGEST_INTERVAL),
+        value_discretization_interval=min(max(interval, affordable), _LARGEST_INTERVAL),
     )
     return float(one_step.self_compose(mechanism.num_steps).get_epsilon_for_delta(delta))
 

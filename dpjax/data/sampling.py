@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from dpjax_accounting import DPSGD
 
 if TYPE_CHECKING:
-    from dpjax_accounting import DPSGD
-
     from dpjax.privatize import RunKey
 
 
@@ -31,12 +30,12 @@ class PoissonSampler:
         """The sampler whose privacy amplification `mechanism` accounts for.
 
         Raises:
-            ValueError: the mechanism describes another way of sampling.
+            TypeError: the mechanism describes another way of sampling.
         """
-        if mechanism.sampling != "poisson":
-            raise ValueError(
-                f"the mechanism says sampling={mechanism.sampling!r}, but this sampler draws "
-                "Poisson batches: the accountant would count something else"
+        if not isinstance(mechanism, DPSGD):
+            raise TypeError(
+                f"this sampler draws Poisson batches from all units, which DPSGD describes; got "
+                f"{type(mechanism).__name__}: the accountant would count something else"
             )
         return cls(mechanism.num_units, mechanism.sampling_probability, run_key)
 

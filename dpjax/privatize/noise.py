@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from dpjax_accounting import DPSGD
 
 from dpjax.privatize.explicit_axes import explicit_mesh, with_automatic_axes
 from dpjax.privatize.fixed import split, with_zeros
-
-if TYPE_CHECKING:
-    from dpjax_accounting import DPSGD
 
 PyTree = Any
 
@@ -97,7 +95,15 @@ def noisy_mean(
     Returns:
         float32, the structure of `clipped_sum`; zeros for integer and boolean leaves, which are not
         trained, whatever they hold.
+
+    Raises:
+        TypeError: the mechanism is not a DPSGD, or as for `gaussian_noise`.
     """
+    if not isinstance(mechanism, DPSGD):
+        raise TypeError(
+            "noisy_mean adds independent noise to the sum over a Poisson batch, which DPSGD "
+            f"describes; got {type(mechanism).__name__}, which the accountant counts differently"
+        )
     trained, fixed = split(clipped_sum)
     noise = gaussian_noise(noise_keys, trained, mechanism.noise_multiplier * clip_norm)
     mean = jax.tree.map(lambda g, z: (g + z) / mechanism.expected_batch_size, trained, noise)

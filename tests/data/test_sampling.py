@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from dpjax_accounting import DPSGD
+from dpjax_accounting import DPSGD, BandedDPSGD
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from dpjax.data import PoissonSampler, microbatches
-from dpjax.privatize import RunKey
+from dpjax.privatize import RunKey, noisy_mean
 
 
 def make_sampler(num_units=500, batch=25, seed=2):
@@ -62,3 +62,11 @@ def test_microbatches_hold_each_index_once(num, size):
     kept = [row for rows, mask in pieces for row in rows[mask]]
     assert kept == indices.tolist()
     assert all(np.isin(rows, indices).all() for rows, _ in pieces)
+
+
+def test_another_mechanism_is_refused():
+    other = BandedDPSGD(100, 10, 1.0, 4, bands=2, column_norm=1.0)
+    with pytest.raises(TypeError, match=r"Poisson batches from all units.*BandedDPSGD"):
+        PoissonSampler.for_mechanism(other, RunKey.from_seed(0))
+    with pytest.raises(TypeError, match=r"independent noise.*BandedDPSGD"):
+        noisy_mean({"w": np.zeros(1, np.float32)}, None, mechanism=other, clip_norm=1.0)
