@@ -49,11 +49,11 @@ def run(
 ) -> list[PyTree]:
     """The results of the requests, from the values that are known (inputs, or any others).
 
-    `written` is applied to what a request reads and the program computes more from: the identity,
-    in a form that makes the compiler write such a value to memory.
+    `written` is applied to what a request reads and the program computes more from, except to the
+    first of such values: the identity, in a form that makes the compiler write a value to memory.
     """
     plan = make_plan(program, known, requests)
-    crossings = _read_by_both(plan, requests)
+    crossings = _later_crossings(plan, requests)
     values = dict(known)
     inner_results: dict[int, PyTree] = {}
 
@@ -100,9 +100,18 @@ class Plan:
     read: dict[Atom, None]
 
 
-def _read_by_both(plan: Plan, requests: Sequence[Request]) -> set[Atom]:
+def _later_crossings(plan: Plan, requests: Sequence[Request]) -> set[Atom]:
+    """What requests and the program both read and that is computed from another such value.
+
+    The first one ends no chain. It is also the largest, as a rule: the cotangent of the logits.
+    """
     wanted = {atom for request in requests for atom in request.atoms}
-    return wanted & {atom for equation in plan.equations for atom in equation.inputs}
+    crossings = wanted & {atom for equation in plan.equations for atom in equation.inputs}
+    later: set[Atom] = set()
+    for equation in plan.equations:
+        if any(atom in crossings or atom in later for atom in equation.inputs):
+            later.update(equation.outputs)
+    return crossings & later
 
 
 def make_plan(program: Program, known: Container[Value], requests: Sequence[Request]) -> Plan:
