@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dpjax.finetuning.step import Microbatch, make_loss
-from dpjax.models import EncoderConfig, SequenceClassifier, add_lora, split_trainable
+from dpjax.models import SequenceClassifier, TransformerConfig, add_lora, split_trainable
 from dpjax.privatize import clipped_grad
 
 
@@ -102,18 +102,29 @@ def build(options: Options) -> Problem:
 
 
 def _encoder(options: Options, ids: jax.Array) -> Problem:
-    config = EncoderConfig(
+    config = TransformerConfig(
         model_type="bert",
         vocab_size=options.vocab_size,
         hidden_size=options.hidden_size,
         num_layers=options.num_layers,
         num_heads=options.hidden_size // options.head_size,
+        num_kv_heads=options.hidden_size // options.head_size,
+        head_size=options.head_size,
         intermediate_size=4 * options.hidden_size,
         max_positions=max(512, options.length),
-        type_vocab_size=2,
-        layer_norm_eps=1e-12,
+        causal=False,
         activation="gelu",
-        initializer_range=0.02,
+        norm="layer",
+        norm_placement="post",
+        norm_eps=1e-12,
+        attention_scale=options.head_size**-0.5,
+        final_norm=False,
+        embedding_norm=True,
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        type_vocab_size=2,
+        pooler_activation="tanh",
     )
     model = SequenceClassifier(config, num_labels=2, rngs=nnx.Rngs(0))
     if options.tuning == "lora":

@@ -31,7 +31,7 @@ from dpjax.models import (
     add_lora,
     count_parameters,
     load_classifier,
-    save_classifier,
+    save_model,
     split_trainable,
 )
 from dpjax.privatize import RunKey
@@ -154,7 +154,7 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
     held_out = evaluate(*parts, plan.evaluation)
     attack = _attack(plan, parts, held_out)
     tuned = nnx.merge(*parts)
-    save_classifier(tuned, plan.checkpoint, directory.model, label_names=plan.labels)
+    save_model(tuned, plan.checkpoint, directory.model, label_names=plan.labels)
     return _finish(plan, directory, privacy, held_out, attack, trained.metrics)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -145,10 +145,13 @@ def _update(
     return optax.apply_updates(trainable, updates), optimizer_state
 
 
-def make_optimizer(training: Training, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    training: Training, num_steps: int, head: Collection[str] = ("classifier",)
+) -> optax.GradientTransformation:
     """Adam (Kingma & Ba 2015) with linear warm-up, then constant, linear or cosine decay to 0.
 
-    The classification head may have a learning rate of its own, on the same schedule.
+    The classification head, the parts of the model named in `head`, may have a learning rate of its
+    own, on the same schedule.
     """
     peak = training.learning_rate
     warmup = round(training.warmup_fraction * num_steps)
@@ -163,11 +166,9 @@ def make_optimizer(training: Training, num_steps: int) -> optax.GradientTransfor
     adam = optax.adam(optax.join_schedules([rise, after], [warmup]) if warmup else after)
     if training.head_learning_rate is None:
         return adam
+
+    def is_head(trainable: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key in head, trainable)
+
     # What Adam returns is proportional to the learning rate.
-    return optax.chain(
-        adam, optax.masked(optax.scale(training.head_learning_rate / peak), _is_head)
-    )
-
-
-def _is_head(trainable: PyTree) -> PyTree:
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key == "classifier", trainable)
+    return optax.chain(adam, optax.masked(optax.scale(training.head_learning_rate / peak), is_head))

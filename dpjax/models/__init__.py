@@ -1,11 +1,19 @@
-"""Flax NNX models with LoRA, read from and written to Hugging Face checkpoint folders."""
+"""Flax NNX language models with LoRA, read from and written to Hugging Face checkpoint folders."""
 
-from dpjax.models.config import EncoderConfig as EncoderConfig
-from dpjax.models.encoder import SequenceClassifier as SequenceClassifier
+from dpjax.models.config import RopeConfig as RopeConfig
+from dpjax.models.config import TransformerConfig as TransformerConfig
 from dpjax.models.families import FAMILIES as FAMILIES
+from dpjax.models.families import TASKS as TASKS
+from dpjax.models.families import Task as Task
 from dpjax.models.files import resolve_checkpoint as resolve_checkpoint
+from dpjax.models.heads import CausalLM as CausalLM
+from dpjax.models.heads import Model as Model
+from dpjax.models.heads import SequenceClassifier as SequenceClassifier
+from dpjax.models.heads import TokenClassifier as TokenClassifier
+from dpjax.models.load import Loading as Loading
+from dpjax.models.load import load_causal_lm as load_causal_lm
 from dpjax.models.load import load_classifier as load_classifier
-from dpjax.models.load import read_config as read_config
+from dpjax.models.load import load_token_classifier as load_token_classifier
 from dpjax.models.lora import LoraLinear as LoraLinear
 from dpjax.models.lora import LoraParam as LoraParam
 from dpjax.models.lora import add_lora as add_lora
@@ -14,7 +22,10 @@ from dpjax.models.pooling import Pooling as Pooling
 from dpjax.models.principal import (
     start_a_at_principal_directions as start_a_at_principal_directions,
 )
-from dpjax.models.save import save_classifier as save_classifier
+from dpjax.models.read_config import parse_config as parse_config
+from dpjax.models.read_config import read_config as read_config
+from dpjax.models.save import save_model as save_model
 from dpjax.models.tokenizer import load_tokenizer as load_tokenizer
 from dpjax.models.trainable import count_parameters as count_parameters
+from dpjax.models.trainable import is_head as is_head
 from dpjax.models.trainable import split_trainable as split_trainable

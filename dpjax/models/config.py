@@ -1,20 +1,82 @@
-"""The sizes and switches of an encoder."""
+"""The sizes and switches of a transformer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+NORMS = ("layer", "rms", "rms_plus_one")
+NORM_PLACEMENTS = ("pre", "post", "branch", "sandwich")
+LAYER_TYPES = ("full", "sliding")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """A bidirectional transformer encoder in plain numbers and names.
+class RopeConfig:
+    """Rotary position embedding (Su et al. 2021, arXiv:2104.09864) of one type of layer.
 
-    `model_type` is the Hugging Face name of the family (a key of `families.FAMILIES`), `activation`
-    a key of `layers.ACTIVATIONS`, `max_positions` the longest sequence in tokens and
-    `initializer_range` the standard deviation of freshly initialised weights.
+    Attributes:
+        theta: base of the wavelengths.
+        rotary_size: how many of a head's numbers are rotated, from the first; even.
+        linear_factor: positions are divided by it (Chen et al. 2023, arXiv:2306.15595); 1 is none.
+        llama3: `(factor, low_freq_factor, high_freq_factor, original_max_positions)` of the scaling
+            by wavelength of Llama 3.1, or None.
+    """
+
+    theta: float
+    rotary_size: int
+    linear_factor: float = 1.0
+    llama3: tuple[float, float, float, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rotary_size <= 0 or self.rotary_size % 2:
+            raise ValueError(f"rotary_size must be positive and even, got {self.rotary_size}")
+        if not (self.theta > 0 and self.linear_factor > 0):
+            raise ValueError(
+                f"theta and linear_factor must be positive, got {self.theta} and "
+                f"{self.linear_factor}"
+            )
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A transformer in plain numbers and names: decoder or encoder, of any supported family.
+
+    The last three fields change how it is computed, and neither its weights nor its results beyond
+    rounding.
+
+    Attributes:
+        model_type: the Hugging Face name of the family, a key of `families.FAMILIES`.
+        max_positions: longest sequence in tokens.
+        causal: whether a token sees only itself and those before it.
+        activation: a key of `layers.ACTIVATIONS`.
+        gated: whether the perceptron is down(act(gate(x)) * up(x)) (Shazeer 2020) instead of
+            down(act(up(x))).
+        norm: LayerNorm, RMSNorm, or RMSNorm whose scale is stored minus one.
+        norm_placement: before each branch; after each residual sum; on each branch's output; before
+            each branch and on its output.
+        parallel_residual: whether attention and perceptron read the same input.
+        fused_qkv: None for three projections; "blocks" for one with outputs [q | k | v]; "heads"
+            for one with outputs [q | k | v] of each head in turn.
+        fused_gate_up: whether gate and up are one projection with outputs [gate | up].
+        qk_norm: norm of queries and keys: none, of each head, or of all heads together.
+        layer_types: "full" or "sliding" attention of each layer.
+        sliding_window: how many tokens a sliding layer sees, itself included.
+        rope: rotary positions, or None for learned ones.
+        sliding_rope: of sliding layers, where they differ.
+        rope_layers: whether a layer rotates at all; empty means every one does.
+        position_offset: row of the learned position embedding that stands for position 0.
+        type_vocab_size: rows of the token type embedding; 0 for none. Every token has type 0.
+        attention_scale: of the scores, before softmax.
+        initializer_range: standard deviation of freshly initialised weights.
+        pooler_activation: of the dense layer between an encoder and its classifier, or None.
+        averaging_layer: whether the last layer was appended to average the tokens.
+        dtype: of activations; parameters keep theirs, what needs range is float32.
+        scan_layers: stack the layers' parameters and run them in a loop: compiles faster.
+        rematerialise: keep only the inputs of layers for the backward pass: needs less memory.
 
     Raises:
-        ValueError: if a size is not positive or the heads do not divide the hidden size.
+        ValueError: if a size is not positive, a name unknown, or two fields do not fit together.
     """
 
     model_type: str
@@ -22,20 +84,88 @@ class EncoderConfig:
     hidden_size: int
     num_layers: int
     num_heads: int
+    num_kv_heads: int
+    head_size: int
     intermediate_size: int
     max_positions: int
-    type_vocab_size: int
-    layer_norm_eps: float
+    causal: bool
     activation: str
-    initializer_range: float
+    norm: Literal["layer", "rms", "rms_plus_one"]
+    norm_placement: Literal["pre", "post", "branch", "sandwich"]
+    norm_eps: float
+    attention_scale: float
+    gated: bool = False
+    parallel_residual: bool = False
+    final_norm: bool = True
+    embedding_norm: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    fused_qkv: Literal["blocks", "heads"] | None = None
+    fused_gate_up: bool = False
+    qk_norm: Literal["head", "projection"] | None = None
+    layer_types: tuple[str, ...] = ()
+    sliding_window: int | None = None
+    rope: RopeConfig | None = None
+    sliding_rope: RopeConfig | None = None
+    rope_layers: tuple[bool, ...] = ()
+    position_offset: int = 0
+    type_vocab_size: int = 0
+    embedding_scale: float | None = None
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    tied_head: bool = False
+    pooler_activation: str | None = None
+    initializer_range: float = 0.02
     averaging_layer: bool = False
-    """Whether the last layer was appended to average the tokens; it and the pooler stay as made."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    scan_layers: bool = False
+    rematerialise: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if type(value) in (int, float) and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
-        if self.hidden_size % self.num_heads:
+        sizes = (
+            "vocab_size hidden_size num_layers num_heads num_kv_heads head_size intermediate_size "
+            "max_positions norm_eps attention_scale initializer_range"
+        )
+        for name in sizes.split():
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"num_heads ({self.num_heads}) does not divide hidden_size ({self.hidden_size})"
+                f"num_kv_heads ({self.num_kv_heads}) does not divide num_heads ({self.num_heads})"
             )
+        _check_name("norm", self.norm, NORMS)
+        _check_name("norm_placement", self.norm_placement, NORM_PLACEMENTS)
+        _check_name("dtype", self.dtype, COMPUTE_DTYPES)
+        if self.averaging_layer and self.scan_layers:
+            raise ValueError("an appended averaging layer needs unrolled layers: scan_layers=False")
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        for name in ("layer_types", "rope_layers"):
+            given = getattr(self, name)
+            if given and len(given) != self.num_layers:
+                raise ValueError(f"{name} names {len(given)} layers, there are {self.num_layers}")
+        for layer_type in self.layer_types:
+            _check_name("layer_types", layer_type, LAYER_TYPES)
+        if "sliding" in self.layer_types and not (self.sliding_window or 0) > 0:
+            raise ValueError(f"sliding layers need a sliding_window, got {self.sliding_window}")
+
+    @property
+    def types_of_layers(self) -> tuple[str, ...]:
+        """The type of each layer: "full" or "sliding"."""
+        return self.layer_types or ("full",) * self.num_layers
+
+    def rope_of(self, layer_type: str) -> RopeConfig | None:
+        """The rotary positions of a type of layer."""
+        return (layer_type == "sliding" and self.sliding_rope) or self.rope
+
+    @property
+    def rotated_layers(self) -> tuple[bool, ...]:
+        """For each layer whether its queries and keys are rotated."""
+        return self.rope_layers or (self.rope is not None,) * self.num_layers
+
+
+def _check_name(field_name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{field_name} must be one of {', '.join(known)}, got {value!r}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,13 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
 )
+# Carried along when a model is saved.
+OTHER_FILES = ("generation_config.json",)
 
 
 def resolve_checkpoint(name_or_path: str | Path) -> Path:
@@ -52,6 +57,7 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     patterns = [CONFIG, POOLING_CONFIG, WEIGHTS, "model-*.safetensors", INDEX, *TOKENIZER_FILES]
+    patterns += OTHER_FILES
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
@@ -87,9 +93,11 @@ def _read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-@contextmanager
-def open_tensors(folder: Path) -> Iterator[Readers]:
-    """Open the weights: `{name: function that reads this tensor}`, valid inside the context.
+def open_tensors(folder: Path) -> Readers:
+    """The weights of a checkpoint: `{name: function that reads this tensor}`.
+
+    Each call maps its file anew and lets go of it: pages read would count as used otherwise, and
+    loading would take twice the memory of the weights.
 
     Raises:
         FileNotFoundError: without a safetensors file.
@@ -97,17 +105,23 @@ def open_tensors(folder: Path) -> Iterator[Readers]:
     """
     from safetensors import SafetensorError, safe_open
 
-    with ExitStack() as stack:
-        tensors: Readers = {}
-        for path in _weight_files(folder):
-            try:
-                file = stack.enter_context(safe_open(path, framework="numpy"))
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{path} is truncated or damaged ({error}); copy or download it again"
-                ) from error
-            tensors |= {name: partial(file.get_tensor, name) for name in file.keys()}  # noqa: SIM118
-        yield tensors
+    tensors: Readers = {}
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                tensors |= {name: partial(_read_tensor, path, name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is truncated or damaged ({error}); copy or download it again"
+            ) from error
+    return tensors
+
+
+def _read_tensor(path: Path, name: str) -> np.ndarray:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return file.get_tensor(name)
 
 
 def _weight_files(folder: Path) -> list[Path]:

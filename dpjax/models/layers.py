@@ -1,4 +1,4 @@
-"""The functions inside a transformer block: attention and activations."""
+"""The smallest parts of a transformer: linear maps, embeddings, norms, activations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+
+from dpjax.models.config import TransformerConfig
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -21,26 +24,67 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = MappingProxyType(
         "gelu": gelu,
         "gelu_tanh": partial(jax.nn.gelu, approximate=True),
         "relu": jax.nn.relu,
+        "silu": jax.nn.silu,
+        "tanh": jnp.tanh,
     }
 )
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, key_mask: jax.Array) -> jax.Array:
-    """Scaled dot-product attention of every head (Vaswani et al. 2017, equation 1).
+class Linear(nnx.Module):
+    """`y = x W + b`, W `(in, out)` as `kernel`, b `(out,)` as `bias` or no bias.
 
-    The softmax is taken in float32. A row without a single valid key attends uniformly, so that a
-    padding example stays finite.
-
-    Args:
-        query: `(..., T, H, D)`; `key` and `value` likewise.
-        key_mask: `(..., T)` bool, false where a key is padding.
-
-    Returns:
-        `(..., T, H, D)` in the dtype of `value`.
+    Computed in the dtype of x, whatever that of the parameters.
     """
-    scores = jnp.einsum("...qhd,...khd->...hqk", query, key) * query.shape[-1] ** -0.5
-    scores = scores.astype(jnp.float32)
-    lowest = jnp.finfo(jnp.float32).min
-    scores = jnp.where(key_mask[..., None, None, :], scores, lowest)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("...hqk,...khd->...qhd", weights, value)
+
+    def __init__(
+        self, inputs: int, outputs: int, *, bias: bool, stddev: float, rngs: nnx.Rngs
+    ) -> None:
+        self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs)) if bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(..., in)` to `(..., out)`."""
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + _lifted(self.bias[...].astype(x.dtype), y.ndim)
+
+
+class Embedding(nnx.Module):
+    """A table `(rows, size)` of vectors, as `embedding`."""
+
+    def __init__(self, rows: int, size: int, *, stddev: float, rngs: nnx.Rngs) -> None:
+        self.embedding = nnx.Param(stddev * jax.random.normal(rngs.params(), (rows, size)))
+
+    def __call__(self, ids: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        """`(...)` int32 to `(..., size)`."""
+        return jnp.take(self.embedding[...], ids, axis=0).astype(dtype)
+
+
+class Norm(nnx.Module):
+    """LayerNorm (Ba et al. 2016) or RMSNorm (Zhang and Sennrich 2019), computed in float32.
+
+    Parameters `scale` and, for LayerNorm, `bias`, of shape `(size,)`.
+    """
+
+    def __init__(self, size: int, config: TransformerConfig) -> None:
+        self.kind = config.norm
+        self.eps = config.norm_eps
+        self.scale = nnx.Param(jnp.zeros(size) if self.kind == "rms_plus_one" else jnp.ones(size))
+        self.bias = nnx.Param(jnp.zeros(size)) if self.kind == "layer" else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(..., size)` to the same shape and dtype."""
+        y = x.astype(jnp.float32)
+        if self.kind == "layer":
+            # The fast variance E[x²] − E[x]² cancels catastrophically in float32.
+            y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        scale = _lifted(self.scale[...].astype(jnp.float32), y.ndim)
+        y = y * (1.0 + scale if self.kind == "rms_plus_one" else scale)
+        if self.bias is not None:
+            y = y + _lifted(self.bias[...].astype(jnp.float32), y.ndim)
+        return y.astype(x.dtype)
+
+
+def _lifted(vector: jax.Array, ndim: int) -> jax.Array:
+    """A vector with the rank of what it is combined with: ranks are never promoted silently."""
+    return vector.reshape((1,) * (ndim - 1) + vector.shape)

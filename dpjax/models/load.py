@@ -4,34 +4,73 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dpjax.models.config import EncoderConfig
-from dpjax.models.encoder import SequenceClassifier
-from dpjax.models.families import Family, WeightName, family_of
+from dpjax.models.config import TransformerConfig
+from dpjax.models.families import Family, ModuleName, Task, WeightName, family_of
 from dpjax.models.files import Readers, open_tensors, read_config_json
+from dpjax.models.heads import CausalLM, Model, SequenceClassifier, TokenClassifier
 from dpjax.models.labels import check_label_names, label_order
 from dpjax.models.pooling import Pooling, append_mean_pooling, resolve_pooling
+from dpjax.models.read_config import parse_config
 
 _log = logging.getLogger(__name__)
 
+ParamDtype = Literal["float32", "bfloat16"]
+# From a parameter's path, dotted, to where its array goes.
+Placement = Callable[[str], jax.sharding.Sharding]
 
-def read_config(folder: str | Path) -> EncoderConfig:
-    """The encoder described by the config.json of a checkpoint folder.
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """How a checkpoint is loaded; none of it changes what the model computes beyond rounding.
+
+    Attributes:
+        param_dtype: of the parameters; bfloat16 is for weights that are not trained themselves.
+        dtype: of activations.
+        scan_layers: see `TransformerConfig`.
+        rematerialise: see `TransformerConfig`.
+        placement: sharding of each parameter by its dotted path; default: the first device.
+    """
+
+    param_dtype: ParamDtype = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    scan_layers: bool = False
+    rematerialise: bool = False
+    placement: Placement | None = None
+
+    def __post_init__(self) -> None:
+        if self.param_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"param_dtype must be float32 or bfloat16, got {self.param_dtype!r}")
+
+
+def load_causal_lm(folder: str | Path, *, loading: Loading = Loading()) -> CausalLM:
+    """Load a checkpoint folder (config.json and safetensors) as a language model.
 
     Raises:
-        FileNotFoundError: without config.json.
-        ValueError: for a family or a switch that is not supported.
+        FileNotFoundError: without config.json or safetensors.
+        ValueError: for a family or switch that is not supported, an encoder, and for missing,
+            unexpected, damaged or wrongly shaped tensors.
     """
-    raw = read_config_json(Path(folder))
-    return family_of(raw["model_type"]).read_config(raw)
+    folder = Path(folder)
+    raw = read_config_json(folder)
+    config = _with(parse_config(raw), loading)
+    family = family_of(raw["model_type"])
+    family.head("causal_lm")
+    shapes = nnx.eval_shape(lambda: CausalLM(config, rngs=nnx.Rngs(0)))
+    readers = _by_table_name(folder, family, "causal_lm", open_tensors(folder))
+    if config.tied_head:
+        # Some checkpoints hold the tied head a second time.
+        for _, theirs, _ in family.head("causal_lm").layers:
+            readers.pop(f"{theirs}.weight", None)
+    return _filled(shapes, folder, family, "causal_lm", config, config, readers, loading)
 
 
 def load_classifier(
@@ -41,8 +80,9 @@ def load_classifier(
     key: jax.Array,
     pooling: Pooling = "first",
     num_layers: int | None = None,
+    loading: Loading = Loading(),
 ) -> SequenceClassifier:
-    """Load a checkpoint folder (config.json and safetensors) as a classifier, in float32.
+    """Load a checkpoint folder (config.json and safetensors) as a classifier of texts.
 
     The head of the checkpoint is used if it has as many labels as `label_names` (its rows
     reordered if config.json names the same labels in another order). Otherwise the head is new:
@@ -52,9 +92,10 @@ def load_classifier(
     Args:
         label_names: the labels in the order of the logits.
         key: a JAX key for a new head.
-        pooling: "first" reads the text from the first token, as transformers does; "mean" appends
-            a layer that averages the tokens (see `append_mean_pooling`); "auto" averages if the
-            checkpoint is a sentence encoder that does.
+        pooling: "first" reads the text as transformers does: from the first token of an encoder,
+            the last of a decoder; "mean" appends a layer that averages the tokens (see
+            `append_mean_pooling`); "auto" averages if the checkpoint is a sentence encoder that
+            does.
         num_layers: keep only this many layers, from the bottom (Sajjad et al. 2020, "Poor Man's
             BERT", top-layer dropping); None keeps all.
 
@@ -66,31 +107,58 @@ def load_classifier(
     folder = Path(folder)
     check_label_names(label_names)
     pooling = resolve_pooling(folder, pooling)
-    raw = read_config_json(folder)
-    family = family_of(raw["model_type"])
-    whole = family.read_config(raw)
-    config = _shortened(whole, num_layers)
+    task: Task = "sequence_classification"
+    raw, family, whole, config = _read(folder, task, num_layers, loading)
     shapes = nnx.eval_shape(
         lambda: SequenceClassifier(config, num_labels=len(label_names), rngs=nnx.Rngs(0))
     )
-    graphdef, state = nnx.split(shapes)
-    parameters = nnx.to_pure_dict(state)
-    weights = family.weight_names(config)
-    with open_tensors(folder) as tensors:
-        readers = _by_table_name(folder, family, tensors)
-        if _has_head(family, readers, len(label_names)):
-            readers |= _reordered_head(family, readers, label_order(raw, label_names))
-        else:
-            readers |= _new_head(family, config, len(label_names), key)
-        expected = {weight.hf_name for weight in family.weight_names(whole)}
-        _check_names(folder, expected=expected, found=readers)
-        for weight in weights:
-            _fill(parameters, weight, readers[weight.hf_name]())
-    model = nnx.merge(graphdef, parameters)
+    readers = _by_table_name(folder, family, task, open_tensors(folder))
+    readers = _with_head(readers, raw, family, task, config, label_names, key)
+    model = _filled(shapes, folder, family, task, whole, config, readers, loading)
     return append_mean_pooling(model) if pooling == "mean" else model
 
 
-def _shortened(config: EncoderConfig, num_layers: int | None) -> EncoderConfig:
+def load_token_classifier(
+    folder: str | Path,
+    *,
+    label_names: Sequence[str],
+    key: jax.Array,
+    loading: Loading = Loading(),
+) -> TokenClassifier:
+    """Load a checkpoint folder as a classifier of tokens; everything as in `load_classifier`."""
+    folder = Path(folder)
+    check_label_names(label_names)
+    task: Task = "token_classification"
+    raw, family, whole, config = _read(folder, task, None, loading)
+    shapes = nnx.eval_shape(
+        lambda: TokenClassifier(config, num_labels=len(label_names), rngs=nnx.Rngs(0))
+    )
+    readers = _by_table_name(folder, family, task, open_tensors(folder))
+    readers = _with_head(readers, raw, family, task, config, label_names, key)
+    return _filled(shapes, folder, family, task, whole, config, readers, loading)
+
+
+def _read(
+    folder: Path, task: Task, num_layers: int | None, loading: Loading
+) -> tuple[dict[str, Any], Family, TransformerConfig, TransformerConfig]:
+    """config.json as it is, the family, and the configurations of the checkpoint and the model."""
+    raw = read_config_json(folder)
+    whole = parse_config(raw)
+    family = family_of(raw["model_type"])
+    family.head(task)
+    return raw, family, whole, _with(_shortened(whole, num_layers), loading)
+
+
+def _with(config: TransformerConfig, loading: Loading) -> TransformerConfig:
+    return dataclasses.replace(
+        config,
+        dtype=loading.dtype,
+        scan_layers=loading.scan_layers,
+        rematerialise=loading.rematerialise,
+    )
+
+
+def _shortened(config: TransformerConfig, num_layers: int | None) -> TransformerConfig:
     if num_layers is None or num_layers == config.num_layers:
         return config
     if not 1 <= num_layers < config.num_layers:
@@ -103,14 +171,19 @@ def _shortened(config: EncoderConfig, num_layers: int | None) -> EncoderConfig:
             f"num_layers={num_layers}: the last layer of this checkpoint was appended to average "
             "the tokens, which dropping it would undo; keep all"
         )
-    return dataclasses.replace(config, num_layers=num_layers)
+    return dataclasses.replace(
+        config,
+        num_layers=num_layers,
+        layer_types=config.layer_types[:num_layers],
+        rope_layers=config.rope_layers[:num_layers],
+    )
 
 
-def _by_table_name(folder: Path, family: Family, tensors: Readers) -> Readers:
+def _by_table_name(folder: Path, family: Family, task: Task, tensors: Readers) -> Readers:
     """The tensors under the names of the family's table, ignored ones dropped."""
     readers: Readers = {}
     for name, read in tensors.items():
-        table_name = family.table_name(name)
+        table_name = family.table_name(name, task)
         if table_name in readers:
             raise ValueError(f"{folder}: the tensor {table_name} occurs under two names")
         if table_name is not None:
@@ -118,40 +191,101 @@ def _by_table_name(folder: Path, family: Family, tensors: Readers) -> Readers:
     return readers
 
 
-def _head_names(family: Family) -> tuple[str, str]:
-    return f"{family.head_name}.weight", f"{family.head_name}.bias"
+def _with_head(
+    readers: Readers,
+    raw: dict[str, Any],
+    family: Family,
+    task: Task,
+    config: TransformerConfig,
+    label_names: Sequence[str],
+    key: jax.Array,
+) -> Readers:
+    """The tensors with those of the head reordered, or new where there are none that fit."""
+    *dense, last = family.head_modules(config, task)
+    names = [weight.hf_name for weight in last.weights()]
+    present = readers.keys() & set(names)
+    found = len(readers[min(present)]()) if present else 0
+    if found == len(label_names):
+        _log.info("using the checkpoint's classification head (%d labels)", found)
+        order = label_order(raw, label_names)
+        readers = readers | {name: _rows(readers[name], order) for name in present}
+    else:
+        if found:
+            _log.warning(
+                "the checkpoint's classification head has %d labels, the data %d: starting a new "
+                "one",
+                found,
+                len(label_names),
+            )
+        else:
+            _log.info("the checkpoint has no classification head: starting a new one")
+        readers = readers | _new_dense(last, len(label_names), config, key)
+    for index, module in enumerate(dense):
+        if not readers.keys() & {weight.hf_name for weight in module.weights()}:
+            _log.info("the checkpoint has no %s: starting a new one", module.hf_name)
+            own_key = jax.random.fold_in(key, 1 + index)
+            readers = readers | _new_dense(module, config.hidden_size, config, own_key)
+    return readers
 
 
-def _has_head(family: Family, readers: Readers, num_labels: int) -> bool:
-    """Whether the checkpoint has a head of the right number of labels (or part of one)."""
-    present = readers.keys() & set(_head_names(family))
-    if not present:
-        _log.info("the checkpoint has no classification head: starting a new one")
-        return False
-    found = len(readers[min(present)]())
-    if found != num_labels:
-        _log.warning(
-            "the checkpoint's classification head has %d labels, the data %d: starting a new one",
-            found,
-            num_labels,
-        )
-        return False
-    _log.info("using the checkpoint's classification head (%d labels)", found)
-    return True
+def _rows(read: Callable[[], np.ndarray], order: list[int]) -> Callable[[], np.ndarray]:
+    return lambda: read()[order]
 
 
-def _reordered_head(family: Family, readers: Readers, order: list[int]) -> Readers:
-    present = readers.keys() & set(_head_names(family))
-    return {name: lambda read=readers[name]: read()[order] for name in present}
-
-
-def _new_head(family: Family, config: EncoderConfig, num_labels: int, key: jax.Array) -> Readers:
-    weight, bias = _head_names(family)
-    normal = jax.random.normal(key, (num_labels, config.hidden_size), jnp.float32)
-    return {
-        weight: lambda: np.asarray(config.initializer_range * normal),
-        bias: lambda: np.zeros(num_labels, np.float32),
+def _new_dense(
+    module: ModuleName, outputs: int, config: TransformerConfig, key: jax.Array
+) -> Readers:
+    normal = jax.random.normal(key, (outputs, config.hidden_size), jnp.float32)
+    readers: Readers = {
+        f"{module.hf_name}.weight": lambda: np.asarray(config.initializer_range * normal)
     }
+    if module.has_bias:
+        readers[f"{module.hf_name}.bias"] = lambda: np.zeros(outputs, np.float32)
+    return readers
+
+
+def _filled(
+    shapes: Model,
+    folder: Path,
+    family: Family,
+    task: Task,
+    whole: TransformerConfig,
+    config: TransformerConfig,
+    readers: Readers,
+    loading: Loading,
+) -> Any:
+    """The model with every abstract parameter replaced by its tensor, one at a time."""
+    expected = {weight.hf_name for weight in family.weight_names(whole, task)}
+    _check_names(folder, expected=expected, found=readers)
+    graphdef, state = nnx.split(shapes)
+    parameters = nnx.to_pure_dict(state)
+    grouped: dict[tuple, list[WeightName]] = {}
+    for weight in family.weight_names(config, task):
+        grouped.setdefault(_own_path(weight, config), []).append(weight)
+    for path, weights in grouped.items():
+        *parents, leaf = path
+        owner = parameters
+        for part in parents:
+            owner = owner[part]
+        stacked = config.scan_layers and path[:2] == ("transformer", "layers")
+        shape = owner[leaf].shape[1:] if stacked else owner[leaf].shape
+        if stacked:
+            value = np.empty((len(weights), *shape), jnp.dtype(loading.param_dtype))
+            for row, weight in zip(value, weights, strict=True):
+                row[...] = _read_tensor(weight, readers[weight.hf_name], shape, loading)
+        else:
+            value = _read_tensor(weights[0], readers[weights[0].hf_name], shape, loading)
+        dotted = ".".join(map(str, path))
+        sharding = None if loading.placement is None else loading.placement(dotted)
+        owner[leaf] = jax.device_put(value, sharding)
+    return nnx.merge(graphdef, parameters)
+
+
+def _own_path(weight: WeightName, config: TransformerConfig) -> tuple:
+    """Where the tensor belongs: stacked layers have no number."""
+    if config.scan_layers and weight.path[:2] == ("transformer", "layers"):
+        return (*weight.path[:2], *weight.path[3:])
+    return weight.path
 
 
 def _check_names(folder: Path, *, expected: Iterable[str], found: Iterable[str]) -> None:
@@ -167,12 +301,12 @@ def _check_names(folder: Path, *, expected: Iterable[str], found: Iterable[str])
         )
 
 
-def _fill(parameters: dict[str, Any], weight: WeightName, value: np.ndarray) -> None:
-    """Replace the abstract leaf named by `weight` by the value, in float32."""
-    *parents, leaf = weight.path
-    for part in parents:
-        parameters = parameters[part]
-    expected = parameters[leaf].shape[::-1] if weight.transposed else parameters[leaf].shape
+def _read_tensor(
+    weight: WeightName, read: Callable[[], np.ndarray], shape: tuple[int, ...], loading: Loading
+) -> np.ndarray:
+    """The tensor in our layout and in the dtype that parameters are to have."""
+    value = read()
+    expected = shape[::-1] if weight.transposed else shape
     if value.shape != expected:
         raise ValueError(
             f"tensor {weight.hf_name} has shape {value.shape}, but config.json implies {expected}"
@@ -182,5 +316,5 @@ def _fill(parameters: dict[str, Any], weight: WeightName, value: np.ndarray) -> 
             f"tensor {weight.hf_name} is {value.dtype}; only floating-point weights are read, "
             "quantised checkpoints are not supported"
         )
-    value = value.astype(np.float32)
-    parameters[leaf] = jnp.asarray(value.T if weight.transposed else value)
+    value = value.astype(jnp.dtype(loading.param_dtype), copy=False)
+    return value.T if weight.transposed else value

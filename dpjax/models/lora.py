@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.models.encoder import SequenceClassifier
-from dpjax.models.families import ModuleName, family_of
+from dpjax.models.families import ModuleName, Path, Task, family_of
+from dpjax.models.heads import CausalLM, Model, SequenceClassifier
+from dpjax.models.layers import Linear
 from dpjax.models.pooling import is_fixed
 from dpjax.models.suggest import did_you_mean
 
@@ -28,39 +29,42 @@ class LoraLinear(nnx.Module):
     """`y = base(x) + scaling * (x A) B`, with A `(in, r)` and B `(r, out)`.
 
     A starts uniform in ±1/√in (the initialisation of peft: Kaiming uniform with a = √5), B at zero:
-    a fresh adapter changes nothing. With `freeze_a` only B is trained.
+    a fresh adapter changes nothing. With `freeze_a` only B is trained. On stacked layers A and B
+    have the leading axis of the base's kernel.
     """
 
     def __init__(
         self,
-        base: nnx.Linear,
+        base: Linear,
         *,
         rank: int,
         scaling: float,
         key: jax.Array,
         freeze_a: bool = False,
     ):
-        inputs, outputs = base.kernel.shape
+        *layers, inputs, outputs = base.kernel.shape
         bound = inputs**-0.5
         self.base = base
         self.scaling = scaling
-        a = jax.random.uniform(key, (inputs, rank), jnp.float32, -bound, bound)
+        a = jax.random.uniform(key, (*layers, inputs, rank), jnp.float32, -bound, bound)
         self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
-        self.lora_b = LoraParam(jnp.zeros((rank, outputs), jnp.float32))
+        self.lora_b = LoraParam(jnp.zeros((*layers, rank, outputs), jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(..., in)` to `(..., out)`."""
-        return self.base(x) + self.scaling * (x @ self.lora_a[...] @ self.lora_b[...])
+        a, b = (part[...].astype(x.dtype) for part in (self.lora_a, self.lora_b))
+        return self.base(x) + self.scaling * (x @ a @ b)
 
-    def merged(self) -> nnx.Linear:
+    def merged(self) -> Linear:
         """The base layer, its kernel now including the adapter."""
         delta = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest")
-        self.base.kernel[...] = self.base.kernel[...] + self.scaling * delta
+        kernel = self.base.kernel[...]
+        self.base.kernel[...] = (kernel + self.scaling * delta).astype(kernel.dtype)
         return self.base
 
 
 def add_lora(
-    model: SequenceClassifier,
+    model: Model,
     *,
     rank: int,
     alpha: float,
@@ -96,37 +100,61 @@ def add_lora(
         raise ValueError("the model has LoRA adapters already; call merge_lora first")
     targets = _select(model, target_modules)
     if layers_to_transform is not None:
+        if model.config.scan_layers:
+            raise ValueError(
+                "layers_to_transform needs layers of their own: load the model with "
+                "scan_layers=False"
+            )
         targets = _inside(targets, layers_to_transform)
-    for module, module_key in zip(targets, jax.random.split(key, len(targets)), strict=True):
-        base = _get(model, module.path)
+    paths = list(dict.fromkeys(own_path(model, module.path) for module in targets))
+    for path, module_key in zip(paths, jax.random.split(key, len(paths)), strict=True):
+        base = _get(model, path)
         lora = LoraLinear(base, rank=rank, scaling=alpha / rank, key=module_key, freeze_a=freeze_a)
-        _set(model, module.path, lora)
+        _set(model, path, lora)
 
 
-def merge_lora(model: SequenceClassifier) -> None:
+def merge_lora(model: Model) -> None:
     """Fold every adapter into its base layer, W + (alpha / rank) A B, in place."""
-    for module in _linear_modules(model):
-        layer = _get(model, module.path)
+    for path in dict.fromkeys(own_path(model, module.path) for module in _linear_modules(model)):
+        layer = _get(model, path)
         if isinstance(layer, LoraLinear):
-            _set(model, module.path, layer.merged())
+            _set(model, path, layer.merged())
 
 
-def has_lora(model: SequenceClassifier) -> bool:
+def has_lora(model: Model) -> bool:
     """Whether any layer of the model carries an adapter."""
-    return any(isinstance(_get(model, m.path), LoraLinear) for m in _linear_modules(model))
+    modules = _linear_modules(model)
+    return any(isinstance(_get(model, own_path(model, m.path)), LoraLinear) for m in modules)
 
 
-def _linear_modules(model: SequenceClassifier) -> Iterator[ModuleName]:
-    """The linear layers that may carry an adapter."""
+def task_of(model: Model) -> Task:
+    """The task whose head the model has."""
+    if isinstance(model, CausalLM):
+        return "causal_lm"
+    is_sequence = isinstance(model, SequenceClassifier)
+    return "sequence_classification" if is_sequence else "token_classification"
+
+
+def _linear_modules(model: Model) -> Iterator[ModuleName]:
+    """The linear layers that may carry an adapter, under their paths in the model."""
     family = family_of(model.config.model_type)
-    for module in family.module_names(model.config):
-        if module.kind != "linear" or module.hf_name == family.head_name:
+    for module in family.modules(model.config, task_of(model)):
+        if module.kind not in ("linear", "conv1d"):
             continue
-        if not is_fixed(model.config, module.path):
+        if module.hf_name.startswith(family.base_prefix) and not is_fixed(
+            model.config, module.path
+        ):
             yield module
 
 
-def _select(model: SequenceClassifier, target_modules: Sequence[str] | str) -> list[ModuleName]:
+def own_path(model: Model, path: Path) -> Path:
+    """A path of the family's table in this model: stacked layers have no number."""
+    if model.config.scan_layers and path[:2] == ("transformer", "layers"):
+        return (*path[:2], *path[3:])
+    return path
+
+
+def _select(model: Model, target_modules: Sequence[str] | str) -> list[ModuleName]:
     modules = list(_linear_modules(model))
     if target_modules == ALL_LINEAR:
         return modules
@@ -143,7 +171,7 @@ def _select(model: SequenceClassifier, target_modules: Sequence[str] | str) -> l
             raise ValueError(
                 f"target module {target!r} matches no linear layer of the model; "
                 f"there are {', '.join(names)}, longer endings such as "
-                f"{modules[3].hf_name.split('.', 4)[-1]!r}, and {ALL_LINEAR!r}."
+                f"{'.'.join(modules[3].hf_name.split('.')[-2:])!r}, and {ALL_LINEAR!r}."
                 + did_you_mean(target, [*names, ALL_LINEAR])
             )
     return [m for m in modules if any(_matches(m, target) for target in target_modules)]
@@ -151,13 +179,13 @@ def _select(model: SequenceClassifier, target_modules: Sequence[str] | str) -> l
 
 def _inside(modules: Sequence[ModuleName], layers: Sequence[int]) -> list[ModuleName]:
     """Those of `modules` that lie in one of `layers`."""
-    present = {module.path[2] for module in modules if module.path[:2] == ("encoder", "layers")}
+    present = {module.path[2] for module in modules if module.path[:2] == ("transformer", "layers")}
     if not layers or not present.issuperset(layers):
         raise ValueError(
             f"layers_to_transform is {list(layers)}; layers with a target module are "
             f"{sorted(present)}"
         )
-    return [m for m in modules if m.path[:2] == ("encoder", "layers") and m.path[2] in layers]
+    return [m for m in modules if m.path[:2] == ("transformer", "layers") and m.path[2] in layers]
 
 
 def _matches(module: ModuleName, target: str) -> bool:

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.models.config import EncoderConfig
-from dpjax.models.encoder import SequenceClassifier
+from dpjax.models.config import TransformerConfig
 from dpjax.models.files import POOLING_CONFIG
+from dpjax.models.heads import SequenceClassifier
 
 Pooling = Literal["auto", "first", "mean"]
 
@@ -50,7 +50,16 @@ def append_mean_pooling(model: SequenceClassifier) -> SequenceClassifier:
     Queries and keys are zero, so that the attention is uniform over the tokens that are not
     padding; values are passed on; the two-layer perceptron adds zero. The pooler scales by 0.1.
     With μ the mean over tokens `(hidden_size,)`, the pooled text is tanh(0.1 · LayerNorm(μ)).
+
+    Raises:
+        ValueError: for a model other than a BERT with unrolled layers.
     """
+    if model.config.model_type != "bert" or model.config.scan_layers:
+        stacked = " with scan_layers" if model.config.scan_layers else ""
+        raise ValueError(
+            "mean pooling is for BERT models with unrolled layers, not for "
+            f"{model.config.model_type}{stacked}; use pooling='first'"
+        )
     config = dataclasses.replace(
         model.config, num_layers=model.config.num_layers + 1, averaging_layer=True
     )
@@ -58,38 +67,34 @@ def append_mean_pooling(model: SequenceClassifier) -> SequenceClassifier:
         lambda: SequenceClassifier(config, num_labels=model.num_labels, rngs=nnx.Rngs(0))
     )
     parameters = nnx.to_pure_dict(nnx.split(model)[1])
-    encoder = parameters["encoder"]
-    encoder["layers"][config.num_layers - 1] = _averaging_layer(
+    parameters["transformer"]["layers"][config.num_layers - 1] = _averaging_layer(
         config.hidden_size, config.intermediate_size
     )
-    encoder["pooler"] = _scaled_identity(config.hidden_size, _POOLER_SCALE)
+    parameters["pooler"] = _scaled_identity(config.hidden_size, _POOLER_SCALE)
     return nnx.merge(nnx.graphdef(longer), parameters)
 
 
-def is_fixed(config: EncoderConfig, path: Sequence[str | int]) -> bool:
+def is_fixed(config: TransformerConfig, path: Sequence[str | int]) -> bool:
     """Whether the module or parameter at `path` belongs to an appended layer, and is not trained.
 
     An adapter there, in particular on the pooler with its small weights, would add more noise than
     signal.
     """
-    last = ("encoder", "layers", config.num_layers - 1)
-    return config.averaging_layer and (
-        tuple(path[:3]) == last or tuple(path[:2]) == ("encoder", "pooler")
-    )
+    last = ("transformer", "layers", config.num_layers - 1)
+    return config.averaging_layer and (tuple(path[:3]) == last or path[0] == "pooler")
 
 
 def _averaging_layer(size: int, inner: int) -> dict[str, Any]:
     return {
-        "attention": {
-            "query": _zeros(size, size),
-            "key": _zeros(size, size),
-            "value": _scaled_identity(size, 1.0),
-            "dense": _scaled_identity(size, _GAIN),
-            "LayerNorm": _unit_norm(size),
+        "self_attn": {
+            "q_proj": _zeros(size, size),
+            "k_proj": _zeros(size, size),
+            "v_proj": _scaled_identity(size, 1.0),
+            "o_proj": _scaled_identity(size, _GAIN),
         },
-        "intermediate": _zeros(size, inner),
-        "output": _zeros(inner, size),
-        "LayerNorm": _unit_norm(size),
+        "attention_norm": _unit_norm(size),
+        "mlp": {"up_proj": _zeros(size, inner), "down_proj": _zeros(inner, size)},
+        "mlp_norm": _unit_norm(size),
     }
 
 

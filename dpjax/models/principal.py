@@ -17,7 +17,7 @@ import numpy as np
 import scipy.linalg
 from flax import nnx
 
-from dpjax.models.encoder import SequenceClassifier
+from dpjax.models.heads import SequenceClassifier
 from dpjax.models.lora import LoraLinear
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def start_a_at_principal_directions(
     Raises:
         ValueError: the model has no adapters, or a rank exceeds what the layer's inputs span.
     """
+    if model.config.scan_layers:
+        raise ValueError("principal directions need layers of their own: scan_layers=False")
     adapted = [functools.reduce(_child, path, model) for path in _adapted_paths(model)]
     if not adapted:
         raise ValueError("the model has no adapters whose A could start anywhere: call add_lora")
@@ -110,7 +112,7 @@ def _text_means(model: SequenceClassifier, ids: np.ndarray) -> list[np.ndarray]:
             parent = functools.reduce(_child, parents, running)
             recorders.append(_Recorder(getattr(parent, name)))
             setattr(parent, name, recorders[-1])
-        running.encoder.pool(ids, jnp.ones(ids.shape, bool))
+        running.pool(ids, jnp.ones(ids.shape, bool))
         return [recorder.text_mean for recorder in recorders]
 
     parts = [run(state, ids[i : i + _TEXTS_AT_ONCE]) for i in range(0, len(ids), _TEXTS_AT_ONCE)]

@@ -4,86 +4,151 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
 
-from dpjax.models.encoder import SequenceClassifier
-from dpjax.models.families import AVERAGING_LAYER, family_of
-from dpjax.models.files import CONFIG, TOKENIZER_FILES, WEIGHTS, read_config_json
+from dpjax.models.families import AVERAGING_LAYER, WeightName, family_of
+from dpjax.models.files import (
+    CONFIG,
+    INDEX,
+    OTHER_FILES,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    read_config_json,
+)
+from dpjax.models.heads import CausalLM, Model
 from dpjax.models.labels import check_label_names
-from dpjax.models.lora import merge_lora
+from dpjax.models.lora import merge_lora, own_path, task_of
+
+_SHARD_BYTES = 5 * 10**9
 
 
-def save_classifier(
-    model: SequenceClassifier,
+def save_model(
+    model: Model,
     source_folder: str | Path,
     out_folder: str | Path,
     *,
-    label_names: Sequence[str],
+    label_names: Sequence[str] = (),
+    shard_bytes: int = _SHARD_BYTES,
 ) -> None:
-    """Write config.json, model.safetensors (float32, adapters merged) and the tokenizer.
+    """Write config.json, safetensors (adapters merged) and the tokenizer.
 
-    transformers' AutoModelForSequenceClassification.from_pretrained(out_folder) gives equal logits.
-    The given model keeps its adapters.
+    transformers' from_pretrained(out_folder) gives equal logits. Weights keep their dtype; more
+    than `shard_bytes` of them go into several files with an index. The given model keeps its
+    adapters.
 
     Args:
         source_folder: the checkpoint the model was loaded from: its config.json is carried over
             with the labels and the architecture replaced, its tokenizer files are copied.
-        label_names: the labels in the order of the logits.
+        label_names: the labels of a classifier in the order of the logits.
 
     Raises:
         ValueError: if the number of labels is not the model's, or both folders are the same.
     """
     source, out = Path(source_folder), Path(out_folder)
-    check_label_names(label_names)
-    if len(label_names) != model.num_labels:
-        raise ValueError(f"the model has {model.num_labels} labels, got {len(label_names)} names")
+    _check_labels(model, label_names)
     if source.resolve() == out.resolve():
         raise ValueError(f"{out} is the folder of the original checkpoint; save to another one")
     out.mkdir(parents=True, exist_ok=True)
-    _write_config(model, source, out, label_names)
-    _write_weights(model, out / WEIGHTS)
-    for name in TOKENIZER_FILES:
+    graphdef, state = nnx.split(model)
+    # Merging a dict of plain arrays makes new variables: the given model keeps its adapters.
+    plain = nnx.merge(graphdef, nnx.to_pure_dict(state))
+    merge_lora(plain)
+    parameters = nnx.to_pure_dict(nnx.split(plain)[1])
+    _write_weights(model, parameters, out, shard_bytes)
+    _write_config(model, parameters, source, out, label_names)
+    for name in (*TOKENIZER_FILES, *OTHER_FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
 
 
+def _check_labels(model: Model, label_names: Sequence[str]) -> None:
+    if isinstance(model, CausalLM):
+        if label_names:
+            raise ValueError(f"a language model has no labels, got {list(label_names)}")
+        return
+    check_label_names(label_names)
+    if len(label_names) != model.num_labels:
+        raise ValueError(f"the model has {model.num_labels} labels, got {len(label_names)} names")
+
+
 def _write_config(
-    model: SequenceClassifier, source: Path, out: Path, label_names: Sequence[str]
+    model: Model,
+    parameters: dict[str, Any],
+    source: Path,
+    out: Path,
+    label_names: Sequence[str],
 ) -> None:
     config = read_config_json(source)
+    family, layers = family_of(model.config.model_type), model.config.num_layers
     # "torch_dtype" is the old spelling of "dtype"; the others would describe an earlier task.
     for name in ("torch_dtype", "num_labels", "_num_labels", "problem_type"):
         config.pop(name, None)
-    config |= {
-        "architectures": [family_of(model.config.model_type).architecture],
-        "id2label": {str(row): name for row, name in enumerate(label_names)},
-        "label2id": {name: row for row, name in enumerate(label_names)},
-        "num_hidden_layers": model.config.num_layers,
-        "dtype": "float32",
-    }
+    config["architectures"] = [family.head(task_of(model)).architecture]
+    config["dtype"] = parameters["transformer"]["embed_tokens"]["embedding"].dtype.name
+    for name in ("num_hidden_layers", "n_layer", "n_layers"):
+        if name in config:
+            config[name] = layers
+    for name in ("layer_types", "no_rope_layers"):
+        if config.get(name):
+            config[name] = config[name][:layers]
+    if label_names:
+        config["id2label"] = {str(row): name for row, name in enumerate(label_names)}
+        config["label2id"] = {name: row for row, name in enumerate(label_names)}
     if model.config.averaging_layer:
         config[AVERAGING_LAYER] = True
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (out / CONFIG).write_text(text, encoding="utf-8")
 
 
-def _write_weights(model: SequenceClassifier, path: Path) -> None:
+def _write_weights(model: Model, parameters: dict[str, Any], out: Path, shard_bytes: int) -> None:
     from safetensors.numpy import save_file
 
-    graphdef, state = nnx.split(model)
-    # Merging a dict of plain arrays makes new variables: the given model keeps its adapters.
-    plain = nnx.merge(graphdef, nnx.to_pure_dict(state))
-    merge_lora(plain)
-    parameters = nnx.to_pure_dict(nnx.split(plain)[1])
-    tensors = {}
-    for weight in family_of(model.config.model_type).weight_names(model.config):
-        value = parameters
-        for part in weight.path:
-            value = value[part]
-        array = np.asarray(value)
-        tensors[weight.hf_name] = np.ascontiguousarray(array.T if weight.transposed else array)
-    save_file(tensors, path, metadata={"format": "pt"})
+    weights = family_of(model.config.model_type).weight_names(model.config, task_of(model))
+    shards = list(_shards(model, parameters, weights, shard_bytes))
+    weight_map, total = {}, 0
+    for number, shard in enumerate(shards, start=1):
+        name = WEIGHTS
+        if len(shards) > 1:
+            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {weight.hf_name: _tensor(model, parameters, weight) for weight in shard}
+        save_file(tensors, out / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(
+    model: Model, parameters: dict[str, Any], weights: Sequence[WeightName], shard_bytes: int
+) -> Iterator[list[WeightName]]:
+    """The tensors in their order, cut where a file would exceed `shard_bytes`."""
+    shard: list[WeightName] = []
+    size = 0
+    for weight in weights:
+        own = _leaf(model, parameters, weight).nbytes
+        if shard and size + own > shard_bytes:
+            yield shard
+            shard, size = [], 0
+        shard.append(weight)
+        size += own
+    yield shard
+
+
+def _leaf(model: Model, parameters: dict[str, Any], weight: WeightName) -> Any:
+    """The parameter in our layout, of one layer also where layers are stacked."""
+    path = own_path(model, weight.path)
+    value: Any = parameters
+    for part in path:
+        value = value[part]
+    return value if path == weight.path else value[weight.path[2]]
+
+
+def _tensor(model: Model, parameters: dict[str, Any], weight: WeightName) -> np.ndarray:
+    array = np.asarray(_leaf(model, parameters, weight))
+    return np.ascontiguousarray(array.T if weight.transposed else array)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dpjax.models.load import read_config
+from dpjax.models.read_config import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

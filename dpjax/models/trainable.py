@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
-from dpjax.models.encoder import SequenceClassifier
-from dpjax.models.lora import LoraParam, has_lora
+from dpjax.models.families import family_of
+from dpjax.models.heads import Model
+from dpjax.models.lora import LoraParam, has_lora, task_of
 from dpjax.models.pooling import is_fixed
 from dpjax.models.suggest import did_you_mean
 
@@ -17,7 +19,7 @@ TUNINGS = ("full", "lora")
 
 
 def split_trainable(
-    model: SequenceClassifier, tuning: str
+    model: Model, tuning: str
 ) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]]:
     """Split a model into its structure, the parameters that are trained, and the others.
 
@@ -50,10 +52,18 @@ def split_trainable(
     def is_trained(path: tuple[str | int, ...], variable: Any) -> bool:
         if tuning == "full":
             return not is_fixed(model.config, path)
-        return path[0] == "classifier" or isinstance(variable, LoraParam)
+        return is_head(model, path) or isinstance(variable, LoraParam)
 
     graphdef, trainable, frozen = nnx.split(model, is_trained, ...)
     return graphdef, nnx.to_pure_dict(trainable), nnx.to_pure_dict(frozen)
+
+
+def is_head(model: Model, path: Sequence[str | int]) -> bool:
+    """Whether the parameter at `path` belongs to the classification head, which tuning makes."""
+    prefix = family_of(model.config.model_type).base_prefix
+    modules = family_of(model.config.model_type).head_modules(model.config, task_of(model))
+    own = {module.path[0] for module in modules if not module.hf_name.startswith(prefix)}
+    return path[0] in own and task_of(model) != "causal_lm"
 
 
 def count_parameters(tree: Any) -> int:

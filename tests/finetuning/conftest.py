@@ -49,7 +49,7 @@ def tiny_checkpoint(tmp_path_factory):
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    from dpjax.models import SequenceClassifier, read_config, save_classifier
+    from dpjax.models import SequenceClassifier, read_config, save_model
 
     source = tmp_path_factory.mktemp("source")
     (source / "config.json").write_text(json.dumps(TINY_BERT))
@@ -69,7 +69,7 @@ def tiny_checkpoint(tmp_path_factory):
     ).save_pretrained(source)
     model = SequenceClassifier(read_config(source), num_labels=3, rngs=nnx.Rngs(0))
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    save_classifier(model, source, folder, label_names=("x", "y", "z"))
+    save_model(model, source, folder, label_names=("x", "y", "z"))
     return folder
 
 

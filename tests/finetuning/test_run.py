@@ -140,7 +140,7 @@ def test_what_is_spent_is_on_record_before_the_model_is_written(options, monkeyp
     def crash(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(run, "save_classifier", crash)
+    monkeypatch.setattr(run, "save_model", crash)
     with pytest.raises(OSError, match="disk full"):
         dpjax.finetune(**options)
     privacy = read_json(options["output_dir"] / "privacy.json")

@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from dpjax.models import EncoderConfig, load_classifier, load_tokenizer, read_config
-from dpjax.models.layers import attend
+from dpjax.models import TransformerConfig, load_classifier, load_tokenizer, read_config
+from dpjax.models.attention import attend
 
 
 def test_hidden_states_and_logits_equal_a_naive_encoder(
@@ -29,7 +29,7 @@ def test_minilm_equals_a_naive_encoder(minilm, naive_hidden_states):
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
-        "layer_norm_eps": config.layer_norm_eps,
+        "layer_norm_eps": config.norm_eps,
     }
     ids = np.asarray(load_tokenizer(minilm)("my knee still hurts after the operation")["input_ids"])
     model = load_classifier(minilm, label_names=("a", "b"), key=jax.random.key(0))
@@ -89,17 +89,19 @@ def test_attention_ignores_masked_keys_only():
     scores = np.einsum("qhd,khd->hqk", query, key[mask]) / 2
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     expected = np.einsum("hqk,khd->qhd", weights, value[mask])
-    np.testing.assert_allclose(attend(query, key, value, mask), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        attend(query, key, value, mask[None, None], scale=0.5), expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_heads": 5}, r"num_heads \(5\) does not divide hidden_size \(24\)"),
+        ({"num_kv_heads": 2}, r"num_kv_heads \(2\) does not divide num_heads \(3\)"),
         ({"num_layers": 0}, "num_layers must be positive, got 0"),
-        ({"layer_norm_eps": 0.0}, "layer_norm_eps must be positive"),
+        ({"norm_eps": 0.0}, "norm_eps must be positive"),
     ],
 )
 def test_impossible_sizes_are_refused(folder, change, message):
     with pytest.raises(ValueError, match=message):
-        EncoderConfig(**{**vars(read_config(folder)), **change})
+        TransformerConfig(**{**vars(read_config(folder)), **change})

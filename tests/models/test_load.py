@@ -20,7 +20,7 @@ def load(folder, label_names=ABC, **options):
 
 
 def kernel(model):
-    return np.asarray(model.encoder.layers[1].attention.query.kernel[...])
+    return np.asarray(model.transformer.layers[1].self_attn.q_proj.kernel[...])
 
 
 def test_every_tensor_of_the_file_arrives_in_float32(model, make_tensors, bert_config):

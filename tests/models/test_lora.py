@@ -33,7 +33,7 @@ def test_fresh_adapters_change_nothing(model, batch):
 
 def test_initial_values_are_those_of_peft(model):
     adapt(model, rank=8)
-    layer = model.encoder.layers[0].output
+    layer = model.transformer.layers[0].mlp.down_proj
     a = np.asarray(layer.lora_a[...])
     assert a.shape == (40, 8)
     assert layer.lora_b.shape == (8, 24)
@@ -49,7 +49,7 @@ def test_initial_values_are_those_of_peft(model):
 def test_a_frozen_a_starts_as_a_trained_one(model, batch):
     before = np.asarray(model(*batch))
     adapt(model, ("query",), freeze_a=True)
-    layer = model.encoder.layers[0].attention.query
+    layer = model.transformer.layers[0].self_attn.q_proj
     assert not isinstance(layer.lora_a, LoraParam)
     assert isinstance(layer.lora_b, LoraParam)
     assert np.asarray(layer.lora_a[...]).any()
@@ -59,7 +59,7 @@ def test_a_frozen_a_starts_as_a_trained_one(model, batch):
 def test_adapter_adds_the_scaled_product(model):
     adapt(model, rank=4, alpha=6.0)
     randomise(model)
-    layer = model.encoder.layers[1].intermediate
+    layer = model.transformer.layers[1].mlp.up_proj
     x = jax.random.normal(jax.random.key(5), (3, 24))
     a, b, kernel, bias = (
         np.asarray(p[...]) for p in (layer.lora_a, layer.lora_b, layer.base.kernel, layer.base.bias)
@@ -106,8 +106,8 @@ def test_targets_are_named_as_in_transformers(model, target_modules, expected):
 def test_adapters_in_some_layers_only(model, target_modules, expected):
     adapt(model, target_modules, layers_to_transform=(1,))
     assert len(adapted(model)) == expected
-    assert isinstance(model.encoder.layers[1].attention.query, LoraLinear)
-    assert not isinstance(model.encoder.layers[0].attention.query, LoraLinear)
+    assert isinstance(model.transformer.layers[1].self_attn.q_proj, LoraLinear)
+    assert not isinstance(model.transformer.layers[0].self_attn.q_proj, LoraLinear)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpjax.models import LoraLinear, add_lora, load_classifier, load_tokenizer, save_classifier
+from dpjax.models import LoraLinear, add_lora, load_classifier, load_tokenizer, save_model
 
 AB = ("a", "b")
 ABC = ("a", "b", "c")
@@ -99,7 +99,7 @@ def test_saved_model_opens_in_transformers(bert, forward, batch, tmp_path, tunin
     if tuning == "lora":
         add_lora(model, rank=4, alpha=8, target_modules="all-linear", key=jax.random.key(1))
         randomise_b(model)
-    save_classifier(model, folder, tmp_path / "saved", label_names=AB)
+    save_model(model, folder, tmp_path / "saved", label_names=AB)
     opened, report = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "saved", output_loading_info=True
     )
@@ -113,7 +113,7 @@ def test_saved_minilm_opens_in_transformers_with_its_tokenizer(minilm, forward, 
     import transformers
 
     model = load_classifier(minilm, label_names=AB, key=jax.random.key(0))
-    save_classifier(model, minilm, tmp_path / "saved", label_names=AB)
+    save_model(model, minilm, tmp_path / "saved", label_names=AB)
     opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     encoded = tokenizer(TEXTS, padding=True, return_tensors="np")
@@ -160,15 +160,15 @@ def test_lora_equals_peft(torch, bert, forward, batch, targets):
 
 def lora_layers(model):
     """The adapters under the names that transformers gives their layers, spelled out."""
-    layers = {"pooler.dense": model.encoder.pooler}
-    for index, layer in enumerate(model.encoder.layers):
+    layers = {"pooler.dense": model.pooler}
+    for index, layer in enumerate(model.transformer.layers):
         layers |= {
-            f"encoder.layer.{index}.attention.self.query": layer.attention.query,
-            f"encoder.layer.{index}.attention.self.key": layer.attention.key,
-            f"encoder.layer.{index}.attention.self.value": layer.attention.value,
-            f"encoder.layer.{index}.attention.output.dense": layer.attention.dense,
-            f"encoder.layer.{index}.intermediate.dense": layer.intermediate,
-            f"encoder.layer.{index}.output.dense": layer.output,
+            f"encoder.layer.{index}.attention.self.query": layer.self_attn.q_proj,
+            f"encoder.layer.{index}.attention.self.key": layer.self_attn.k_proj,
+            f"encoder.layer.{index}.attention.self.value": layer.self_attn.v_proj,
+            f"encoder.layer.{index}.attention.output.dense": layer.self_attn.o_proj,
+            f"encoder.layer.{index}.intermediate.dense": layer.mlp.up_proj,
+            f"encoder.layer.{index}.output.dense": layer.mlp.down_proj,
         }
     return {name: layer for name, layer in layers.items() if isinstance(layer, LoraLinear)}
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpjax.models import add_lora, load_classifier, save_classifier, split_trainable
+from dpjax.models import add_lora, load_classifier, save_model, split_trainable
 
 LABELS = ("no", "yes")
 
@@ -26,16 +26,14 @@ def test_the_pooled_text_is_the_normalised_mean_of_its_tokens(folder, batch):
     hidden = np.asarray(load(folder, "first").hidden_states(ids, mask), np.float64)
     weights = np.asarray(mask, float)[..., None]
     mean = (hidden * weights).sum(-2) / weights.sum(-2)
-    pooled = load(folder, "mean").encoder.pool(ids, mask)
+    pooled = load(folder, "mean").pool(ids, mask)
     np.testing.assert_allclose(pooled, np.tanh(0.1 * normalised(mean)), atol=1e-3)
 
 
 def test_only_the_first_token_of_the_last_layer_is_needed(folder, batch):
     model = load(folder, "first")
     first = model.hidden_states(*batch)[..., 0, :]
-    np.testing.assert_allclose(
-        model.encoder.pool(*batch), jnp.tanh(model.encoder.pooler(first)), atol=1e-6
-    )
+    np.testing.assert_allclose(model.pool(*batch), jnp.tanh(model.pooler(first)), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +61,7 @@ def test_an_unknown_pooling_is_refused(folder):
 
 def test_saved_and_loaded_again_it_is_the_same_and_not_appended_twice(folder, batch, tmp_path):
     model = load(folder, "mean")
-    save_classifier(model, folder, tmp_path / "out", label_names=LABELS)
+    save_model(model, folder, tmp_path / "out", label_names=LABELS)
     again = load(tmp_path / "out", "auto")
     assert again.config == model.config
     assert again.config.averaging_layer
@@ -73,7 +71,7 @@ def test_saved_and_loaded_again_it_is_the_same_and_not_appended_twice(folder, ba
 def test_the_layer_is_appended_to_those_that_are_kept(folder, batch, tmp_path):
     model = load(folder, "mean", num_layers=1)
     assert model.config.num_layers == 2
-    save_classifier(model, folder, tmp_path / "out", label_names=LABELS)
+    save_model(model, folder, tmp_path / "out", label_names=LABELS)
     again = load(tmp_path / "out", "auto")
     np.testing.assert_array_equal(again(*batch), model(*batch))
     with pytest.raises(ValueError, match="num_layers=1: the last layer of this checkpoint"):
@@ -85,7 +83,7 @@ def test_transformers_gives_equal_logits(folder, batch, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
     model = load(folder, "mean")
-    save_classifier(model, folder, tmp_path / "out", label_names=LABELS)
+    save_model(model, folder, tmp_path / "out", label_names=LABELS)
     original = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     ids, mask = (torch.tensor(np.asarray(part)).long() for part in batch)
     with torch.no_grad():
@@ -100,8 +98,8 @@ def test_the_appended_layer_is_never_trained(folder, tuning):
         add_lora(model, rank=2, alpha=4, target_modules="all-linear", key=jax.random.key(1))
     _, trainable, frozen = split_trainable(model, tuning)
     last = model.config.num_layers - 1
-    assert sorted(trainable["encoder"]["layers"]) == list(range(last))
-    assert "pooler" not in trainable["encoder"]
-    assert last in frozen["encoder"]["layers"]
-    assert "pooler" in frozen["encoder"]
+    assert sorted(trainable["transformer"]["layers"]) == list(range(last))
+    assert "pooler" not in trainable
+    assert last in frozen["transformer"]["layers"]
+    assert "pooler" in frozen
     assert "classifier" in trainable

@@ -59,7 +59,7 @@ def inputs_of(model, layer, texts):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LoraLinear, "__call__", noting)
-        model.encoder.pool(texts, np.ones(texts.shape, bool))
+        model.pool(texts, np.ones(texts.shape, bool))
     return seen[0]
 
 
@@ -100,7 +100,7 @@ def test_they_see_how_texts_differ_and_not_their_mean(folder):
 
 def test_the_first_token_is_what_counts_where_nothing_else_is_read(folder):
     model = started(folder, pooling="first")
-    *_, last = model.encoder.layers
+    *_, last = model.transformer.layers
     assert inputs_of(model, last.output, fresh_texts()).shape == (400, 40)
     assert np.asarray(last.output.lora_a[...]).any()
 

@@ -1,0 +1,62 @@
+"""The model families: a table of what differs between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from dpjax.models.families.bert import AVERAGING_LAYER as AVERAGING_LAYER
+from dpjax.models.families.bert import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
+from dpjax.models.families.family import TASKS as TASKS
+from dpjax.models.families.family import Family as Family
+from dpjax.models.families.family import Head as Head
+from dpjax.models.families.family import ModuleName as ModuleName
+from dpjax.models.families.family import Path as Path
+from dpjax.models.families.family import Task as Task
+from dpjax.models.families.family import WeightName as WeightName
+from dpjax.models.families.gpt import GPT2, GPT_NEOX, OPT
+from dpjax.models.families.llama import (
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    LLAMA,
+    MISTRAL,
+    OLMO2,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    SMOLLM3,
+)
+from dpjax.models.suggest import did_you_mean
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "gpt2": GPT2,
+        "gpt_neox": GPT_NEOX,
+        "opt": OPT,
+        "llama": LLAMA,
+        "mistral": MISTRAL,
+        "qwen2": QWEN2,
+        "qwen3": QWEN3,
+        "gemma": GEMMA,
+        "gemma2": GEMMA2,
+        "gemma3_text": GEMMA3,
+        "olmo2": OLMO2,
+        "phi3": PHI3,
+        "smollm3": SMOLLM3,
+        "bert": BERT,
+        "roberta": ROBERTA,
+        "xlm-roberta": XLM_ROBERTA,
+        "distilbert": DISTILBERT,
+    }
+)
+
+
+def family_of(model_type: str) -> Family:
+    """The family named by `model_type` of a config.json; ValueError for an unsupported one."""
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}."
+            + did_you_mean(str(model_type), FAMILIES)
+        )
+    return FAMILIES[model_type]

@@ -1,0 +1,172 @@
+"""BERT (MiniLM), RoBERTa, XLM-RoBERTa and DistilBERT: encoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpjax.models.config import TransformerConfig
+from dpjax.models.families.family import Family, Head
+from dpjax.models.families.read import activation, head_size, require
+
+# Our own key in config.json: the last layer was appended for pooling and is not trained.
+AVERAGING_LAYER = "dpjax_averaging_layer"
+
+
+def _read_encoder(hf: Any, *, inner: str, act: str, eps: float, **fields: Any) -> TransformerConfig:
+    """An encoder; `inner` and `act` name attributes of the configuration."""
+    require(hf, is_decoder=False, add_cross_attention=False, position_embedding_type="absolute")
+    size = head_size(hf)
+    return TransformerConfig(
+        model_type=hf.model_type,
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        num_layers=hf.num_hidden_layers,
+        num_heads=hf.num_attention_heads,
+        num_kv_heads=hf.num_attention_heads,
+        head_size=size,
+        intermediate_size=getattr(hf, inner),
+        causal=False,
+        activation=activation(getattr(hf, act)),
+        norm="layer",
+        norm_placement="post",
+        norm_eps=eps,
+        attention_scale=size**-0.5,
+        final_norm=False,
+        embedding_norm=True,
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        initializer_range=hf.initializer_range,
+        **fields,
+    )
+
+
+def _read_bert(hf: Any) -> TransformerConfig:
+    return _read_encoder(
+        hf,
+        inner="intermediate_size",
+        act="hidden_act",
+        eps=hf.layer_norm_eps,
+        max_positions=hf.max_position_embeddings,
+        type_vocab_size=hf.type_vocab_size,
+        pooler_activation="tanh",
+        averaging_layer=getattr(hf, AVERAGING_LAYER, False) is True,
+    )
+
+
+def _read_roberta(hf: Any) -> TransformerConfig:
+    # Position 0 has the row after the one of the padding token.
+    offset = hf.pad_token_id + 1
+    return _read_encoder(
+        hf,
+        inner="intermediate_size",
+        act="hidden_act",
+        eps=hf.layer_norm_eps,
+        max_positions=hf.max_position_embeddings - offset,
+        position_offset=offset,
+        type_vocab_size=hf.type_vocab_size,
+        pooler_activation="tanh",
+    )
+
+
+def _read_distilbert(hf: Any) -> TransformerConfig:
+    return _read_encoder(
+        hf,
+        inner="hidden_dim",
+        act="activation",
+        eps=1e-12,
+        max_positions=hf.max_position_embeddings,
+        pooler_activation="relu",
+    )
+
+
+def _bert_names(prefix: str) -> dict[str, str]:
+    layer = f"{prefix}.encoder.layer.{{}}"
+    return {
+        "embed_tokens": f"{prefix}.embeddings.word_embeddings",
+        "embed_positions": f"{prefix}.embeddings.position_embeddings",
+        "embed_types": f"{prefix}.embeddings.token_type_embeddings",
+        "embedding_norm": f"{prefix}.embeddings.LayerNorm",
+        "layers.self_attn.q_proj": f"{layer}.attention.self.query",
+        "layers.self_attn.k_proj": f"{layer}.attention.self.key",
+        "layers.self_attn.v_proj": f"{layer}.attention.self.value",
+        "layers.self_attn.o_proj": f"{layer}.attention.output.dense",
+        "layers.attention_norm": f"{layer}.attention.output.LayerNorm",
+        "layers.mlp.up_proj": f"{layer}.intermediate.dense",
+        "layers.mlp.down_proj": f"{layer}.output.dense",
+        "layers.mlp_norm": f"{layer}.output.LayerNorm",
+    }
+
+
+_OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
+
+BERT = Family(
+    read_config=_read_bert,
+    names=_bert_names("bert"),
+    heads={
+        "sequence_classification": Head(
+            "BertForSequenceClassification",
+            (("pooler", "bert.pooler.dense", True), ("classifier", "classifier", True)),
+        ),
+        "token_classification": Head(
+            "BertForTokenClassification", (("classifier", "classifier", True),)
+        ),
+    },
+    base_prefix="bert.",
+    renamed=_OLD_NORMS,
+    # "cls." holds the heads of masked-language and next-sentence pretraining.
+    ignored=rf"{_BUFFERS}|cls\..*",
+)
+
+
+def _roberta(name: str) -> Family:
+    return Family(
+        read_config=_read_roberta,
+        names=_bert_names("roberta"),
+        heads={
+            "sequence_classification": Head(
+                f"{name}ForSequenceClassification",
+                (("pooler", "classifier.dense", True), ("classifier", "classifier.out_proj", True)),
+            ),
+            "token_classification": Head(
+                f"{name}ForTokenClassification", (("classifier", "classifier", True),)
+            ),
+        },
+        base_prefix="roberta.",
+        renamed=_OLD_NORMS,
+        ignored=rf"{_BUFFERS}|lm_head\..*|pooler\..*",
+    )
+
+
+ROBERTA = _roberta("Roberta")
+XLM_ROBERTA = _roberta("XLMRoberta")
+
+DISTILBERT = Family(
+    read_config=_read_distilbert,
+    names={
+        "embed_tokens": "distilbert.embeddings.word_embeddings",
+        "embed_positions": "distilbert.embeddings.position_embeddings",
+        "embedding_norm": "distilbert.embeddings.LayerNorm",
+        "layers.self_attn.q_proj": "distilbert.transformer.layer.{}.attention.q_lin",
+        "layers.self_attn.k_proj": "distilbert.transformer.layer.{}.attention.k_lin",
+        "layers.self_attn.v_proj": "distilbert.transformer.layer.{}.attention.v_lin",
+        "layers.self_attn.o_proj": "distilbert.transformer.layer.{}.attention.out_lin",
+        "layers.attention_norm": "distilbert.transformer.layer.{}.sa_layer_norm",
+        "layers.mlp.up_proj": "distilbert.transformer.layer.{}.ffn.lin1",
+        "layers.mlp.down_proj": "distilbert.transformer.layer.{}.ffn.lin2",
+        "layers.mlp_norm": "distilbert.transformer.layer.{}.output_layer_norm",
+    },
+    heads={
+        "sequence_classification": Head(
+            "DistilBertForSequenceClassification",
+            (("pooler", "pre_classifier", True), ("classifier", "classifier", True)),
+        ),
+        "token_classification": Head(
+            "DistilBertForTokenClassification", (("classifier", "classifier", True),)
+        ),
+    },
+    base_prefix="distilbert.",
+    renamed=_OLD_NORMS,
+    ignored=rf"{_BUFFERS}|vocab_(transform|layer_norm|projector)\..*|qa_outputs\..*",
+)

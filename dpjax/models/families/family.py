@@ -1,0 +1,137 @@
+"""What a model family is: how to read its config.json, and what its weights are called.
+
+The names are read in both directions: by the loader and LoRA from Hugging Face names to our
+modules, by the saver back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dpjax.models.config import TransformerConfig
+from dpjax.models.families.modules import Part, body_parts
+
+Path = tuple[str | int, ...]
+Task = Literal["causal_lm", "sequence_classification", "token_classification"]
+TASKS: tuple[Task, ...] = ("causal_lm", "sequence_classification", "token_classification")
+
+
+@dataclass(frozen=True)
+class ModuleName:
+    """One module: its path in our model, its path in transformers, what it is."""
+
+    path: Path
+    hf_name: str
+    kind: Literal["linear", "conv1d", "norm", "embedding"]
+    has_bias: bool
+
+    def weights(self) -> Iterator[WeightName]:
+        """The tensors of the module."""
+        ours = {"norm": "scale", "embedding": "embedding"}.get(self.kind, "kernel")
+        # torch keeps linear weights as (out, in); GPT-2's Conv1D and Flax as (in, out).
+        yield WeightName((*self.path, ours), f"{self.hf_name}.weight", self.kind == "linear")
+        if self.has_bias:
+            yield WeightName((*self.path, "bias"), f"{self.hf_name}.bias", False)
+
+
+@dataclass(frozen=True)
+class WeightName:
+    """One tensor: its path in the nested dict of parameters, its checkpoint name, its layout."""
+
+    path: Path
+    hf_name: str
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head for one task: transformers' class, and `(our path, its name, has a bias)` of each
+    dense layer, the one that gives the logits last."""
+
+    architecture: str
+    layers: tuple[tuple[str, str, bool], ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family of transformers.
+
+    Attributes:
+        read_config: from transformers' configuration object, defaults filled in.
+        names: our dotted module paths to transformers' ones, {} standing for a layer's number.
+        heads: by task.
+        base_prefix: starts the names of everything below the head and is missing in checkpoints of
+            the bare model.
+        conv1d: whether the layers' linear maps are stored as (in, out).
+        renamed: old endings of weight names to present ones.
+        ignored: pattern of the names (without prefix) of buffers and of heads that are not ours.
+    """
+
+    read_config: Callable[[Any], TransformerConfig]
+    names: Mapping[str, str]
+    heads: Mapping[Task, Head]
+    base_prefix: str
+    conv1d: bool = False
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    ignored: str = ""
+
+    def head(self, task: Task) -> Head:
+        """The head for a task; ValueError if transformers has none for this family."""
+        if task not in self.heads:
+            raise ValueError(
+                f"this family has no head for {task.replace('_', ' ')}; it has one for "
+                f"{', '.join(name.replace('_', ' ') for name in self.heads)}"
+            )
+        return self.heads[task]
+
+    def modules(self, config: TransformerConfig, task: Task) -> tuple[ModuleName, ...]:
+        """Every module that has parameters, those of the head last."""
+        return (*self.body_modules(config), *self.head_modules(config, task))
+
+    def body_modules(self, config: TransformerConfig) -> Iterator[ModuleName]:
+        """The modules below the head, which checkpoints of every task have."""
+        for part in body_parts(config):
+            yield self._named(part)
+
+    def head_modules(self, config: TransformerConfig, task: Task) -> Iterator[ModuleName]:
+        """The dense layers of the head; none for a tied one."""
+        if task == "causal_lm" and config.tied_head:
+            return
+        for ours, theirs, has_bias in self.head(task).layers:
+            yield ModuleName((ours,), theirs, "linear", has_bias)
+
+    def _named(self, part: Part) -> ModuleName:
+        layer = part.path[1] if part.path[0] == "layers" else None
+        ours = ".".join(str(name) for name in part.path if name is not layer or layer is None)
+        kind = "conv1d" if part.kind == "linear" and self.conv1d else part.kind
+        path = ("transformer", *part.path)
+        return ModuleName(path, self.names[ours].format(layer), kind, part.has_bias)
+
+    def weight_names(self, config: TransformerConfig, task: Task) -> tuple[WeightName, ...]:
+        """Every tensor of a checkpoint of this family for a task."""
+        modules = self.modules(config, task)
+        return tuple(weight for module in modules for weight in module.weights())
+
+    def table_name(self, name: str, task: Task) -> str | None:
+        """The name in the table for a name found in a checkpoint; None for ignored tensors."""
+        for old, new in self.renamed.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        bare = name.removeprefix(self.base_prefix)
+        # A head may lie below the prefix, as the pooler of BERT does.
+        for full in (name, self.base_prefix + bare):
+            if self._is_of_head(full, task):
+                return full
+            if any(self._is_of_head(full, other) for other in self.heads):
+                return None
+        if self.ignored and re.fullmatch(self.ignored, bare):
+            return None
+        return self.base_prefix + bare
+
+    def _is_of_head(self, name: str, task: Task) -> bool:
+        module, _, kind = name.rpartition(".")
+        return kind in ("weight", "bias") and any(
+            module == theirs for _, theirs, _ in self.head(task).layers
+        )

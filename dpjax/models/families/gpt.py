@@ -1,0 +1,179 @@
+"""GPT-2, GPT-NeoX (Pythia) and OPT: LayerNorm, plain perceptrons, biases everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpjax.models.config import TransformerConfig
+from dpjax.models.families.family import Family, Head
+from dpjax.models.families.read import activation, head_size, require, rope
+
+
+def _read_gpt2(hf: Any) -> TransformerConfig:
+    require(
+        hf,
+        scale_attn_by_inverse_layer_idx=False,
+        reorder_and_upcast_attn=False,
+        add_cross_attention=False,
+    )
+    size = head_size(hf)
+    return TransformerConfig(
+        model_type="gpt2",
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        num_layers=hf.num_hidden_layers,
+        num_heads=hf.num_attention_heads,
+        num_kv_heads=hf.num_attention_heads,
+        head_size=size,
+        intermediate_size=hf.n_inner or 4 * hf.hidden_size,
+        max_positions=hf.max_position_embeddings,
+        causal=True,
+        activation=activation(hf.activation_function),
+        norm="layer",
+        norm_placement="pre",
+        norm_eps=hf.layer_norm_epsilon,
+        attention_scale=size**-0.5 if hf.scale_attn_weights else 1.0,
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        fused_qkv="blocks",
+        tied_head=hf.tie_word_embeddings,
+        initializer_range=hf.initializer_range,
+    )
+
+
+def _read_gpt_neox(hf: Any) -> TransformerConfig:
+    require(hf, is_decoder=False)
+    size = head_size(hf)
+    return TransformerConfig(
+        model_type="gpt_neox",
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        num_layers=hf.num_hidden_layers,
+        num_heads=hf.num_attention_heads,
+        num_kv_heads=hf.num_attention_heads,
+        head_size=size,
+        intermediate_size=hf.intermediate_size,
+        max_positions=hf.max_position_embeddings,
+        causal=True,
+        activation=activation(hf.hidden_act),
+        norm="layer",
+        norm_placement="pre",
+        norm_eps=hf.layer_norm_eps,
+        attention_scale=size**-0.5,
+        parallel_residual=hf.use_parallel_residual,
+        qkv_bias=hf.attention_bias,
+        output_bias=hf.attention_bias,
+        mlp_bias=True,
+        fused_qkv="heads",
+        rope=rope(hf.rope_parameters, size),
+        tied_head=hf.tie_word_embeddings,
+        initializer_range=hf.initializer_range,
+    )
+
+
+def _read_opt(hf: Any) -> TransformerConfig:
+    require(hf, word_embed_proj_dim=hf.hidden_size, layer_norm_elementwise_affine=True)
+    size = head_size(hf)
+    before = hf.do_layer_norm_before
+    return TransformerConfig(
+        model_type="opt",
+        vocab_size=hf.vocab_size,
+        hidden_size=hf.hidden_size,
+        num_layers=hf.num_hidden_layers,
+        num_heads=hf.num_attention_heads,
+        num_kv_heads=hf.num_attention_heads,
+        head_size=size,
+        intermediate_size=hf.ffn_dim,
+        max_positions=hf.max_position_embeddings,
+        causal=True,
+        activation=activation(hf.activation_function),
+        norm="layer",
+        norm_placement="pre" if before else "post",
+        norm_eps=1e-5,
+        attention_scale=size**-0.5,
+        final_norm=before and not hf._remove_final_layer_norm,
+        qkv_bias=hf.enable_bias,
+        output_bias=hf.enable_bias,
+        mlp_bias=hf.enable_bias,
+        position_offset=2,
+        tied_head=hf.tie_word_embeddings,
+        initializer_range=hf.init_std,
+    )
+
+
+GPT2 = Family(
+    read_config=_read_gpt2,
+    names={
+        "embed_tokens": "transformer.wte",
+        "embed_positions": "transformer.wpe",
+        "layers.attention_norm": "transformer.h.{}.ln_1",
+        "layers.self_attn.qkv_proj": "transformer.h.{}.attn.c_attn",
+        "layers.self_attn.o_proj": "transformer.h.{}.attn.c_proj",
+        "layers.mlp_norm": "transformer.h.{}.ln_2",
+        "layers.mlp.up_proj": "transformer.h.{}.mlp.c_fc",
+        "layers.mlp.down_proj": "transformer.h.{}.mlp.c_proj",
+        "norm": "transformer.ln_f",
+    },
+    heads={
+        "causal_lm": Head("GPT2LMHeadModel", (("lm_head", "lm_head", False),)),
+        "sequence_classification": Head(
+            "GPT2ForSequenceClassification", (("classifier", "score", False),)
+        ),
+        "token_classification": Head(
+            "GPT2ForTokenClassification", (("classifier", "classifier", True),)
+        ),
+    },
+    base_prefix="transformer.",
+    conv1d=True,
+    ignored=r"h\.\d+\.attn\.(bias|masked_bias)",
+)
+
+GPT_NEOX = Family(
+    read_config=_read_gpt_neox,
+    names={
+        "embed_tokens": "gpt_neox.embed_in",
+        "layers.attention_norm": "gpt_neox.layers.{}.input_layernorm",
+        "layers.self_attn.qkv_proj": "gpt_neox.layers.{}.attention.query_key_value",
+        "layers.self_attn.o_proj": "gpt_neox.layers.{}.attention.dense",
+        "layers.mlp_norm": "gpt_neox.layers.{}.post_attention_layernorm",
+        "layers.mlp.up_proj": "gpt_neox.layers.{}.mlp.dense_h_to_4h",
+        "layers.mlp.down_proj": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
+        "norm": "gpt_neox.final_layer_norm",
+    },
+    heads={
+        "causal_lm": Head("GPTNeoXForCausalLM", (("lm_head", "embed_out", False),)),
+        "sequence_classification": Head(
+            "GPTNeoXForSequenceClassification", (("classifier", "score", False),)
+        ),
+        "token_classification": Head(
+            "GPTNeoXForTokenClassification", (("classifier", "classifier", True),)
+        ),
+    },
+    base_prefix="gpt_neox.",
+    ignored=r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",
+)
+
+OPT = Family(
+    read_config=_read_opt,
+    names={
+        "embed_tokens": "model.decoder.embed_tokens",
+        "embed_positions": "model.decoder.embed_positions",
+        "layers.attention_norm": "model.decoder.layers.{}.self_attn_layer_norm",
+        "layers.self_attn.q_proj": "model.decoder.layers.{}.self_attn.q_proj",
+        "layers.self_attn.k_proj": "model.decoder.layers.{}.self_attn.k_proj",
+        "layers.self_attn.v_proj": "model.decoder.layers.{}.self_attn.v_proj",
+        "layers.self_attn.o_proj": "model.decoder.layers.{}.self_attn.out_proj",
+        "layers.mlp_norm": "model.decoder.layers.{}.final_layer_norm",
+        "layers.mlp.up_proj": "model.decoder.layers.{}.fc1",
+        "layers.mlp.down_proj": "model.decoder.layers.{}.fc2",
+        "norm": "model.decoder.final_layer_norm",
+    },
+    heads={
+        "causal_lm": Head("OPTForCausalLM", (("lm_head", "lm_head", False),)),
+        "sequence_classification": Head(
+            "OPTForSequenceClassification", (("classifier", "score", False),)
+        ),
+    },
+    base_prefix="model.",
+)
