@@ -52,7 +52,7 @@ def test_more_layers_than_there_are(folder, num_layers):
 
 
 def test_table_of_names_is_invertible(folder):
-    weights = family_of("bert").weight_names(read_config(folder))
+    weights = family_of("bert").weight_names(read_config(folder), "sequence_classification")
     assert len({weight.path for weight in weights}) == len(weights)
     assert {weight.hf_name for weight in weights} == set(load_file(folder / "model.safetensors"))
 
@@ -213,15 +213,15 @@ class TestBadCheckpoint:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"model_type": "gpt2"}, "'gpt2' is not supported; supported: bert"),
+            ({"model_type": "t5"}, "'t5' is not supported; supported: gpt2, gpt_neox, opt"),
             ({"model_type": "brt"}, "Did you mean 'bert'"),
             ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
             ({"is_decoder": True}, "is_decoder = True is not supported"),
             ({"add_cross_attention": True}, "add_cross_attention"),
             ({"quantization_config": {"bits": 4}}, "quantization_config"),
-            ({"hidden_act": "silu"}, "hidden_act 'silu' is not supported; supported: gelu,"),
-            ({"hidden_size": "24"}, "hidden_size must be a whole number, got '24'"),
-            ({"num_attention_heads": 5}, "does not divide"),
+            ({"hidden_act": "mish"}, "activation 'mish' is not supported; supported: gelu,"),
+            ({"hidden_size": "24"}, "hidden_size must be a positive whole number, got '24'"),
+            ({"num_attention_heads": 5}, "5 attention heads do not divide the hidden size 24"),
         ],
     )
     def test_unsupported_config(self, write_checkpoint, bert_config, change, message):

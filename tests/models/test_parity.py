@@ -31,6 +31,8 @@ def forward(torch):
             outputs = model.eval()(
                 input_ids=torch.tensor(np.asarray(ids, np.int64)),
                 attention_mask=torch.tensor(np.asarray(mask, np.int64)),
+                # By itself transformers counts padding on the left as positions.
+                position_ids=torch.tensor(np.maximum(np.cumsum(mask, axis=-1) - 1, 0)),
                 output_hidden_states=True,
             )
         logits = outputs.logits.numpy() if "logits" in outputs else None

@@ -23,9 +23,9 @@ def lora_model(model):
 def test_lora_trains_adapters_and_head(lora_model):
     _, trainable, frozen = split_trainable(lora_model, "lora")
     adapters = [
-        f"encoder.layers.{layer}.attention.{name}.{part}"
+        f"transformer.layers.{layer}.self_attn.{name}.{part}"
         for layer in (0, 1)
-        for name in ("query", "value")
+        for name in ("q_proj", "v_proj")
         for part in ("lora_a", "lora_b")
     ]
     assert leaf_names(trainable) == ["classifier.bias", "classifier.kernel", *adapters]
@@ -47,9 +47,7 @@ def test_full_tuning_trains_everything(model):
     graphdef, trainable, frozen = split_trainable(model, "full")
     assert frozen == {}
     assert count_parameters(trainable) == count_parameters(nnx.state(model))
-    assert {"encoder.embeddings.word_embeddings.embedding", "encoder.pooler.kernel"} <= set(
-        leaf_names(trainable)
-    )
+    assert {"transformer.embed_tokens.embedding", "pooler.kernel"} <= set(leaf_names(trainable))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(trainable))
     nnx.merge(graphdef, trainable, frozen)
 
