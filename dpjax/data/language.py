@@ -63,7 +63,8 @@ def encode_language(
     writes both, the prompt with its invitation to answer, and no token is added.
 
     Conversations: as the chat template writes them; the tokens between its markers
-    `{% generation %}` and `{% endgeneration %}` are targets, the first token apart.
+    `{% generation %}` and `{% endgeneration %}` are targets, the first token apart. A token that
+    reaches over a marker counts, so markers belong where a token begins, not after a space.
 
     Special tokens that are written out in a record are read as such. A tokenizer without a padding
     token is fine: padding is masked.
@@ -89,7 +90,9 @@ def encode_language(
     fill = padding_id(tokenizer.pad_token_id, tokenizer.eos_token_id)
     dataset = LanguageDataset(
         input_ids=pad_rows(ids, fill, "right", np.int32),
-        attention_mask=pad_rows([np.ones(len(row)) for row in ids], False, "right", np.bool_),
+        attention_mask=pad_rows(
+            [np.ones(len(row), np.bool_) for row in ids], False, "right", np.bool_
+        ),
         truncated=truncated,
         loss_mask=pad_rows(targets, False, "right", np.bool_),
     )

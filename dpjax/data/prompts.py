@@ -69,7 +69,9 @@ def encode_prompts(
     fill = padding_id(tokenizer.pad_token_id, tokenizer.eos_token_id)
     return EncodedPrompts(
         input_ids=pad_rows(ids, fill, "left", np.int32),
-        attention_mask=pad_rows([np.ones(len(row)) for row in ids], False, "left", np.bool_),
+        attention_mask=pad_rows(
+            [np.ones(len(row), np.bool_) for row in ids], False, "left", np.bool_
+        ),
         truncated=truncated,
     )
 
