@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpjax.data.raw import RawColumns, check_columns
-from dpjax.data.source import DataSource
+from dpjax.data.raw import RawColumns, Wanted
 
 if TYPE_CHECKING:
     import datasets
 
 
-def read_parquet(path: Path, source: DataSource) -> RawColumns:
-    """Text and label column of one Parquet file; class names stored by `datasets` are used.
+def read_parquet(path: Path, wanted: Wanted) -> RawColumns:
+    """The wanted columns of one Parquet file; class names stored by `datasets` are used.
 
     Raises:
         ValueError: the file is not Parquet, or a column is missing.
@@ -31,24 +30,19 @@ def read_parquet(path: Path, source: DataSource) -> RawColumns:
         raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
     with file:
         schema = file.schema_arrow
-        check_columns(source, schema.names, str(path))
-        table = file.read(columns=[source.text_column, source.label_column])
-    feature = None
-    if b"huggingface" in (schema.metadata or {}):
+        chosen = wanted.choose(schema.names, str(path))
+        table = file.read(columns=list(chosen.values()))
+    features: Mapping[str, object] = {}
+    if "label" in chosen and b"huggingface" in (schema.metadata or {}):
         import datasets
 
-        feature = datasets.Features.from_arrow_schema(schema)[source.label_column]
-    labels = table.column(source.label_column).to_pylist()
-    return RawColumns(
-        texts=table.column(source.text_column).to_pylist(),
-        labels=_with_class_names(labels, feature),
-        positions=range(1, table.num_rows + 1),
-        position_name="row",
-    )
+        features = datasets.Features.from_arrow_schema(schema)
+    columns = {column: table.column(column).to_pylist() for column in chosen.values()}
+    return _rows(columns, chosen, features)
 
 
-def read_saved_folder(path: Path, source: DataSource) -> RawColumns:
-    """Text and label column of a folder written by `datasets.save_to_disk`.
+def read_saved_folder(path: Path, wanted: Wanted) -> RawColumns:
+    """The wanted columns of a folder written by `datasets.save_to_disk`.
 
     Raises:
         ValueError: the folder holds something else, or a split or column is missing.
@@ -64,19 +58,19 @@ def read_saved_folder(path: Path, source: DataSource) -> RawColumns:
     with _without_progress_bars():
         saved = datasets.load_from_disk(str(path), keep_in_memory=True)
     if isinstance(saved, datasets.DatasetDict):
-        if source.split not in saved:
-            near = difflib.get_close_matches(source.split, saved, n=1)
+        split = wanted.source.split
+        if split not in saved:
+            near = difflib.get_close_matches(split, saved, n=1)
             hint = f" Did you mean split={near[0]!r}?" if near else ""
             raise ValueError(
-                f"{path} has no split {source.split!r}; its splits: "
-                f"{', '.join(map(repr, saved))}.{hint}"
+                f"{path} has no split {split!r}; its splits: {', '.join(map(repr, saved))}.{hint}"
             )
-        saved = saved[source.split]
-    return _columns_of(saved, source, str(path))
+        saved = saved[split]
+    return _columns_of(saved, wanted, str(path))
 
 
-def read_hub(source: DataSource) -> RawColumns:
-    """Text and label column of one split of a hub dataset.
+def read_hub(wanted: Wanted) -> RawColumns:
+    """The wanted columns of one split of a hub dataset.
 
     Raises:
         FileNotFoundError: there is neither such a file nor such a dataset.
@@ -85,6 +79,7 @@ def read_hub(source: DataSource) -> RawColumns:
     """
     import datasets
 
+    source = wanted.source
     absent = f"there is no file at {Path(source.path).absolute()}, and as a hub dataset"
     try:
         with _without_progress_bars():
@@ -101,24 +96,24 @@ def read_hub(source: DataSource) -> RawColumns:
             f"{error}\nOf a dataset with several configurations, save one with "
             "datasets.load_dataset(id, configuration).save_to_disk(folder) and give the folder"
         ) from error
-    return _columns_of(loaded, source, f"{source.path} (split {source.split})")
+    return _columns_of(loaded, wanted, f"{source.path} (split {source.split})")
 
 
-def _columns_of(dataset: datasets.Dataset, source: DataSource, place: str) -> RawColumns:
-    check_columns(source, dataset.column_names, place)
+def _columns_of(dataset: datasets.Dataset, wanted: Wanted, place: str) -> RawColumns:
+    chosen = wanted.choose(dataset.column_names, place)
     # A saved dataset remembers its format, which may be torch tensors.
-    plain = dataset.with_format(None)
-    columns: dict[str, list[Any]] = plain.select_columns([source.text_column, source.label_column])[
-        :
-    ]
-    return RawColumns(
-        texts=columns[source.text_column],
-        labels=_with_class_names(
-            columns[source.label_column], dataset.features[source.label_column]
-        ),
-        positions=range(1, len(dataset) + 1),
-        position_name="row",
-    )
+    columns = dataset.with_format(None).select_columns(list(chosen.values()))[:]
+    return _rows(columns, chosen, dataset.features)
+
+
+def _rows(
+    columns: Mapping[str, list[Any]], chosen: Mapping[str, str], features: Mapping[str, object]
+) -> RawColumns:
+    values = {field: columns[column] for field, column in chosen.items()}
+    if "label" in chosen:
+        values["label"] = _with_class_names(values["label"], features.get(chosen["label"]))
+    num_rows = len(next(iter(values.values())))
+    return RawColumns(values, range(1, num_rows + 1), "row")
 
 
 def _with_class_names(labels: list[Any], feature: object) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Columns as a reader found them, before texts and labels are checked."""
+"""Which columns are wanted, and those columns as a reader found them, not checked yet."""
 
 from __future__ import annotations
 
@@ -8,36 +8,98 @@ from collections.abc import Collection, Sequence
 
 from dpjax.data.source import DataSource
 
+Layout = tuple[str, ...]
+"""Fields that make up a record, such as ("text", "label"). The column of a field is named by the
+option of `DataSource` called after it: `text_column`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RawColumns:
-    """Two columns of equal length; `positions[i]` says where record i stands in the source."""
+    """Columns of equal length by field; `positions[i]` says where record i stands in the source."""
 
-    texts: list[object]
-    labels: list[object]
+    values: dict[str, list[object]]
     positions: Sequence[int]
     position_name: str
     """What the positions count, from 1: "line" or "row"."""
 
 
-def check_columns(source: DataSource, columns: Collection[str], place: str) -> None:
-    """Refuses a source that lacks the text or the label column.
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The columns to read from a source: those of one of the layouts."""
 
-    Args:
-        columns: the columns that exist.
-        place: how to call the source in the message.
+    source: DataSource
+    layouts: tuple[Layout, ...]
 
-    Raises:
-        ValueError: naming the columns that exist and the nearest one.
-    """
-    if source.text_column == source.label_column:
-        raise ValueError(
-            f"text_column and label_column are both {source.text_column!r}; they must differ"
+    def columns_of(self, layout: Layout) -> dict[str, str]:
+        """The column that the source's options name for each field."""
+        return {field: getattr(self.source, f"{field}_column") for field in layout}
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """The columns of all layouts."""
+        return tuple(
+            column for layout in self.layouts for column in self.columns_of(layout).values()
         )
-    for option in ("text_column", "label_column"):
-        name = getattr(source, option)
-        if name not in columns:
-            near = difflib.get_close_matches(name, columns, n=1)
-            hint = f" Did you mean {option}={near[0]!r}?" if near else f" Set {option}."
-            listed = ", ".join(map(repr, columns)) or "none"
-            raise ValueError(f"{place} has no column {name!r}; its columns: {listed}.{hint}")
+
+    def choose(self, columns: Collection[str], place: str) -> dict[str, str]:
+        """The layout that the source has, as column by field.
+
+        Args:
+            columns: the columns that exist.
+            place: how to call the source in the message.
+
+        Raises:
+            ValueError: no layout is there, or several are; names the columns that exist and the
+                nearest one.
+        """
+        for layout in self.layouts:
+            self._check_distinct(layout)
+        present = [layout for layout in self.layouts if not self._missing(layout, columns)]
+        if len(present) == 1:
+            return self.columns_of(present[0])
+        if present:
+            raise ValueError(
+                f"{place} has the columns of {len(present)} formats, "
+                f"{' and '.join(map(self._described, present))}; set record_format to one of "
+                f"{', '.join(repr('_'.join(layout)) for layout in present)}"
+            )
+        raise ValueError(self._absent(columns, place))
+
+    def _check_distinct(self, layout: Layout) -> None:
+        columns = self.columns_of(layout)
+        if len(set(columns.values())) < len(columns):
+            options = " and ".join(f"{field}_column" for field in layout)
+            raise ValueError(f"{options} are both {columns[layout[0]]!r}; they must differ")
+
+    def _missing(self, layout: Layout, columns: Collection[str]) -> list[str]:
+        named = self.columns_of(layout)
+        return [field for field in layout if named[field] not in columns]
+
+    def _described(self, layout: Layout) -> str:
+        columns = " and ".join(map(repr, self.columns_of(layout).values()))
+        return f"{'_'.join(layout)} ({columns})"
+
+    def _absent(self, columns: Collection[str], place: str) -> str:
+        listed = ", ".join(map(repr, columns)) or "none"
+        # Where half of the columns is there, the other half is what is misspelt.
+        nearest = sorted(
+            self.layouts, key=lambda layout: len(self._missing(layout, columns)) / len(layout)
+        )
+        hint = next(filter(None, (self._hint(layout, columns) for layout in nearest)), None)
+        if len(self.layouts) == 1:
+            field = self._missing(self.layouts[0], columns)[0]
+            wrong = f"has no column {self.columns_of(self.layouts[0])[field]!r}"
+            hint = hint or f"Set {field}_column."
+        else:
+            wrong = (
+                f"has the columns of no format: {' or '.join(map(self._described, self.layouts))}"
+            )
+            hint = (
+                hint or "Set text_column, prompt_column and completion_column, or messages_column."
+            )
+        return f"{place} {wrong}; its columns: {listed}. {hint}"
+
+    def _hint(self, layout: Layout, columns: Collection[str]) -> str | None:
+        field = self._missing(layout, columns)[0]
+        near = difflib.get_close_matches(self.columns_of(layout)[field], columns, n=1)
+        return f"Did you mean {field}_column={near[0]!r}?" if near else None

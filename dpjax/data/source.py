@@ -1,13 +1,21 @@
-"""Where labelled text comes from."""
+"""Where records come from."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from typing import Literal, get_args
+
+RecordFormat = Literal["auto", "text", "prompt_completion", "messages"]
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """Labelled text in a file, a folder or on the Hugging Face hub."""
+    """Records in a file, a folder or on the Hugging Face hub.
+
+    Raises:
+        ValueError: `record_format` is not one of those below.
+    """
 
     path: str
     """A .csv, .tsv, .jsonl, .json (one object per line) or .parquet file, a folder written by
@@ -16,8 +24,28 @@ class DataSource:
     text_column: str = "text"
     """Column that holds the text."""
     label_column: str = "label"
-    """Column that holds the label: strings, integers or booleans."""
+    """Column that holds the label of a classifier's text: strings, integers or booleans."""
+    prompt_column: str = "prompt"
+    """Column that holds what a language model is given: a string or a list of messages."""
+    completion_column: str = "completion"
+    """Column that holds what a language model is to answer: like the prompt, a string or a list
+    of messages."""
+    messages_column: str = "messages"
+    """Column that holds a conversation: a list of objects with `role` and `content`."""
+    record_format: RecordFormat = "auto"
+    """Which columns a language model learns from; auto takes the format whose columns are there,
+    and refuses where they are those of several. A classifier always reads text and label."""
     column_names: tuple[str, ...] | None = None
     """Names of all columns, in order, of a CSV or TSV file that has no header line."""
     split: str = "train"
     """Split of a hub dataset, or of a saved folder that has several."""
+
+    def __post_init__(self) -> None:
+        known = get_args(RecordFormat)
+        if self.record_format not in known:
+            near = difflib.get_close_matches(str(self.record_format), known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"record_format must be one of {', '.join(map(repr, known))}, got "
+                f"{self.record_format!r}.{hint}"
+            )

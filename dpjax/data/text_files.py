@@ -15,48 +15,44 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from dpjax.data.raw import RawColumns, check_columns
-from dpjax.data.source import DataSource
+from dpjax.data.raw import RawColumns, Wanted
 
 # The largest value that fits a C long everywhere; csv refuses fields over 128 KiB by default.
 CSV_FIELD_LIMIT = 2**31 - 1
 LONGEST_NAME_SHOWN = 40
 
 
-def read_delimited(path: Path, source: DataSource) -> RawColumns:
-    """Text and label column of a CSV file (standard quoting) or a TSV file (no quoting).
+def read_delimited(path: Path, wanted: Wanted) -> RawColumns:
+    """The wanted columns of a CSV file (standard quoting) or a TSV file (no quoting).
 
     Raises:
-        ValueError: a column is missing, a line has the wrong number of fields, quotes do not
-            close, or the bytes are not UTF-8.
+        ValueError: a column is missing or holds messages, a line has the wrong number of fields,
+            quotes do not close, or the bytes are not UTF-8.
     """
     is_csv = path.suffix.lower() == ".csv"
     # Universal newlines would break a text apart at a lone carriage return.
     with _open_text(path, newline="" if is_csv else "\n") as file, _long_csv_fields():
         rows = _csv_rows(file, path) if is_csv else _tsv_rows(file)
-        header = _header(rows, path, source)
-        text_index = header.index(source.text_column)
-        label_index = header.index(source.label_column)
-        texts: list[object] = []
-        labels: list[object] = []
+        header, chosen = _header(rows, path, wanted)
+        indices = {field: header.index(column) for field, column in chosen.items()}
+        values: dict[str, list[object]] = {field: [] for field in chosen}
         lines: list[int] = []
         for line, fields in rows:
-            _check_fields(fields, header, line, path, source)
-            texts.append(fields[text_index])
-            labels.append(fields[label_index])
+            _check_fields(fields, header, line, path, wanted)
+            for field, index in indices.items():
+                values[field].append(fields[index])
             lines.append(line)
-    return RawColumns(texts, labels, lines, "line")
+    return RawColumns(values, lines, "line")
 
 
-def read_json_lines(path: Path, source: DataSource) -> RawColumns:
-    """Text and label of every JSON object, one per line; blank lines are skipped.
+def read_json_lines(path: Path, wanted: Wanted) -> RawColumns:
+    """The wanted columns of JSON objects, one per line; blank lines are skipped.
 
     Raises:
         ValueError: a line is not a JSON object, no object has the column, or the bytes are not
             UTF-8.
     """
-    texts: list[object] = []
-    labels: list[object] = []
+    records: list[dict[str, object]] = []
     lines: list[int] = []
     names: dict[str, None] = {}
     with _open_text(path, newline="\n") as file:
@@ -65,12 +61,11 @@ def read_json_lines(path: Path, source: DataSource) -> RawColumns:
                 continue
             record = _json_object(line, number, path)
             names.update(dict.fromkeys(record))
-            texts.append(record.get(source.text_column))
-            labels.append(record.get(source.label_column))
+            records.append({name: record.get(name) for name in wanted.all_columns})
             lines.append(number)
-    if lines:
-        check_columns(source, names, str(path))
-    return RawColumns(texts, labels, lines, "line")
+    chosen = wanted.choose(names, str(path)) if lines else {}
+    values = {field: [record[name] for record in records] for field, name in chosen.items()}
+    return RawColumns(values, lines, "line")
 
 
 @contextmanager
@@ -122,44 +117,57 @@ def _tsv_rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
 
 
 def _header(
-    rows: Iterator[tuple[int, list[str]]], path: Path, source: DataSource
-) -> tuple[str, ...]:
-    if source.column_names is not None:
-        header = tuple(source.column_names)
-        check_columns(source, header, f"column_names of {path}")
+    rows: Iterator[tuple[int, list[str]]], path: Path, wanted: Wanted
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The names of all columns, and the wanted ones by field."""
+    if wanted.source.column_names is not None:
+        header = tuple(wanted.source.column_names)
+        chosen = wanted.choose(header, f"column_names of {path}")
     else:
         header = tuple(name.strip() for name in next(rows, (0, []))[1])
         if not header:
             raise ValueError(f"{path} holds no records")
-        if {source.text_column, source.label_column}.isdisjoint(header):
-            raise ValueError(_not_a_header(header, path, source))
-        check_columns(source, header, str(path))
+        if set(wanted.all_columns).isdisjoint(header):
+            raise ValueError(_not_a_header(header, path, wanted))
+        chosen = wanted.choose(header, str(path))
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
         raise ValueError(f"{path}: the column name {repeated[0]!r} occurs more than once")
-    return header
+    if "messages" in chosen:
+        raise ValueError(
+            f"{path}: messages are lists of objects, which a {path.suffix} file cannot hold; write "
+            "one JSON object per line into a .jsonl file"
+        )
+    return header, chosen
 
 
-def _not_a_header(header: tuple[str, ...], path: Path, source: DataSource) -> str:
-    wanted = f"{path} has no column {source.text_column!r} and no column {source.label_column!r}"
-    if len(header) == 1:
+def _not_a_header(header: tuple[str, ...], path: Path, wanted: Wanted) -> str:
+    absent = f"{path} has no column {' and no column '.join(map(repr, wanted.all_columns))}"
+    # Messages are not in such a file, and the layout that fits the number of columns is likeliest.
+    layouts = [layout for layout in wanted.layouts if layout != ("messages",)] or wanted.layouts
+    layout = min(layouts, key=lambda layout: abs(len(layout) - len(header)))
+    columns = wanted.columns_of(layout)
+    if len(header) < len(layout):
         separator = "comma" if path.suffix.lower() == ".csv" else "tab"
         return (
-            f"{wanted}: its first line holds no {separator}. Is the file separated by "
+            f"{absent}: its first line holds no {separator}. Is the file separated by "
             f"{separator}s, as its extension says?"
         )
-    names = f"{source.text_column},{source.label_column}"
+    names = ",".join(columns.values())
     no_header = (
         f"If the file has no header line, name all its columns in order: column_names={names} "
         f"(in Python a tuple, in the shell --…column-names {names.replace(',', ' ')})."
     )
+    if len(header) == 1:
+        # It would be the whole of a record, and a short one looks like a name.
+        return f"{absent}: its only column is called otherwise. Set {layout[0]}_column. {no_header}"
     if not _look_like_names(header):
-        return f"{wanted}: its first line does not look like a header. {no_header}"
-    near = difflib.get_close_matches(source.text_column, header, n=1)
-    hint = f" Did you mean text_column={near[0]!r}?" if near else ""
+        return f"{absent}: its first line does not look like a header. {no_header}"
+    near = difflib.get_close_matches(columns[layout[0]], header, n=1)
+    hint = f" Did you mean {layout[0]}_column={near[0]!r}?" if near else ""
+    options = " and ".join(f"{field}_column" for field in layout)
     return (
-        f"{wanted}; its columns: {', '.join(map(repr, header))}.{hint} Set text_column and "
-        f"label_column. {no_header}"
+        f"{absent}; its columns: {', '.join(map(repr, header))}.{hint} Set {options}. {no_header}"
     )
 
 
@@ -174,10 +182,11 @@ def _look_like_names(fields: tuple[str, ...]) -> bool:
 
 
 def _check_fields(
-    fields: list[str], header: tuple[str, ...], line: int, path: Path, source: DataSource
+    fields: list[str], header: tuple[str, ...], line: int, path: Path, wanted: Wanted
 ) -> None:
+    without_header = wanted.source.column_names is not None
     if len(fields) != len(header):
-        named = "column_names" if source.column_names is not None else "the header line"
+        named = "column_names" if without_header else "the header line"
         advice = (
             "quote texts that hold a comma"
             if path.suffix.lower() == ".csv"
@@ -186,7 +195,7 @@ def _check_fields(
         raise ValueError(
             f"{path}, line {line}: {len(fields)} field(s), but {named} has {len(header)}; {advice}"
         )
-    if source.column_names is not None and tuple(fields) == header:
+    if without_header and tuple(fields) == header:
         raise ValueError(
             f"{path}, line {line} repeats column_names: the file has a header line, so leave "
             "column_names out"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 
 import numpy as np
 
-from dpjax.data.encode import TextDataset
+from dpjax.data.encoded import Encoded, EncodedRecords
 
 # Each is at most 1.5 times the one before: few programs to compile, little padding left.
 _STATIC_LENGTHS = sorted(
@@ -15,21 +14,17 @@ _STATIC_LENGTHS = sorted(
 )
 
 
-def by_length(data: TextDataset, indices: np.ndarray) -> np.ndarray:
+def by_length(data: EncodedRecords, indices: np.ndarray) -> np.ndarray:
     """`indices` ordered by the number of tokens of the records, shortest first."""
     lengths = data.attention_mask[indices].sum(axis=1)
     return indices[np.argsort(lengths, kind="stable")]
 
 
-def trim_padding(data: TextDataset) -> TextDataset:
+def trim_padding(data: Encoded) -> Encoded:
     """Drops columns that are padding in every record, down to 16, 24, 32, 48, 64, 96, ... tokens.
 
     What a model computes for the remaining positions does not depend on the columns dropped.
     """
     longest = int(data.attention_mask.sum(axis=1).max(initial=1))
     length = _STATIC_LENGTHS[bisect.bisect_left(_STATIC_LENGTHS, longest)]
-    return dataclasses.replace(
-        data,
-        input_ids=data.input_ids[:, :length],
-        attention_mask=data.attention_mask[:, :length],
-    )
+    return data.trimmed(length)

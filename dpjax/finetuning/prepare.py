@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 from pathlib import Path
 
-import numpy as np
 from dpjax_accounting import DPSGD, DatasetIdentity, calibrate_noise, default_delta, validate_delta
 
-from dpjax.data import Records, TextDataset, encode, label_names, read_records
+from dpjax.data import RecordColumns, TextDataset, encode, label_names, read_records
 from dpjax.finetuning.config import FinetuneConfig, Privacy, Training
 from dpjax.models import load_tokenizer, read_config, resolve_checkpoint
 
@@ -36,10 +33,7 @@ class Plan:
 
     def fingerprint(self) -> str:
         """SHA-256 of the encoded training data: tells whether a resumed run sees the same."""
-        digest = hashlib.sha256()
-        for array in (self.train.input_ids, self.train.attention_mask, self.train.labels):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return self.train.fingerprint()
 
 
 def prepare(config: FinetuneConfig) -> Plan:
@@ -91,10 +85,9 @@ def prepare(config: FinetuneConfig) -> Plan:
     )
 
 
-def identity_of(records: Records) -> DatasetIdentity:
-    """What a ledger knows the training data by: texts and labels as they were read."""
-    pairs = zip(records.texts, records.labels, strict=True)
-    return DatasetIdentity.of(json.dumps(pair).encode() for pair in pairs)
+def identity_of(records: RecordColumns) -> DatasetIdentity:
+    """What a ledger knows the training data by: the records as they were read."""
+    return DatasetIdentity.of(records.units())
 
 
 def planned_steps(training: Training, num_units: int) -> int:

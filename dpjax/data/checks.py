@@ -1,0 +1,63 @@
+"""Values of raw columns, checked: nothing is empty or missing, and problems name every line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dpjax.data.raw import RawColumns
+from dpjax.data.source import DataSource
+
+Checked = tuple[Any, str | None]
+"""A value as a record holds it, and what is wrong with it."""
+
+
+def check_records(
+    raw: RawColumns, source: DataSource, check: Callable[..., tuple[Checked, ...]]
+) -> list[list[Any]]:
+    """The columns with every value checked, in the order of the fields of `raw`.
+
+    Args:
+        check: what becomes of the values of one record, field by field.
+
+    Raises:
+        ValueError: naming the lines of the records with each problem, never what they hold.
+    """
+    columns: list[list[Any]] = [[] for _ in raw.values]
+    problems: dict[str, list[int]] = {}
+    for position, *record in zip(raw.positions, *raw.values.values(), strict=True):
+        for column, (value, problem) in zip(columns, check(*record), strict=True):
+            column.append(value)
+            if problem:
+                problems.setdefault(problem, []).append(position)
+    if problems:
+        options = ", ".join(
+            f"{field}_column={getattr(source, f'{field}_column')!r}" for field in raw.values
+        )
+        raise ValueError(
+            f"{source.path} ({options}): "
+            + "; ".join(_report(*item, raw.position_name) for item in problems.items())
+        )
+    return columns
+
+
+def check_text(value: object, name: str = "text") -> Checked:
+    """A text must be a string with something in it, of valid Unicode."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return "", f"{name} missing or empty"
+    if not isinstance(value, str):
+        return "", f"{name} of type {type(value).__name__} instead of str"
+    if has_half_surrogate(value):
+        return "", f"{name} with half a surrogate pair (not valid Unicode)"
+    return value, None
+
+
+def has_half_surrogate(value: str) -> bool:
+    """JSON can escape half a surrogate pair, which no tokenizer accepts."""
+    return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _report(problem: str, positions: list[int], position_name: str) -> str:
+    shown = ", ".join(map(str, positions[:5])) + (", …" if len(positions) > 5 else "")
+    plural = "" if len(positions) == 1 else "s"
+    return f"{len(positions)} record{plural} with {problem} ({position_name}{plural} {shown})"

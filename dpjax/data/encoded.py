@@ -1,0 +1,55 @@
+"""What all encoded records share: arrays with one row per record."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import ClassVar, Literal, TypeVar
+
+import numpy as np
+
+Encoded = TypeVar("Encoded", bound="EncodedRecords")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedRecords:
+    """N records as token ids, padded to T tokens."""
+
+    input_ids: np.ndarray
+    """(N, T) int32."""
+    attention_mask: np.ndarray
+    """(N, T) bool, False at padding."""
+    truncated: np.ndarray
+    """(N,) bool, True where the record was longer than `max_length` tokens."""
+
+    padding_side: ClassVar[Literal["left", "right"]] = "right"
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_truncated(self) -> int:
+        """How many records were cut."""
+        return int(self.truncated.sum())
+
+    def take(self: Encoded, indices: np.ndarray) -> Encoded:
+        """The records at `indices` (any order, repeats allowed), copied."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return type(self)(**{name: array[rows] for name, array in self._arrays().items()})
+
+    def trimmed(self: Encoded, length: int) -> Encoded:
+        """Only `length` columns, dropped where the padding is; views of the same memory."""
+        columns = slice(None, length) if self.padding_side == "right" else slice(-length, None)
+        arrays = {name: array for name, array in self._arrays().items() if array.ndim == 2}
+        return dataclasses.replace(self, **{name: a[:, columns] for name, a in arrays.items()})
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that a model sees of the records, in hexadecimal."""
+        digest = hashlib.sha256()
+        for name, array in self._arrays().items():
+            if name != "truncated":
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

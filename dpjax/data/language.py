@@ -1,0 +1,128 @@
+"""Records of a causal language model as arrays, with the tokens that count as targets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dpjax.data.chat import check_chat_template
+from dpjax.data.encoded import EncodedRecords
+from dpjax.data.language_records import (
+    Completions,
+    Conversations,
+    LanguageRecords,
+    check_separator,
+)
+from dpjax.data.padding import pad_rows, padding_id
+from dpjax.data.target_tokens import target_tokens
+from dpjax.data.tokenizing import check_max_length, check_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LanguageDataset(EncodedRecords):
+    """N records, padded on the right to T tokens, the longest record's, at most max_length."""
+
+    loss_mask: np.ndarray
+    """(N, T) bool, True where the token at this position is a target: to be predicted from those
+    before it. Column 0 is False, and so is padding."""
+
+    @property
+    def without_targets(self) -> np.ndarray:
+        """(N,) bool, True where nothing is to be learnt: such a record's gradient is zero, yet it
+        counts as a record in the privacy guarantee."""
+        return ~self.loss_mask.any(axis=1)
+
+    @property
+    def num_without_targets(self) -> int:
+        """How many records nothing can be learnt from."""
+        return int(self.without_targets.sum())
+
+
+def encode_language(
+    records: LanguageRecords,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    separator: str = "",
+) -> LanguageDataset:
+    """Tokenises every record, cuts its end off after `max_length` tokens, and marks the targets.
+
+    Texts: the beginning-of-sequence token if the tokenizer adds one, the text, and the
+    end-of-sequence token, so that a model learns to stop. All but the first token are targets.
+
+    Prompts and completions: likewise, prompt and completion together; the completion and the
+    end-of-sequence token are targets. The prompt's tokens are those of the prompt alone, as in
+    generation. Where the tokens of both together begin with them, the rest is the completion's;
+    where a token would reach over the boundary, the completion is tokenised alone. Nothing is put
+    between the two but `separator`, which belongs to the prompt. Of messages the chat template
+    writes both, the prompt with its invitation to answer, and no token is added.
+
+    Conversations: as the chat template writes them; the tokens between its markers
+    `{% generation %}` and `{% endgeneration %}` are targets, the first token apart. A token that
+    reaches over a marker counts, so markers belong where a token begins, not after a space.
+
+    Special tokens that are written out in a record are read as such. A tokenizer without a padding
+    token is fine: padding is masked.
+
+    Raises:
+        TypeError: the tokenizer is not a fast one.
+        ValueError: `max_length` is below 8 or above what the tokenizer says its model takes, there
+            is no end-of-sequence token, messages meet a tokenizer without a chat template or one
+            that does not mark the assistant's part, a separator is given for messages or texts,
+            or no record has a target.
+    """
+    check_tokenizer(tokenizer)
+    check_max_length(max_length, tokenizer)
+    check_separator(separator, records)
+    _check_means(records, tokenizer)
+    ids: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    truncated = np.zeros(len(records), np.bool_)
+    for row, (tokens, counts) in enumerate(target_tokens(records, tokenizer, separator)):
+        ids.append(np.array(tokens[:max_length], np.int32))
+        targets.append(counts[:max_length])
+        truncated[row] = len(tokens) > max_length
+    fill = padding_id(tokenizer.pad_token_id, tokenizer.eos_token_id)
+    dataset = LanguageDataset(
+        input_ids=pad_rows(ids, fill, "right", np.int32),
+        attention_mask=pad_rows(
+            [np.ones(len(row), np.bool_) for row in ids], False, "right", np.bool_
+        ),
+        truncated=truncated,
+        loss_mask=pad_rows(targets, False, "right", np.bool_),
+    )
+    if len(dataset) and dataset.without_targets.all():
+        raise ValueError(_nothing_to_learn(dataset, max_length))
+    return dataset
+
+
+def _check_means(records: LanguageRecords, tokenizer: PreTrainedTokenizerBase) -> None:
+    if isinstance(records, Conversations):
+        check_chat_template(tokenizer, needs_markers=True)
+        return
+    if isinstance(records, Completions) and not records.are_texts:
+        check_chat_template(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no end-of-sequence token, so a model could not learn "
+            "to stop; set tokenizer.eos_token to the one that the model was trained with"
+        )
+
+
+def _nothing_to_learn(dataset: LanguageDataset, max_length: int) -> str:
+    nothing = f"nothing to learn in any of the {len(dataset)} records"
+    if dataset.num_truncated == len(dataset):
+        return (
+            f"{nothing}: within max_length={max_length} tokens there is only what comes before the "
+            "first answer; use a larger max_length"
+        )
+    return (
+        f"{nothing}, of which {dataset.num_truncated} were cut to max_length={max_length} tokens: "
+        "the others hold no token after the first that is to be learnt, such as one that the chat "
+        "template marks the assistant's"
+    )

@@ -1,0 +1,111 @@
+"""What a causal language model learns from, checked: texts, answers to prompts, conversations."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dpjax.data.checks import Checked, check_records, check_text
+from dpjax.data.messages import Message, check_messages
+from dpjax.data.raw import Layout, RawColumns, Wanted
+from dpjax.data.reading import read_columns
+from dpjax.data.record_columns import RecordColumns
+from dpjax.data.source import DataSource
+
+Content = str | list[Message]
+"""A prompt or a completion: plain text, or messages that a chat template turns into text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts(RecordColumns):
+    """Texts to be learnt as a whole, in the order of the source. None is empty."""
+
+    texts: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Completions(RecordColumns):
+    """Prompts, and the completions to be learnt, in the order of the source. None is empty.
+
+    Those of one record are both strings or both lists of messages; a completion's messages are
+    all the assistant's.
+    """
+
+    prompts: list[Content]
+    completions: list[Content]
+
+    @property
+    def are_texts(self) -> bool:
+        """Whether no record is made of messages."""
+        return all(isinstance(prompt, str) for prompt in self.prompts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversations(RecordColumns):
+    """Conversations of which the assistant's part is to be learnt, in the order of the source."""
+
+    conversations: list[list[Message]]
+
+
+LanguageRecords = Texts | Completions | Conversations
+
+_LAYOUTS: dict[str, Layout] = {
+    "text": ("text",),
+    "prompt_completion": ("prompt", "completion"),
+    "messages": ("messages",),
+}
+
+
+def read_language_records(source: DataSource) -> LanguageRecords:
+    """Reads and checks every record of `source`.
+
+    Which columns are read is said by `source.record_format`; "auto" takes the one format whose
+    columns are all there. Texts stay as they are. Of messages, role and content are kept.
+
+    Raises:
+        FileNotFoundError: there is no such file or dataset; names similar files.
+        ValueError: the source cannot be read as said, its columns fit no format or several, or a
+            record lacks something. Lines are named, but never quoted: they are private.
+    """
+    chosen = source.record_format
+    layouts = tuple(_LAYOUTS.values()) if chosen == "auto" else (_LAYOUTS[chosen],)
+    return _checked(read_columns(Wanted(source, layouts)), source)
+
+
+def check_separator(separator: str, records: LanguageRecords) -> None:
+    """Refuses a separator where there is no prompt that is a text.
+
+    Raises:
+        ValueError: saying what the records are.
+    """
+    if separator and not (isinstance(records, Completions) and records.are_texts):
+        made_of = "texts without a prompt" if isinstance(records, Texts) else "messages"
+        raise ValueError(
+            f"separator={separator!r} stands between a prompt and a completion that are texts, but "
+            f"the records are {made_of}; leave it out"
+        )
+
+
+def _checked(raw: RawColumns, source: DataSource) -> LanguageRecords:
+    if "text" in raw.values:
+        return Texts(*check_records(raw, source, lambda text: (check_text(text),)))
+    if "prompt" in raw.values:
+        return Completions(*check_records(raw, source, _check_pair))
+    return Conversations(*check_records(raw, source, lambda messages: (check_messages(messages),)))
+
+
+def _check_pair(prompt: object, completion: object) -> tuple[Checked, Checked]:
+    checked_prompt = _check_content(prompt, "prompt")
+    checked_completion, problem = _check_content(completion, "completion")
+    if problem or checked_prompt[1]:
+        return checked_prompt, (checked_completion, problem)
+    if isinstance(prompt, str) != isinstance(completion, str):
+        problem = "completion of another kind than the prompt: one is a text, the other messages"
+    elif not isinstance(completion, str) and any(
+        message["role"] != "assistant" for message in checked_completion
+    ):
+        problem = "a completion message whose role is not assistant"
+    return checked_prompt, (checked_completion, problem)
+
+
+def _check_content(value: object, name: str) -> Checked:
+    return check_messages(value, name) if isinstance(value, list) else check_text(value, name)

@@ -1,0 +1,42 @@
+"""What all kinds of records share: equally long lists, one record per position."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+Columns = TypeVar("Columns", bound="RecordColumns")
+
+
+class RecordColumns:
+    """Base of dataclasses whose fields are lists of one length.
+
+    Raises:
+        ValueError: the lists differ in length.
+    """
+
+    def __post_init__(self) -> None:
+        lengths = {field.name: len(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(", but ".join(f"{length} {name}" for name, length in lengths.items()))
+
+    def __len__(self) -> int:
+        return len(self._columns()[0])
+
+    def split_at(self: Columns, position: int) -> tuple[Columns, Columns]:
+        """The first `position` records, and the others."""
+        if not 0 <= position <= len(self):
+            raise ValueError(f"position must be between 0 and {len(self)}, got {position}")
+        columns = self._columns()
+        first = type(self)(*(column[:position] for column in columns))
+        return first, type(self)(*(column[position:] for column in columns))
+
+    def units(self) -> Iterator[bytes]:
+        """Every record as bytes that equal records share: what a ledger knows it by."""
+        for record in zip(*self._columns(), strict=True):
+            yield json.dumps(record, sort_keys=True).encode()
+
+    def _columns(self) -> list[list[Any]]:
+        return [getattr(self, field.name) for field in dataclasses.fields(self)]
