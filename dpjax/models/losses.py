@@ -193,6 +193,9 @@ def _over_chunks(
     The table enters the loop in slices and not as a whole: its gradient in each iteration then is
     a contraction that fills a place of its own.
     """
+    # A rest of a single row would not be a contraction.
+    while table.shape[0] % chunk == 1 and chunk > 1:
+        chunk -= 1
     count = table.shape[0] // chunk
     looped = count * chunk
 
