@@ -28,15 +28,16 @@ class Request:
             or added up where `adds_up`.
         finish: `(values of atoms, results of loops) -> result`.
         adds_up: if this is a request to a loop's body.
-        outside: values of the program around the loop, made before it, for a request to its body:
-            they follow those of `atoms`, and the number of the iteration follows them.
+        outside: for a request to a loop's body, values of the program around it that are made
+            before the loop. They follow those of `atoms`, and the number of the iteration follows
+            them; None for neither.
     """
 
     atoms: tuple[Atom, ...]
     finish: Callable[[list[Any], list[PyTree]], PyTree]
     loops: tuple[tuple[Equation, Request], ...] = ()
     adds_up: bool = False
-    outside: tuple[Atom, ...] = ()
+    outside: tuple[Atom, ...] | None = None
 
 
 def values_request(atoms: Sequence[Atom]) -> Request:
@@ -71,7 +72,10 @@ def run(
             outputs = equation.apply(*inputs)
         else:
             loop_plan = plan.loops[equation]
-            around = [[lookup(atom) for atom in inner.outside] for inner in loop_plan.requests]
+            around = [
+                None if inner.outside is None else [lookup(atom) for atom in inner.outside]
+                for inner in loop_plan.requests
+            ]
             outputs, results = _run_loop(equation.loop, inputs, loop_plan, around)
             inner_results |= zip(map(id, loop_plan.requests), results, strict=True)
         values |= {
@@ -139,7 +143,7 @@ def make_plan(program: Program, known: Container[Value], requests: Sequence[Requ
         else:
             loops[equation] = _plan_loop(equation.loop, wanted, inner)
             read |= {equation.inputs[index]: None for index in loops[equation].inputs}
-            read |= {atom: None for request in inner for atom in request.outside}
+            read |= {atom: None for request in inner for atom in request.outside or ()}
         equations.append(equation)
     return Plan(equations[::-1], loops, read)
 
@@ -165,7 +169,7 @@ def _plan_loop(loop: Loop, wanted: Sequence[bool], requests: list[Request]) -> L
 
 
 def _run_loop(
-    loop: Loop, inputs: Sequence[Any], plan: LoopPlan, outside: Sequence[Sequence[Any]]
+    loop: Loop, inputs: Sequence[Any], plan: LoopPlan, outside: Sequence[list[Any] | None]
 ) -> tuple[list, list[PyTree]]:
     """The loop's outputs (None where nobody needs them) and the results of the requests."""
     first_carry, first_slice = loop.num_consts, loop.num_consts + loop.num_carry
@@ -179,7 +183,7 @@ def _run_loop(
         known = dict(consts)
         known |= {body_inputs[first_carry + i]: x for i, x in zip(plan.carry, carry, strict=True)}
         known |= {body_inputs[i]: x for i, x in zip(slice_indices, slices, strict=True)}
-        extra = [[], *([*values, iteration] if values else [] for values in outside)]
+        extra = [[], *([] if values is None else [*values, iteration] for values in outside)]
         outputs, *results = run(loop.body, known, [outputs_request, *plan.requests], outside=extra)
         return outputs[: len(plan.carry)], outputs[len(plan.carry) :], results
 

@@ -9,7 +9,7 @@ the loop is over. But of an iteration's operand a cross term needs only the entr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,13 +50,13 @@ def sliced_norm_request(program: Program, terms: Terms, budget: Budget) -> Reque
     it is known which rows.
     """
     parts: list[_Whole | _Slices | None] = []
-    table = _Table([], None)
+    table = _Table(program, [], None)
     for root, moves in terms:
         if isinstance(root, Rows):
             box = box_of(form_of(root, moves))
             if box is None or not (table.box is None or table.box.same_place(box)):
                 return None
-            table = _Table([*table.lookups, (root, box.factor)], box)
+            table = table._replace(lookups=[*table.lookups, (root, box.factor)], box=box)
         else:
             parts.append(_part(root, moves))
     if not any(isinstance(part, _Slices) for part in parts):
@@ -66,27 +66,50 @@ def sliced_norm_request(program: Program, terms: Terms, budget: Budget) -> Reque
     parts = [part.beside(table.box) for part in parts]
     if not _fit([part.box for part in parts], table.box):
         return None
-    if not _known_in_time(program, parts, table):
-        return None
-    return _request(parts, table, budget)
+    known = table.known_before([part.equation for part in parts if isinstance(part, _Slices)])
+    return None if known is None else _request(parts, table, known, budget)
 
 
 class _Table(NamedTuple):
-    """Rows looked up, with the factors of their updates, all in one place."""
+    """Rows looked up, all in one place.
 
+    Attributes:
+        program: where they come from.
+        lookups: with the factors of their updates.
+        box: None without any.
+    """
+
+    program: Program
     lookups: list[tuple[Rows, float]]
     box: Box | None
 
-    @property
-    def ids(self) -> tuple[Atom, ...]:
-        """The row numbers of every lookup."""
-        return tuple(root.ids for root, _ in self.lookups)
+    def known_before(self, loops: Collection[Equation]) -> tuple[Atom, ...] | None:
+        """Values made before the first of the loops that all row numbers can be computed from.
 
-    def numbers(self, ids: Sequence[Any]) -> jax.Array:
-        """From the values of `ids`, those of all lookups together, `(S,)`."""
+        Not the row numbers themselves: a lookup that is rematerialised computes them again later.
+        None if there are no such values, or if it would take a loop.
+        """
+        inside = {value for loop in loops for value in loop.outputs}
+        program = self.program.without_barriers
+        before = set(program.inputs)
+        for equation in program.equations:
+            if not inside.isdisjoint(equation.outputs):
+                break
+            before.update(equation.outputs)
+        plan = make_plan(program, before, [self._ids_request()])
+        if any(equation.loop is not None for equation in plan.equations):
+            return None
+        return tuple(atom for atom in plan.read if atom in before)
+
+    def numbers(self, known: Values) -> jax.Array:
+        """The row numbers of all lookups, `(S,)`, from the values of `known_before`."""
+        [found] = run(self.program.without_barriers, known, [self._ids_request()])
         return jnp.concatenate(
-            [row_numbers(root, one) for (root, _), one in zip(self.lookups, ids, strict=True)]
+            [row_numbers(root, ids) for (root, _), ids in zip(self.lookups, found, strict=True)]
         )
+
+    def _ids_request(self) -> Request:
+        return values_request([self.program.through_barriers(root.ids) for root, _ in self.lookups])
 
     def arrays(self, values: Values) -> RowsArrays | None:
         """All lookups together."""
@@ -173,21 +196,22 @@ class _Slices:
 
     @property
     def fixed(self) -> Atom:
-        """The side that is the same, a value of the body."""
-        return self.root.a if self.second_varies else self.root.g
+        """The side that is the same, a value of the body, in front of barriers."""
+        side = self.root.a if self.second_varies else self.root.g
+        return self.equation.loop.body.through_barriers(side)
 
     def fixed_inputs(self) -> list[int]:
         """The inputs of the loop that `fixed` is computed from."""
         loop = self.equation.loop
         consts = loop.body.inputs[: loop.num_consts]
-        plan = make_plan(loop.body, consts, [values_request([self.fixed])])
+        plan = make_plan(loop.body.without_barriers, consts, [values_request([self.fixed])])
         return [index for index, value in enumerate(consts) if value in plan.read]
 
     def fixed_side(self, values: Values) -> jax.Array:
         """The side that is the same, `(T, p)`, computed outside of the loop."""
         body, inputs = self.equation.loop.body, self.equation.inputs
         known = {body.inputs[index]: values[inputs[index]] for index in self.fixed_inputs()}
-        [[value]] = run(body, known, [values_request([self.fixed])])
+        [[value]] = run(body.without_barriers, known, [values_request([self.fixed])])
         return side_of(self.root, value, second=not self.second_varies)
 
 
@@ -200,10 +224,12 @@ def _part(root: Root, moves: Moves) -> _Whole | _Slices | None:
     if not isinstance(inner, Contraction) or inner.sizes[0] != 1:
         return None
     loop = root.equation.loop
-    varying = depends_on(loop.body, loop.body.inputs[loop.num_consts :])
-    if inner.a in varying and inner.g in varying:
+    varying = depends_on(loop.body.without_barriers, loop.body.inputs[loop.num_consts :])
+    first_varies, second_varies = (
+        loop.body.through_barriers(side) in varying for side in (inner.a, inner.g)
+    )
+    if first_varies and second_varies:
         return None
-    second_varies = inner.g in varying
     form = stacked_form(form_of(inner, inner_moves), root.length)
     box = box_of(_iterations_first(form, second_varies, moves))
     return _Slices(root.equation, inner, second_varies, box)
@@ -232,15 +258,9 @@ def _fit(parts: Sequence[Box], table: Box | None) -> bool:
     )
 
 
-def _known_in_time(program: Program, parts: Sequence[_Whole | _Slices], table: _Table) -> bool:
-    """Whether it is known which rows are looked up before the loops begin."""
-    position = {equation: index for index, equation in enumerate(program.equations)}
-    first = min(position[part.equation] for part in parts if isinstance(part, _Slices))
-    makers = [program.makers.get(atom) for atom in table.ids]
-    return all(position[maker] < first for maker in makers if maker is not None)
-
-
-def _request(parts: Sequence[_Whole | _Slices], table: _Table, budget: Budget) -> Request:
+def _request(
+    parts: Sequence[_Whole | _Slices], table: _Table, known: tuple[Atom, ...], budget: Budget
+) -> Request:
     atoms = [atom for root, _ in table.lookups for atom in operands(root)]
     loops = []
     for part in parts:
@@ -251,7 +271,7 @@ def _request(parts: Sequence[_Whole | _Slices], table: _Table, budget: Budget) -
         crossed = table.holds(part.box)
         loops.append((part.equation, _norms_request(part, crossed, budget)))
         if crossed:
-            loops.append((part.equation, _picked_request(part, table)))
+            loops.append((part.equation, _picked_request(part, table, known)))
 
     def finish(found: list[Any], from_loops: list[Any]) -> jax.Array:
         values = dict(zip(atoms, found, strict=True))
@@ -292,16 +312,16 @@ def _norms_request(part: _Slices, crossed: bool, budget: Budget) -> Request:
     return Request(atoms, finish)
 
 
-def _picked_request(part: _Slices, table: _Table) -> Request:
+def _picked_request(part: _Slices, table: _Table, known: tuple[Atom, ...]) -> Request:
     """The side that differs at the rows that are looked up, `(T, S)` float32, of all iterations."""
 
     def finish(values: list[Any], _: list[Any]) -> jax.Array:
-        value, *ids, iteration = values
+        value, *outside, iteration = values
         side = side_of(part.root, value, second=part.second_varies)
-        first = _first_row(part) + iteration * side.shape[1]
-        return norms.picked_columns(side, table.numbers(ids), first)
+        ids = table.numbers(dict(zip(known, outside, strict=True)))
+        return norms.picked_columns(side, ids, _first_row(part) + iteration * side.shape[1])
 
-    return Request((part.varying,), finish, adds_up=True, outside=table.ids)
+    return Request((part.varying,), finish, adds_up=True, outside=known)
 
 
 def _first_row(part: _Whole | _Slices) -> int:
