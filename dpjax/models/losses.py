@@ -33,6 +33,10 @@ def causal_lm_loss(
     to value and gradient, whatever it holds. The loss of a sequence without a counted token, and
     its gradient, are 0.
 
+    With `vocab_chunk=c` no more than `(T, c)` logits are held, by an ordinary gradient as by
+    `dpjax.clipped_grad` with strategy "two_backwards", whether the head is an embedding table too
+    or not. "one_backward" keeps the cotangents of all logits, `(T, V)` for every example.
+
     Args:
         hidden: `(T, d)`, in any floating-point format.
         head: `(V, d)` with `vocab_axis=0` (an embedding table), `(d, V)` with `vocab_axis=1` (the
