@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -39,14 +41,24 @@ class CausalLM(nnx.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`."""
-        if self.config.tied_head:
-            weights = self.transformer.embed_tokens.embedding[...].astype(hidden.dtype)
-            logits = jnp.einsum("...d,vd->...v", hidden, weights)
-        else:
-            logits = self.lm_head(hidden)
+        weights, vocab_axis = self.head_weights()
+        weights = weights.astype(hidden.dtype)
+        logits = jnp.einsum(
+            "...d,vd->...v" if vocab_axis == 0 else "...d,dv->...v", hidden, weights
+        )
         logits = logits.astype(jnp.float32)
         cap = self.config.logit_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def head_weights(self) -> tuple[jax.Array, Literal[0, 1]]:
+        """The weights of the head and which of their axes is the vocabulary.
+
+        `(vocab_size, hidden_size)` and 0 of a tied head; `(hidden_size, vocab_size)` and 1 of one
+        of its own.
+        """
+        if self.config.tied_head:
+            return self.transformer.embed_tokens.embedding[...], 0
+        return self.lm_head.kernel[...], 1
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits `(..., T, vocab_size)` float32 of the token after each; as in `Transformer`."""
