@@ -8,6 +8,7 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dpjax_accounting.answer_cache import remembered
 from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
 from dpjax_accounting.full_batch import FullBatch
 from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence
@@ -137,7 +138,7 @@ class RandomAllocationDPSGD(Mechanism):
                 f" random allocation: the smallest supported one is {smallest:g}. ShuffledDPSGD"
                 " bounds them at any delta, without amplification."
             )
-        return min(unamplified, _epsilon(self._loss(), delta, self.num_epochs))
+        return min(unamplified, remembered(self, "epsilon", delta, self._amplified_epsilon))
 
     def delta(self, epsilon: float) -> float:
         """Return an upper bound on δ at `epsilon`, as for :meth:`Mechanism.delta`.
@@ -153,8 +154,14 @@ class RandomAllocationDPSGD(Mechanism):
         unamplified = self._unamplified.delta(epsilon)
         if self._is_unamplified or unamplified <= _ROUND_OFF * self.num_epochs:
             return unamplified
+        return min(unamplified, remembered(self, "delta", epsilon, self._amplified_delta))
+
+    def _amplified_epsilon(self, delta: float) -> float:
+        return _epsilon(self._loss(), delta, self.num_epochs)
+
+    def _amplified_delta(self, epsilon: float) -> float:
         amplified = float(self._loss().get_delta_for_epsilon(epsilon))
-        return min(unamplified, amplified + _ROUND_OFF * self.num_epochs)
+        return amplified + _ROUND_OFF * self.num_epochs
 
     @property
     def _unamplified(self) -> FullBatch:
