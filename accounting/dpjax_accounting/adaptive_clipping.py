@@ -12,9 +12,9 @@ from dpjax_accounting.checks import (
     checked_positive,
     set_fields,
 )
-from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import poisson
+from dpjax_accounting.steps import Stepwise
 
 _REFUSED = {
     "zero_out": "a unit with a zero gradient still counts as not clipped, so that the count moves"
@@ -25,7 +25,7 @@ _REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveClippingDPSGD(Mechanism):
+class AdaptiveClippingDPSGD(Stepwise):
     """DP-SGD that also releases, in every step, a noisy count of the units that were not clipped.
 
     A unit moves the clipped sum by at most the clip norm C, and the count, centred as Σ(bᵢ − ½), by

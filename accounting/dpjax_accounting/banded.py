@@ -12,9 +12,9 @@ from dpjax_accounting.checks import (
     checked_positive,
     set_fields,
 )
-from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import poisson
+from dpjax_accounting.steps import Stepwise
 
 _REFUSED = {
     "replace_one": "no dominating pair for correlated noise is proven for it here",
@@ -22,7 +22,7 @@ _REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class BandedDPSGD(Mechanism):
+class BandedDPSGD(Stepwise):
     """DP-SGD with noise that is correlated over `bands` steps (BandMF).
 
     The units are split beforehand, without looking at them, into `bands` groups whose sizes differ

@@ -12,9 +12,9 @@ from dpjax_accounting.checks import (
     checked_positive,
     set_fields,
 )
-from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import RELATIONS, poisson
+from dpjax_accounting.steps import Stepwise
 
 _SAMPLING = ("poisson",)
 _SAMPLING_REFUSED = {
@@ -37,7 +37,7 @@ _UNIT_REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class DPSGD(Mechanism):
+class DPSGD(Stepwise):
     """DP-SGD with Poisson sampling: the mechanism whose (ε, δ) is accounted for.
 
     In each of `num_steps` steps every unit is included independently with probability
@@ -93,18 +93,6 @@ class DPSGD(Mechanism):
     def sampling_probability(self) -> float:
         """The probability that a given unit takes part in a given step."""
         return self.expected_batch_size / self.num_units
-
-    def after(self, step: int) -> DPSGD:
-        """Return the same mechanism stopped after `step` steps; 0 means that nothing was released.
-
-        Raises:
-            TypeError: if `step` is not an integer.
-            ValueError: if `step` is negative or beyond `num_steps`.
-        """
-        step = checked_integer("step", step, minimum=0)
-        if step > self.num_steps:
-            raise ValueError(f"step={step} lies beyond the last one: num_steps={self.num_steps}.")
-        return dataclasses.replace(self, num_steps=step)
 
     def releases(self) -> Releases:
         """Return the Poisson-sampled Gaussian, `num_steps` times."""

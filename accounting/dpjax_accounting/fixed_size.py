@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
-from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.pairs import Array
 from dpjax_accounting.privacy_loss import check_noise
+from dpjax_accounting.steps import Stepwise
 
 _REFUSED = {
     "add_or_remove_one": "a batch of a fixed size always holds another unit in place of the one"
@@ -22,7 +22,7 @@ _REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class FixedSizeDPSGD(Mechanism):
+class FixedSizeDPSGD(Stepwise):
     """DP-SGD whose every batch is a uniformly random subset of `batch_size` units.
 
     It loses far more privacy than Poisson sampling with the same noise: ε of 10 to 15 where Poisson

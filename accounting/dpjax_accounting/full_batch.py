@@ -6,13 +6,13 @@ import dataclasses
 from typing import ClassVar
 
 from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
-from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.privacy_loss import Releases
 from dpjax_accounting.releases import RELATIONS, gaussian
+from dpjax_accounting.steps import Stepwise
 
 
 @dataclasses.dataclass(frozen=True)
-class FullBatch(Mechanism):
+class FullBatch(Stepwise):
     """The Gaussian mechanism on the clipped sum over all units, `num_steps` times.
 
     ε and δ are exact (Balle and Wang 2018, theorem 8, with √num_steps for the composition, which is

@@ -128,7 +128,7 @@ class RandomAllocationDPSGD(Mechanism):
             ImportError: if PLD_accounting is not installed.
         """
         delta = check_delta(delta)
-        unamplified = self._unamplified.epsilon(delta)
+        unamplified = self.unamplified.epsilon(delta)
         if self._is_unamplified or unamplified == 0:
             return unamplified
         smallest = _SMALLEST_DELTA * self.num_epochs
@@ -151,7 +151,7 @@ class RandomAllocationDPSGD(Mechanism):
             ImportError: if PLD_accounting is not installed.
         """
         epsilon = checked_epsilon(epsilon)
-        unamplified = self._unamplified.delta(epsilon)
+        unamplified = self.unamplified.delta(epsilon)
         if self._is_unamplified or unamplified <= _ROUND_OFF * self.num_epochs:
             return unamplified
         return min(unamplified, remembered(self, "delta", epsilon, self._amplified_delta))
@@ -164,8 +164,8 @@ class RandomAllocationDPSGD(Mechanism):
         return amplified + _ROUND_OFF * self.num_epochs
 
     @property
-    def _unamplified(self) -> FullBatch:
-        """An epoch in which the batch of the unit is known: one Gaussian release."""
+    def unamplified(self) -> FullBatch:
+        """The same if the batches of the unit are known: one Gaussian release per epoch."""
         return FullBatch(self.noise_multiplier, self.num_epochs, neighboring=self.neighboring)
 
     @property

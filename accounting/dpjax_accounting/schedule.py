@@ -14,9 +14,9 @@ from dpjax_accounting.checks import (
     nearest,
     set_fields,
 )
-from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import RELATIONS, Release, poisson
+from dpjax_accounting.steps import Stepwise, checked_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Segment:
     Attributes:
         expected_batch_size: mean number of units per step, above 0 and at most `num_units`.
         noise_multiplier: noise standard deviation / clip norm of these steps, above 0.
-        num_steps: at least 1.
+        num_steps: at least 0.
     """
 
     expected_batch_size: float
@@ -35,7 +35,7 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
-class DPSGDSchedule(Mechanism):
+class DPSGDSchedule(Stepwise):
     """DP-SGD with Poisson sampling in segments, each with its own batch size and noise.
 
     Apart from that it is :class:`DPSGD`. The schedule is fixed beforehand, not chosen by looking at
@@ -79,9 +79,21 @@ class DPSGDSchedule(Mechanism):
         """The number of steps of all segments."""
         return sum(segment.num_steps for segment in self.segments)
 
+    def after(self, step: int) -> DPSGDSchedule:
+        """Return the schedule stopped after `step` steps, as for :meth:`Stepwise.after`."""
+        left = checked_step(step, self.num_steps)
+        begun = []
+        for segment in self.segments:
+            begun.append(dataclasses.replace(segment, num_steps=min(left, segment.num_steps)))
+            left -= begun[-1].num_steps
+            if left == 0:
+                break
+        return dataclasses.replace(self, segments=tuple(begun))
+
     def releases(self) -> Releases:
         """Return the Poisson-sampled Gaussian of every segment with its number of steps."""
-        return tuple((self._release(segment), segment.num_steps) for segment in self.segments)
+        segments = (segment for segment in self.segments if segment.num_steps)
+        return tuple((self._release(segment), segment.num_steps) for segment in segments)
 
     def _release(self, segment: Segment) -> Release:
         check_noise(segment.noise_multiplier)
@@ -104,5 +116,5 @@ def _checked(segment: object, num_units: int) -> Segment:
     return Segment(
         checked_batch_size(segment.expected_batch_size, num_units),
         checked_positive("noise_multiplier", segment.noise_multiplier),
-        checked_integer("num_steps", segment.num_steps, minimum=1),
+        checked_integer("num_steps", segment.num_steps, minimum=0),
     )

@@ -12,9 +12,9 @@ from dpjax_accounting.checks import (
     checked_positive,
     set_fields,
 )
-from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import blended, poisson
+from dpjax_accounting.steps import Stepwise
 
 _REFUSED = {
     "add_or_remove_one": "whether a batch overflows depends on the number of units, which must"
@@ -23,7 +23,7 @@ _REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedPoissonDPSGD(Mechanism):
+class TruncatedPoissonDPSGD(Stepwise):
     """DP-SGD whose Poisson batches lose random units where they exceed `largest_batch_size`.
 
     With p = P[Bin(n − 1, q) ≥ L] the chance that a unit meets a full batch and

@@ -19,6 +19,7 @@ from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence
 from dpjax_accounting.pairs import Array
 from dpjax_accounting.privacy_loss import Releases, check_delta, check_noise, checked_epsilon
 from dpjax_accounting.releases import RELATIONS, sampled
+from dpjax_accounting.steps import Stepwise
 
 LARGEST_RECORDS_PER_USER = 1000
 
@@ -34,7 +35,7 @@ def _checked_records_per_user(value: object) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class UserLevelDPSGD(Mechanism):
+class UserLevelDPSGD(Stepwise):
     """DP-SGD on records with Poisson sampling, with the guarantee for a user with several of them.
 
     Of a user's k records Bin(k, q) take part in a step, and move the sum by that many clip norms at
