@@ -1,6 +1,6 @@
 """Prints the figures of docs/accounting.md, as Markdown tables.
 
-    python benchmarks/accountant.py                # all of them, some minutes
+    python benchmarks/accountant.py                # all; `allocation` takes longest
     python benchmarks/accountant.py sampling       # one table: see --help
 
 What other accountants answer, and the reference, are those of tests/accounting/reference.json,

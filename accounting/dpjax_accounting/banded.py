@@ -5,13 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import (
-    checked_batch_size,
-    checked_integer,
-    checked_name,
-    checked_positive,
-    set_fields,
-)
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import poisson
 from dpjax_accounting.steps import Stepwise
@@ -62,25 +56,12 @@ class BandedDPSGD(Stepwise):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_units = checked_integer("num_units", self.num_units, minimum=1)
-        set_fields(
-            self,
-            num_units=num_units,
-            expected_batch_size=checked_batch_size(self.expected_batch_size, num_units),
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            bands=checked_integer("bands", self.bands, minimum=1),
-            column_norm=checked_positive("column_norm", self.column_norm),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name(
-                "neighboring", self.neighboring, ("add_or_remove_one", "zero_out"), _REFUSED
-            ),
-        )
-        if self.expected_batch_size > num_units // self.bands:
+        check_common_fields(self, ("add_or_remove_one", "zero_out"), _REFUSED)
+        group = self.num_units // self.bands
+        if self.expected_batch_size > group:
             raise ValueError(
                 f"expected_batch_size={self.expected_batch_size:g} is larger than a group, which"
-                f" has num_units / bands = {num_units // self.bands} units. Choose fewer bands or"
-                " a smaller batch."
+                f" has num_units / bands = {group} units. Choose fewer bands or a smaller batch."
             )
 
     @property

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.pairs import Array
 from dpjax_accounting.privacy_loss import check_noise
 from dpjax_accounting.steps import Stepwise
@@ -54,22 +54,12 @@ class FixedSizeDPSGD(Stepwise):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_units = checked_integer("num_units", self.num_units, minimum=1)
-        batch_size = checked_integer("batch_size", self.batch_size, minimum=1)
-        if batch_size > num_units:
+        check_common_fields(self, ("replace_one",), _REFUSED)
+        if self.batch_size > self.num_units:
             raise ValueError(
-                f"batch_size={batch_size} is larger than the data, which has"
-                f" num_units={num_units}. Choose at most {num_units}."
+                f"batch_size={self.batch_size} is larger than the data, which has"
+                f" num_units={self.num_units}. Choose at most {self.num_units}."
             )
-        set_fields(
-            self,
-            num_units=num_units,
-            batch_size=batch_size,
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, ("replace_one",), _REFUSED),
-        )
 
     def releases(self) -> None:
         """Return None: no dominating pair is known that holds under composition."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.privacy_loss import Releases
 from dpjax_accounting.releases import RELATIONS, gaussian
 from dpjax_accounting.steps import Stepwise
@@ -39,13 +39,7 @@ class FullBatch(Stepwise):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        set_fields(
-            self,
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
-        )
+        check_common_fields(self, RELATIONS)
 
     def releases(self) -> Releases:
         """Return the Gaussian release, `num_steps` times."""

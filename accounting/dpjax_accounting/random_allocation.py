@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dpjax_accounting.answer_cache import remembered
-from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.full_batch import FullBatch
 from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence
 from dpjax_accounting.pairs import Array
@@ -81,18 +81,7 @@ class RandomAllocationDPSGD(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        supported = ("add_or_remove_one", "zero_out")
-        set_fields(
-            self,
-            num_units=checked_integer("num_units", self.num_units, minimum=1),
-            batches_per_epoch=checked_integer(
-                "batches_per_epoch", self.batches_per_epoch, minimum=1
-            ),
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_epochs=checked_integer("num_epochs", self.num_epochs, minimum=0),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, supported, _REFUSED),
-        )
+        check_common_fields(self, ("add_or_remove_one", "zero_out"), _REFUSED)
 
     @property
     def expected_batch_size(self) -> float:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from dpjax_accounting.checks import (
+    check_common_fields,
     checked_batch_size,
     checked_integer,
-    checked_name,
     checked_positive,
     nearest,
     set_fields,
@@ -61,18 +61,13 @@ class DPSGDSchedule(Stepwise):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_units = checked_integer("num_units", self.num_units, minimum=1)
+        check_common_fields(self, RELATIONS)
         if not isinstance(self.segments, list | tuple) or not self.segments:
             raise ValueError(
                 f"segments must be a tuple of at least one Segment; got {self.segments!r}."
             )
-        set_fields(
-            self,
-            num_units=num_units,
-            segments=tuple(_checked(segment, num_units) for segment in self.segments),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
-        )
+        segments = tuple(_checked(segment, self.num_units) for segment in self.segments)
+        set_fields(self, segments=segments)
 
     @property
     def num_steps(self) -> int:

@@ -5,13 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import (
-    checked_batch_size,
-    checked_integer,
-    checked_name,
-    checked_positive,
-    set_fields,
-)
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import blended, poisson
 from dpjax_accounting.steps import Stepwise
@@ -59,21 +53,7 @@ class TruncatedPoissonDPSGD(Stepwise):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_units = checked_integer("num_units", self.num_units, minimum=1)
-        set_fields(
-            self,
-            num_units=num_units,
-            expected_batch_size=checked_batch_size(self.expected_batch_size, num_units),
-            largest_batch_size=checked_integer(
-                "largest_batch_size", self.largest_batch_size, minimum=1
-            ),
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name(
-                "neighboring", self.neighboring, ("zero_out", "replace_one"), _REFUSED
-            ),
-        )
+        check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
 
     def releases(self) -> Releases:
         """Return the mixture of a Poisson step and a full one, `num_steps` times."""

@@ -8,13 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dpjax_accounting.checks import (
-    checked_batch_size,
-    checked_integer,
-    checked_name,
-    checked_positive,
-    set_fields,
-)
+from dpjax_accounting.checks import check_common_fields, checked_integer, set_fields
 from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence
 from dpjax_accounting.pairs import Array
 from dpjax_accounting.privacy_loss import Releases, check_delta, check_noise, checked_epsilon
@@ -69,17 +63,8 @@ class UserLevelDPSGD(Stepwise):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_records = checked_integer("num_records", self.num_records, minimum=1)
-        set_fields(
-            self,
-            num_records=num_records,
-            expected_batch_size=checked_batch_size(self.expected_batch_size, num_records),
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            records_per_user=_checked_records_per_user(self.records_per_user),
-            unit=checked_name("unit", self.unit, ("user",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
-        )
+        check_common_fields(self, RELATIONS, unit="user")
+        set_fields(self, records_per_user=_checked_records_per_user(self.records_per_user))
 
     def releases(self) -> Releases:
         """Return the mixture of Gaussians, `num_steps` times."""
