@@ -11,7 +11,14 @@ import numpy as np
 from dpjax_accounting.checks import check_common_fields, checked_integer, set_fields
 from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence
 from dpjax_accounting.pairs import Array
-from dpjax_accounting.privacy_loss import Releases, check_delta, check_noise, checked_epsilon
+from dpjax_accounting.privacy_loss import (
+    LARGEST_LOSS,
+    SMALLEST_DELTA,
+    Releases,
+    check_delta,
+    check_noise,
+    checked_epsilon,
+)
 from dpjax_accounting.releases import RELATIONS, sampled
 from dpjax_accounting.steps import Stepwise
 
@@ -159,18 +166,34 @@ class GroupOfRecords(Mechanism):
         epsilon = checked_epsilon(epsilon)
         record = epsilon / self.records_per_user
         delta = self.run.delta(record)
-        log_growth = _log_growth(record, self.records_per_user)
-        return min(1.0, math.exp(math.log(delta) + log_growth)) if delta else 0.0
+        if delta == 0:
+            return 0.0
+        log_delta = math.log(delta) + _log_growth(record, self.records_per_user)
+        return 1.0 if log_delta >= 0 else math.exp(log_delta)
 
     def epsilon(self, delta: float) -> float:
-        """Return the group's ε at `delta`, at most 0.01 % too large."""
+        """Return the group's ε at `delta`, at most 0.01 % too large.
+
+        Raises:
+            TypeError: if `delta` is not a number.
+            ValueError: as for :meth:`Mechanism.epsilon`, or if no ε meets `delta`: a record's δ is
+                not followed below 1e-25, and grows with the size of the group.
+        """
         delta = check_delta(delta)
         if self.delta(0.0) <= delta:
             return 0.0
         low = 0.0
         high = max(1e-3, self.records_per_user * self.run.epsilon(delta))
         while self.delta(high) > delta:
-            low, high = high, 1.5 * high
+            record = high / self.records_per_user
+            if record > LARGEST_LOSS or self.run.delta(record) == SMALLEST_DELTA:
+                raise ValueError(
+                    f"records_per_user={self.records_per_user} at delta={delta:g}: the group bound"
+                    " cannot be met at this delta. Use UserLevelDPSGD, which accounts for the"
+                    " user's records together, or limit what each user contributes."
+                )
+            # In small steps: further up the bound may exceed `delta` again.
+            low, high = high, 1.1 * high
         while high - low > 1e-4 * high:
             middle = (low + high) / 2
             low, high = (middle, high) if self.delta(middle) > delta else (low, middle)
