@@ -92,7 +92,7 @@ def others() -> None:
 
 def sampling() -> None:
     """The same noise and mean batch size, by how batches are drawn."""
-    _header("batches | relation | σ | ε | if the draws are known")
+    _header("batches | relation | σ | ε | if the draws are known | ε, RDP")
     most = _BATCH + 6 * math.isqrt(_BATCH)
     for noise in (0.6, 1.0):
         kinds: dict[str, Mechanism] = {
@@ -106,10 +106,13 @@ def sampling() -> None:
             "shuffled, 3 epochs": ShuffledDPSGD(noise, 3),
             "Poisson ": DPSGD(_RECORDS, _BATCH, noise, _STEPS, neighboring="replace_one"),
             "fixed size": FixedSizeDPSGD(_RECORDS, _BATCH, noise, _STEPS),
+            "fixed size ": FixedSizeDPSGD(_RECORDS, _BATCH, noise, _STEPS, neighboring="zero_out"),
         }
         for name, mechanism in kinds.items():
-            values = f"{_cell(mechanism.epsilon(_DELTA))} | {_cell(_known(mechanism, _DELTA))}"
-            print(f"| {name.strip()} | {mechanism.neighboring} | {noise:g} | {values} |")
+            both = compare(mechanism, _DELTA)
+            values = (both.pld, _known(mechanism, _DELTA), both.rdp)
+            cells = " | ".join(map(_cell, values))
+            print(f"| {name.strip()} | {mechanism.neighboring} | {noise:g} | {cells} |")
 
 
 def allocation() -> None:

@@ -11,7 +11,9 @@ from dpjax_accounting.releases import poisson
 from dpjax_accounting.steps import Stepwise
 
 _REFUSED = {
-    "replace_one": "no dominating pair for correlated noise is proven for it here",
+    "add_or_remove_one": "groups of equal size move other units from group to group when one is"
+    " added or removed, which no sensitivity of one clip norm covers; num_units and the groups must"
+    " be public and fixed",
 }
 
 
@@ -24,19 +26,23 @@ class BandedDPSGD(Stepwise):
     expected_batch_size / ⌊num_units / bands⌋. The noise is C⁻¹Z times the clip norm, with a lower
     triangular strategy matrix C that has `bands` bands, and Z of standard deviation
     noise_multiplier. A unit then takes part at most once in any `bands` successive steps, and the
-    run is ⌈num_steps / bands⌉ Poisson-sampled Gaussian releases with that probability and
-    sensitivity `column_norm` (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix
-    Factorization", theorem 4).
+    run is dominated by ⌈num_steps / bands⌉ Poisson-sampled Gaussian releases with that probability
+    and sensitivity `column_norm` (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix
+    Factorization", theorem 4; for "replace_one" the proof is in docs/accounting.md).
+
+    Neighbouring data sets must have the same groups. With "add_or_remove_one" they do not: if sizes
+    may differ by at most one, a unit more moves others to another group, whose contributions then
+    change too.
 
     Attributes:
-        num_units: number of privacy units, at least 1.
+        num_units: number of privacy units, at least 1; public.
         expected_batch_size: mean number of units per step, at most ⌊num_units / bands⌋.
         noise_multiplier: standard deviation of Z, above 0.
         num_steps: number of steps, at least 0.
         bands: number of bands of the strategy, at least 1.
         column_norm: the largest L2 norm of a column of the strategy matrix, above 0.
         unit: "record".
-        neighboring: "add_or_remove_one" or "zero_out".
+        neighboring: "zero_out" or "replace_one".
 
     Raises:
         TypeError: if a field has the wrong type.
@@ -52,11 +58,11 @@ class BandedDPSGD(Stepwise):
     bands: int
     column_norm: float
     unit: str = "record"
-    neighboring: str = "add_or_remove_one"
+    neighboring: str = "zero_out"
 
     def __post_init__(self) -> None:
         """Check every field."""
-        check_common_fields(self, ("add_or_remove_one", "zero_out"), _REFUSED)
+        check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
         group = self.num_units // self.bands
         if self.expected_batch_size > group:
             raise ValueError(

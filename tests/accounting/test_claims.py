@@ -78,9 +78,10 @@ def test_known_draws_of_several_segments_add_up():
     assert whole <= unamplified_epsilon(halves, 1e-12) < 1.001 * whole
 
 
-def test_known_batches_of_a_fixed_size_are_those_of_a_replaced_unit():
-    fixed = FixedSizeDPSGD(1000, 100, 4.0, 30)
-    poisson = DPSGD(1000, 100, 4.0, 30, neighboring="replace_one")
+@pytest.mark.parametrize("neighboring", ["zero_out", "replace_one"])
+def test_known_batches_of_a_fixed_size_are_those_of_a_unit_alone(neighboring):
+    fixed = FixedSizeDPSGD(1000, 100, 4.0, 30, neighboring=neighboring)
+    poisson = DPSGD(1000, 100, 4.0, 30, neighboring=neighboring)
     assert unamplified_epsilon(fixed, 1e-6) == unamplified_epsilon(poisson, 1e-6)
     assert unamplified_epsilon(fixed.after(0), 1e-6) == 0.0
 
