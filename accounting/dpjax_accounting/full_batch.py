@@ -16,7 +16,7 @@ class FullBatch(Stepwise):
     """The Gaussian mechanism on the clipped sum over all units, `num_steps` times.
 
     ε and δ are exact (Balle and Wang 2018, theorem 8, with √num_steps for the composition, which is
-    exact for Gaussians: Dong, Roth and Su 2022, corollary 3.3).
+    exact for Gaussians: Dong, Roth and Su 2022, corollary 3.3, numbers of arXiv:1905.02383).
 
     Attributes:
         noise_multiplier: noise standard deviation / clip norm, above 0.

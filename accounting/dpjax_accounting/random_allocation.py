@@ -51,7 +51,7 @@ class RandomAllocationDPSGD(Mechanism):
     the other units tell where one is, and :class:`ShuffledDPSGD` holds.
 
     An epoch is dominated by the pair of (1/t) Σ N(eᵢ, σ²I) and N(0, σ²I) in t dimensions (Chua et
-    al. 2025, "Balls-and-Bins Sampling for DP-SGD"; Feldman and Shenfeld 2025, "Privacy
+    al. 2025, "Balls-and-Bins Sampling for DP-SGD", theorem 3.1; Feldman and Shenfeld 2025, "Privacy
     Amplification by Random Allocation"). Its loss is computed by the package PLD_accounting
     (Feldman and Shenfeld 2026, "Efficient Privacy Loss Accounting for Subsampling and Random
     Allocation"), as an upper bound, and never exceeds that without amplification. It is no figure

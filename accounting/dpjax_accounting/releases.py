@@ -84,8 +84,10 @@ def sampled(
 ) -> Release:
     """Return the release of a sum to which a unit contributes a random multiple of the clip norm.
 
-    For a unit added, removed or zeroed: Choquette-Choo et al. 2024, "Privacy Amplification for
-    Matrix Mechanisms", mixture of Gaussians.
+    For a unit added, removed or zeroed: Ganesh 2024, "Tight Group-Level DP Guarantees for DP-SGD
+    with Sampling via Mixture of Gaussians Mechanisms", theorem 3.1, and corollary 4.7 of
+    Choquette-Choo et al. 2024, "Privacy Amplification for Matrix Mechanisms", from vectors to
+    numbers. For one that is replaced: docs/accounting.md.
 
     Args:
         contributions: (probability, sensitivity in clip norms) of every possibility.

@@ -24,8 +24,8 @@ class TruncatedPoissonDPSGD(Stepwise):
     q′ = P[Bin(n, q) > L] · L / (n p) that it is in it then, displacing another one, a step is
     dominated by a mixture of which one knows the part: with probability 1 − p a Poisson step, with
     probability p one with sampling probability q′ in which the sum moves by twice as much
-    (Chua et al. 2024, "Scalable DP-SGD: Shuffling vs. Poisson Subsampling", in the form that
-    dp-accounting's TruncatedSubsampledGaussianDpEvent has).
+    (Ganesh 2025, "Tighter Privacy Analysis for Truncated Poisson Sampling", arXiv:2508.15089;
+    derived in docs/accounting.md; dp-accounting's TruncatedSubsampledGaussianDpEvent is the same).
 
     Attributes:
         num_units: n, at least 1; public.

@@ -40,9 +40,12 @@ class UserLevelDPSGD(Stepwise):
     """DP-SGD on records with Poisson sampling, with the guarantee for a user with several of them.
 
     Of a user's k records Bin(k, q) take part in a step, and move the sum by that many clip norms at
-    most: the mixture of Gaussians of Charles et al. 2024, "Fine-Tuning Large Language Models with
-    User-Level Differential Privacy", and Choquette-Choo et al. 2024, "Privacy Amplification for
-    Matrix Mechanisms". It is tighter than :class:`GroupOfRecords`.
+    most: a mixture of Gaussians (Ganesh 2024, "Tight Group-Level DP Guarantees for DP-SGD with
+    Sampling via Mixture of Gaussians Mechanisms", arXiv:2401.10294, theorem 3.1; from vectors to
+    numbers by corollary 4.7 of Choquette-Choo et al. 2024, "Privacy Amplification for Matrix
+    Mechanisms", arXiv:2310.15526; used for language models by Charles et al. 2024, "Fine-Tuning
+    Large Language Models with User-Level Differential Privacy"). For "replace_one" the proof is in
+    docs/accounting.md. It is tighter than :class:`GroupOfRecords`.
 
     Attributes:
         num_records: number of records in the training data, at least 1.
