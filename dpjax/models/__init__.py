@@ -5,6 +5,7 @@ from dpjax.models.config import TransformerConfig as TransformerConfig
 from dpjax.models.families import FAMILIES as FAMILIES
 from dpjax.models.families import TASKS as TASKS
 from dpjax.models.families import Task as Task
+from dpjax.models.families import family_of as family_of
 from dpjax.models.files import resolve_checkpoint as resolve_checkpoint
 from dpjax.models.heads import CausalLM as CausalLM
 from dpjax.models.heads import Model as Model
