@@ -68,6 +68,42 @@ def tied_scanned_rematerialised_decoder(random, integers):
 
 
 @structure
+def head_in_slices(random, integers):
+    """The last rows outside the loop."""
+    params = {"table": random(11, 6), "head": random(6, 23)}
+
+    def loss(p, ids):
+        h, head = jnp.tanh(p["table"][ids]), p["head"].T
+
+        def step(total, rows):
+            return total + jnp.sum(jnp.sin(h @ rows.T), -1), None
+
+        total, _ = jax.lax.scan(step, jnp.zeros(7), head[:20].reshape(4, 5, 6))
+        return jnp.sum(total**2) + jnp.sum(jnp.cos(h @ head[20:].T))
+
+    return params, integers(11, 4, 7), loss
+
+
+@structure
+def tied_head_in_slices_rematerialised(random, integers):
+    """Slices from the last to the first, whose rows come second in the product; two lookups."""
+    params = {"table": random(11, 6), "w": random(6, 6)}
+
+    def loss(p, ids):
+        h = jnp.tanh((0.5 * p["table"][ids] + p["table"][ids[::-1]]) @ p["w"])
+
+        @jax.checkpoint
+        def step(total, rows):
+            return total + jnp.sum(jnp.sin(rows @ h.T), 0), None
+
+        slices = p["table"][1:].reshape(2, 5, 6)
+        total, _ = jax.lax.scan(step, jnp.zeros(7), slices, reverse=True)
+        return jnp.sum(total**2)
+
+    return params, integers(11, 4, 7), loss
+
+
+@structure
 def reverse_scan_unrolled(random, integers):
     params = {"w": random(4, 5, 5), "b": random(4, 5), "v": random(4, 5)}
 

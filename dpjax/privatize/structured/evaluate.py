@@ -28,12 +28,16 @@ class Request:
             or added up where `adds_up`.
         finish: `(values of atoms, results of loops) -> result`.
         adds_up: if this is a request to a loop's body.
+        outside: for a request to a loop's body, values of the program around it that are made
+            before the loop. They follow those of `atoms`, and the number of the iteration follows
+            them; None for neither.
     """
 
     atoms: tuple[Atom, ...]
     finish: Callable[[list[Any], list[PyTree]], PyTree]
     loops: tuple[tuple[Equation, Request], ...] = ()
     adds_up: bool = False
+    outside: tuple[Atom, ...] | None = None
 
 
 def values_request(atoms: Sequence[Atom]) -> Request:
@@ -46,11 +50,13 @@ def run(
     known: Mapping[Value, Any],
     requests: Sequence[Request],
     written: Callable[[Any], Any] = lambda x: x,
+    outside: Sequence[Sequence[Any]] | None = None,
 ) -> list[PyTree]:
     """The results of the requests, from the values that are known (inputs, or any others).
 
     `written` is applied to what a request reads and the program computes more from, except to the
     first of such values: the identity, in a form that makes the compiler write a value to memory.
+    `outside` has what each request reads of the program around this one.
     """
     plan = make_plan(program, known, requests)
     crossings = _later_crossings(plan, requests)
@@ -65,18 +71,23 @@ def run(
         if equation.loop is None:
             outputs = equation.apply(*inputs)
         else:
-            outputs, results = _run_loop(equation.loop, inputs, plan.loops[equation])
-            inner_results |= zip(map(id, plan.loops[equation].requests), results, strict=True)
+            loop_plan = plan.loops[equation]
+            around = [
+                None if inner.outside is None else [lookup(atom) for atom in inner.outside]
+                for inner in loop_plan.requests
+            ]
+            outputs, results = _run_loop(equation.loop, inputs, loop_plan, around)
+            inner_results |= zip(map(id, loop_plan.requests), results, strict=True)
         values |= {
             value: written(x) if value in crossings else x
             for value, x in zip(equation.outputs, outputs, strict=True)
         }
     return [
         request.finish(
-            [lookup(atom) for atom in request.atoms],
+            [*(lookup(atom) for atom in request.atoms), *extra],
             [inner_results[id(inner)] for _, inner in request.loops],
         )
-        for request in requests
+        for request, extra in zip(requests, outside or [()] * len(requests), strict=True)
     ]
 
 
@@ -132,6 +143,7 @@ def make_plan(program: Program, known: Container[Value], requests: Sequence[Requ
         else:
             loops[equation] = _plan_loop(equation.loop, wanted, inner)
             read |= {equation.inputs[index]: None for index in loops[equation].inputs}
+            read |= {atom: None for request in inner for atom in request.outside or ()}
         equations.append(equation)
     return Plan(equations[::-1], loops, read)
 
@@ -156,7 +168,9 @@ def _plan_loop(loop: Loop, wanted: Sequence[bool], requests: list[Request]) -> L
     return LoopPlan(requests, sorted({*inputs, *(first + i for i in carry)}), carry, stacked)
 
 
-def _run_loop(loop: Loop, inputs: Sequence[Any], plan: LoopPlan) -> tuple[list, list[PyTree]]:
+def _run_loop(
+    loop: Loop, inputs: Sequence[Any], plan: LoopPlan, outside: Sequence[list[Any] | None]
+) -> tuple[list, list[PyTree]]:
     """The loop's outputs (None where nobody needs them) and the results of the requests."""
     first_carry, first_slice = loop.num_consts, loop.num_consts + loop.num_carry
     body_inputs = loop.body.inputs
@@ -165,14 +179,17 @@ def _run_loop(loop: Loop, inputs: Sequence[Any], plan: LoopPlan) -> tuple[list, 
     outputs_request = values_request([loop.body.outputs[i] for i in plan.carry + plan.stacked])
 
     def body(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any], list[PyTree]]:
+        *slices, iteration = slices
         known = dict(consts)
         known |= {body_inputs[first_carry + i]: x for i, x in zip(plan.carry, carry, strict=True)}
         known |= {body_inputs[i]: x for i, x in zip(slice_indices, slices, strict=True)}
-        outputs, *results = run(loop.body, known, [outputs_request, *plan.requests])
+        extra = [[], *([] if values is None else [*values, iteration] for values in outside)]
+        outputs, *results = run(loop.body, known, [outputs_request, *plan.requests], outside=extra)
         return outputs[: len(plan.carry)], outputs[len(plan.carry) :], results
 
     carry = [_array(inputs[first_carry + i]) for i in plan.carry]
     slices = [_array(inputs[i]) for i in slice_indices]
+    slices.append(jnp.arange(loop.length, dtype=jnp.int32))
     adds_up = [request.adds_up for request in plan.requests]
     sums = _zeros_of_sums(body, carry, slices, adds_up)
 

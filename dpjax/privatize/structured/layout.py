@@ -42,6 +42,29 @@ class Box:
         both_tables = self.is_table and other.is_table
         return self.groups == other.groups and (same or (exchanged and not both_tables))
 
+    def same_place(self, other: Box) -> bool:
+        """Whether both fill the same part, along the same axes."""
+        return self.matches(other) and self.place == other.place
+
+    def is_rows_of(self, table: Box) -> bool:
+        """Whether this is nothing but whole rows of a table, numbered along a single axis."""
+        axes = (self.groups, self.left, self.right)
+        return (
+            len(self.left) == 1
+            and axes == (table.groups, table.left, table.right)
+            and all(
+                own == full or axis in self.left
+                for axis, (own, full) in enumerate(zip(self.place, table.place, strict=True))
+            )
+            and self._lies_in(table)
+        )
+
+    def _lies_in(self, other: Box) -> bool:
+        return all(
+            low <= first and first + count <= low + size
+            for (first, count), (low, size) in zip(self.place, other.place, strict=True)
+        )
+
     def aligned_with(self, reference: Box, piece: Piece) -> ContractionArrays | RowsArrays:
         """The arrays times their factor, sides as in `reference`: a table if there is one."""
         exchanged = (self.left, self.right) != (reference.left, reference.right)
@@ -56,22 +79,26 @@ class Box:
 
 @dataclasses.dataclass
 class _Axis:
+    """`orders`: the first and last of the root's axes, numbered without those of length 1, that
+    run along this one."""
+
     role: str | None
-    order: int
+    orders: tuple[int, int]
     size: int
     first: int
     filled: int
 
 
 def box_of(form: Form) -> Box | None:
-    """Follows the moves; None where an axis is split or merged, or the root has no sides."""
+    """Follows the moves; None where an axis is split, or merged with one of another side, or the
+    root has no sides."""
     roles = _root_roles(form)
     if roles is None:
         return None
-    axes = [
-        _Axis(role if size > 1 else None, order, size, 0, size)
-        for order, (role, size) in enumerate(zip(roles, form.shape, strict=True))
-    ]
+    axes, order = [], 0
+    for role, size in zip(roles, form.shape, strict=True):
+        axes.append(_Axis(role if size > 1 else None, (order, order), size, 0, size))
+        order += size > 1
     factor = 1.0
     for move in form.moves:
         if isinstance(move, Scale):
@@ -113,12 +140,34 @@ def _root_roles(form: Form) -> list[str] | None:
 
 
 def _reshaped(axes: Sequence[_Axis], shape: tuple[int, ...]) -> list[_Axis] | None:
-    """Axes of length 1 may come and go (unless they say where a piece lies); others must stay."""
-    long = [axis for axis in axes if axis.size > 1]
-    if [axis.size for axis in long] != [size for size in shape if size > 1]:
+    """Axes of length 1 may come and go (unless they say where a piece lies), and neighbours of one
+    side become one; others must stay."""
+    remaining = [axis for axis in axes if axis.size > 1]
+    found = []
+    for size in shape:
+        if size == 1:
+            found.append(_Axis(None, (0, 0), 1, 0, 1))
+            continue
+        if not remaining:
+            return None
+        axis = remaining.pop(0)
+        while axis.size < size and remaining:
+            axis = _merged(axis, remaining.pop(0))
+            if axis is None:
+                return None
+        if axis.size != size:
+            return None
+        found.append(axis)
+    return None if remaining else found
+
+
+def _merged(one: _Axis, other: _Axis) -> _Axis | None:
+    """Both as one axis, if they are full and follow each other in the root too."""
+    full = all(axis.filled == axis.size for axis in (one, other))
+    if not full or one.role != other.role or other.orders[0] != one.orders[1] + 1:
         return None
-    remaining = iter(long)
-    return [next(remaining) if size > 1 else _Axis(None, 0, 1, 0, 1) for size in shape]
+    size = one.size * other.size
+    return _Axis(one.role, (one.orders[0], other.orders[1]), size, 0, size)
 
 
 def _padded(axes: Sequence[_Axis], move: Pad) -> list[_Axis] | None:
@@ -134,7 +183,7 @@ def _padded(axes: Sequence[_Axis], move: Pad) -> list[_Axis] | None:
 
 def _along(axes: Sequence[_Axis], role: str) -> tuple[int, ...]:
     positions = [position for position, axis in enumerate(axes) if axis.role == role]
-    return tuple(sorted(positions, key=lambda position: axes[position].order))
+    return tuple(sorted(positions, key=lambda position: axes[position].orders))
 
 
 def _times(x, factor: float):

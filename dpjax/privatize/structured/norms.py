@@ -7,7 +7,7 @@ rounding may count they are rather too large: whoever underestimates a norm brea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,11 +82,12 @@ def _norm_of_one(piece: Piece, budget: Budget) -> jax.Array:
     if isinstance(arrays, DenseArray):
         return dense_norm(arrays.x)
     if isinstance(arrays, RowsArrays):
-        return _rows_norm(arrays)
+        return rows_norm(arrays)
     return contraction_norm(arrays, budget)
 
 
-def _rows_norm(rows: RowsArrays) -> jax.Array:
+def rows_norm(rows: RowsArrays) -> jax.Array:
+    """The norm of a table of rows."""
     updates, scale = normalised(rows.updates)
     return scale * jnp.sqrt(_rows_square(RowsArrays(rows.ids, updates)))
 
@@ -153,14 +154,35 @@ def _along_time(arrays: Sequence, axis: int):
 def _norm_of_both(
     contraction: ContractionArrays | None, rows: RowsArrays, budget: Budget
 ) -> jax.Array:
-    """A table that is both looked up and contracted: a `(T, V)`, g `(T, K)`.
-
-    ‖aᵀg‖² + ‖table‖² + 2 Σ_{t,s} a[s, ids_t] (u_t · g_s): a gather of (T, T), never a (V, K) array.
-    """
-    looked_up = _rows_norm(rows)
+    """A table that is both looked up and contracted: a `(T, V)`, g `(T, K)`."""
     if contraction is None:
-        return looked_up
-    own = contraction_norm(contraction, budget)
+        return rows_norm(rows)
+    return with_rows(
+        [contraction_norm(contraction, budget)],
+        [cross(contraction, rows, 0, budget)],
+        [norm_if_orthogonal(contraction, budget)],
+        rows,
+    )
+
+
+class Cross(NamedTuple):
+    """The inner product of a contraction and rows: `value` times the three scales."""
+
+    value: jax.Array
+    scales: tuple[jax.Array, jax.Array, jax.Array]
+
+
+def cross(
+    contraction: ContractionArrays,
+    rows: RowsArrays,
+    first: int,
+    budget: Budget,
+    factor: float = 1.0,
+) -> Cross:
+    """factor · ⟨aᵀg, the rows of the table from `first` on⟩; a `(T, V)`, g `(T, K)`.
+
+    Σ_{t,s} a[s, ids_t - first] (u_t · g_s): a gather of (T, T), never a (V, K) array.
+    """
     g, g_scale = normalised(contraction.g)
     updates, rows_scale = normalised(rows.updates)
     a_scale = power_of_two(contraction.a)
@@ -168,16 +190,49 @@ def _norm_of_both(
 
     def of_slice(start: Any, counts: jax.Array) -> jax.Array:
         ids, some = (jax.lax.dynamic_slice_in_dim(x, start, block) for x in (rows.ids, updates))
-        picked = jnp.take(contraction.a, ids, axis=1).astype(jnp.float32) / a_scale
+        picked = picked_columns(contraction.a, ids, first) / a_scale
         return jnp.sum(picked * product("sk,tk->st", g, some) * counts)
 
-    cross = in_slices(rows.ids.shape[0], block, of_slice)
-    largest = jnp.maximum(own, looked_up)
+    value = in_slices(rows.ids.shape[0], block, of_slice)
+    return Cross(factor * value, (a_scale, g_scale, rows_scale))
+
+
+def cross_of_picked(
+    picked: jax.Array, g: jax.Array, rows: RowsArrays, factor: float = 1.0
+) -> Cross:
+    """As `cross`, where a is known at the rows that are looked up: `picked_columns`."""
+    g, g_scale = normalised(g)
+    updates, rows_scale = normalised(rows.updates)
+    a_scale = power_of_two(picked)
+    value = jnp.sum(picked / a_scale * product("sk,tk->st", g, updates))
+    return Cross(factor * value, (a_scale, g_scale, rows_scale))
+
+
+def picked_columns(a: jax.Array, ids: jax.Array, first: int | jax.Array) -> jax.Array:
+    """a[:, ids - first] `(T, S)` float32, 0 where there is no such column."""
+    columns = ids - first
+    there = (columns >= 0) & (columns < a.shape[1])
+    picked = jnp.take(a, columns, axis=1, mode="clip").astype(jnp.float32)
+    return jnp.where(there, picked, 0.0)
+
+
+def with_rows(
+    own: Sequence[jax.Array],
+    crosses: Sequence[Cross],
+    orthogonal: Sequence[jax.Array],
+    rows: RowsArrays,
+) -> jax.Array:
+    """The norm of contractions that do not overlap plus rows of a table: √(Σ own² + 2 Σ cross).
+
+    `orthogonal`: of each contraction, `norm_if_orthogonal`.
+    """
+    own = [*own, rows_norm(rows)]
+    largest = jnp.max(jnp.stack(own))
     scale = power_of_two(jnp.where(largest > 0, largest, 1.0))
-    x, y = own / scale, looked_up / scale
-    # One after the other: the product of all scales may leave the range of float32 first.
-    cross = cross * (a_scale / scale) * g_scale * (rows_scale / scale)
-    # What the products of the cross term are about, as for a Gram form.
-    apart = jnp.square(norm_if_orthogonal(contraction, budget) / scale)
-    apart += jnp.sum(jnp.square(updates.astype(jnp.float32))) * jnp.square(rows_scale / scale)
-    return scale * root(jnp.square(x) + jnp.square(y) + 2.0 * cross + GRAM_MARGIN * apart)
+    square = sum(jnp.square(norm / scale) for norm in own)
+    for value, (first, second, third) in crosses:
+        # One after the other: the product of all scales may leave the range of float32 first.
+        square += 2.0 * value * (first / scale) * second * (third / scale)
+    # What the products of the cross terms are about, as for a Gram form.
+    apart = [*orthogonal, dense_norm(rows.updates)]
+    return scale * root(square + GRAM_MARGIN * sum(jnp.square(norm / scale) for norm in apart))

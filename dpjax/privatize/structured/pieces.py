@@ -98,20 +98,28 @@ def form_of(root: Contraction | Rows | Dense, moves: Moves) -> Form:
 def arrays_of(root: Contraction | Rows | Dense, lookup: Callable[[Atom], Any]) -> Arrays:
     """The arrays of a root from the values of its program, for one example."""
     if isinstance(root, Contraction):
-        (a_contract, g_contract), (a_batch, g_batch) = root.dimensions
         return ContractionArrays(
-            _groups_time_free(lookup(root.a), a_batch, a_contract),
-            _groups_time_free(lookup(root.g), g_batch, g_contract),
+            side_of(root, lookup(root.a), second=False), side_of(root, lookup(root.g), second=True)
         )
     if isinstance(root, Rows):
         ids = lookup(root.ids).reshape(-1)
         updates = lookup(root.updates).reshape(ids.shape[0], -1)
-        last = root.shape[0] - 1
         if not root.clamped:
-            inside = (ids >= 0) & (ids <= last)
+            inside = (ids >= 0) & (ids < root.shape[0])
             updates = jnp.where(inside[:, None], updates, jnp.zeros((), updates.dtype))
-        return RowsArrays(jnp.clip(ids, 0, last).astype(jnp.int32), updates)
+        return RowsArrays(row_numbers(root, ids), updates)
     return DenseArray(jnp.asarray(lookup(root.value)))
+
+
+def side_of(root: Contraction, value: Any, *, second: bool) -> jax.Array:
+    """One side of a contraction in the form of `ContractionArrays`, from the operand's value."""
+    contract, batch = (pair[second] for pair in root.dimensions)
+    return _groups_time_free(value, batch, contract)
+
+
+def row_numbers(root: Rows, ids: Any) -> jax.Array:
+    """`(T,)` int32 in [0, V) from the value of `root.ids`; those outside at the nearest end."""
+    return jnp.clip(ids.reshape(-1), 0, root.shape[0] - 1).astype(jnp.int32)
 
 
 def piece_of(

@@ -23,6 +23,7 @@ PyTree = Any
 _KNOWN_VERSIONS = ((0, 10), (0, 11))
 
 _INLINED_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+_BARRIER = "optimization_barrier"
 _BODY_PARAMS = ("jaxpr", "call_jaxpr")
 
 
@@ -97,6 +98,30 @@ class Program:
     def makers(self) -> Mapping[Value, Equation]:
         """The equation that each value comes out of; inputs come out of none."""
         return {value: equation for equation in self.equations for value in equation.outputs}
+
+    def through_barriers(self, atom: Atom) -> Atom:
+        """What went into the barriers of rematerialisation that `atom` comes out of."""
+        while (equation := self.makers.get(atom)) and equation.primitive == _BARRIER:
+            atom = equation.inputs[equation.outputs.index(atom)]
+        return atom
+
+    @functools.cached_property
+    def without_barriers(self) -> Program:
+        """The program whose equations read what went into barriers instead.
+
+        A barrier makes every value that goes through it wait for all the others.
+        """
+        return Program(
+            self.inputs,
+            tuple(map(self.through_barriers, self.outputs)),
+            tuple(
+                dataclasses.replace(
+                    equation, inputs=tuple(map(self.through_barriers, equation.inputs))
+                )
+                for equation in self.equations
+                if equation.primitive != _BARRIER
+            ),
+        )
 
 
 def trace(function: Callable[..., PyTree], *args: PyTree) -> tuple[Program, PyTree]:
@@ -185,7 +210,7 @@ class _Reader:
         unique = tuple(outputs)
         self.equations.append(
             Equation(
-                "optimization_barrier",
+                _BARRIER,
                 unique,
                 tuple(outputs.values()),
                 {},

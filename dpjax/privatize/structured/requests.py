@@ -21,9 +21,10 @@ from dpjax.privatize.structured.pieces import (
     out_of_stacking_loop,
     piece_of,
 )
-from dpjax.privatize.structured.program import Atom
+from dpjax.privatize.structured.program import Atom, Program
 from dpjax.privatize.structured.roots import LoopOutput, Root, Terms, operands
 from dpjax.privatize.structured.scaling import hypot
+from dpjax.privatize.structured.slices import sliced_norm_request
 from dpjax.privatize.structured.sums import sum_over_batch, summed
 
 PyTree = Any
@@ -59,15 +60,20 @@ def is_stacked(terms: Terms) -> bool:
     return len(terms) == 1 and isinstance(terms[0][0], LoopOutput) and terms[0][0].stacked
 
 
-def norm_request(terms: Terms, budget: Budget) -> Request:
+def norm_request(program: Program, terms: Terms, budget: Budget) -> Request:
     """The norm of the gradient of one example, taken inside loops where that is possible."""
-    request = norm_and_pieces_request(terms, budget)
+    sliced = sliced_norm_request(program, terms, budget)
+    if sliced is not None:
+        return sliced
+    request = norm_and_pieces_request(program, terms, budget)
     return dataclasses.replace(
         request, finish=lambda values, inner: request.finish(values, inner)[0]
     )
 
 
-def norm_and_pieces_request(terms: Terms, budget: Budget, formed: Container[Root] = ()) -> Request:
+def norm_and_pieces_request(
+    program: Program, terms: Terms, budget: Budget, formed: Container[Root] = ()
+) -> Request:
     """The norm, and the pieces for a later sum; a stacking loop's come stacked over iterations.
 
     The contractions that are in `formed` are, and their products kept instead of the operands.
@@ -79,15 +85,32 @@ def norm_and_pieces_request(terms: Terms, budget: Budget, formed: Container[Root
             stacked_norms, pieces = inner[0]
             return factor_of(moves) * hypot(stacked_norms), pieces
 
-        inside = norm_and_pieces_request(root.terms, budget, formed)
+        body = root.equation.loop.body
+        inside = norm_and_pieces_request(body, root.terms, budget, formed)
         return Request((), finish_loop, ((root.equation, inside),))
     request = pieces_request(terms, formed)
+    sliced = sliced_norm_request(program, terms, budget)
+    if sliced is not None:
+        return _both(sliced, request)
 
     def finish(values: list[Any], inner: list[PyTree]) -> tuple:
         pieces = request.finish(values, inner)
         return norms.norm(pieces, budget), pieces
 
     return dataclasses.replace(request, finish=finish)
+
+
+def _both(one: Request, other: Request) -> Request:
+    """The results of two requests to one program."""
+    atoms, loops = len(one.atoms), len(one.loops)
+
+    def finish(values: list[Any], inner: list[PyTree]) -> tuple:
+        return (
+            one.finish(values[:atoms], inner[:loops]),
+            other.finish(values[atoms:], inner[loops:]),
+        )
+
+    return Request(one.atoms + other.atoms, finish, one.loops + other.loops)
 
 
 def num_stacking_loops(terms: Terms) -> int:

@@ -86,7 +86,10 @@ def _one_backward(
     kept = kept_formed(gradient.terms, mask.shape[0])
     requests = [
         values_request([gradient.loss, *gradient.aux]),
-        *(norm_and_pieces_request(terms, budget, kept) for terms in gradient.terms),
+        *(
+            norm_and_pieces_request(gradient.program, terms, budget, kept)
+            for terms in gradient.terms
+        ),
     ]
     outputs, *found = PerExample(gradient, params, batch, requests).evaluate(requests)
     unused = jnp.zeros(mask.shape, jnp.float32)
@@ -114,7 +117,7 @@ def _two_backwards(
     gradient: GradientProgram, rule: ClippingRule, params: PyTree, batch: PyTree, mask: jax.Array
 ) -> tuple:
     budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
-    requests = [norm_request(terms, budget) for terms in gradient.terms]
+    requests = [norm_request(gradient.program, terms, budget) for terms in gradient.terms]
     forward = values_request([gradient.loss, *gradient.aux])
     examples = PerExample(gradient, params, batch, [forward, *requests])
     outputs = examples.run_forward(forward, requests)

@@ -1,0 +1,312 @@
+"""Losses of one example: language models, with the vocabulary in chunks, and classifiers.
+
+Every function sees one example without a batch axis, as `dpjax.clipped_grad` wants it, and
+computes in float32 whatever the model computes in.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+_State = tuple[jax.Array, jax.Array, jax.Array]
+
+
+def causal_lm_loss(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    loss_mask: jax.Array,
+    *,
+    vocab_axis: Literal[0, 1],
+    reduction: Literal["sum", "mean"] = "mean",
+    vocab_chunk: int | None = None,
+    logit_softcap: float | None = None,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """The cross-entropy of the counted tokens of one sequence, as a float32 scalar.
+
+    `hidden[t]` predicts `targets[t]`: whoever trains on `ids` passes the hidden states of
+    `ids[:-1]` and the targets `ids[1:]`. A position that is not counted contributes exactly zero
+    to value and gradient, whatever it holds. The loss of a sequence without a counted token, and
+    its gradient, are 0.
+
+    With `vocab_chunk=c` no more than `(T, c)` logits are held, by an ordinary gradient as by
+    `dpjax.clipped_grad` with strategy "two_backwards", whether the head is an embedding table too
+    or not. "one_backward" keeps the cotangents of all logits, `(T, V)` for every example.
+
+    Args:
+        hidden: `(T, d)`, in any floating-point format.
+        head: `(V, d)` with `vocab_axis=0` (an embedding table), `(d, V)` with `vocab_axis=1` (the
+            kernel of a linear layer); rounded to the dtype of `hidden` before it is multiplied.
+        targets: `(T,)` integers in [0, V); anything where `loss_mask` is False. A counted target
+            outside makes loss and gradient NaN, so that `clipped_grad` leaves the example out.
+        loss_mask: `(T,)` bool, True where the token `targets[t]` counts.
+        vocab_axis: which axis of `head` is the vocabulary.
+        reduction: "sum" over the counted tokens, in nats, or "mean", the sum over their number.
+        vocab_chunk, logit_softcap, bias: as for `token_losses`.
+
+    Raises:
+        TypeError: an array is not of the kind that is wanted here.
+        ValueError: shapes do not fit, or an option has an impossible value.
+    """
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
+    _check_mask(loss_mask, targets)
+    _check_hidden(hidden)
+    if hidden.shape[0] == loss_mask.shape[0]:
+        # What positions that do not count hold, perhaps NaN, must not reach a sum.
+        hidden = jnp.where(loss_mask[:, None], hidden, jnp.zeros((), hidden.dtype))
+    losses = token_losses(
+        hidden,
+        head,
+        jnp.where(loss_mask, targets, 0),
+        vocab_axis=vocab_axis,
+        vocab_chunk=vocab_chunk,
+        logit_softcap=logit_softcap,
+        bias=bias,
+    )
+    return _reduced(losses, loss_mask, reduction)
+
+
+def token_losses(
+    hidden: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    *,
+    vocab_axis: Literal[0, 1],
+    vocab_chunk: int | None = None,
+    logit_softcap: float | None = None,
+    bias: jax.Array | None = None,
+) -> jax.Array:
+    """-log p(targets[t] | hidden[t]), `(T,)` float32 in nats: a token's negative log-probability.
+
+    With `vocab_chunk=c` a running maximum and sum of exponentials (Milakov and Gimelshein 2018,
+    arXiv:1805.02867, algorithm 3) pass over c tokens of the vocabulary at a time. Logits are
+    computed again on the way back: neither way holds more of them than `(T, c)`. The result does
+    not depend on c, but for rounding.
+
+    Args:
+        hidden, head, vocab_axis: as for `causal_lm_loss`.
+        targets: `(T,)` integers; NaN comes out where one is not in [0, V).
+        vocab_chunk: c ≥ 1, need not divide V; None computes all logits `(T, V)` at once.
+        logit_softcap: s > 0 replaces every logit z by s·tanh(z / s) (Gemma 2, arXiv:2408.00118,
+            section 2).
+        bias: `(V,)` added to the logits, before they are capped.
+
+    Raises:
+        TypeError: `hidden`, `head` or `bias` is not floating-point, or `targets` not of integers.
+        ValueError: shapes do not fit, or an option has an impossible value.
+    """
+    _check_hidden(hidden)
+    size = _checked_vocabulary_size(hidden, head, vocab_axis, bias)
+    _check_targets(targets, hidden.shape[0])
+    if vocab_chunk is not None and vocab_chunk < 1:
+        raise ValueError(f"vocab_chunk must be at least 1, got {vocab_chunk}; None takes all")
+    if logit_softcap is not None and not logit_softcap > 0:
+        raise ValueError(f"logit_softcap must be above 0, got {logit_softcap}; None leaves it out")
+
+    def add_chunk(
+        state: _State, start: jax.Array | int, rows: jax.Array, bias: jax.Array | None
+    ) -> _State:
+        maximum, total, target_logits = state
+        logits = _logits(hidden, rows, bias, logit_softcap)
+        columns = start + jnp.arange(rows.shape[0])
+        own = jnp.where(columns == targets[:, None], logits, 0.0)
+        larger = jnp.maximum(maximum, jax.lax.stop_gradient(jnp.max(logits, axis=-1)))
+        total *= jnp.exp(maximum - larger)
+        total += jnp.sum(jnp.exp(logits - larger[:, None]), axis=-1)
+        return larger, total, target_logits + jnp.sum(own, axis=-1)
+
+    table = head if vocab_axis == 0 else head.T
+    zeros = jnp.zeros(hidden.shape[0], jnp.float32)
+    state = (jnp.full_like(zeros, jnp.finfo(jnp.float32).min), zeros, zeros)
+    if vocab_chunk is None or vocab_chunk >= size:
+        state = add_chunk(state, 0, table, bias)
+    else:
+        state = _over_chunks(add_chunk, state, table, bias, vocab_chunk)
+    maximum, total, target_logits = state
+    known = (targets >= 0) & (targets < size)
+    # A product, so that an unknown target makes the gradient NaN too.
+    return (maximum + jnp.log(total) - target_logits) * jnp.where(known, 1.0, jnp.nan)
+
+
+def sequence_classification_loss(
+    logits: jax.Array, label: jax.Array, label_smoothing: float = 0.0
+) -> jax.Array:
+    """The cross-entropy of one example's class, a float32 scalar in nats.
+
+    The target distribution is (1 - α)·[k = label] + α / K (Szegedy et al. 2016, arXiv:1512.00567,
+    section 7), α being the smoothing.
+
+    Args:
+        logits: `(K,)`, floating-point.
+        label: integer scalar in [0, K); any other makes loss and gradient NaN.
+        label_smoothing: α in [0, 1).
+
+    Raises:
+        TypeError: logits are not floating-point, or the label is not an integer.
+        ValueError: shapes do not fit, or the smoothing is outside its range.
+    """
+    _check_floating("logits", logits, 1, "(K,)")
+    _check_integers("label", label)
+    if jnp.ndim(label) != 0:
+        raise ValueError(
+            f"label must be a scalar, got shape {jnp.shape(label)}: the loss is that of one "
+            "example; for a label for each token use token_classification_loss"
+        )
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    own = _picked(log_probs, jnp.asarray(label))
+    return -(1 - label_smoothing) * own - label_smoothing * jnp.mean(log_probs)
+
+
+def token_classification_loss(
+    logits: jax.Array, labels: jax.Array, loss_mask: jax.Array
+) -> jax.Array:
+    """The mean cross-entropy of the counted tokens' classes, a float32 scalar in nats.
+
+    0, with gradient 0, where none counts.
+
+    Args:
+        logits: `(T, K)`, floating-point.
+        labels: `(T,)` integers in [0, K); anything where `loss_mask` is False. A counted label
+            outside makes loss and gradient NaN.
+        loss_mask: `(T,)` bool, True where the token counts.
+
+    Raises:
+        TypeError: an array is not of the kind that is wanted here.
+        ValueError: shapes do not fit.
+    """
+    _check_floating("logits", logits, 2, "(T, K)")
+    _check_mask(loss_mask, labels)
+    _check_targets(labels, logits.shape[0], "labels", "logits")
+    logits = jnp.where(loss_mask[:, None], logits.astype(jnp.float32), 0.0)
+    log_probs = jax.nn.log_softmax(logits)
+    return _reduced(-_picked(log_probs, jnp.where(loss_mask, labels, 0)), loss_mask, "mean")
+
+
+def _over_chunks(
+    add_chunk, state: _State, table: jax.Array, bias: jax.Array | None, chunk: int
+) -> _State:
+    """All whole chunks in a loop, then what is left.
+
+    The table enters the loop in slices and not as a whole: its gradient in each iteration then is
+    a contraction that fills a place of its own.
+    """
+    # A rest of a single row would not be a contraction.
+    while table.shape[0] % chunk == 1 and chunk > 1:
+        chunk -= 1
+    count = table.shape[0] // chunk
+    looped = count * chunk
+
+    def step(state: _State, slices: tuple) -> tuple[_State, None]:
+        return add_chunk(state, *slices), None
+
+    slices = (
+        chunk * jnp.arange(count),
+        table[:looped].reshape(count, chunk, -1),
+        None if bias is None else bias[:looped].reshape(count, chunk),
+    )
+    # A loop's two passes are not merged by the compiler: no barrier is needed.
+    state, _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, slices)
+    if looped == table.shape[0]:
+        return state
+    rest = None if bias is None else bias[looped:]
+    return jax.checkpoint(add_chunk, static_argnums=1)(state, looped, table[looped:], rest)
+
+
+def _logits(
+    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, softcap: float | None
+) -> jax.Array:
+    """`(T, c)` float32, added up in float32."""
+    logits = jax.lax.dot_general(
+        hidden,
+        rows.astype(hidden.dtype),
+        (((1,), (1,)), ((), ())),
+        preferred_element_type=jnp.float32,
+    )
+    if bias is not None:
+        logits += bias.astype(jnp.float32)
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def _picked(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
+    """The entry of the last axis that each label numbers; NaN for a number outside."""
+    own = jnp.arange(log_probs.shape[-1]) == labels[..., None]
+    known = jnp.where(jnp.any(own, axis=-1), 1.0, jnp.nan)
+    return jnp.sum(jnp.where(own, log_probs, 0.0), axis=-1) * known
+
+
+def _reduced(losses: jax.Array, loss_mask: jax.Array, reduction: str) -> jax.Array:
+    total = jnp.sum(jnp.where(loss_mask, losses, 0.0))
+    if reduction == "sum":
+        return total
+    return total / jnp.maximum(1, jnp.sum(loss_mask)).astype(jnp.float32)
+
+
+def _check_hidden(hidden: jax.Array) -> None:
+    _check_floating("hidden", hidden, 2, "(T, d)")
+
+
+def _checked_vocabulary_size(
+    hidden: jax.Array, head: jax.Array, vocab_axis: int, bias: jax.Array | None
+) -> int:
+    if vocab_axis not in (0, 1):
+        raise ValueError(
+            f"vocab_axis must be 0, for a head (V, d), or 1, for a head (d, V), got {vocab_axis!r}"
+        )
+    _check_floating("head", head, 2, "(V, d) or (d, V)")
+    if head.shape[1 - vocab_axis] != hidden.shape[1]:
+        raise ValueError(
+            f"with vocab_axis={vocab_axis}, axis {1 - vocab_axis} of head must be as long as a "
+            f"hidden state, {hidden.shape[1]}, got head {head.shape}; for the other orientation "
+            f"pass vocab_axis={1 - vocab_axis}"
+        )
+    size = head.shape[vocab_axis]
+    if bias is not None:
+        _check_floating("bias", bias, 1, "(V,)")
+        if bias.shape != (size,):
+            raise ValueError(f"bias must have shape ({size},), as head, got {bias.shape}")
+    return size
+
+
+def _check_targets(
+    targets: jax.Array, length: int, name: str = "targets", other: str = "hidden"
+) -> None:
+    _check_integers(name, targets)
+    if jnp.shape(targets) != (length,):
+        raise ValueError(
+            f"{name} must have shape ({length},), as {other} has {length} positions, got "
+            f"{jnp.shape(targets)}; for a batch use jax.vmap"
+        )
+
+
+def _check_mask(loss_mask: jax.Array, targets: jax.Array) -> None:
+    if jnp.result_type(loss_mask) != jnp.bool_:
+        raise TypeError(
+            f"loss_mask must be boolean (True counts), got dtype {jnp.result_type(loss_mask)}"
+        )
+    if jnp.shape(loss_mask) != jnp.shape(targets):
+        raise ValueError(
+            f"loss_mask must have the shape of the targets, {jnp.shape(targets)}, got "
+            f"{jnp.shape(loss_mask)}"
+        )
+
+
+def _check_floating(name: str, x: jax.Array, ndim: int, shape: str) -> None:
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        raise TypeError(f"{name} must be floating-point, got dtype {jnp.result_type(x)}")
+    if jnp.ndim(x) != ndim:
+        raise ValueError(
+            f"{name} must have shape {shape}, got {jnp.shape(x)}: the loss is that of one example; "
+            "for a batch use jax.vmap"
+        )
+
+
+def _check_integers(name: str, x: jax.Array) -> None:
+    if not jnp.issubdtype(jnp.result_type(x), jnp.integer):
+        raise TypeError(f"{name} must be integers, got dtype {jnp.result_type(x)}")
