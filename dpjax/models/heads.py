@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -37,14 +39,22 @@ class CausalLM(nnx.Module):
         """What the head reads, `(..., T, hidden_size)`; arguments as in `Transformer`."""
         return self.transformer(input_ids, attention_mask)
 
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`."""
+    def head_weights(self) -> tuple[jax.Array, Literal[0, 1]]:
+        """The weights of the head, `(V, d)` or `(d, V)`, and which axis is the vocabulary."""
         if self.config.tied_head:
-            weights = self.transformer.embed_tokens.embedding[...].astype(hidden.dtype)
-            logits = jnp.einsum("...d,vd->...v", hidden, weights)
-        else:
-            logits = self.lm_head(hidden)
-        logits = logits.astype(jnp.float32)
+            return self.transformer.embed_tokens.embedding[...], 0
+        return self.lm_head.kernel[...], 1
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`.
+
+        Added up in float32 whatever the dtype: rounded to bfloat16, the largest would often tie.
+        """
+        weights, vocab_axis = self.head_weights()
+        equation = "...d,vd->...v" if vocab_axis == 0 else "...d,dv->...v"
+        logits = jnp.einsum(
+            equation, hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
         cap = self.config.logit_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
