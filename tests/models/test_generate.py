@@ -22,6 +22,8 @@ from dpjax.models.sampling import sample_tokens
 module = sys.modules["dpjax.models.generate"]
 NEW = 12
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def ragged_prompts():
     """(4, 9) ids and mask, padded on the left, the shortest prompt a single token."""
@@ -86,8 +88,7 @@ def test_greedy_decoding_equals_transformers(model_type, tmp_path):
         ("gpt2", {"scan_layers": True}),
         ("gemma3_text", {"scan_layers": True}),
         ("smollm3", {"scan_layers": True, "rematerialise": True}),
-        ("mistral", {"rematerialise": True}),
-        ("opt", {"dtype": "bfloat16"}),
+        ("opt", {"dtype": "bfloat16", "rematerialise": True}),
         ("qwen2", {"dtype": "bfloat16", "scan_layers": True}),
     ],
 )
@@ -124,9 +125,10 @@ def test_a_cache_gives_what_a_model_without_one_gives_token_by_token():
 def test_adapters_are_heeded(gpt2):
     model = random_decoder("gpt2")
     add_lora(model, rank=2, alpha=2, target_modules="all-linear", key=jax.random.key(0))
+    rng = np.random.default_rng(0)
     for _, layer in nnx.iter_graph(model):
         if isinstance(layer, LoraLinear):
-            layer.lora_b[...] = jax.random.normal(jax.random.key(1), layer.lora_b.shape)
+            layer.lora_b[...] = np.float32(rng.normal(size=layer.lora_b.shape))
     tokens = run(model).tokens
     assert (tokens != run(gpt2).tokens).any()
     np.testing.assert_array_equal(tokens, full_logits(model, tokens).argmax(-1))
