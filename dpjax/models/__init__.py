@@ -7,6 +7,8 @@ from dpjax.models.families import TASKS as TASKS
 from dpjax.models.families import Task as Task
 from dpjax.models.families import family_of as family_of
 from dpjax.models.files import resolve_checkpoint as resolve_checkpoint
+from dpjax.models.generate import Generation as Generation
+from dpjax.models.generate import generate as generate
 from dpjax.models.heads import CausalLM as CausalLM
 from dpjax.models.heads import Model as Model
 from dpjax.models.heads import SequenceClassifier as SequenceClassifier
@@ -15,6 +17,7 @@ from dpjax.models.load import Loading as Loading
 from dpjax.models.load import load_causal_lm as load_causal_lm
 from dpjax.models.load import load_classifier as load_classifier
 from dpjax.models.load import load_token_classifier as load_token_classifier
+from dpjax.models.log_probs import continuation_log_probs as continuation_log_probs
 from dpjax.models.lora import LoraLinear as LoraLinear
 from dpjax.models.lora import LoraParam as LoraParam
 from dpjax.models.lora import add_lora as add_lora

@@ -40,13 +40,15 @@ class CausalLM(nnx.Module):
         return self.transformer(input_ids, attention_mask)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`."""
+        """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`.
+
+        Added up in float32 whatever the dtype: rounded to bfloat16, the largest would often tie.
+        """
         weights, vocab_axis = self.head_weights()
-        weights = weights.astype(hidden.dtype)
+        equation = "...d,vd->...v" if vocab_axis == 0 else "...d,dv->...v"
         logits = jnp.einsum(
-            "...d,vd->...v" if vocab_axis == 0 else "...d,dv->...v", hidden, weights
+            equation, hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32
         )
-        logits = logits.astype(jnp.float32)
         cap = self.config.logit_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
