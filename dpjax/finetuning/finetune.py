@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpjax.data import DataSource
-from dpjax.finetuning.config import FinetuneConfig, Lora, Privacy, Training
+from dpjax.finetuning.config import FinetuneConfig, Lora, Privacy, Training, Tuning
 
 if TYPE_CHECKING:
     from dpjax.finetuning.run import FinetuneResult
@@ -20,7 +20,8 @@ def finetune(
     eval_data: DataSource | Mapping[str, Any] | str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
     pooling: Literal["auto", "first", "mean"] = "auto",
-    tuning: Literal["lora", "full"] = "lora",
+    tuning: Tuning = "lora",
+    num_trained_layers: int | None = None,
     privacy: Privacy | Mapping[str, Any] = Privacy(),  # noqa: B008 (frozen)
     lora: Lora | Mapping[str, Any] = Lora(),  # noqa: B008 (frozen)
     training: Training | Mapping[str, Any] = Training(),  # noqa: B008 (frozen)
@@ -61,6 +62,7 @@ def finetune(
         "output_dir": os.fspath(output_dir),
         "pooling": pooling,
         "tuning": tuning,
+        "num_trained_layers": num_trained_layers,
         "privacy": privacy,
         "lora": lora,
         "training": training,
