@@ -31,7 +31,14 @@ from rich.console import Console
 from rich.table import Table
 
 from dpjax.finetuning.tasks import LabelledBatch, SequenceClassification
-from dpjax.models import SequenceClassifier, TransformerConfig, add_lora, split_trainable
+from dpjax.models import (
+    LoraConfig,
+    SequenceClassifier,
+    Trainable,
+    TransformerConfig,
+    add_lora,
+    split_trainable,
+)
 from dpjax.privatize import clipped_grad
 
 
@@ -130,12 +137,14 @@ def _encoder(options: Options, ids: jax.Array) -> Problem:
     if options.tuning == "lora":
         add_lora(
             model,
-            rank=options.rank,
-            alpha=16.0,
-            target_modules="all-linear",
+            LoraConfig(
+                rank=options.rank,
+                alpha=16.0,
+                target_modules="all-linear",
+            ),
             key=jax.random.key(1),
         )
-    graphdef, trainable, frozen = split_trainable(model, options.tuning)
+    graphdef, trainable, frozen = split_trainable(model, Trainable(options.tuning))
     task = SequenceClassification()
     batch = LabelledBatch(ids, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
     return Problem(

@@ -193,6 +193,13 @@ def _randomness(run_key: RunKey) -> dict[str, Any]:
 
 
 def _trained(plan: Plan) -> str:
-    if plan.config.tuning == "full":
-        return "all parameters"
-    return f"LoRA adapters of rank {plan.config.lora.rank}, merged afterwards, and the head"
+    config = plan.config
+    if config.tuning == "lora":
+        further = ", ".join((*config.lora.modules_to_save, "the head"))
+        return f"LoRA adapters of rank {config.lora.rank}, merged afterwards, and {further}"
+    return {
+        "full": "all parameters",
+        "bias": "all biases and the head",
+        "head": "the head",
+        "last_layers": f"the last {config.num_trained_layers} layers and the head",
+    }[config.tuning]

@@ -43,12 +43,17 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
     config, training = plan.config, plan.config.training
     title = "Fine-tuning WITHOUT privacy" if result.epsilon is None else "Private fine-tuning"
     how = config.tuning
+    if config.tuning == "last_layers":
+        how = f"the last {config.num_trained_layers} layers and the head"
     if config.tuning == "lora":
         targets = ", ".join(config.lora.target_modules)
         how = f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha:g}, on {targets}"
         if config.lora.layers_to_transform is not None:
             how += f" of layers {', '.join(map(str, config.lora.layers_to_transform))}"
         how += ", A frozen" if config.lora.freeze_a else ""
+        how += ", rsLoRA" if config.lora.use_rslora else ""
+        if config.lora.modules_to_save:
+            how += f", {', '.join(config.lora.modules_to_save)} in full"
         if config.lora.start_a == "principal":
             how += ", A from principal components of random texts"
     rows = [

@@ -28,10 +28,12 @@ from dpjax.finetuning.run_directory import RunDirectory, write_json
 from dpjax.finetuning.run_ledger import RunLedger
 from dpjax.finetuning.start_a import store_a, with_a_started
 from dpjax.models import (
+    LoraConfig,
+    Trainable,
     add_lora,
-    count_parameters,
     save_model,
     split_trainable,
+    trained_share,
 )
 from dpjax.privatize import RunKey
 
@@ -95,14 +97,19 @@ def check(config: FinetuneConfig) -> Run:
         settings = config.lora
         add_lora(
             model,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            target_modules=_target_modules(settings.target_modules),
-            layers_to_transform=settings.layers_to_transform,
-            freeze_a=settings.freeze_a,
+            LoraConfig(
+                rank=settings.rank,
+                alpha=settings.alpha,
+                use_rslora=settings.use_rslora,
+                target_modules=_target_modules(settings.target_modules),
+                modules_to_save=settings.modules_to_save,
+                layers_to_transform=settings.layers_to_transform,
+                freeze_a=settings.freeze_a,
+            ),
             key=run_key.model_key("lora"),
         )
-    parts = split_trainable(model, config.tuning)
+    trainable = Trainable(config.tuning, num_layers=config.num_trained_layers)
+    parts = split_trainable(model, trainable)
     return Run(plan, directory, run_key, run_id, ledger, *parts)
 
 
@@ -213,11 +220,10 @@ def _check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
 
 def _headline(run: Run) -> str:
     plan = run.plan
-    trained, frozen = count_parameters(run.trainable), count_parameters(run.frozen)
     lines = [
         f"{len(plan.train)} training records, {len(plan.evaluation)} held out, "
-        f"{plan.task.summary()}, {plan.num_steps} steps, {trained:,} of "
-        f"{trained + frozen:,} parameters trained ({trained / (trained + frozen):.2%})",
+        f"{plan.task.summary()}, {plan.num_steps} steps, "
+        + trained_share(run.trainable, run.frozen),
         privacy_report.in_words(plan, plan.num_steps),
     ]
     nothing = getattr(plan.train, "num_without_targets", 0)
