@@ -26,11 +26,15 @@ from dpjax.finetuning.prepare import Plan, prepare
 from dpjax.finetuning.report import write_report
 from dpjax.finetuning.run_directory import RunDirectory, write_json
 from dpjax.finetuning.run_ledger import RunLedger
+from dpjax.finetuning.samples import Sample, write_samples
 from dpjax.finetuning.start_a import store_a, with_a_started
 from dpjax.models import (
+    CausalLM,
     LoraConfig,
     Trainable,
     add_lora,
+    has_lora,
+    save_adapter,
     save_model,
     split_trainable,
     trained_share,
@@ -45,7 +49,7 @@ class FinetuneResult:
     """What a finished run came to.
 
     `epsilon` and `delta` are None without privacy, `eval_accuracy` of texts, `eval_perplexity` of
-    labelled records.
+    labelled records. `samples` are answers to held-out prompts, where there are prompts.
     """
 
     output_dir: Path
@@ -57,6 +61,7 @@ class FinetuneResult:
     attack: AttackResult
     privacy: dict[str, Any]
     metrics: list[dict[str, Any]]
+    samples: list[Sample]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +165,10 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
     attack = _attack(plan, parts, held_out)
     tuned = nnx.merge(*parts)
     save_model(tuned, plan.checkpoint, directory.model, label_names=plan.task.labels)
-    return _finish(plan, directory, privacy, held_out, attack, trained.metrics)
+    if isinstance(tuned, CausalLM) and has_lora(tuned):
+        save_adapter(tuned, directory.adapter, plan.config.model)
+    samples = write_samples(plan, tuned) if isinstance(tuned, CausalLM) else []
+    return _finish(plan, directory, privacy, held_out, attack, trained.metrics, samples)
 
 
 def _target_modules(names: tuple[str, ...]) -> str | tuple[str, ...]:
@@ -259,6 +267,7 @@ def _finish(
     held_out: Evaluation,
     attack: AttackResult,
     metrics: list[dict[str, Any]],
+    samples: list[Sample],
 ) -> FinetuneResult:
     guarantee = privacy["guarantee"] or {"epsilon": None, "delta": None}
     result = FinetuneResult(
@@ -271,6 +280,7 @@ def _finish(
         attack=attack,
         privacy=privacy,
         metrics=metrics,
+        samples=samples,
     )
     write_json(directory.attack, attack.to_dict())
     write_report(directory, plan, result)

@@ -8,6 +8,7 @@ from dpjax.models.families import FAMILIES as FAMILIES
 from dpjax.models.families import TASKS as TASKS
 from dpjax.models.families import Task as Task
 from dpjax.models.families import family_of as family_of
+from dpjax.models.families import head_names as head_names
 from dpjax.models.files import resolve_checkpoint as resolve_checkpoint
 from dpjax.models.generate import Generation as Generation
 from dpjax.models.generate import generate as generate
@@ -23,6 +24,7 @@ from dpjax.models.log_probs import continuation_log_probs as continuation_log_pr
 from dpjax.models.lora import LoraLinear as LoraLinear
 from dpjax.models.lora import LoraParam as LoraParam
 from dpjax.models.lora import add_lora as add_lora
+from dpjax.models.lora import has_lora as has_lora
 from dpjax.models.lora import merge_lora as merge_lora
 from dpjax.models.lora_config import LoraConfig as LoraConfig
 from dpjax.models.pooling import Pooling as Pooling
@@ -35,6 +37,5 @@ from dpjax.models.save import save_model as save_model
 from dpjax.models.tokenizer import load_tokenizer as load_tokenizer
 from dpjax.models.trainable import Trainable as Trainable
 from dpjax.models.trainable import count_parameters as count_parameters
-from dpjax.models.trainable import is_head as is_head
 from dpjax.models.trainable import split_trainable as split_trainable
 from dpjax.models.trainable import trained_share as trained_share
