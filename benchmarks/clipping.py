@@ -56,6 +56,8 @@ class Options:
     hidden_size: int = 256
     vocab_size: int = 8192
     head_size: int = 64
+    vocab_chunk: int | None = None
+    """Logits held at once, of every step that is compared; default: of the whole vocabulary."""
     rematerialise: bool = False
     """Decoder: keep only the inputs of layers, as in training of large models."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -104,6 +106,7 @@ def build(options: Options) -> Problem:
         heads=options.hidden_size // options.head_size,
         rematerialise=options.rematerialise,
         compute_dtype=jnp.dtype(options.compute_dtype),
+        vocab_chunk=options.vocab_chunk,
     )
     return Problem(lambda p, frozen, example: loss(p, example), params, (), ids)
 
