@@ -23,7 +23,7 @@ def test_tokenizer_of_the_checkpoint(with_vocabulary):
 
 
 def test_folder_without_tokenizer(folder):
-    with pytest.raises(FileNotFoundError, match=r"has no tokenizer \(tokenizer.json or vocab.txt"):
+    with pytest.raises(FileNotFoundError, match=r"has no tokenizer \(tokenizer.json, vocab.txt"):
         load_tokenizer(folder)
 
 
