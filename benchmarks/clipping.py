@@ -30,7 +30,7 @@ from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 
-from dpjax.finetuning.step import Microbatch, make_loss
+from dpjax.finetuning.tasks import LabelledBatch, SequenceClassification
 from dpjax.models import SequenceClassifier, TransformerConfig, add_lora, split_trainable
 from dpjax.privatize import clipped_grad
 
@@ -136,9 +136,10 @@ def _encoder(options: Options, ids: jax.Array) -> Problem:
             key=jax.random.key(1),
         )
     graphdef, trainable, frozen = split_trainable(model, options.tuning)
-    batch = Microbatch(ids, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
+    task = SequenceClassification()
+    batch = LabelledBatch(ids, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
     return Problem(
-        lambda p, frozen, example: make_loss(graphdef, frozen)(p, example),
+        lambda p, frozen, example: task.loss_of(graphdef)(frozen)(p, example),
         trainable,
         frozen,
         batch,

@@ -140,7 +140,10 @@ def _finetune(run: Any) -> None:
     console = Console()
     result = execute(run, console)
     table = Table("result", "value")
-    table.add_row("accuracy on held-out records", f"{result.eval_accuracy:.4f}")
+    if result.eval_perplexity is not None:
+        table.add_row("perplexity of held-out tokens", f"{result.eval_perplexity:.3f}")
+    else:
+        table.add_row("accuracy on held-out records", f"{result.eval_accuracy:.4f}")
     privacy = "NO PRIVACY" if result.epsilon is None else f"ε = {result.epsilon:.4g}"
     table.add_row(
         "privacy", privacy if result.delta is None else f"{privacy}, δ = {result.delta:g}"

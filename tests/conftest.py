@@ -1,4 +1,4 @@
-"""What all rooms' tests share: no skipped tests where nothing may be skipped."""
+"""What all tests share: none is skipped where nothing may be, none reads the user's cache."""
 
 import pytest
 
@@ -16,3 +16,11 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and not hasattr(report, "wasxfail") and item.config.option.forbid_skips:
         report.outcome = "failed"
         report.longrepr = f"skipped, which --forbid-skips does not allow: {report.longrepr}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_answers_from_disk():
+    """Neither the user's nor an earlier test's; tests of the cache have a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DPJAX_ACCOUNTING_CACHE", "off")
+        yield

@@ -5,16 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import (
-    checked_batch_size,
-    checked_integer,
-    checked_name,
-    checked_positive,
-    set_fields,
-)
-from dpjax_accounting.mechanism import Mechanism
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import poisson
+from dpjax_accounting.steps import Stepwise
 
 _REFUSED = {
     "zero_out": "a unit with a zero gradient still counts as not clipped, so that the count moves"
@@ -25,7 +19,7 @@ _REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class AdaptiveClippingDPSGD(Mechanism):
+class AdaptiveClippingDPSGD(Stepwise):
     """DP-SGD that also releases, in every step, a noisy count of the units that were not clipped.
 
     A unit moves the clipped sum by at most the clip norm C, and the count, centred as Σ(bᵢ − ½), by
@@ -59,21 +53,7 @@ class AdaptiveClippingDPSGD(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_units = checked_integer("num_units", self.num_units, minimum=1)
-        set_fields(
-            self,
-            num_units=num_units,
-            expected_batch_size=checked_batch_size(self.expected_batch_size, num_units),
-            gradient_noise_multiplier=checked_positive(
-                "gradient_noise_multiplier", self.gradient_noise_multiplier
-            ),
-            count_stddev=checked_positive("count_stddev", self.count_stddev),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name(
-                "neighboring", self.neighboring, ("add_or_remove_one",), _REFUSED
-            ),
-        )
+        check_common_fields(self, ("add_or_remove_one",), _REFUSED)
 
     @property
     def noise_multiplier(self) -> float:

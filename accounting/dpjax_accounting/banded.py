@@ -5,24 +5,20 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import (
-    checked_batch_size,
-    checked_integer,
-    checked_name,
-    checked_positive,
-    set_fields,
-)
-from dpjax_accounting.mechanism import Mechanism
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import poisson
+from dpjax_accounting.steps import Stepwise
 
 _REFUSED = {
-    "replace_one": "no dominating pair for correlated noise is proven for it here",
+    "add_or_remove_one": "groups of equal size move other units from group to group when one is"
+    " added or removed, which no sensitivity of one clip norm covers; num_units and the groups must"
+    " be public and fixed",
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class BandedDPSGD(Mechanism):
+class BandedDPSGD(Stepwise):
     """DP-SGD with noise that is correlated over `bands` steps (BandMF).
 
     The units are split beforehand, without looking at them, into `bands` groups whose sizes differ
@@ -30,19 +26,23 @@ class BandedDPSGD(Mechanism):
     expected_batch_size / ⌊num_units / bands⌋. The noise is C⁻¹Z times the clip norm, with a lower
     triangular strategy matrix C that has `bands` bands, and Z of standard deviation
     noise_multiplier. A unit then takes part at most once in any `bands` successive steps, and the
-    run is ⌈num_steps / bands⌉ Poisson-sampled Gaussian releases with that probability and
-    sensitivity `column_norm` (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix
-    Factorization", theorem 4).
+    run is dominated by ⌈num_steps / bands⌉ Poisson-sampled Gaussian releases with that probability
+    and sensitivity `column_norm` (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix
+    Factorization", theorem 4; for "replace_one" the proof is in docs/accounting.md).
+
+    Neighbouring data sets must have the same groups. With "add_or_remove_one" they do not: if sizes
+    may differ by at most one, a unit more moves others to another group, whose contributions then
+    change too.
 
     Attributes:
-        num_units: number of privacy units, at least 1.
+        num_units: number of privacy units, at least 1; public.
         expected_batch_size: mean number of units per step, at most ⌊num_units / bands⌋.
         noise_multiplier: standard deviation of Z, above 0.
         num_steps: number of steps, at least 0.
         bands: number of bands of the strategy, at least 1.
         column_norm: the largest L2 norm of a column of the strategy matrix, above 0.
         unit: "record".
-        neighboring: "add_or_remove_one" or "zero_out".
+        neighboring: "zero_out" or "replace_one".
 
     Raises:
         TypeError: if a field has the wrong type.
@@ -58,29 +58,16 @@ class BandedDPSGD(Mechanism):
     bands: int
     column_norm: float
     unit: str = "record"
-    neighboring: str = "add_or_remove_one"
+    neighboring: str = "zero_out"
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_units = checked_integer("num_units", self.num_units, minimum=1)
-        set_fields(
-            self,
-            num_units=num_units,
-            expected_batch_size=checked_batch_size(self.expected_batch_size, num_units),
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            bands=checked_integer("bands", self.bands, minimum=1),
-            column_norm=checked_positive("column_norm", self.column_norm),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name(
-                "neighboring", self.neighboring, ("add_or_remove_one", "zero_out"), _REFUSED
-            ),
-        )
-        if self.expected_batch_size > num_units // self.bands:
+        check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
+        group = self.num_units // self.bands
+        if self.expected_batch_size > group:
             raise ValueError(
                 f"expected_batch_size={self.expected_batch_size:g} is larger than a group, which"
-                f" has num_units / bands = {num_units // self.bands} units. Choose fewer bands or"
-                " a smaller batch."
+                f" has num_units / bands = {group} units. Choose fewer bands or a smaller batch."
             )
 
     @property

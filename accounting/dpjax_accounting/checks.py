@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import numbers
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def checked_real(name: str, value: object) -> float:
@@ -71,6 +73,59 @@ def checked_batch_size(value: object, num_units: int) -> float:
             f" num_units={num_units}. Choose at most {num_units}."
         )
     return size
+
+
+# The least value of whole numbers, by the names that fields of mechanisms have.
+_WHOLE = {
+    "num_units": 1,
+    "num_records": 1,
+    "batch_size": 1,
+    "largest_batch_size": 1,
+    "batches_per_epoch": 1,
+    "bands": 1,
+    "num_steps": 0,
+    "num_epochs": 0,
+}
+_NO_REASONS: Mapping[str, str] = {}
+_ABOVE_ZERO = ("noise_multiplier", "gradient_noise_multiplier", "count_stddev", "column_norm")
+
+
+def check_common_fields(
+    mechanism: Any,
+    relations: Iterable[str],
+    refused_relations: Mapping[str, str] = _NO_REASONS,
+    *,
+    unit: str = "record",
+    refused_units: Mapping[str, str] = _NO_REASONS,
+) -> None:
+    """Check the fields that mechanisms share by name, and turn their numbers into Python's.
+
+    Args:
+        mechanism: a frozen dataclass under construction; other fields than these are left alone.
+        relations: the neighbouring relations that it supports.
+        refused_relations: why others are not supported.
+        unit: the privacy unit that it supports.
+        refused_units: why others are not supported.
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if a field is out of range, or a name unknown or not supported.
+    """
+    names = [field.name for field in dataclasses.fields(mechanism)]
+    fields = {name: getattr(mechanism, name) for name in names}
+    for name, value in fields.items():
+        if name in _WHOLE:
+            fields[name] = checked_integer(name, value, minimum=_WHOLE[name])
+        elif name in _ABOVE_ZERO:
+            fields[name] = checked_positive(name, value)
+        elif name == "expected_batch_size":
+            # The first field says of how many units or records.
+            fields[name] = checked_batch_size(value, fields[names[0]])
+        elif name == "unit":
+            fields[name] = checked_name(name, value, (unit,), refused_units)
+        elif name == "neighboring":
+            fields[name] = checked_name(name, value, relations, refused_relations)
+    set_fields(mechanism, **fields)
 
 
 def set_fields(instance: object, **values: object) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 
 from dpjax_accounting.compare import compare
 from dpjax_accounting.delta import validate_delta
-from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.steps import stopped_after
 from dpjax_accounting.strongest_test import largest_tpr
-from dpjax_accounting.unamplified import unamplified_epsilon
+from dpjax_accounting.unamplified import NotSampled, unamplified_epsilon
 
 OTHER_DELTAS = (1e-4, 1e-5, 1e-6, 1e-8, 1e-10)
 FALSE_POSITIVE_RATES = (0.001, 0.01, 0.1)
@@ -105,8 +104,11 @@ def _tests(mechanism: Mechanism, delta: float) -> list[dict[str, float]]:
 
 def _comparisons(mechanism: Mechanism, delta: float) -> dict[str, float | None]:
     """ε without amplification by sampling, and by the accountant that it does not rest on."""
-    sampled = isinstance(mechanism, DPSGD)
+    try:
+        unamplified = unamplified_epsilon(mechanism, delta)
+    except NotSampled:
+        unamplified = None
     return {
-        "epsilon_unamplified": unamplified_epsilon(mechanism, delta) if sampled else None,
+        "epsilon_unamplified": unamplified,
         "epsilon_renyi": compare(mechanism, delta).rdp,
     }

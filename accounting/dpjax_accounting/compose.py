@@ -59,7 +59,7 @@ class Window:
         self.relative = self._mass - self._discounted + slack
 
     def log_delta(self, epsilon: float) -> float:
-        """Return log δ at `epsilon`, interpolated upwards by convexity between grid points."""
+        """Return log δ at `epsilon`; between grid points δ is linear in e^ε."""
         if epsilon <= self.losses[0]:
             # The losses of the window lie above: δ = mass − e^ε Σ w e^{−l}.
             shrunk = -math.expm1(epsilon - self.losses[0]) * self._discounted[0]
@@ -67,7 +67,11 @@ class Window:
             untilted = _LOG_WRAPPED + self._order * (self._centre - epsilon)
             value = self.relative[0] + shrunk + math.exp(min(untilted, _LARGEST_EXPONENT))
         else:
-            value = np.interp(epsilon, self.losses, self.relative)
+            last = len(self.losses) - 1
+            left = min(int(np.searchsorted(self.losses, epsilon, "right")) - 1, last - 1)
+            share = math.expm1(epsilon - self.losses[left]) / math.expm1(self._width(left))
+            left_value, right_value = self.relative[left : left + 2]
+            value = left_value + min(share, 1.0) * (right_value - left_value)
         return self.log_scale + math.log(value) if value > 0 else -math.inf
 
     def epsilon(self, log_delta: float) -> float:
@@ -81,7 +85,10 @@ class Window:
             return -math.inf
         left, right = self.relative[last - 1], self.relative[last]
         share = (left - wanted) / (left - right)
-        return float(self.losses[last - 1] + share * (self.losses[last] - self.losses[last - 1]))
+        return float(self.losses[last - 1]) + math.log1p(share * math.expm1(self._width(last - 1)))
+
+    def _width(self, left: int) -> float:
+        return float(self.losses[left + 1] - self.losses[left])
 
 
 def _sums_beyond(values: Array) -> Array:

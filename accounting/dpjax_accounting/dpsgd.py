@@ -5,18 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import (
-    checked_batch_size,
-    checked_integer,
-    checked_name,
-    checked_positive,
-    set_fields,
-)
-from dpjax_accounting.mechanism import Mechanism
+from dpjax_accounting.checks import check_common_fields, checked_name
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import RELATIONS, poisson
+from dpjax_accounting.steps import Stepwise
 
-_SAMPLING = ("poisson",)
 _SAMPLING_REFUSED = {
     "shuffle": "no bound for shuffled epochs is implemented that is better than no amplification"
     " by sampling, and Poisson figures can be far too small for them. ShuffledDPSGD describes them",
@@ -28,7 +21,6 @@ _SAMPLING_REFUSED = {
     "random_allocation": "one random step of every epoch for each unit (balls and bins) loses"
     " privacy in another way than Poisson batches. RandomAllocationDPSGD describes it",
 }
-_UNIT = ("record",)
 _UNIT_REFUSED = {
     "user": "sampling, clipping and accounting treat each record on its own, and an epsilon for"
     " records is not an epsilon for users who own several. UserLevelDPSGD and GroupOfRecords bound"
@@ -37,7 +29,7 @@ _UNIT_REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class DPSGD(Mechanism):
+class DPSGD(Stepwise):
     """DP-SGD with Poisson sampling: the mechanism whose (ε, δ) is accounted for.
 
     In each of `num_steps` steps every unit is included independently with probability
@@ -77,34 +69,13 @@ class DPSGD(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field and turn numbers of other libraries into Python's."""
-        num_units = checked_integer("num_units", self.num_units, minimum=1)
-        set_fields(
-            self,
-            num_units=num_units,
-            expected_batch_size=checked_batch_size(self.expected_batch_size, num_units),
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            sampling=checked_name("sampling", self.sampling, _SAMPLING, _SAMPLING_REFUSED),
-            unit=checked_name("unit", self.unit, _UNIT, _UNIT_REFUSED),
-            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
-        )
+        check_common_fields(self, RELATIONS, refused_units=_UNIT_REFUSED)
+        checked_name("sampling", self.sampling, ("poisson",), _SAMPLING_REFUSED)
 
     @property
     def sampling_probability(self) -> float:
         """The probability that a given unit takes part in a given step."""
         return self.expected_batch_size / self.num_units
-
-    def after(self, step: int) -> DPSGD:
-        """Return the same mechanism stopped after `step` steps; 0 means that nothing was released.
-
-        Raises:
-            TypeError: if `step` is not an integer.
-            ValueError: if `step` is negative or beyond `num_steps`.
-        """
-        step = checked_integer("step", step, minimum=0)
-        if step > self.num_steps:
-            raise ValueError(f"step={step} lies beyond the last one: num_steps={self.num_steps}.")
-        return dataclasses.replace(self, num_steps=step)
 
     def releases(self) -> Releases:
         """Return the Poisson-sampled Gaussian, `num_steps` times."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
-from dpjax_accounting.mechanism import Mechanism
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.privacy_loss import Releases
 from dpjax_accounting.releases import RELATIONS, gaussian
+from dpjax_accounting.steps import Stepwise
 
 
 @dataclasses.dataclass(frozen=True)
-class FullBatch(Mechanism):
+class FullBatch(Stepwise):
     """The Gaussian mechanism on the clipped sum over all units, `num_steps` times.
 
     ε and δ are exact (Balle and Wang 2018, theorem 8, with √num_steps for the composition, which is
-    exact for Gaussians: Dong, Roth and Su 2022, corollary 3.3).
+    exact for Gaussians: Dong, Roth and Su 2022, corollary 3.3, numbers of arXiv:1905.02383).
 
     Attributes:
         noise_multiplier: noise standard deviation / clip norm, above 0.
@@ -39,13 +39,7 @@ class FullBatch(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        set_fields(
-            self,
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
-        )
+        check_common_fields(self, RELATIONS)
 
     def releases(self) -> Releases:
         """Return the Gaussian release, `num_steps` times."""

@@ -39,7 +39,7 @@ def gaussian_mu(mechanism: Mechanism) -> float | None:
     """Return the μ of a mechanism that is a composition of Gaussians alone; None for any other.
 
     μ² is the sum of (sensitivity / noise standard deviation)² (Dong, Roth and Su 2022,
-    corollary 3.3).
+    corollary 3.3; numbers of arXiv:1905.02383).
     """
     releases = mechanism.releases()
     if releases is None:
@@ -57,10 +57,11 @@ def gaussian_dp(mechanism: Mechanism, delta: float) -> GaussianBound:
     """Return the smallest μ whose Gaussian release bounds the privacy profile down to `delta`.
 
     μ-Gaussian differential privacy (Dong, Roth and Su 2022, "Gaussian Differential Privacy",
-    definition 2.6) is δ(ε) ≤ Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) for every ε (corollary 2.13).
-    Mechanisms without sampling are Gaussian, and their μ is exact. With sampling no useful μ holds
-    for every ε, because the largest losses are those of a step without sampling: here it is shown
-    for 0 ≤ ε ≤ ε(`delta`), not by a central limit theorem, which is no bound.
+    definition 2.6; numbers of arXiv:1905.02383) is δ(ε) ≤ Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) for
+    every ε (corollary 2.13). Mechanisms without sampling are Gaussian, and their μ is exact. With
+    sampling no useful μ holds for every ε, because the largest losses are those of a step without
+    sampling: here it is shown for 0 ≤ ε ≤ ε(`delta`), not by a central limit theorem, which is no
+    bound.
 
     δ(ε) is convex in e^ε and thus at most its chords between 48 computed points. In terms of tests
     a chord is a corner of the region that they bound, and G_μ is concave and so above the region
@@ -103,8 +104,9 @@ def gaussian_dp(mechanism: Mechanism, delta: float) -> GaussianBound:
 def zcdp_rho(mechanism: Mechanism) -> float:
     """Return the ρ of ρ-zero-concentrated differential privacy of a mechanism without sampling.
 
-    ρ = μ²/2, and no smaller one holds (Bun and Steinke 2016, "Concentrated Differential Privacy",
-    proposition 1.6 and lemma 1.7 for the composition).
+    ρ = μ²/2, and no smaller one holds (Bun and Steinke 2016, "Concentrated Differential Privacy:
+    Simplifications, Extensions, and Lower Bounds", proposition 1.6 and lemma 1.7 for the
+    composition).
 
     Raises:
         NotGaussian: for any other mechanism.

@@ -7,9 +7,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from dpjax_accounting.answer_cache import remembered
 from dpjax_accounting.checks import nearest
 from dpjax_accounting.pairs import Array
-from dpjax_accounting.privacy_loss import Releases, check_delta, checked_epsilon, privacy_loss
+from dpjax_accounting.privacy_loss import (
+    SMALLEST_DELTA,
+    Releases,
+    check_delta,
+    checked_epsilon,
+    privacy_loss,
+)
 from dpjax_accounting.renyi import (
     ORDERS,
     delta_of_rdp,
@@ -80,6 +87,9 @@ class Mechanism(abc.ABC):
             TypeError: if `delta` is not a number.
             ValueError: if `delta` is out of range, or the loss too large to account for.
         """
+        return remembered(self, "epsilon", delta, self._computed_epsilon)
+
+    def _computed_epsilon(self, delta: float) -> float:
         releases = self.releases()
         if releases is None:
             return self.rdp_epsilon(delta)
@@ -98,9 +108,14 @@ class Mechanism(abc.ABC):
             ValueError: if `epsilon` is negative or not finite, or the loss too large to account
                 for.
         """
+        return remembered(self, "delta", epsilon, self._computed_delta)
+
+    def _computed_delta(self, epsilon: float) -> float:
         releases = self.releases()
         if releases is None:
-            return delta_of_rdp(ORDERS, self.rdp(ORDERS), checked_epsilon(epsilon))
+            delta = delta_of_rdp(ORDERS, self.rdp(ORDERS), checked_epsilon(epsilon))
+            # An underflow to 0 would be no bound.
+            return max(delta, SMALLEST_DELTA)
         return privacy_loss(releases).delta(epsilon)
 
     def rdp_epsilon(self, delta: float) -> float:

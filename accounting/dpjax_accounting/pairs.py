@@ -66,7 +66,7 @@ class MixturePair:
 
     def inverse(self, losses: Array) -> Array:
         """Return the outputs whose loss is `losses`, which must lie inside the range."""
-        table, its_losses = self._table
+        table, its_losses = _table(self)
         z = np.interp(losses, its_losses, table)
         for _ in range(_NEWTON_STEPS):
             slope = _slope(self.p, z) - _slope(self.q, z)
@@ -95,10 +95,13 @@ class MixturePair:
         z = np.arange(low, high + order * self.distance, _SPACING)
         return _log_density(self.p, z) + np.log(_SPACING), self.loss(z), z < low + LOWER_TAIL + 3
 
-    @functools.cached_property
-    def _table(self) -> tuple[Array, Array]:
-        table = np.linspace(*self.outputs, _TABLE_SIZE)
-        return table, np.maximum.accumulate(self.loss(table))
+
+# Few, because a schedule may have thousands of pairs, and a table takes half a megabyte.
+@functools.lru_cache(maxsize=4)
+def _table(pair: MixturePair) -> tuple[Array, Array]:
+    """Return outputs of `pair` and their losses, from which the inverse starts."""
+    table = np.linspace(*pair.outputs, _TABLE_SIZE)
+    return table, np.maximum.accumulate(pair.loss(table))
 
 
 def _log_ratio(side: Side, z: Array) -> Array:

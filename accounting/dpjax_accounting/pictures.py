@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.spent import EpsilonBySteps
+from dpjax_accounting.steps import Stepwise
 from dpjax_accounting.strongest_test import largest_tpr
 from dpjax_accounting.tradeoff import tpr_ceiling
 
@@ -21,7 +21,7 @@ _BLUE, _GREY = "#0072B2", "#595959"
 _NUM_POINTS = 400
 
 
-def epsilon_picture(mechanism: DPSGD, delta: float, steps_completed: int) -> bytes:
+def epsilon_picture(mechanism: Stepwise, delta: float, steps_completed: int) -> bytes:
     """Return ε after every step, a PNG; the steps that were not executed are dotted.
 
     Raises:

@@ -8,7 +8,8 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
+from dpjax_accounting.answer_cache import remembered
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.full_batch import FullBatch
 from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence
 from dpjax_accounting.pairs import Array
@@ -50,7 +51,7 @@ class RandomAllocationDPSGD(Mechanism):
     the other units tell where one is, and :class:`ShuffledDPSGD` holds.
 
     An epoch is dominated by the pair of (1/t) Σ N(eᵢ, σ²I) and N(0, σ²I) in t dimensions (Chua et
-    al. 2025, "Balls-and-Bins Sampling for DP-SGD"; Feldman and Shenfeld 2025, "Privacy
+    al. 2025, "Balls-and-Bins Sampling for DP-SGD", theorem 3.1; Feldman and Shenfeld 2025, "Privacy
     Amplification by Random Allocation"). Its loss is computed by the package PLD_accounting
     (Feldman and Shenfeld 2026, "Efficient Privacy Loss Accounting for Subsampling and Random
     Allocation"), as an upper bound, and never exceeds that without amplification. It is no figure
@@ -80,18 +81,7 @@ class RandomAllocationDPSGD(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        supported = ("add_or_remove_one", "zero_out")
-        set_fields(
-            self,
-            num_units=checked_integer("num_units", self.num_units, minimum=1),
-            batches_per_epoch=checked_integer(
-                "batches_per_epoch", self.batches_per_epoch, minimum=1
-            ),
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_epochs=checked_integer("num_epochs", self.num_epochs, minimum=0),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, supported, _REFUSED),
-        )
+        check_common_fields(self, ("add_or_remove_one", "zero_out"), _REFUSED)
 
     @property
     def expected_batch_size(self) -> float:
@@ -127,7 +117,7 @@ class RandomAllocationDPSGD(Mechanism):
             ImportError: if PLD_accounting is not installed.
         """
         delta = check_delta(delta)
-        unamplified = self._unamplified.epsilon(delta)
+        unamplified = self.unamplified.epsilon(delta)
         if self._is_unamplified or unamplified == 0:
             return unamplified
         smallest = _SMALLEST_DELTA * self.num_epochs
@@ -137,7 +127,7 @@ class RandomAllocationDPSGD(Mechanism):
                 f" random allocation: the smallest supported one is {smallest:g}. ShuffledDPSGD"
                 " bounds them at any delta, without amplification."
             )
-        return min(unamplified, _epsilon(self._loss(), delta, self.num_epochs))
+        return min(unamplified, remembered(self, "epsilon", delta, self._amplified_epsilon))
 
     def delta(self, epsilon: float) -> float:
         """Return an upper bound on δ at `epsilon`, as for :meth:`Mechanism.delta`.
@@ -150,15 +140,21 @@ class RandomAllocationDPSGD(Mechanism):
             ImportError: if PLD_accounting is not installed.
         """
         epsilon = checked_epsilon(epsilon)
-        unamplified = self._unamplified.delta(epsilon)
+        unamplified = self.unamplified.delta(epsilon)
         if self._is_unamplified or unamplified <= _ROUND_OFF * self.num_epochs:
             return unamplified
+        return min(unamplified, remembered(self, "delta", epsilon, self._amplified_delta))
+
+    def _amplified_epsilon(self, delta: float) -> float:
+        return _epsilon(self._loss(), delta, self.num_epochs)
+
+    def _amplified_delta(self, epsilon: float) -> float:
         amplified = float(self._loss().get_delta_for_epsilon(epsilon))
-        return min(unamplified, amplified + _ROUND_OFF * self.num_epochs)
+        return amplified + _ROUND_OFF * self.num_epochs
 
     @property
-    def _unamplified(self) -> FullBatch:
-        """An epoch in which the batch of the unit is known: one Gaussian release."""
+    def unamplified(self) -> FullBatch:
+        """The same if the batches of the unit are known: one Gaussian release per epoch."""
         return FullBatch(self.noise_multiplier, self.num_epochs, neighboring=self.neighboring)
 
     @property

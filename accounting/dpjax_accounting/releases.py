@@ -2,8 +2,8 @@
 
 Here, and only here, a neighbouring relation becomes a sensitivity. With noise of standard deviation
 σ·C and contributions of norm at most C, a unit that is added, removed or zeroed moves the sum by C
-at most, one that is replaced by 2C. Where every one of them is sampled, docs/accounting.md proves
-that contributions in opposite directions are the worst case.
+at most, one that is replaced by 2C. In a batch of a fixed size it also takes the place of another
+unit. docs/accounting.md proves that with sampling opposite directions are the worst case.
 """
 
 from __future__ import annotations
@@ -51,13 +51,43 @@ def poisson(probability: float, noise_multiplier: float, neighboring: str) -> Re
     return sampled(((1 - probability, 0.0), (probability, 1.0)), noise_multiplier, neighboring)
 
 
+def without_replacement(probability: float, noise_multiplier: float, neighboring: str) -> Release:
+    """Return the release of a sum over a uniformly random subset of a fixed size.
+
+    With `probability` the unit takes the place of another one: from what is there without it, the
+    sum moves by 2C at most, and by as much with the unit that replaces it, or by C if that
+    contributes nothing. Opposite directions are the worst case (docs/accounting.md). If the draws
+    are known, the sum moves by 2C or C only; that is a bound as well, and is taken from the
+    probability on from which it is the smaller one for steps that lose little.
+
+    Args:
+        probability: size of the subset / number of units.
+        noise_multiplier: noise standard deviation / clip norm.
+        neighboring: "zero_out" or "replace_one".
+    """
+    here, there, known = {"replace_one": (2.0, 2.0, 2.0), "zero_out": (2.0, 1.0, 1.0)}[neighboring]
+    if probability * (here + there) >= known:
+        return gaussian(noise_multiplier, neighboring)
+    noise = min(noise_multiplier, LARGEST_NOISE_MULTIPLIER)
+
+    def moved(by: float) -> tuple[tuple[float, float], ...]:
+        return ((1 - probability, 0.0), (probability, by / noise))
+
+    return Release(
+        _alone(MixturePair(moved(here), moved(-there))),
+        _alone(MixturePair(moved(there), moved(-here))),
+    )
+
+
 def sampled(
     contributions: Sequence[tuple[float, float]], noise_multiplier: float, neighboring: str
 ) -> Release:
     """Return the release of a sum to which a unit contributes a random multiple of the clip norm.
 
-    For a unit added, removed or zeroed: Choquette-Choo et al. 2024, "Privacy Amplification for
-    Matrix Mechanisms", mixture of Gaussians.
+    For a unit added, removed or zeroed: Ganesh 2024, "Tight Group-Level DP Guarantees for DP-SGD
+    with Sampling via Mixture of Gaussians Mechanisms", theorem 3.1, and corollary 4.7 of
+    Choquette-Choo et al. 2024, "Privacy Amplification for Matrix Mechanisms", from vectors to
+    numbers. For one that is replaced: docs/accounting.md.
 
     Args:
         contributions: (probability, sensitivity in clip norms) of every possibility.

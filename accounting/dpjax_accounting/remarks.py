@@ -23,7 +23,9 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     if report["status"] == "unfinished":
         found.append(
             f"The run is unfinished: the claim covers {report['steps_completed']} of"
-            f" {report['steps_planned']} steps, and nothing that is released after them."
+            f" {report['steps_planned']} steps, and nothing that is released after them. If looking"
+            " at results decided when to stop, only the epsilon of all steps planned is a promise"
+            " that could have been made before the run."
         )
     if guarantee is not None and (guarantee["delta_times_num_units"] or 0.0) >= 1:
         found.append(

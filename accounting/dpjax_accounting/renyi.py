@@ -33,7 +33,11 @@ def orders_for(releases: Sequence[tuple[Release, int]]) -> Array:
 def rdp_of_releases(releases: Sequence[tuple[Release, int]], orders: Array) -> Array:
     """Return the Rényi divergence of a composition at each order, the larger of both directions.
 
-    For Poisson sampling: Mironov, Talwar and Zhang 2019, section 3.3; composition is addition
+    For a unit that is added, removed or zeroed under Poisson sampling the reduction to one
+    dimension is theorem 4 of Mironov, Talwar and Zhang 2019, "Rényi Differential Privacy of the
+    Sampled Gaussian Mechanism"; instead of their series a trapezoidal rule integrates both
+    directions. For all other releases it is the divergence of the dominating pairs, which bounds
+    that of the outputs because it is a mixture of hockey-stick divergences. Composition is addition
     (Mironov 2017, proposition 1).
     """
     totals = np.zeros((2, len(orders)))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.mechanism import mechanism_from_dict
 from dpjax_accounting.pictures import epsilon_picture, tradeoff_picture
 from dpjax_accounting.render import render_html
-from dpjax_accounting.steps import stopped_after
+from dpjax_accounting.steps import Stepwise, stopped_after
 
 
 def report_page(report: Mapping[str, Any]) -> str:
@@ -23,7 +22,7 @@ def report_page(report: Mapping[str, Any]) -> str:
     mechanism = mechanism_from_dict(report["mechanism"])
     delta, steps = report["guarantee"]["delta"], report["steps_completed"]
     pictures = {}
-    if isinstance(mechanism, DPSGD) and mechanism.num_steps > 0:
+    if isinstance(mechanism, Stepwise) and mechanism.num_steps > 0:
         pictures["ε after each step"] = epsilon_picture(mechanism, delta, steps)
     done = mechanism if steps is None else stopped_after(mechanism, steps)
     pictures["The trade-off curve: to the left of and above it lies no test of membership"] = (

@@ -7,7 +7,7 @@ import json
 from importlib import resources
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @functools.cache

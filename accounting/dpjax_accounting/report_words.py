@@ -195,6 +195,10 @@ def _limits(report: Mapping[str, Any]) -> list[Block]:
 def _run(report: Mapping[str, Any]) -> list[Block]:
     rows = [(_label(name), _shown(value)) for name, value in report["run"].items()]
     rows += [(name, value) for name, value in report["versions"].items()]
+    rows += [
+        (_label(name), "unknown" if value is None else _shown(value))
+        for name, value in report["environment"].items()
+    ]
     return [Heading("The run"), Table(("", "Value"), tuple(rows))]
 
 

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from dpjax_accounting.checks import (
+    check_common_fields,
     checked_batch_size,
     checked_integer,
-    checked_name,
     checked_positive,
     nearest,
     set_fields,
 )
-from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import RELATIONS, Release, poisson
+from dpjax_accounting.steps import Stepwise, checked_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Segment:
     Attributes:
         expected_batch_size: mean number of units per step, above 0 and at most `num_units`.
         noise_multiplier: noise standard deviation / clip norm of these steps, above 0.
-        num_steps: at least 1.
+        num_steps: at least 0.
     """
 
     expected_batch_size: float
@@ -35,7 +35,7 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
-class DPSGDSchedule(Mechanism):
+class DPSGDSchedule(Stepwise):
     """DP-SGD with Poisson sampling in segments, each with its own batch size and noise.
 
     Apart from that it is :class:`DPSGD`. The schedule is fixed beforehand, not chosen by looking at
@@ -61,27 +61,34 @@ class DPSGDSchedule(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_units = checked_integer("num_units", self.num_units, minimum=1)
+        check_common_fields(self, RELATIONS)
         if not isinstance(self.segments, list | tuple) or not self.segments:
             raise ValueError(
                 f"segments must be a tuple of at least one Segment; got {self.segments!r}."
             )
-        set_fields(
-            self,
-            num_units=num_units,
-            segments=tuple(_checked(segment, num_units) for segment in self.segments),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
-        )
+        segments = tuple(_checked(segment, self.num_units) for segment in self.segments)
+        set_fields(self, segments=segments)
 
     @property
     def num_steps(self) -> int:
         """The number of steps of all segments."""
         return sum(segment.num_steps for segment in self.segments)
 
+    def after(self, step: int) -> DPSGDSchedule:
+        """Return the schedule stopped after `step` steps, as for :meth:`Stepwise.after`."""
+        left = checked_step(step, self.num_steps)
+        begun = []
+        for segment in self.segments:
+            begun.append(dataclasses.replace(segment, num_steps=min(left, segment.num_steps)))
+            left -= begun[-1].num_steps
+            if left == 0:
+                break
+        return dataclasses.replace(self, segments=tuple(begun))
+
     def releases(self) -> Releases:
         """Return the Poisson-sampled Gaussian of every segment with its number of steps."""
-        return tuple((self._release(segment), segment.num_steps) for segment in self.segments)
+        segments = (segment for segment in self.segments if segment.num_steps)
+        return tuple((self._release(segment), segment.num_steps) for segment in segments)
 
     def _release(self, segment: Segment) -> Release:
         check_noise(segment.noise_multiplier)
@@ -104,5 +111,5 @@ def _checked(segment: object, num_units: int) -> Segment:
     return Segment(
         checked_batch_size(segment.expected_batch_size, num_units),
         checked_positive("noise_multiplier", segment.noise_multiplier),
-        checked_integer("num_steps", segment.num_steps, minimum=1),
+        checked_integer("num_steps", segment.num_steps, minimum=0),
     )

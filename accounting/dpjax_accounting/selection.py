@@ -95,6 +95,10 @@ def _negative_binomial(distribution: str, mean: float) -> tuple[float, float]:
         return 1.0, 1 / mean
 
     def excess(log_inverse: float) -> float:
-        return math.log(math.expm1(log_inverse) / log_inverse) - math.log(mean)
+        # log((e^x − 1) / x) as x/2 + log(sinh(x/2) / (x/2)), which keeps its digits at small x.
+        half = log_inverse / 2
+        return half + math.log(math.sinh(half) / half) - math.log(mean)
 
-    return 0.0, math.exp(-optimize.brentq(excess, 1e-12, 700.0, xtol=1e-13))
+    # The mean of a logarithmic distribution lies between e^{x/2} and e^x.
+    low, high = math.log(mean), min(3 * math.log(mean), 700.0)
+    return 0.0, math.exp(-optimize.brentq(excess, low, high, xtol=1e-18))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import checked_integer, checked_name, checked_positive, set_fields
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.mechanism import Mechanism
 from dpjax_accounting.privacy_loss import Releases
 from dpjax_accounting.releases import gaussian
@@ -46,14 +46,7 @@ class ShuffledDPSGD(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        supported = ("zero_out", "replace_one")
-        set_fields(
-            self,
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_epochs=checked_integer("num_epochs", self.num_epochs, minimum=0),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, supported, _REFUSED),
-        )
+        check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
 
     def releases(self) -> Releases:
         """Return one Gaussian release per epoch."""

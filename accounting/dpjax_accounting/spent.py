@@ -6,8 +6,8 @@ import bisect
 import functools
 
 from dpjax_accounting.checks import checked_integer
-from dpjax_accounting.dpsgd import DPSGD
 from dpjax_accounting.privacy_loss import PrivacyLoss, check_delta
+from dpjax_accounting.steps import Stepwise, checked_step
 
 _COARSER = 10.0
 
@@ -16,7 +16,7 @@ class EpsilonBySteps:
     """Upper bounds on ε after each step of a run, quick enough for a progress display.
 
     Before the last step the privacy loss is rounded up on a grid ten times coarser than that of
-    `DPSGD.epsilon`: on one CPU core 0.02 s at a time, 0.06 s at a sampling probability of 1e-4,
+    `mechanism.epsilon`: on one CPU core 0.02 s at a time, 0.06 s at a sampling probability of 1e-4,
     whatever the number of steps, and so one or two seconds for all steps of a run. In runs of more
     than `max_points` steps at most that many are computed, and a step between two gets the value of
     the later one, which is an upper bound because ε only grows with steps. They lie at the squares
@@ -25,18 +25,23 @@ class EpsilonBySteps:
     Values are computed when asked for, and remembered.
 
     Raises:
-        TypeError: if `mechanism` is not a DPSGD, `delta` no number or `max_points` no integer.
+        TypeError: if `mechanism` has no steps, `delta` is no number or `max_points` no integer.
         ValueError: if `max_points` is below 1, or `mechanism.epsilon(delta)` would refuse.
     """
 
-    def __init__(self, mechanism: DPSGD, delta: float, max_points: int = 64) -> None:
-        if not isinstance(mechanism, DPSGD):
-            raise TypeError(f"mechanism must be a DPSGD; got {type(mechanism).__name__}.")
+    def __init__(self, mechanism: Stepwise, delta: float, max_points: int = 64) -> None:
+        if not isinstance(mechanism, Stepwise):
+            raise TypeError(
+                f"mechanism must be one in steps, such as DPSGD; got {type(mechanism).__name__},"
+                " which has one epsilon for the whole of it."
+            )
         points = checked_integer("max_points", max_points, minimum=1)
         self._mechanism = mechanism
         self._last = mechanism.num_steps
         self._delta = check_delta(delta)
-        PrivacyLoss(mechanism.releases()).check_supported()
+        releases = mechanism.releases()
+        if releases is not None:
+            PrivacyLoss(releases).check_supported()
         self._points = _points(self._last, points)
         self._values: dict[int, float] = {0: 0.0}
 
@@ -47,9 +52,7 @@ class EpsilonBySteps:
             TypeError: if `step` is not an integer.
             ValueError: if `step` is negative or beyond the last step.
         """
-        step = checked_integer("step", step, minimum=0)
-        if step > self._last:
-            raise ValueError(f"step={step} lies beyond the last one: num_steps={self._last}.")
+        step = checked_step(step, self._last)
         point = self._points[bisect.bisect_left(self._points, step)] if step else 0
         if point not in self._values:
             self._values[point] = min(self._bound(point), self._total)
@@ -62,7 +65,11 @@ class EpsilonBySteps:
     def _bound(self, step: int) -> float:
         if step == self._last:
             return self._total
-        return PrivacyLoss(self._mechanism.after(step).releases(), _COARSER).epsilon(self._delta)
+        stopped = self._mechanism.after(step)
+        releases = stopped.releases()
+        if releases is None:
+            return stopped.epsilon(self._delta)
+        return PrivacyLoss(releases, _COARSER).epsilon(self._delta)
 
 
 def _points(last: int, most: int) -> list[int]:

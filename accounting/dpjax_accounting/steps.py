@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Self
+
 from dpjax_accounting.checks import checked_integer
 from dpjax_accounting.mechanism import Mechanism
+
+
+class Stepwise(Mechanism):
+    """A mechanism in `num_steps` steps, whose first ones are a mechanism of the same kind."""
+
+    num_steps: int
+
+    def after(self, step: int) -> Self:
+        """Return the same mechanism stopped after `step` steps; 0 means that nothing was released.
+
+        Raises:
+            TypeError: if `step` is not an integer.
+            ValueError: if `step` is negative or beyond `num_steps`.
+        """
+        return dataclasses.replace(self, num_steps=checked_step(step, self.num_steps))
+
+
+def checked_step(step: object, num_steps: int) -> int:
+    """Return `step` as a Python int from 0 to `num_steps`, or raise."""
+    number = checked_integer("step", step, minimum=0)
+    if number > num_steps:
+        raise ValueError(f"step={number} lies beyond the last one: num_steps={num_steps}.")
+    return number
 
 
 def stopped_after(mechanism: Mechanism, num_steps: int) -> Mechanism:
@@ -11,18 +37,9 @@ def stopped_after(mechanism: Mechanism, num_steps: int) -> Mechanism:
 
     Raises:
         TypeError: if `num_steps` is not an integer.
-        ValueError: if it is negative or beyond the last step, or the mechanism has no steps, or is
-            not described when it stops early: then it counts in full.
+        ValueError: if it is negative or beyond the last step, or the mechanism has no steps: then
+            it counts in full.
     """
-    steps = checked_integer("num_steps", num_steps, minimum=0)
-    planned = getattr(mechanism, "num_steps", None)
-    if steps == planned:
-        return mechanism
-    if planned is None:
-        raise ValueError(f"A {mechanism.name!r} mechanism has no steps: it counts in full.")
-    if not hasattr(mechanism, "after"):
-        raise ValueError(
-            f"A {mechanism.name!r} mechanism is not described after {steps} of its {planned} steps:"
-            " it counts in full."
-        )
-    return mechanism.after(steps)
+    if isinstance(mechanism, Stepwise):
+        return mechanism.after(num_steps)
+    raise ValueError(f"A {mechanism.name!r} mechanism has no steps: it counts in full.")

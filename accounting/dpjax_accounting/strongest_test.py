@@ -18,14 +18,15 @@ _SMALLEST_DELTA = 1e-12
 def trade_off(mechanism: Mechanism, fpr: ArrayLike) -> Array:
     """Return the largest true positive rate of any test at false positive rates `fpr`.
 
-    1 − TPR is the trade-off function (Dong, Roth and Su 2022, definition 2.1). Mechanisms without
-    sampling have that of a Gaussian, TPR = Φ(Φ⁻¹(FPR) + μ) (equation 6), which is exact. For any
-    other, each (ε, δ) of the privacy profile bounds every test (see :func:`tpr_ceiling`), and all
-    together give the trade-off function made symmetric in which data set is which (proposition
-    2.12). The least bound of 48 of them down to δ = 1e-12 is returned: an upper bound on TPR,
-    concave in FPR. Of Gaussians with μ up to 13, computed in this way, it lies at most 0.01 above
-    the exact TPR (0.002 up to μ = 1). The first call for a sampled mechanism takes as long as 48
-    times :meth:`Mechanism.delta`; the profile is remembered.
+    1 − TPR is the trade-off function (Dong, Roth and Su 2022, "Gaussian Differential Privacy",
+    definition 2.1; numbers of arXiv:1905.02383). Mechanisms without sampling have that of a
+    Gaussian, TPR = Φ(Φ⁻¹(FPR) + μ) (equation 6), which is exact. For any other, each (ε, δ) of the
+    privacy profile bounds every test (see :func:`tpr_ceiling`), and all together give the trade-off
+    function made symmetric in which data set is which (proposition 2.12). The least bound of 48 of
+    them down to δ = 1e-12 is returned: an upper bound on TPR, concave in FPR. Of Gaussians with μ
+    up to 13, computed in this way, it lies at most 0.01 above the exact TPR (0.002 up to μ = 1).
+    The first call for a sampled mechanism takes as long as 48 times :meth:`Mechanism.delta`; the
+    profile is remembered.
 
     Args:
         mechanism: whose output the test sees.

@@ -5,16 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import (
-    checked_batch_size,
-    checked_integer,
-    checked_name,
-    checked_positive,
-    set_fields,
-)
-from dpjax_accounting.mechanism import Mechanism
+from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.privacy_loss import Releases, check_noise
 from dpjax_accounting.releases import blended, poisson
+from dpjax_accounting.steps import Stepwise
 
 _REFUSED = {
     "add_or_remove_one": "whether a batch overflows depends on the number of units, which must"
@@ -23,15 +17,15 @@ _REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class TruncatedPoissonDPSGD(Mechanism):
+class TruncatedPoissonDPSGD(Stepwise):
     """DP-SGD whose Poisson batches lose random units where they exceed `largest_batch_size`.
 
     With p = P[Bin(n − 1, q) ≥ L] the chance that a unit meets a full batch and
     q′ = P[Bin(n, q) > L] · L / (n p) that it is in it then, displacing another one, a step is
     dominated by a mixture of which one knows the part: with probability 1 − p a Poisson step, with
     probability p one with sampling probability q′ in which the sum moves by twice as much
-    (Chua et al. 2024, "Scalable DP-SGD: Shuffling vs. Poisson Subsampling", in the form that
-    dp-accounting's TruncatedSubsampledGaussianDpEvent has).
+    (Ganesh 2025, "Tighter Privacy Analysis for Truncated Poisson Sampling", arXiv:2508.15089;
+    derived in docs/accounting.md; dp-accounting's TruncatedSubsampledGaussianDpEvent is the same).
 
     Attributes:
         num_units: n, at least 1; public.
@@ -59,21 +53,7 @@ class TruncatedPoissonDPSGD(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_units = checked_integer("num_units", self.num_units, minimum=1)
-        set_fields(
-            self,
-            num_units=num_units,
-            expected_batch_size=checked_batch_size(self.expected_batch_size, num_units),
-            largest_batch_size=checked_integer(
-                "largest_batch_size", self.largest_batch_size, minimum=1
-            ),
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            unit=checked_name("unit", self.unit, ("record",), {}),
-            neighboring=checked_name(
-                "neighboring", self.neighboring, ("zero_out", "replace_one"), _REFUSED
-            ),
-        )
+        check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
 
     def releases(self) -> Releases:
         """Return the mixture of a Poisson step and a full one, `num_steps` times."""

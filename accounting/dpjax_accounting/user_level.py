@@ -8,17 +8,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from dpjax_accounting.checks import (
-    checked_batch_size,
-    checked_integer,
-    checked_name,
-    checked_positive,
-    set_fields,
-)
+from dpjax_accounting.checks import check_common_fields, checked_integer, set_fields
 from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence
 from dpjax_accounting.pairs import Array
-from dpjax_accounting.privacy_loss import Releases, check_delta, check_noise, checked_epsilon
+from dpjax_accounting.privacy_loss import (
+    LARGEST_LOSS,
+    SMALLEST_DELTA,
+    Releases,
+    check_delta,
+    check_noise,
+    checked_epsilon,
+)
 from dpjax_accounting.releases import RELATIONS, sampled
+from dpjax_accounting.steps import Stepwise
 
 LARGEST_RECORDS_PER_USER = 1000
 
@@ -34,13 +36,16 @@ def _checked_records_per_user(value: object) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class UserLevelDPSGD(Mechanism):
+class UserLevelDPSGD(Stepwise):
     """DP-SGD on records with Poisson sampling, with the guarantee for a user with several of them.
 
     Of a user's k records Bin(k, q) take part in a step, and move the sum by that many clip norms at
-    most: the mixture of Gaussians of Charles et al. 2024, "Fine-Tuning Large Language Models with
-    User-Level Differential Privacy", and Choquette-Choo et al. 2024, "Privacy Amplification for
-    Matrix Mechanisms". It is tighter than :class:`GroupOfRecords`.
+    most: a mixture of Gaussians (Ganesh 2024, "Tight Group-Level DP Guarantees for DP-SGD with
+    Sampling via Mixture of Gaussians Mechanisms", arXiv:2401.10294, theorem 3.1; from vectors to
+    numbers by corollary 4.7 of Choquette-Choo et al. 2024, "Privacy Amplification for Matrix
+    Mechanisms", arXiv:2310.15526; used for language models by Charles et al. 2024, "Fine-Tuning
+    Large Language Models with User-Level Differential Privacy"). For "replace_one" the proof is in
+    docs/accounting.md. It is tighter than :class:`GroupOfRecords`.
 
     Attributes:
         num_records: number of records in the training data, at least 1.
@@ -68,17 +73,8 @@ class UserLevelDPSGD(Mechanism):
 
     def __post_init__(self) -> None:
         """Check every field."""
-        num_records = checked_integer("num_records", self.num_records, minimum=1)
-        set_fields(
-            self,
-            num_records=num_records,
-            expected_batch_size=checked_batch_size(self.expected_batch_size, num_records),
-            noise_multiplier=checked_positive("noise_multiplier", self.noise_multiplier),
-            num_steps=checked_integer("num_steps", self.num_steps, minimum=0),
-            records_per_user=_checked_records_per_user(self.records_per_user),
-            unit=checked_name("unit", self.unit, ("user",), {}),
-            neighboring=checked_name("neighboring", self.neighboring, RELATIONS, {}),
-        )
+        check_common_fields(self, RELATIONS, unit="user")
+        set_fields(self, records_per_user=_checked_records_per_user(self.records_per_user))
 
     def releases(self) -> Releases:
         """Return the mixture of Gaussians, `num_steps` times."""
@@ -173,18 +169,34 @@ class GroupOfRecords(Mechanism):
         epsilon = checked_epsilon(epsilon)
         record = epsilon / self.records_per_user
         delta = self.run.delta(record)
-        log_growth = _log_growth(record, self.records_per_user)
-        return min(1.0, math.exp(math.log(delta) + log_growth)) if delta else 0.0
+        if delta == 0:
+            return 0.0
+        log_delta = math.log(delta) + _log_growth(record, self.records_per_user)
+        return 1.0 if log_delta >= 0 else math.exp(log_delta)
 
     def epsilon(self, delta: float) -> float:
-        """Return the group's ε at `delta`, at most 0.01 % too large."""
+        """Return the group's ε at `delta`, at most 0.01 % too large.
+
+        Raises:
+            TypeError: if `delta` is not a number.
+            ValueError: as for :meth:`Mechanism.epsilon`, or if no ε meets `delta`: a record's δ is
+                not followed below 1e-25, and grows with the size of the group.
+        """
         delta = check_delta(delta)
         if self.delta(0.0) <= delta:
             return 0.0
         low = 0.0
         high = max(1e-3, self.records_per_user * self.run.epsilon(delta))
         while self.delta(high) > delta:
-            low, high = high, 1.5 * high
+            record = high / self.records_per_user
+            if record > LARGEST_LOSS or self.run.delta(record) == SMALLEST_DELTA:
+                raise ValueError(
+                    f"records_per_user={self.records_per_user} at delta={delta:g}: the group bound"
+                    " cannot be met at this delta. Use UserLevelDPSGD, which accounts for the"
+                    " user's records together, or limit what each user contributes."
+                )
+            # In small steps: further up the bound may exceed `delta` again.
+            low, high = high, 1.1 * high
         while high - low > 1e-4 * high:
             middle = (low + high) / 2
             low, high = (middle, high) if self.delta(middle) > delta else (low, middle)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dpjax_accounting.answer_cache import computed_afresh
 from dpjax_accounting.chain import Head
 from dpjax_accounting.claims import claim
 from dpjax_accounting.ledger import Ledger
@@ -37,13 +38,14 @@ def read_report(path: str | Path) -> Any:
         raise ValueError(f"{path} does not hold a privacy report: {error}.") from error
 
 
+@computed_afresh()
 def verify_report(report: Any, ledger: Ledger | None = None) -> list[str]:
     """Return what is wrong with a privacy report, a sentence each; empty if its claim holds.
 
     The report must fit the schema. From the mechanism, δ and the steps completed everything is
     computed again that follows from them: ε, ε at other δ, the bounds on tests, the status, and the
-    total of the data set. Numbers may differ by 0.1 %, in either direction: a larger ε would hold
-    too, but is not that of this mechanism.
+    total of the data set. Nothing is taken from the cache on disk. Numbers may differ by 0.1 %, in
+    either direction: a larger ε would hold too, but is not that of this mechanism.
 
     Nobody can tell from the report whether the run did what it says. Against a report in which
     parameters and ε were changed together only the ledger helps, if it was kept elsewhere.

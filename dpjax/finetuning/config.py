@@ -78,13 +78,40 @@ class Training:
     """Share of the target spread evenly over all labels (Szegedy et al. 2016). It keeps logits from
     growing: records that are far on the right side of the boundary pull back, which clipped
     gradients of those on the wrong side do too little."""
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    """With task=causal_lm, the loss of a record: mean or sum over its tokens that count."""
     max_length: int = 128
     """Longer texts are cut to this many tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
+class Compute:
+    """How it is computed: changes time and memory, and results by rounding only."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations; parameters, clipping and noise are always float32."""
+    scan_layers: bool = False
+    """Run the layers in a loop: compiles faster, for deep models."""
+    rematerialise: bool = False
+    """Compute the inside of layers again in the backward pass: needs less memory."""
+    vocab_chunk: int | None = None
+    """With task=causal_lm, hold the logits of this many tokens of the vocabulary at once; default:
+    all. Some thousands save memory where the vocabulary is large."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """Texts that the tuned model writes for the report; with task=causal_lm and prompts."""
+
+    num_prompts: int = 8
+    """How many held-out prompts are answered; 0 for none."""
+    max_new_tokens: int = 64
+    """Longest answer."""
+
+
+@dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Fine-tune a pretrained text classifier with differential privacy."""
+    """Fine-tune a pretrained language model with differential privacy."""
 
     model: str
     """Hugging Face checkpoint: a local folder or a hub id."""
@@ -95,6 +122,11 @@ class FinetuneConfig:
     them."""
     output_dir: str
     """New folder for the tuned model, the privacy report and the metrics."""
+    task: Literal["sequence_classification", "causal_lm"] = "sequence_classification"
+    """Label texts, or write them: a decoder learns texts, completions of prompts, or the
+    assistant's part of conversations, as the columns of the data say."""
+    separator: str = ""
+    """With task=causal_lm, what stands between a prompt and its completion; counts as prompt."""
     pooling: Literal["auto", "first", "mean"] = "auto"
     """How a text becomes one vector: its first token, as in BERT, or the mean of all tokens, for
     which one more layer is appended; auto takes the mean for checkpoints that are sentence
@@ -107,6 +139,8 @@ class FinetuneConfig:
     privacy: Privacy = dataclasses.field(default_factory=Privacy)
     lora: Lora = dataclasses.field(default_factory=Lora)
     training: Training = dataclasses.field(default_factory=Training)
+    compute: Compute = dataclasses.field(default_factory=Compute)
+    generation: Generation = dataclasses.field(default_factory=Generation)
     non_private: bool = False
     """The same recipe without clipping and noise. No privacy at all."""
     seed: int | None = None
@@ -118,6 +152,8 @@ class FinetuneConfig:
         _check_privacy(self.privacy, self.non_private)
         _check_lora(self.lora, self.tuning)
         _check_training(self.training)
+        _check_compute(self.compute, self.generation)
+        _check_task(self)
         if self.num_layers is not None and self.num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
         if self.seed is not None and not 0 <= self.seed < 2**64:
@@ -260,10 +296,45 @@ def _check_training(training: Training) -> None:
         raise ValueError(
             f"training.label_smoothing must be in [0, 1), got {training.label_smoothing}"
         )
+    if training.loss_reduction not in ("mean", "sum"):
+        raise ValueError(
+            f"training.loss_reduction must be mean or sum, got {training.loss_reduction!r}"
+        )
     if training.schedule not in ("constant", "linear", "cosine"):
         raise ValueError(
             f"training.schedule must be constant, linear or cosine, got {training.schedule!r}"
         )
+
+
+def _check_compute(compute: Compute, generation: Generation) -> None:
+    if compute.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"compute.dtype must be float32 or bfloat16, got {compute.dtype!r}")
+    if compute.vocab_chunk is not None and compute.vocab_chunk < 1:
+        raise ValueError(f"compute.vocab_chunk must be at least 1, got {compute.vocab_chunk}")
+    if generation.num_prompts < 0 or generation.max_new_tokens < 1:
+        raise ValueError(
+            "generation.num_prompts must be at least 0 and generation.max_new_tokens at least 1, "
+            f"got {generation.num_prompts} and {generation.max_new_tokens}"
+        )
+
+
+def _check_task(config: FinetuneConfig) -> None:
+    """Options of the other task are refused, instead of doing nothing."""
+    if config.task not in ("sequence_classification", "causal_lm"):
+        raise ValueError(f"task must be sequence_classification or causal_lm, got {config.task!r}")
+    training, writes = config.training, config.task == "causal_lm"
+    for_the_other = {
+        "pooling": writes and config.pooling != "auto",
+        "training.label_smoothing": writes and training.label_smoothing != 0,
+        "training.head_learning_rate": writes and training.head_learning_rate is not None,
+        "num_layers": writes and config.num_layers is not None,
+        "separator": not writes and config.separator != "",
+        "training.loss_reduction": not writes and training.loss_reduction != "mean",
+        "compute.vocab_chunk": not writes and config.compute.vocab_chunk is not None,
+    }
+    given = [name for name, is_given in for_the_other.items() if is_given]
+    if given:
+        raise ValueError(f"{given[0]} has no meaning with task={config.task}: leave it out")
 
 
 def _check_positive(name: str, value: float | None) -> None:

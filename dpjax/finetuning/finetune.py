@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpjax.data import DataSource
-from dpjax.finetuning.config import FinetuneConfig, Lora, Privacy, Training
+from dpjax.finetuning.config import (
+    Compute,
+    FinetuneConfig,
+    Generation,
+    Lora,
+    Privacy,
+    Training,
+)
 
 if TYPE_CHECKING:
     from dpjax.finetuning.run import FinetuneResult
@@ -19,21 +26,27 @@ def finetune(
     train_data: DataSource | Mapping[str, Any] | str | os.PathLike[str],
     eval_data: DataSource | Mapping[str, Any] | str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
+    task: Literal["sequence_classification", "causal_lm"] = "sequence_classification",
+    separator: str = "",
     pooling: Literal["auto", "first", "mean"] = "auto",
+    num_layers: int | None = None,
     tuning: Literal["lora", "full"] = "lora",
     privacy: Privacy | Mapping[str, Any] = Privacy(),  # noqa: B008 (frozen)
     lora: Lora | Mapping[str, Any] = Lora(),  # noqa: B008 (frozen)
     training: Training | Mapping[str, Any] = Training(),  # noqa: B008 (frozen)
+    compute: Compute | Mapping[str, Any] = Compute(),  # noqa: B008 (frozen)
+    generation: Generation | Mapping[str, Any] = Generation(),  # noqa: B008 (frozen)
     non_private: bool = False,
     seed: int | None = None,
     resume: bool = False,
     **unknown: Any,
 ) -> FinetuneResult:
-    """Fine-tunes a pretrained text classifier under (ε, δ)-differential privacy.
+    """Fine-tunes a pretrained model of texts under (ε, δ)-differential privacy.
 
     The options are those of `dpjax finetune` on the command line; `FinetuneConfig` describes
     them. Data may be given as a path, a mapping such as `{"path": ..., "text_column": ...}`, or a
-    `DataSource`; the groups privacy, lora and training as mappings or as their dataclasses.
+    `DataSource`; the groups privacy, lora, training, compute and generation as mappings or as their
+    dataclasses.
 
     Example:
         dpjax.finetune(
@@ -45,8 +58,8 @@ def finetune(
         )
 
     Returns:
-        Accuracy on the held-out records, (ε, δ), the attack's result; the model itself is in
-        `output_dir/model`.
+        Accuracy or perplexity on the held-out records, (ε, δ), the attack's result; the model
+        itself is in `output_dir/model`.
 
     Raises:
         TypeError: an unknown or missing option, or a value of the wrong type.
@@ -59,11 +72,16 @@ def finetune(
         "train_data": train_data,
         "eval_data": eval_data,
         "output_dir": os.fspath(output_dir),
+        "task": task,
+        "separator": separator,
         "pooling": pooling,
+        "num_layers": num_layers,
         "tuning": tuning,
         "privacy": privacy,
         "lora": lora,
         "training": training,
+        "compute": compute,
+        "generation": generation,
         "non_private": non_private,
         "seed": seed,
         "resume": resume,

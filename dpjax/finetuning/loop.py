@@ -19,7 +19,6 @@ from dpjax.finetuning.progress import TrainingProgress
 from dpjax.finetuning.run_directory import MetricsLog, RunDirectory
 from dpjax.finetuning.step import (
     Accumulator,
-    Microbatch,
     Steps,
     empty_accumulator,
     make_non_private_steps,
@@ -91,14 +90,14 @@ def _machinery(
     plan: Plan, graphdef: Any, optimizer: Any, run_key: RunKey
 ) -> tuple[Steps, PoissonSampler, EpsilonBySteps | None]:
     """Steps, sampler and ε display: with privacy all three read the one mechanism."""
-    smoothing = plan.config.training.label_smoothing
+    loss_of = plan.task.loss_of(graphdef)
     if plan.mechanism is None:
         batch = plan.config.training.expected_batch_size
         sampler = PoissonSampler(len(plan.train), batch / len(plan.train), run_key)
-        return make_non_private_steps(graphdef, optimizer, batch, smoothing), sampler, None
+        return make_non_private_steps(loss_of, optimizer, batch), sampler, None
     clip_norm = plan.config.privacy.clip_norm
     return (
-        make_private_steps(graphdef, optimizer, plan.mechanism, clip_norm, smoothing),
+        make_private_steps(loss_of, optimizer, plan.mechanism, clip_norm),
         PoissonSampler.for_mechanism(plan.mechanism, run_key),
         EpsilonBySteps(plan.mechanism, plan.delta),
     )
@@ -111,8 +110,7 @@ def _accumulate(
     ordered = by_length(plan.train, indices)
     for rows, mask in microbatches(ordered, plan.config.training.microbatch_size):
         piece = trim_padding(plan.train.take(rows))
-        batch = Microbatch(piece.input_ids, piece.attention_mask, piece.labels)
-        total = steps.accumulate(trainable, frozen, total, batch, mask)
+        total = steps.accumulate(trainable, frozen, total, plan.task.batch(piece), mask)
     return total
 
 

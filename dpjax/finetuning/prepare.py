@@ -8,8 +8,15 @@ from pathlib import Path
 
 from dpjax_accounting import DPSGD, DatasetIdentity, calibrate_noise, default_delta, validate_delta
 
-from dpjax.data import RecordColumns, TextDataset, encode, label_names, read_records
+from dpjax.data import (
+    Completions,
+    Conversations,
+    EncodedRecords,
+    LanguageRecords,
+    RecordColumns,
+)
 from dpjax.finetuning.config import FinetuneConfig, Privacy, Training
+from dpjax.finetuning.tasks import CausalLanguage, SequenceClassification, task_of
 from dpjax.models import load_tokenizer, read_config, resolve_checkpoint
 
 DEFAULT_EPOCHS = 3.0
@@ -18,13 +25,15 @@ DEFAULT_EPOCHS = 3.0
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A validated run: the data as arrays, and the mechanism that sampler, noise and accountant
-    all read. Without privacy the mechanism and δ are None; without a ledger the identity is."""
+    all read. Without privacy the mechanism and δ are None; without a ledger the identity is;
+    without prompts to answer in the report, `prompts` is."""
 
     config: FinetuneConfig
     checkpoint: Path
-    labels: tuple[str, ...]
-    train: TextDataset
-    evaluation: TextDataset
+    task: SequenceClassification | CausalLanguage
+    train: EncodedRecords
+    evaluation: EncodedRecords
+    prompts: LanguageRecords | None
     num_steps: int
     mechanism: DPSGD | None
     delta: float | None
@@ -44,16 +53,17 @@ def prepare(config: FinetuneConfig) -> Plan:
             says what was seen and what to do.
     """
     checkpoint = resolve_checkpoint(config.model)
-    encoder = read_config(checkpoint)
-    if config.training.max_length > encoder.max_positions:
+    model = read_config(checkpoint)
+    if config.training.max_length > model.max_positions:
         raise ValueError(
             f"training.max_length={config.training.max_length} is more than the "
-            f"{encoder.max_positions} positions of {config.model}"
+            f"{model.max_positions} positions of {config.model}"
         )
-    train_records = read_records(config.train_data)
-    eval_records = read_records(config.eval_data)
-    labels = label_names(train_records, eval_records)
-    num_units = len(train_records.texts)
+    task = task_of(config)
+    train_records, eval_records = task.read(config)
+    if isinstance(task, SequenceClassification):
+        task = task.with_labels_of(train_records, eval_records)
+    num_units = len(train_records)
     batch = config.training.expected_batch_size
     if batch > num_units:
         raise ValueError(
@@ -65,24 +75,42 @@ def prepare(config: FinetuneConfig) -> Plan:
     if not config.non_private:
         delta = default_delta(num_units) if delta is None else delta
         validate_delta(delta, num_units)
-    tokenizer = load_tokenizer(checkpoint)
-    train = encode(train_records, tokenizer, labels, config.training.max_length)
-    evaluation = encode(eval_records, tokenizer, labels, config.training.max_length)
+    tokenizer = load_tokenizer(checkpoint, needs_padding=config.task != "causal_lm")
+    train = task.encoded(train_records, tokenizer, config.training.max_length)
+    evaluation = task.encoded(eval_records, tokenizer, config.training.max_length)
     mechanism = None
     if not config.non_private:
         mechanism = fix_mechanism(config.privacy, delta, num_units, batch, num_steps)
     return Plan(
         config=config,
         checkpoint=checkpoint,
-        labels=labels,
+        task=task,
         train=train,
         evaluation=evaluation,
+        prompts=_prompts(config, eval_records, model.max_positions),
         num_steps=num_steps,
         mechanism=mechanism,
         delta=None if config.non_private else delta,
         delta_is_default=config.privacy.delta is None,
         dataset=None if config.privacy.ledger is None else identity_of(train_records),
     )
+
+
+def _prompts(
+    config: FinetuneConfig, records: RecordColumns, max_positions: int
+) -> LanguageRecords | None:
+    """The held-out records whose prompts the tuned model is to answer."""
+    wanted = config.generation.num_prompts
+    if not wanted or not isinstance(records, Completions | Conversations):
+        return None
+    longest = config.training.max_length + config.generation.max_new_tokens
+    if longest > max_positions:
+        raise ValueError(
+            f"generation.max_new_tokens={config.generation.max_new_tokens} after prompts of up to "
+            f"training.max_length={config.training.max_length} tokens is more than the "
+            f"{max_positions} positions of {config.model}; lower one of them"
+        )
+    return records.split_at(min(wanted, len(records)))[0]
 
 
 def identity_of(records: RecordColumns) -> DatasetIdentity:

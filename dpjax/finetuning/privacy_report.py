@@ -14,6 +14,7 @@ from dpjax_accounting import Ledger, claim, dataset_total
 from dpjax_accounting.remarks import NON_PRIVATE_WARNING, SEED_WARNING
 from dpjax_accounting.report_schema import SCHEMA_VERSION
 
+from dpjax.finetuning.environment import environment
 from dpjax.finetuning.prepare import Plan
 from dpjax.privatize import RunKey
 
@@ -123,6 +124,7 @@ def build(
         "warnings": [],
         "versions": {name: version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
+        "environment": environment(),
     }
     if not private:
         report["warnings"] = [NON_PRIVATE_WARNING]

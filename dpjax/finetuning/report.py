@@ -52,13 +52,13 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
         if config.lora.start_a == "principal":
             how += ", A from principal components of random texts"
     rows = [
-        ("Accuracy on held-out records", f"{result.eval_accuracy:.4f} of {len(plan.evaluation)}"),
+        _quality(result, len(plan.evaluation)),
         ("Cross-entropy on held-out records", f"{result.eval_loss:.4f} nats"),
         ("Privacy", in_words(plan, plan.num_steps)),
         *_lifetime(result),
         ("Checkpoint", config.model),
         ("Tuning", how),
-        ("Training records", f"{len(plan.train)} with {len(plan.labels)} labels"),
+        ("Training records", f"{len(plan.train)}, {plan.task.summary()}"),
         ("Expected batch size", str(training.expected_batch_size)),
         ("Steps", str(plan.num_steps)),
         ("Optimizer", f"Adam, {_learning_rates(training)}, {training.schedule}"),
@@ -74,6 +74,12 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
         if result.privacy[key]:
             sections += [f"## {heading}", "\n".join(f"- {line}" for line in result.privacy[key])]
     return "\n\n".join(sections) + "\n"
+
+
+def _quality(result: FinetuneResult, num_records: int) -> tuple[str, str]:
+    if result.eval_perplexity is not None:
+        return "Perplexity of held-out tokens", f"{result.eval_perplexity:.3f}, {num_records} texts"
+    return "Accuracy on held-out records", f"{result.eval_accuracy:.4f} of {num_records}"
 
 
 def _lifetime(result: FinetuneResult) -> list[tuple[str, str]]:

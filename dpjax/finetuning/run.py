@@ -30,7 +30,6 @@ from dpjax.finetuning.start_a import store_a, with_a_started
 from dpjax.models import (
     add_lora,
     count_parameters,
-    load_classifier,
     save_model,
     split_trainable,
 )
@@ -41,13 +40,18 @@ _ATTACK_RECORDS = 2000
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneResult:
-    """What a finished run came to. `epsilon` and `delta` are None without privacy."""
+    """What a finished run came to.
+
+    `epsilon` and `delta` are None without privacy, `eval_accuracy` of texts, `eval_perplexity` of
+    labelled records.
+    """
 
     output_dir: Path
     epsilon: float | None
     delta: float | None
-    eval_accuracy: float
+    eval_accuracy: float | None
     eval_loss: float
+    eval_perplexity: float | None
     attack: AttackResult
     privacy: dict[str, Any]
     metrics: list[dict[str, Any]]
@@ -86,13 +90,7 @@ def check(config: FinetuneConfig) -> Run:
     ledger = RunLedger.of(plan, run_key, run_id)
     if ledger is not None:
         ledger.check()
-    model = load_classifier(
-        plan.checkpoint,
-        label_names=plan.labels,
-        key=run_key.model_key("head"),
-        pooling=config.pooling,
-        num_layers=config.num_layers,
-    )
+    model = plan.task.load(plan.checkpoint, config, run_key.model_key("head"))
     if config.tuning == "lora":
         settings = config.lora
         add_lora(
@@ -151,10 +149,10 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
     privacy = _privacy(run, ledger, plan.num_steps)
     write_json(directory.privacy, privacy)
     parts = (run.graphdef, trained.trainable, run.frozen)
-    held_out = evaluate(*parts, plan.evaluation)
+    held_out = evaluate(plan.task, *parts, plan.evaluation)
     attack = _attack(plan, parts, held_out)
     tuned = nnx.merge(*parts)
-    save_model(tuned, plan.checkpoint, directory.model, label_names=plan.labels)
+    save_model(tuned, plan.checkpoint, directory.model, label_names=plan.task.labels)
     return _finish(plan, directory, privacy, held_out, attack, trained.metrics)
 
 
@@ -218,10 +216,16 @@ def _headline(run: Run) -> str:
     trained, frozen = count_parameters(run.trainable), count_parameters(run.frozen)
     lines = [
         f"{len(plan.train)} training records, {len(plan.evaluation)} held out, "
-        f"{len(plan.labels)} labels, {plan.num_steps} steps, {trained:,} of "
+        f"{plan.task.summary()}, {plan.num_steps} steps, {trained:,} of "
         f"{trained + frozen:,} parameters trained ({trained / (trained + frozen):.2%})",
         privacy_report.in_words(plan, plan.num_steps),
     ]
+    nothing = getattr(plan.train, "num_without_targets", 0)
+    if nothing:
+        lines.append(
+            f"{nothing} training records have no token to learn after "
+            f"{plan.config.training.max_length} tokens; they still count in the guarantee"
+        )
     if plan.train.num_truncated:
         lines.append(
             f"{plan.train.num_truncated} training records are longer than "
@@ -237,7 +241,7 @@ def _attack(plan: Plan, parts: tuple[Any, Any, Any], held_out: Evaluation) -> At
     # Public randomness: which records are attacked is no secret and changes no guarantee.
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(plan.train))[:_ATTACK_RECORDS]
-    members = evaluate(*parts, plan.train.take(np.sort(chosen)))
+    members = evaluate(plan.task, *parts, plan.train.take(np.sort(chosen)))
     non_members = rng.permutation(held_out.losses)[:_ATTACK_RECORDS]
     return loss_attack(members.losses, non_members)
 
@@ -257,6 +261,7 @@ def _finish(
         delta=guarantee["delta"],
         eval_accuracy=held_out.accuracy,
         eval_loss=held_out.loss,
+        eval_perplexity=held_out.perplexity,
         attack=attack,
         privacy=privacy,
         metrics=metrics,

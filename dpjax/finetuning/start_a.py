@@ -34,7 +34,9 @@ def with_a_started(run: Run) -> Run:
                 layer.lora_a[...] = arrays[name]
     else:
         key = run.run_key.model_key("random texts")
-        start_a_at_principal_directions(model, load_tokenizer(run.plan.checkpoint), key)
+        start_a_at_principal_directions(
+            model, load_tokenizer(run.plan.checkpoint, needs_padding=False), key
+        )
     graphdef, trainable, frozen = split_trainable(model, "lora")
     return dataclasses.replace(run, graphdef=graphdef, trainable=trainable, frozen=frozen)
 

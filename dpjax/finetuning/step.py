@@ -10,20 +10,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from dpjax_accounting import DPSGD
-from flax import nnx
 
 from dpjax.finetuning.config import Training
+from dpjax.finetuning.tasks import LossOfFrozen
 from dpjax.privatize import clipped_grad, noisy_mean
 
 PyTree = Any
-
-
-class Microbatch(NamedTuple):
-    """Encoded records of one static shape: `(b, T)` int32, `(b, T)` bool, `(b,)` int32."""
-
-    input_ids: jax.Array
-    attention_mask: jax.Array
-    labels: jax.Array
 
 
 class Accumulator(NamedTuple):
@@ -40,22 +32,8 @@ class Accumulator(NamedTuple):
 class Steps:
     """The compiled functions of a run."""
 
-    accumulate: Callable[[PyTree, PyTree, Accumulator, Microbatch, jax.Array], Accumulator]
+    accumulate: Callable[[PyTree, PyTree, Accumulator, PyTree, jax.Array], Accumulator]
     apply: Callable[[PyTree, Any, Accumulator, jax.Array], tuple[PyTree, Any]]
-
-
-def make_loss(
-    graphdef: Any, frozen: PyTree, label_smoothing: float = 0.0
-) -> Callable[[PyTree, Microbatch], jax.Array]:
-    """The cross-entropy of one record, as a function of the trainable parameters."""
-
-    def loss(trainable: PyTree, record: Microbatch) -> jax.Array:
-        model = nnx.merge(graphdef, trainable, frozen)
-        logits = model(record.input_ids, record.attention_mask)
-        target = jax.nn.one_hot(record.labels, logits.shape[-1])
-        return optax.softmax_cross_entropy(logits, optax.smooth_labels(target, label_smoothing))
-
-    return loss
 
 
 def empty_accumulator(trainable: PyTree) -> Accumulator:
@@ -67,19 +45,20 @@ def empty_accumulator(trainable: PyTree) -> Accumulator:
 
 
 def make_private_steps(
-    graphdef: Any,
+    loss_of: LossOfFrozen,
     optimizer: optax.GradientTransformation,
     mechanism: DPSGD,
     clip_norm: float,
-    label_smoothing: float = 0.0,
 ) -> Steps:
-    """Steps that clip every record's gradient, and add the mechanism's noise once per step."""
+    """Steps that clip every record's gradient, and add the mechanism's noise once per step.
+
+    `loss_of(frozen)` is the loss of one record, `(trainable, record) -> scalar`.
+    """
 
     def accumulate(
-        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: Microbatch, mask: jax.Array
+        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: PyTree, mask: jax.Array
     ) -> Accumulator:
-        loss = make_loss(graphdef, frozen, label_smoothing)
-        clipped = clipped_grad(loss, clip_norm=clip_norm)
+        clipped = clipped_grad(loss_of(frozen), clip_norm=clip_norm)
         one = clipped(trainable, batch, mask)
         return Accumulator(
             jax.tree.map(jnp.add, total.grads, one.grads),
@@ -99,17 +78,14 @@ def make_private_steps(
 
 
 def make_non_private_steps(
-    graphdef: Any,
-    optimizer: optax.GradientTransformation,
-    expected_batch_size: int,
-    label_smoothing: float = 0.0,
+    loss_of: LossOfFrozen, optimizer: optax.GradientTransformation, expected_batch_size: int
 ) -> Steps:
     """The same recipe without clipping and noise; `noise_keys` is ignored."""
 
     def accumulate(
-        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: Microbatch, mask: jax.Array
+        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: PyTree, mask: jax.Array
     ) -> Accumulator:
-        loss = make_loss(graphdef, frozen, label_smoothing)
+        loss = loss_of(frozen)
 
         def summed(params: PyTree) -> jax.Array:
             return jnp.sum(jnp.where(mask, jax.vmap(loss, (None, 0))(params, batch), 0.0))

@@ -39,12 +39,6 @@ class CausalLM(nnx.Module):
         """What the head reads, `(..., T, hidden_size)`; arguments as in `Transformer`."""
         return self.transformer(input_ids, attention_mask)
 
-    def head_weights(self) -> tuple[jax.Array, Literal[0, 1]]:
-        """The weights of the head, `(V, d)` or `(d, V)`, and which axis is the vocabulary."""
-        if self.config.tied_head:
-            return self.transformer.embed_tokens.embedding[...], 0
-        return self.lm_head.kernel[...], 1
-
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`.
 
@@ -57,6 +51,16 @@ class CausalLM(nnx.Module):
         )
         cap = self.config.logit_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def head_weights(self) -> tuple[jax.Array, Literal[0, 1]]:
+        """The weights of the head and which of their axes is the vocabulary.
+
+        `(vocab_size, hidden_size)` and 0 of a tied head; `(hidden_size, vocab_size)` and 1 of one
+        of its own.
+        """
+        if self.config.tied_head:
+            return self.transformer.embed_tokens.embedding[...], 0
+        return self.lm_head.kernel[...], 1
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits `(..., T, vocab_size)` float32 of the token after each; as in `Transformer`."""

@@ -6,6 +6,7 @@ computes in float32 whatever the model computes in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -190,7 +191,11 @@ def token_classification_loss(
 
 
 def _over_chunks(
-    add_chunk, state: _State, table: jax.Array, bias: jax.Array | None, chunk: int
+    add_chunk: Callable[..., _State],
+    state: _State,
+    table: jax.Array,
+    bias: jax.Array | None,
+    chunk: int,
 ) -> _State:
     """All whole chunks in a loop, then what is left.
 

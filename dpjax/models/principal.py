@@ -17,7 +17,7 @@ import numpy as np
 import scipy.linalg
 from flax import nnx
 
-from dpjax.models.heads import SequenceClassifier
+from dpjax.models.heads import Model, SequenceClassifier
 from dpjax.models.lora import LoraLinear
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _TEXTS_AT_ONCE = 128
 
 
 def start_a_at_principal_directions(
-    model: SequenceClassifier, tokenizer: PreTrainedTokenizerBase, key: jax.Array
+    model: Model, tokenizer: PreTrainedTokenizerBase, key: jax.Array
 ) -> None:
     """Replace every adapter's A by directions in which its layer's inputs differ between texts.
 
@@ -99,7 +99,7 @@ class _Recorder:
         return self._layer(x)
 
 
-def _text_means(model: SequenceClassifier, ids: np.ndarray) -> list[np.ndarray]:
+def _text_means(model: Model, ids: np.ndarray) -> list[np.ndarray]:
     """For every adapted layer `(texts, in)` float32: its input, averaged over a text's tokens."""
     graphdef, state = nnx.split(model)
 
@@ -112,14 +112,18 @@ def _text_means(model: SequenceClassifier, ids: np.ndarray) -> list[np.ndarray]:
             parent = functools.reduce(_child, parents, running)
             recorders.append(_Recorder(getattr(parent, name)))
             setattr(parent, name, recorders[-1])
-        running.pool(ids, jnp.ones(ids.shape, bool))
+        mask = jnp.ones(ids.shape, bool)
+        if isinstance(running, SequenceClassifier):
+            running.pool(ids, mask)
+        else:
+            running.hidden_states(ids, mask)
         return [recorder.text_mean for recorder in recorders]
 
     parts = [run(state, ids[i : i + _TEXTS_AT_ONCE]) for i in range(0, len(ids), _TEXTS_AT_ONCE)]
     return [np.concatenate(own) for own in zip(*jax.device_get(parts), strict=True)]
 
 
-def _adapted_paths(model: SequenceClassifier) -> list[tuple[str | int, ...]]:
+def _adapted_paths(model: Model) -> list[tuple[str | int, ...]]:
     return [path for path, node in nnx.iter_graph(model) if isinstance(node, LoraLinear)]
 
 

@@ -11,8 +11,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+
+
+def load_tokenizer(folder: str | Path, *, needs_padding: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer in a checkpoint folder, read with transformers; nothing is downloaded or run.
+
+    Args:
+        needs_padding: refuse one without a padding token, as many decoders have.
 
     Raises:
         FileNotFoundError: without tokenizer files.
@@ -21,15 +27,15 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     folder = Path(folder)
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+    if not any((folder / name).is_file() for name in _FILES):
         raise FileNotFoundError(
-            f"{folder} has no tokenizer (tokenizer.json or vocab.txt); copy the files of the "
+            f"{folder} has no tokenizer ({', '.join(_FILES)}); copy the files of the "
             "tokenizer that the model was trained with into it"
         )
     tokenizer = AutoTokenizer.from_pretrained(
         folder, local_files_only=True, use_fast=True, trust_remote_code=False
     )
-    if tokenizer.pad_token is None:
+    if needs_padding and tokenizer.pad_token is None:
         raise ValueError(f"the tokenizer in {folder} has no padding token; name one in its files")
     rows = read_config(folder).vocab_size
     if len(tokenizer) > rows:

@@ -30,7 +30,7 @@ def unfinished(claims):
 def make_report(sections):
     return copy.deepcopy(
         {
-            "schema_version": 2,
+            "schema_version": 3,
             "private": True,
             "run": {"id": "a1", "time": "2026-01-02T03:04:05+00:00", "base_model": "m"}
             | {"trained": "all parameters"},
@@ -65,5 +65,10 @@ def make_report(sections):
             "not_covered": ["The metrics."],
             "warnings": [],
             "versions": {"dpjax": "0.1.0"},
+            "environment": {
+                "git_commit": None,
+                "uncommitted_changes": None,
+                "devices": "1 × TPU v5e",
+            },
         }
     )

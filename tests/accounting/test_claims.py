@@ -4,9 +4,25 @@ import math
 
 import numpy as np
 import pytest
-from dpjax_accounting import DPSGD, Composition, FixedSizeDPSGD, FullBatch, claim, tpr_ceiling
+from dpjax_accounting import (
+    DPSGD,
+    BestOfRuns,
+    Composition,
+    DPSGDSchedule,
+    FixedSizeDPSGD,
+    FullBatch,
+    GroupOfRecords,
+    RandomAllocationDPSGD,
+    Segment,
+    ShuffledDPSGD,
+    TruncatedPoissonDPSGD,
+    UserLevelDPSGD,
+    claim,
+    tpr_ceiling,
+)
+from dpjax_accounting.gaussian import gaussian_log_delta
 from dpjax_accounting.strongest_test import largest_tpr
-from dpjax_accounting.unamplified import unamplified_epsilon
+from dpjax_accounting.unamplified import NotSampled, unamplified_epsilon
 
 FULL = FullBatch(noise_multiplier=8.0, num_steps=4)
 
@@ -36,6 +52,54 @@ def test_known_batches_protect_less_but_not_as_if_all_took_part_in_all_steps():
     assert math.isfinite(unamplified_epsilon(DPSGD(10**7, 256, 1.0, 10**6), 1e-12))
 
 
+def test_without_sampling_it_is_the_epsilon_of_every_mechanism():
+    for mechanism in (FULL, ShuffledDPSGD(8.0, 3), Composition((FULL, FullBatch(5.0, 2)))):
+        known = unamplified_epsilon(mechanism, 1e-5)
+        assert known == pytest.approx(mechanism.epsilon(1e-5), rel=1e-3)
+    allocated = RandomAllocationDPSGD(1000, 10, 8.0, 3)
+    assert unamplified_epsilon(allocated, 1e-5) == pytest.approx(
+        FullBatch(8.0, 3).epsilon(1e-5), rel=1e-6
+    )
+
+
+def test_known_draws_of_several_segments_add_up():
+    segments = (Segment(100, 4.0, 2), Segment(500, 2.0, 1))
+    known = unamplified_epsilon(DPSGDSchedule(1000, segments), 1e-3)
+    # Of two steps with probability 0.1 and one with 0.5, by hand.
+    cases = [
+        (first * second, math.sqrt(k / 16 + j / 4))
+        for k, first in ((0, 0.81), (1, 0.18), (2, 0.01))
+        for j, second in ((0, 0.5), (1, 0.5))
+    ]
+    delta = sum(w * math.exp(gaussian_log_delta(known, mu)) for w, mu in cases if mu)
+    assert 1e-3 * 0.998 < delta <= 1e-3
+    halves = DPSGDSchedule(1000, (Segment(100, 4.0, 20), Segment(100, 4.0, 10)))
+    whole = unamplified_epsilon(DPSGD(1000, 100, 4.0, 30), 1e-12)
+    assert whole <= unamplified_epsilon(halves, 1e-12) < 1.001 * whole
+
+
+@pytest.mark.parametrize("neighboring", ["zero_out", "replace_one"])
+def test_known_batches_of_a_fixed_size_are_those_of_a_unit_alone(neighboring):
+    fixed = FixedSizeDPSGD(1000, 100, 4.0, 30, neighboring=neighboring)
+    poisson = DPSGD(1000, 100, 4.0, 30, neighboring=neighboring)
+    assert unamplified_epsilon(fixed, 1e-6) == unamplified_epsilon(poisson, 1e-6)
+    assert unamplified_epsilon(fixed.after(0), 1e-6) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "words"),
+    [
+        (UserLevelDPSGD(1000, 100, 8.0, 4, records_per_user=2), "by different amounts"),
+        (TruncatedPoissonDPSGD(1000, 100, 110, 8.0, 4), "by different amounts"),
+        (GroupOfRecords(FULL, 2), "known by a bound on all of it"),
+        (BestOfRuns(FULL, 3.0), "known by a bound on all of it"),
+    ],
+)
+def test_where_known_draws_are_not_accounted_for_it_is_said(mechanism, words):
+    with pytest.raises(NotSampled, match=words):
+        unamplified_epsilon(mechanism, 1e-5)
+
+
 def test_the_strongest_test_is_that_of_the_gaussian():
     fpr = np.array([0.0, 0.001, 0.01, 0.1, 0.5, 1.0])
     exact = gaussian_tpr(fpr, 2 / 8)
@@ -57,5 +121,12 @@ def test_every_mechanism_has_a_claim(mechanism):
     assert made["guarantee"]["epsilon"] == mechanism.epsilon(1e-5)
     assert made["status"] == "complete"
     assert claim(mechanism, 1e-5, made["steps_completed"]) == made
+    assert made["guarantee"]["epsilon_unamplified"] > 0
+
+
+def test_what_has_no_steps_has_no_claim_for_some_of_them():
     with pytest.raises(ValueError, match="counts in full"):
-        claim(mechanism, 1e-5, 1)
+        claim(Composition((FULL, FullBatch(5.0, 2))), 1e-5, 1)
+    unknown = claim(UserLevelDPSGD(1000, 100, 80.0, 4, records_per_user=2), 1e-5, 2)
+    assert unknown["guarantee"]["epsilon_unamplified"] is None
+    assert (unknown["steps_planned"], unknown["steps_completed"]) == (4, 2)

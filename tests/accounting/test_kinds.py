@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 
 import dp_accounting
 import pytest
@@ -25,6 +27,7 @@ from dpjax_accounting import (
     compare,
     mechanism_from_dict,
 )
+from dpjax_accounting.selection import _negative_binomial
 
 SST2 = DPSGD(67349, 1024, 1.0, 198)
 KINDS = [
@@ -36,8 +39,8 @@ KINDS = [
     (FullBatch(20.0, 100), {"add_or_remove_one", "replace_one", "zero_out"}),
     (ShuffledDPSGD(4.0, 3), {"replace_one", "zero_out"}),
     (TruncatedPoissonDPSGD(1000, 30, 60, 3.0, 20), {"replace_one", "zero_out"}),
-    (FixedSizeDPSGD(1000, 30, 4.0, 20), {"replace_one"}),
-    (BandedDPSGD(1000, 30, 3.0, 20, 4, 1.0), {"add_or_remove_one", "zero_out"}),
+    (FixedSizeDPSGD(1000, 30, 4.0, 20), {"replace_one", "zero_out"}),
+    (BandedDPSGD(1000, 30, 3.0, 20, 4, 1.0), {"replace_one", "zero_out"}),
     (
         UserLevelDPSGD(1000, 30, 3.0, 20, 3),
         {"add_or_remove_one", "replace_one", "zero_out"},
@@ -93,6 +96,7 @@ def test_nothing_released_is_free():
         FullBatch(1.0, 0),
         ShuffledDPSGD(1.0, 0),
         TruncatedPoissonDPSGD(10, 1, 2, 1.0, 0),
+        FixedSizeDPSGD(10, 1, 1.0, 0),
         BandedDPSGD(10, 1, 1.0, 0, 2, 1.0),
         UserLevelDPSGD(10, 1, 1.0, 0, 2),
         AdaptiveClippingDPSGD(10, 1, 1.0, 5.0, 0),
@@ -122,24 +126,42 @@ def test_replace_one_under_poisson_sampling():
 
 
 @pytest.mark.parametrize(
-    ("num_units", "size", "noise", "count", "delta", "expected", "wrong"),
+    ("num_units", "size", "noise", "count", "delta", "epsilon", "renyi"),
     [
-        (67349, 1024, 1.0, 198, 7.424e-6, 15.3606, 2.6143),
-        (42061, 1024, 1.5, 411, 8e-6, 10.39195, 3.6007),
-        (10000, 100, 1.0, 1000, 1e-5, 20.98707, 3.5761),
+        (67349, 1024, 1.0, 198, 7.424e-6, 11.0615, 15.3606),
+        (42061, 1024, 1.5, 411, 8e-6, 8.05904, 10.39195),
+        (10000, 100, 1.0, 1000, 1e-5, 15.16137, 20.98707),
     ],
 )
 def test_fixed_size_batches_use_the_sensitivity_of_a_replacement(
-    num_units, size, noise, count, delta, expected, wrong
+    num_units, size, noise, count, delta, epsilon, renyi
 ):
-    mechanism = FixedSizeDPSGD(num_units, size, noise, count)
-    epsilon = mechanism.epsilon(delta)
+    both = compare(FixedSizeDPSGD(num_units, size, noise, count), delta)
+    assert both.pld == pytest.approx(epsilon, rel=1e-5)
     # dp-accounting's bound is the strengthened one of the same paper, up to 1 % tighter.
-    assert expected * (1 - 1e-6) < epsilon < 1.01 * expected
-    assert epsilon > 2.5 * wrong
-    assert epsilon > 5 * DPSGD(num_units, size, noise, count).epsilon(delta)
-    assert mechanism.accountant == "rdp"
-    assert compare(mechanism, delta).pld is None
+    assert renyi * (1 - 1e-6) < both.rdp < 1.01 * renyi
+    # Every batch of Poisson sampling with all units, reduced at random, is one of a fixed size.
+    reduced = TruncatedPoissonDPSGD(num_units, num_units, size, noise, count)
+    for relation in ("replace_one", "zero_out"):
+        whole = dataclasses.replace(reduced, neighboring=relation).epsilon(delta)
+        assert whole == pytest.approx(both.pld, rel=1e-4)
+    zeroed = FixedSizeDPSGD(num_units, size, noise, count, neighboring="zero_out").epsilon(delta)
+    assert 0.8 * both.pld < zeroed < both.pld
+    # Not the loss of Poisson batches, with either relation.
+    assert zeroed > 4 * DPSGD(num_units, size, noise, count, neighboring="zero_out").epsilon(delta)
+    poisson = DPSGD(num_units, size, noise, count, neighboring="replace_one").epsilon(delta)
+    assert both.pld > 2.5 * poisson
+
+
+@pytest.mark.parametrize("relation", ["zero_out", "replace_one"])
+def test_batches_of_most_units_are_hardly_amplified(relation):
+    whole = FullBatch(4.0, 20, neighboring=relation)
+    for size in (50, 100):
+        fixed = FixedSizeDPSGD(100, size, 4.0, 20, neighboring=relation)
+        assert fixed.epsilon(1e-5) == whole.epsilon(1e-5)
+    assert fixed.rdp_epsilon(1e-5) == whole.rdp_epsilon(1e-5)
+    few = FixedSizeDPSGD(100, 30, 4.0, 20, neighboring=relation)
+    assert few.epsilon(1e-5) < whole.epsilon(1e-5)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +206,34 @@ def test_users_with_several_records(fields, delta, exact, black_box):
 
 
 @pytest.mark.parametrize(
+    ("run", "k"), [(FullBatch(20.0, 4), 8), (FullBatch(2000.0, 4), 1000), (SST2, 4)]
+)
+def test_groups_of_records(run, k):
+    group = GroupOfRecords(run, k)
+    epsilon = group.epsilon(1e-5)
+    assert group.delta(epsilon) <= 1e-5 < group.delta(0.999 * epsilon)
+    if isinstance(run, FullBatch):
+        # All k records together are one contribution of k clip norms.
+        whole = FullBatch(run.noise_multiplier / k, run.num_steps)
+        assert whole.epsilon(1e-5) < epsilon < 1.3 * whole.epsilon(1e-5)
+
+
+@pytest.mark.parametrize(("run", "k"), [(SST2, 8), (DPSGD(1000, 30, 1.0, 20), 1000)])
+def test_groups_that_are_too_large_for_their_delta_are_refused_in_words(run, k):
+    group = GroupOfRecords(run, k)
+    assert group.delta(900.0) == 1.0
+    words = f"records_per_user={k} at delta=1e-05: the group bound cannot be met at this delta. Use"
+    with pytest.raises(ValueError, match=words):
+        group.epsilon(1e-5)
+
+
+def test_a_delta_below_every_float_is_not_nothing_for_a_group():
+    selection = BestOfRuns(FullBatch(8.0, 3), 5.0)
+    assert selection.delta(5000.0) == 1e-25
+    assert GroupOfRecords(selection, 1000).delta(5000.0 * 1000) == 1.0
+
+
+@pytest.mark.parametrize(
     ("bands", "exact"),
     [(1, 4.591328707935135), (4, 9.85400756352973), (16, 19.900434002714157), (122, 39.3752354327)],
 )
@@ -197,6 +247,17 @@ def test_banded_noise(bands, exact):
 def test_banded_groups_must_hold_a_batch():
     with pytest.raises(ValueError, match="larger than a group, which has num_units / bands = 250"):
         BandedDPSGD(1000, 300, 1.0, 10, 4, 1.0)
+
+
+@pytest.mark.parametrize("mean", [1 + 1e-15, 1 + 1e-13, 1 + 1e-9, 1.5, 100.0, 1e10, 1e100, 1e300])
+def test_logarithmic_numbers_of_runs_have_their_mean(mean):
+    _, gamma = _negative_binomial("logarithmic", mean)
+    assert 0 < gamma < 1
+    # (1/γ − 1) / log(1/γ), where it can be computed so.
+    if mean > 1 + 1e-6:
+        assert (1 / gamma - 1) / -math.log(gamma) == pytest.approx(mean, rel=1e-9)
+    else:
+        assert 1 - gamma == pytest.approx(2 * (mean - 1), rel=1e-2, abs=3e-16)
 
 
 @pytest.mark.parametrize(
@@ -262,9 +323,11 @@ def test_what_has_no_renyi_divergence_or_loss_distribution_says_so():
     assert (both.rdp, both.disagree) == (None, False)
     with pytest.raises(NoRenyiDivergence, match="groups cannot be part of"):
         Composition((group, GroupOfRecords(SST2, 3))).epsilon(1e-5)
-    mixed = Composition((DPSGD(1000, 30, 4.0, 9, neighboring="replace_one"), KINDS[5][0]))
+    selection = BestOfRuns(DPSGD(1000, 30, 4.0, 20), 5.0)
+    mixed = Composition((DPSGD(1000, 30, 4.0, 9), selection))
     assert mixed.accountant == "rdp"
-    assert mixed.epsilon(1e-5) > KINDS[5][0].epsilon(1e-5)
+    assert compare(mixed, 1e-5).pld is None
+    assert mixed.epsilon(1e-5) > selection.epsilon(1e-5)
 
 
 def test_wrong_wrappers():

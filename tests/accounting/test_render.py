@@ -89,3 +89,13 @@ def test_show_command(report, tmp_path, capsys):
     path.write_text(json.dumps(report))
     assert main(["show", str(path)]) == 2
     assert "guarantee is missing" in capsys.readouterr().err
+
+
+def test_the_software_and_the_machine_are_named(report):
+    text = render_markdown(report)
+    assert "| Git commit | unknown |" in text
+    assert "| Devices | 1 × TPU v5e |" in text
+    report["environment"] |= {"git_commit": "0123abc", "uncommitted_changes": True}
+    text = render_markdown(report)
+    assert "| Git commit | 0123abc |" in text
+    assert "| Uncommitted changes | yes |" in text

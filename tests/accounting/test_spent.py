@@ -6,7 +6,23 @@ import time
 
 import numpy as np
 import pytest
-from dpjax_accounting import DPSGD, EpsilonBySteps
+from dpjax_accounting import (
+    DPSGD,
+    AdaptiveClippingDPSGD,
+    BandedDPSGD,
+    Composition,
+    DPSGDSchedule,
+    EpsilonBySteps,
+    FixedSizeDPSGD,
+    FullBatch,
+    RandomAllocationDPSGD,
+    Segment,
+    ShuffledDPSGD,
+    TruncatedPoissonDPSGD,
+    UserLevelDPSGD,
+)
+from dpjax_accounting.pictures import epsilon_picture
+from dpjax_accounting.steps import stopped_after
 
 MECHANISM = DPSGD(1000, 100, 6.0, 40)
 
@@ -80,12 +96,64 @@ def test_every_step_of_a_long_run_in_one_pass():
     assert np.diff(values).max() < 0.05 * values[-1]
 
 
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        FullBatch(12.0, 40),
+        DPSGDSchedule(1000, (Segment(100, 6.0, 15), Segment(50, 8.0, 25))),
+        TruncatedPoissonDPSGD(1000, 100, 140, 6.0, 40),
+        FixedSizeDPSGD(1000, 100, 12.0, 40),
+        BandedDPSGD(1000, 100, 6.0, 40, bands=4, column_norm=1.2),
+        AdaptiveClippingDPSGD(1000, 100, 6.0, 10.0, 40),
+        UserLevelDPSGD(1000, 100, 8.0, 40, records_per_user=3),
+    ],
+    ids=lambda mechanism: mechanism.name,
+)
+def test_every_mechanism_in_steps_has_it(mechanism):
+    spent = EpsilonBySteps(mechanism, 1e-5)
+    values = [spent.at(step) for step in range(41)]
+    assert values[0] == 0.0 and values[40] == mechanism.epsilon(1e-5)
+    assert np.all(np.diff(values) >= 0) and values[1] < 0.6 * values[40]
+    for step in (1, 15, 16, 39):
+        exact = mechanism.after(step).epsilon(1e-5)
+        assert exact <= values[step] <= 1.02 * exact
+    assert epsilon_picture(mechanism, 1e-5, 20).startswith(b"\x89PNG")
+
+
+def test_a_schedule_stops_in_its_segments():
+    first, second = Segment(100, 6.0, 15), Segment(50, 8.0, 25)
+    schedule = DPSGDSchedule(1000, (first, second))
+    assert schedule.after(40) == schedule
+    assert schedule.after(15) == DPSGDSchedule(1000, (first,))
+    assert schedule.after(16) == DPSGDSchedule(1000, (first, Segment(50, 8.0, 1)))
+    assert schedule.after(3).epsilon(1e-5) == DPSGD(1000, 100, 6.0, 3).epsilon(1e-5)
+    nothing = schedule.after(0)
+    assert (nothing.num_steps, nothing.epsilon(1e-5), nothing.rdp_epsilon(1e-5)) == (0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="step=41 lies beyond the last one: num_steps=40"):
+        schedule.after(41)
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        ShuffledDPSGD(8.0, 3),
+        RandomAllocationDPSGD(1000, 10, 8.0, 3),
+        Composition((MECHANISM, MECHANISM)),
+    ],
+)
+def test_what_has_no_steps_is_refused_in_words(mechanism):
+    with pytest.raises(TypeError, match="which has one epsilon for the whole of it"):
+        EpsilonBySteps(mechanism, 1e-5)
+    with pytest.raises(ValueError, match="has no steps: it counts in full"):
+        stopped_after(mechanism, 1)
+
+
 def test_no_steps():
     assert EpsilonBySteps(DPSGD(1000, 100, 0.01, 0), 1e-5).at(0) == 0.0
 
 
 def test_refusals():
-    with pytest.raises(TypeError, match="mechanism must be a DPSGD; got dict"):
+    with pytest.raises(TypeError, match="one in steps, such as DPSGD; got dict"):
         EpsilonBySteps(MECHANISM.to_dict(), 1e-5)
     with pytest.raises(ValueError, match="delta must lie strictly between"):
         EpsilonBySteps(MECHANISM, 1.0)

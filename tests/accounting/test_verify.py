@@ -101,7 +101,7 @@ def test_an_unfinished_run_cannot_claim_to_be_whole(unfinished):
         (lambda r: r["guarantee"].update(epsilom=1), "guarantee.epsilom is unknown. Did you mean"),
         (lambda r: r.update(guarantees={}), "guarantees is unknown. Did you mean 'guarantee'"),
         (lambda r: r["mechanism"].update(noise=1), "DPSGD has no field 'noise'"),
-        (lambda r: r.update(schema_version=1), "schema_version must be 2; got 1"),
+        (lambda r: r.update(schema_version=2), "schema_version must be 3; got 2"),
         (lambda r: r["guarantee"].update(delta=1.0), "guarantee.delta must be less than 1"),
         (lambda r: r["guarantee"].update(delta=0), "guarantee.delta must be greater than 0"),
         (lambda r: r["guarantee"].update(epsilon=-1), "guarantee.epsilon must be at least 0"),
@@ -112,6 +112,8 @@ def test_an_unfinished_run_cannot_claim_to_be_whole(unfinished):
         (lambda r: r["warnings"].append(""), "warnings[0] must not be empty"),
         (lambda r: r["data_uses"][0].update(status="fine"), "data_uses[0].status must be one of"),
         (lambda r: r["versions"].update(dpjax=1), "versions.dpjax must be string"),
+        (lambda r: r.pop("environment"), "environment is missing"),
+        (lambda r: r["environment"].update(devices=""), "environment.devices"),
     ],
 )
 def test_what_does_not_fit_the_schema_is_named(report, spoil, words):

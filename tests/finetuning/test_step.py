@@ -12,12 +12,12 @@ from flax import nnx
 
 from dpjax.finetuning.config import Training
 from dpjax.finetuning.step import (
-    Microbatch,
     empty_accumulator,
     make_non_private_steps,
     make_optimizer,
     make_private_steps,
 )
+from dpjax.finetuning.tasks import LabelledBatch, SequenceClassification
 from dpjax.privatize import RunKey, gaussian_noise
 
 CLIP_NORM, BATCH, SIGMA, RATE = 0.2, 6, 1.3, 0.5
@@ -41,9 +41,13 @@ def parts():
     return graphdef, nnx.to_pure_dict(trainable), nnx.to_pure_dict(frozen)
 
 
+def loss_of(parts):
+    return SequenceClassification().loss_of(parts[0])
+
+
 def make_batch(size, seed):
     rng = np.random.default_rng(seed)
-    return Microbatch(
+    return LabelledBatch(
         rng.integers(0, 9, (size, 4)).astype(np.int32),
         rng.random((size, 4)) < 0.8,
         rng.integers(0, 2, size).astype(np.int32),
@@ -73,7 +77,7 @@ def run_step(steps, parts, batches, noise_keys, optimizer):
 
 def test_a_private_step_is_the_clipped_sum_plus_noise_once_over_the_expected_batch(parts):
     optimizer = optax.sgd(RATE)
-    steps = make_private_steps(parts[0], optimizer, DPSGD(50, BATCH, SIGMA, 3), CLIP_NORM)
+    steps = make_private_steps(loss_of(parts), optimizer, DPSGD(50, BATCH, SIGMA, 3), CLIP_NORM)
     keys = RunKey.from_seed(1).noise_keys(0)
     batches = [
         (make_batch(4, 1), np.array([1, 1, 1, 1], bool)),
@@ -93,7 +97,9 @@ def test_a_private_step_is_the_clipped_sum_plus_noise_once_over_the_expected_bat
 
 def test_sums_of_microbatches_are_added_in_place(parts):
     """However many microbatches a step has, one accumulator is held."""
-    steps = make_private_steps(parts[0], optax.sgd(RATE), DPSGD(50, BATCH, SIGMA, 3), CLIP_NORM)
+    steps = make_private_steps(
+        loss_of(parts), optax.sgd(RATE), DPSGD(50, BATCH, SIGMA, 3), CLIP_NORM
+    )
     _, trainable, frozen = parts
     total = empty_accumulator(trainable)
     arguments = (trainable, frozen, total, make_batch(4, 1), np.ones(4, bool))
@@ -103,7 +109,7 @@ def test_sums_of_microbatches_are_added_in_place(parts):
 
 def test_an_empty_poisson_batch_is_a_step_of_pure_noise(parts):
     optimizer = optax.sgd(RATE)
-    steps = make_private_steps(parts[0], optimizer, DPSGD(50, BATCH, SIGMA, 3), CLIP_NORM)
+    steps = make_private_steps(loss_of(parts), optimizer, DPSGD(50, BATCH, SIGMA, 3), CLIP_NORM)
     keys = RunKey.from_seed(2).noise_keys(0)
     before, after, total = run_step(steps, parts, [], keys, optimizer)
     noise = gaussian_noise(keys, {"table": jnp.zeros((9, 2))}, SIGMA * CLIP_NORM)["table"]
@@ -113,7 +119,7 @@ def test_an_empty_poisson_batch_is_a_step_of_pure_noise(parts):
 
 def test_a_non_private_step_neither_clips_nor_adds_noise(parts):
     optimizer = optax.sgd(RATE)
-    steps = make_non_private_steps(parts[0], optimizer, BATCH)
+    steps = make_non_private_steps(loss_of(parts), optimizer, BATCH)
     batch, mask = make_batch(5, 3), np.array([1, 1, 0, 1, 1], bool)
     keys = RunKey.from_seed(3).noise_keys(0)
     before, after, _ = run_step(steps, parts, [(batch, mask)], keys, optimizer)

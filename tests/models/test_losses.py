@@ -323,4 +323,4 @@ def test_the_module_needs_nothing_but_jax():
     tree = ast.parse(Path(losses.__file__).read_text())
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     names |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
-    assert {name.split(".")[0] for name in names} == {"__future__", "typing", "jax"}
+    assert {name.split(".")[0] for name in names} == {"__future__", "collections", "typing", "jax"}

@@ -47,6 +47,21 @@ def test_epsilon_command(capsys):
     assert "right in at most" in printed
 
 
+def test_epsilon_command_prints_bounds_and_no_approximation(capsys):
+    # ε is 0.19945; by a central limit theorem, which is no bound, it would be 0.037.
+    arguments = "--num-units 1000 --expected-batch-size 10 --noise-multiplier 1 --num-steps 1"
+    assert main(["epsilon", *arguments.split(), "--delta", "1e-5", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) >= {"epsilon", "epsilon_renyi"}
+    assert min(value for name, value in printed.items() if "epsilon" in name) > 0.19945
+    for command in ("epsilon", "calibrate"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        words = capsys.readouterr().out.lower()
+        assert "--delta" in words
+        assert not any(word in words for word in ("clt", "central", "gdp", "--accountant"))
+
+
 def test_calibrate_command(capsys):
     arguments = "--target-epsilon 1 --num-units 1000 --expected-batch-size 100 --num-steps 30"
     assert main(["calibrate", *arguments.split()]) == 0

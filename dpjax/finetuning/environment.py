@@ -1,0 +1,49 @@
+"""What a run is executed by: which commit of dpjax, on which devices."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_SECONDS = 10.0
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """Return the section of the privacy report; it is that of the first call in a process.
+
+    git_commit and uncommitted_changes are None unless dpjax is run from a git checkout of it.
+    """
+    kinds = [device.device_kind for device in jax.devices()]
+    devices = ", ".join(f"{kinds.count(kind)} × {kind}" for kind in sorted(set(kinds)))
+    return {**git_state(Path(__file__)), "devices": devices}
+
+
+def git_state(source: Path) -> dict[str, Any]:
+    """Return the commit that `source` is of, and whether its checkout has changes since."""
+    # An installed copy may lie in a checkout of something else, such as a project's .venv.
+    if _git(source, "ls-files", "--error-unmatch", source.name) is None:
+        return {"git_commit": None, "uncommitted_changes": None}
+    changes = _git(source, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "git_commit": _git(source, "rev-parse", "HEAD"),
+        "uncommitted_changes": None if changes is None else changes != "",
+    }
+
+
+def _git(source: Path, *arguments: str) -> str | None:
+    """What git prints in the folder of `source`; None if it fails or there is none."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(source.parent), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

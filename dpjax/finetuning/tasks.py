@@ -1,0 +1,224 @@
+"""What a run learns: the difference between classifying texts and writing them.
+
+Everything else in a run is the same for every task.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import jax
+import optax
+from flax import nnx
+
+from dpjax.data import (
+    EncodedRecords,
+    LanguageDataset,
+    LanguageRecords,
+    RecordColumns,
+    Records,
+    TextDataset,
+    encode,
+    encode_language,
+    label_names,
+    read_language_records,
+    read_records,
+)
+from dpjax.finetuning.config import FinetuneConfig
+from dpjax.models import Loading, Model, load_causal_lm, load_classifier
+from dpjax.models.losses import causal_lm_loss
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PyTree = Any
+Loss = Callable[[PyTree, Any], jax.Array]
+LossOfFrozen = Callable[[PyTree], Loss]
+
+
+class LabelledBatch(NamedTuple):
+    """Encoded texts of one static shape: `(b, T)` int32, `(b, T)` bool, `(b,)` int32."""
+
+    input_ids: jax.Array
+    attention_mask: jax.Array
+    labels: jax.Array
+
+
+class LanguageBatch(NamedTuple):
+    """Encoded texts of one static shape: `(b, T)` int32, and twice `(b, T)` bool."""
+
+    input_ids: jax.Array
+    attention_mask: jax.Array
+    loss_mask: jax.Array
+
+
+class Task(Protocol):
+    """What a run needs to know of its task."""
+
+    labels: tuple[str, ...]
+
+    def read(self, config: FinetuneConfig) -> tuple[RecordColumns, RecordColumns]:
+        """The training and the evaluation records."""
+
+    def encoded(
+        self, records: RecordColumns, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> EncodedRecords:
+        """The records as arrays."""
+
+    def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:
+        """The pretrained model, with a new head made from `key` where it needs one."""
+
+    def batch(self, records: EncodedRecords) -> LabelledBatch | LanguageBatch:
+        """What the loss reads, with a leading axis of records."""
+
+    def loss_of(self, graphdef: Any) -> LossOfFrozen:
+        """From the frozen parameters to the loss of one record, `(trainable, record) -> scalar`."""
+
+    def summary(self) -> str:
+        """What the data has, for people: its labels, for instance."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceClassification:
+    """Each text has one of several labels."""
+
+    labels: tuple[str, ...] = ()
+    label_smoothing: float = 0.0
+
+    def read(self, config: FinetuneConfig) -> tuple[Records, Records]:
+        """The records with their labels."""
+        return read_records(config.train_data), read_records(config.eval_data)
+
+    def with_labels_of(self, train: Records, held_out: Records) -> SequenceClassification:
+        """The task with the set of labels that training records have."""
+        return dataclasses.replace(self, labels=label_names(train, held_out))
+
+    def encoded(
+        self, records: Records, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> TextDataset:
+        """The records as arrays."""
+        return encode(records, tokenizer, self.labels, max_length)
+
+    def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:
+        """The checkpoint as a classifier."""
+        return load_classifier(
+            checkpoint,
+            label_names=self.labels,
+            key=key,
+            pooling=config.pooling,
+            num_layers=config.num_layers,
+            loading=loading_of(config),
+        )
+
+    def batch(self, records: TextDataset) -> LabelledBatch:
+        """Ids, mask and labels."""
+        return LabelledBatch(records.input_ids, records.attention_mask, records.labels)
+
+    def loss_of(self, graphdef: Any) -> LossOfFrozen:
+        """Cross-entropy with smoothed labels, in nats."""
+
+        def with_frozen(frozen: PyTree) -> Loss:
+            def loss(trainable: PyTree, record: LabelledBatch) -> jax.Array:
+                model = nnx.merge(graphdef, trainable, frozen)
+                logits = model(record.input_ids, record.attention_mask)
+                target = jax.nn.one_hot(record.labels, logits.shape[-1])
+                smoothed = optax.smooth_labels(target, self.label_smoothing)
+                return optax.softmax_cross_entropy(logits, smoothed)
+
+            return loss
+
+        return with_frozen
+
+    def summary(self) -> str:
+        """How many labels there are."""
+        return f"{len(self.labels)} labels"
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalLanguage:
+    """Texts, or the answers in them, are to be written token by token."""
+
+    reduction: Literal["mean", "sum"] = "mean"
+    vocab_chunk: int | None = None
+    separator: str = ""
+    labels: tuple[str, ...] = ()
+
+    def read(self, config: FinetuneConfig) -> tuple[LanguageRecords, LanguageRecords]:
+        """Texts, prompts with completions, or conversations."""
+        train = read_language_records(config.train_data)
+        held_out = read_language_records(config.eval_data)
+        if type(train) is not type(held_out):
+            raise ValueError(
+                f"train_data holds {type(train).__name__.lower()}, eval_data "
+                f"{type(held_out).__name__.lower()}; both must have the same columns"
+            )
+        return train, held_out
+
+    def encoded(
+        self, records: LanguageRecords, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> LanguageDataset:
+        """The records as arrays, with the tokens that count."""
+        return encode_language(records, tokenizer, max_length, separator=self.separator)
+
+    def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:
+        """The checkpoint as a language model; nothing in it is new."""
+        del key
+        if config.num_layers is not None:
+            raise ValueError(
+                f"num_layers={config.num_layers} is for classifiers: a language model with layers "
+                "taken away writes nothing sensible"
+            )
+        return load_causal_lm(checkpoint, loading=loading_of(config))
+
+    def batch(self, records: LanguageDataset) -> LanguageBatch:
+        """Ids, mask and the tokens that count."""
+        return LanguageBatch(records.input_ids, records.attention_mask, records.loss_mask)
+
+    def loss_of(self, graphdef: Any) -> LossOfFrozen:
+        """Cross-entropy of the tokens that count, their sum or mean, in nats."""
+
+        def with_frozen(frozen: PyTree) -> Loss:
+            def loss(trainable: PyTree, record: LanguageBatch) -> jax.Array:
+                model = nnx.merge(graphdef, trainable, frozen)
+                # Nothing follows the last token.
+                hidden = model.hidden_states(record.input_ids, record.attention_mask)[:-1]
+                head, vocab_axis = model.head_weights()
+                return causal_lm_loss(
+                    hidden,
+                    head,
+                    vocab_axis=vocab_axis,
+                    targets=record.input_ids[1:],
+                    loss_mask=record.loss_mask[1:],
+                    reduction=self.reduction,
+                    vocab_chunk=self.vocab_chunk,
+                    logit_softcap=model.config.logit_softcap,
+                )
+
+            return loss
+
+        return with_frozen
+
+    def summary(self) -> str:
+        """What the loss is."""
+        return f"the {self.reduction} of the loss over the tokens that count"
+
+
+def task_of(config: FinetuneConfig) -> SequenceClassification | CausalLanguage:
+    """The task of a run; a classifier's labels are not known yet."""
+    if config.task == "sequence_classification":
+        return SequenceClassification(label_smoothing=config.training.label_smoothing)
+    training = config.training
+    return CausalLanguage(training.loss_reduction, config.compute.vocab_chunk, config.separator)
+
+
+def loading_of(config: FinetuneConfig) -> Loading:
+    """How the checkpoint is loaded."""
+    compute = config.compute
+    return Loading(
+        dtype=compute.dtype,
+        scan_layers=compute.scan_layers,
+        rematerialise=compute.rematerialise,
+    )

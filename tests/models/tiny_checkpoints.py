@@ -1,0 +1,140 @@
+"""A tiny configuration of every family, as a config.json, and random models made from it."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dpjax.models import FAMILIES, CausalLM, SequenceClassifier, TokenClassifier, parse_config
+
+VOCABULARY = 61
+LABELS = ("a", "b", "c")
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_SHARED_HEADS = _SIZES | {"num_key_value_heads": 2, "rms_norm_eps": 1e-6, "rope_theta": 1e4}
+_ROBERTA = _SIZES | {"pad_token_id": 1, "bos_token_id": 0, "type_vocab_size": 1}
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": VOCABULARY}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+
+# Every switch that a family has is on, and sequences of 14 tokens go beyond every window.
+CONFIGS = {
+    "gpt2": _SPECIAL
+    | {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40, "initializer_range": 0.2},
+    "gpt_neox": _SIZES | {"rotary_pct": 0.25, "rotary_emb_base": 10000},
+    "opt": _SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.2},
+    "llama": _SHARED_HEADS | {"rope_scaling": _LLAMA3, "attention_bias": True, "mlp_bias": True},
+    "mistral": _SHARED_HEADS | {"sliding_window": 6},
+    "qwen2": _SHARED_HEADS
+    | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    "qwen3": _SHARED_HEADS | {"head_dim": 12},
+    "gemma": _SHARED_HEADS | {"head_dim": 12},
+    "gemma2": _SHARED_HEADS | {"head_dim": 12, "sliding_window": 6, "query_pre_attn_scalar": 16},
+    "gemma3_text": _SHARED_HEADS
+    | {
+        "head_dim": 12,
+        "sliding_window": 6,
+        "query_pre_attn_scalar": 16,
+        "sliding_window_pattern": 2,
+        "rope_local_base_freq": 100.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
+    "olmo2": _SHARED_HEADS,
+    "phi3": _SHARED_HEADS | {"sliding_window": 7},
+    "smollm3": _SHARED_HEADS | {"no_rope_layers": [1, 0]},
+    "bert": _SIZES | {"type_vocab_size": 2},
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "distilbert": _SPECIAL
+    | {
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "hidden_dim": 48,
+        "max_position_embeddings": 40,
+        "initializer_range": 0.2,
+    },
+}
+assert CONFIGS.keys() == FAMILIES.keys()
+
+# Other settings of switches, for parity only.
+VARIANTS = {
+    "gpt_neox": [{"use_parallel_residual": False, "tie_word_embeddings": True}],
+    "opt": [{"do_layer_norm_before": False}],
+    "llama": [
+        {"tie_word_embeddings": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
+    ],
+    "gpt2": [{"n_inner": 20, "activation_function": "relu", "tie_word_embeddings": False}],
+    "gemma2": [{"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0}],
+}
+
+FAMILIES_AND_TASKS = [(family, task) for family in CONFIGS for task in FAMILIES[family].heads]
+DECODERS = [family for family in CONFIGS if "causal_lm" in FAMILIES[family].heads]
+
+
+def raw_config(family, **changes):
+    """Contents of a config.json."""
+    return {"model_type": family, **CONFIGS[family], **changes}
+
+
+def write_config(folder, family, **changes):
+    """Writes a config.json into a new folder."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(raw_config(family, **changes)))
+    return folder
+
+
+def random_model(family, task, **changes):
+    """A model with random weights, norms and biases included; `changes` to the configuration."""
+    config = _config(family)
+    config = type(config)(**(vars(config) | changes))
+    make = {
+        "causal_lm": lambda: CausalLM(config, rngs=nnx.Rngs(0)),
+        "sequence_classification": lambda: SequenceClassifier(
+            config, num_labels=len(LABELS), rngs=nnx.Rngs(0)
+        ),
+        "token_classification": lambda: TokenClassifier(
+            config, num_labels=len(LABELS), rngs=nnx.Rngs(0)
+        ),
+    }
+    graphdef, state = nnx.split(make[task]())
+    leaves, treedef = jax.tree.flatten(nnx.to_pure_dict(state))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noise = [0.1 * jax.random.normal(key, x.shape) for key, x in zip(keys, leaves, strict=True)]
+    moved = [x + y for x, y in zip(leaves, noise, strict=True)]
+    return nnx.merge(graphdef, jax.tree.unflatten(treedef, moved))
+
+
+@functools.cache
+def _config(family):
+    return parse_config(raw_config(family))
+
+
+def ragged_batch():
+    """(4, 14) ids and mask: full, padded on the right, padded on the left, one token."""
+    mask = jnp.ones((4, 14), bool)
+    mask = mask.at[1, 9:].set(False).at[2, :5].set(False).at[3, 1:].set(False)
+    return jax.random.randint(jax.random.key(2), (4, 14), 3, VOCABULARY), mask
+
+
+def run(model, ids, mask):
+    """The logits, compiled as one."""
+    graphdef, state = nnx.split(model)
+    return jax.jit(lambda state, ids, mask: nnx.merge(graphdef, state)(ids, mask))(state, ids, mask)
