@@ -17,7 +17,7 @@ from dpjax.data import (
 )
 from dpjax.finetuning.config import FinetuneConfig, Privacy, Training
 from dpjax.finetuning.tasks import CausalLanguage, SequenceClassification, task_of
-from dpjax.models import load_tokenizer, read_config, resolve_checkpoint
+from dpjax.models import family_of, load_tokenizer, read_config, resolve_checkpoint
 
 DEFAULT_EPOCHS = 3.0
 
@@ -54,6 +54,8 @@ def prepare(config: FinetuneConfig) -> Plan:
     """
     checkpoint = resolve_checkpoint(config.model)
     model = read_config(checkpoint)
+    # Before the data: an encoder's tokenizer is no fit for texts to be written either.
+    family_of(model.model_type).head(config.task)
     if config.training.max_length > model.max_positions:
         raise ValueError(
             f"training.max_length={config.training.max_length} is more than the "

@@ -25,7 +25,7 @@ ASSUMPTIONS = (
     "One record is one row of the training file; a person with several rows is protected for each "
     "row, not for all of them together.",
     "Neighbouring data sets differ by one record added or removed. The sampling probability, the "
-    "number of steps, the clip norm, the expected batch size and the set of labels are public.",
+    "number of steps, the clip norm and the expected batch size are public{labels}.",
     "The model at the end, and every intermediate one, may be seen by the adversary; which records "
     "were drawn in which step may not.",
     "Noise is Gaussian in float32 arithmetic, drawn from Threefry generators with fresh 64-bit "
@@ -84,12 +84,8 @@ _DATA_USES = (
         "public data",
         "They come with the pretrained checkpoint, whose own data no guarantee covers.",
     ),
-    (
-        "Set of labels",
-        "not covered",
-        "Read from the data and treated as public.",
-    ),
 )
+_LABEL_USES = (("Set of labels", "not covered", "Read from the data and treated as public."),)
 
 
 def build(
@@ -116,10 +112,11 @@ def build(
         "trust": TRUST,
         "data_uses": [
             {"use": use, "status": status, "explanation": explanation}
-            for use, status, explanation in _DATA_USES * private
+            for use, status, explanation in (_DATA_USES + _LABEL_USES * bool(plan.task.labels))
+            * private
         ],
         "dataset_total": None if ledger is None else dataset_total(ledger, plan.delta),
-        "assumptions": list(ASSUMPTIONS) * private,
+        "assumptions": _assumptions(plan) * private,
         "not_covered": list(NOT_COVERED) * private,
         "warnings": [],
         "versions": {name: version(name) for name in _PACKAGES}
@@ -146,6 +143,11 @@ def in_words(plan: Plan, steps: int) -> str:
         f"{mechanism.noise_multiplier:.4g}, clip norm {plan.config.privacy.clip_norm:g}, "
         f"{steps} steps."
     )
+
+
+def _assumptions(plan: Plan) -> list[str]:
+    labels = ", and so is the set of labels" if plan.task.labels else ""
+    return [line.format(labels=labels) for line in ASSUMPTIONS]
 
 
 def _claim(plan: Plan, steps_completed: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dpjax.models.config import TransformerConfig as TransformerConfig
 from dpjax.models.families import FAMILIES as FAMILIES
 from dpjax.models.families import TASKS as TASKS
 from dpjax.models.families import Task as Task
+from dpjax.models.families import family_of as family_of
 from dpjax.models.files import resolve_checkpoint as resolve_checkpoint
 from dpjax.models.generate import Generation as Generation
 from dpjax.models.generate import generate as generate

@@ -82,7 +82,7 @@ class Family:
         """The head for a task; ValueError if transformers has none for this family."""
         if task not in self.heads:
             raise ValueError(
-                f"this family has no head for {task.replace('_', ' ')}; it has one for "
+                f"a model of this family has no head for {task.replace('_', ' ')}; it has one for "
                 f"{', '.join(name.replace('_', ' ') for name in self.heads)}"
             )
         return self.heads[task]
