@@ -31,7 +31,14 @@ from rich.console import Console
 from rich.table import Table
 
 from dpjax.finetuning.tasks import LabelledBatch, SequenceClassification
-from dpjax.models import SequenceClassifier, TransformerConfig, add_lora, split_trainable
+from dpjax.models import (
+    LoraConfig,
+    SequenceClassifier,
+    Trainable,
+    TransformerConfig,
+    add_lora,
+    split_trainable,
+)
 from dpjax.privatize import clipped_grad
 
 
@@ -49,6 +56,8 @@ class Options:
     hidden_size: int = 256
     vocab_size: int = 8192
     head_size: int = 64
+    vocab_chunk: int | None = None
+    """Logits held at once, of every step that is compared; default: of the whole vocabulary."""
     rematerialise: bool = False
     """Decoder: keep only the inputs of layers, as in training of large models."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -97,6 +106,7 @@ def build(options: Options) -> Problem:
         heads=options.hidden_size // options.head_size,
         rematerialise=options.rematerialise,
         compute_dtype=jnp.dtype(options.compute_dtype),
+        vocab_chunk=options.vocab_chunk,
     )
     return Problem(lambda p, frozen, example: loss(p, example), params, (), ids)
 
@@ -130,12 +140,14 @@ def _encoder(options: Options, ids: jax.Array) -> Problem:
     if options.tuning == "lora":
         add_lora(
             model,
-            rank=options.rank,
-            alpha=16.0,
-            target_modules="all-linear",
+            LoraConfig(
+                rank=options.rank,
+                alpha=16.0,
+                target_modules="all-linear",
+            ),
             key=jax.random.key(1),
         )
-    graphdef, trainable, frozen = split_trainable(model, options.tuning)
+    graphdef, trainable, frozen = split_trainable(model, Trainable(options.tuning))
     task = SequenceClassification()
     batch = LabelledBatch(ids, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
     return Problem(

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.models.losses import causal_lm_loss
+
 PyTree = Any
 
 _LAYER_PARAMS = ("qkv", "attention_out", "up", "down", "norm_1", "norm_2")
@@ -43,15 +45,20 @@ def unstack_layers(params: PyTree) -> PyTree:
     return rest | {"layers": layers}
 
 
-def decoder_loss(*, heads: int, rematerialise: bool, compute_dtype: Any) -> Callable:
-    """`loss(params, ids)`: mean next-token cross-entropy of one sequence `(T,)` int32."""
+def decoder_loss(
+    *, heads: int, rematerialise: bool, compute_dtype: Any, vocab_chunk: int | None = None
+) -> Callable:
+    """`loss(params, ids)`: mean next-token cross-entropy of one sequence `(T,)` int32.
+
+    With `vocab_chunk` the logits of that many tokens of the vocabulary are held at once.
+    """
     layer = _make_layer(heads, rematerialise)
 
     def apply_layers(h: jax.Array, p: PyTree) -> jax.Array:
         stacked = {name: p[name] for name in _LAYER_PARAMS}
         return jax.lax.scan(lambda h, one: (layer(h, one), None), h, stacked)[0]
 
-    return _make_loss(apply_layers, compute_dtype)
+    return _make_loss(apply_layers, compute_dtype, vocab_chunk)
 
 
 def unrolled_decoder_loss(*, heads: int, rematerialise: bool, compute_dtype: Any) -> Callable:
@@ -75,11 +82,19 @@ def _make_layer(heads: int, rematerialise: bool) -> Callable[[jax.Array, PyTree]
     return jax.checkpoint(layer, prevent_cse=False) if rematerialise else layer
 
 
-def _make_loss(apply_layers: Callable, compute_dtype: Any) -> Callable:
+def _make_loss(
+    apply_layers: Callable, compute_dtype: Any, vocab_chunk: int | None = None
+) -> Callable:
     def loss(params: PyTree, ids: jax.Array) -> jax.Array:
         p = jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
         h = apply_layers(p["table"][ids] + p["positions"][: ids.shape[0]], p)
-        logits = (_normalise(h[:-1], p["norm"]) @ p["table"].T).astype(jnp.float32)
+        h = _normalise(h[:-1], p["norm"])
+        if vocab_chunk is not None:
+            counted = jnp.ones(h.shape[0], bool)
+            return causal_lm_loss(
+                h, p["table"], ids[1:], counted, vocab_axis=0, vocab_chunk=vocab_chunk
+            )
+        logits = (h @ p["table"].T).astype(jnp.float32)
         picked = jnp.take_along_axis(logits, ids[1:, None], axis=1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(logits, axis=1) - picked)
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from dpjax.data import DataSource
 
+Tuning = Literal["lora", "full", "bias", "head", "last_layers"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Privacy:
@@ -39,8 +41,12 @@ class Lora:
     """Rank r of the update A·B."""
     alpha: float = 16.0
     """The update is scaled by alpha / rank."""
+    use_rslora: bool = False
+    """Scale it by alpha / √rank instead."""
     target_modules: tuple[str, ...] = ("all-linear",)
     """Hugging Face names of the linear layers to adapt, or all-linear."""
+    modules_to_save: tuple[str, ...] = ()
+    """Hugging Face names of modules to train in full beside the head, such as LayerNorm."""
     layers_to_transform: tuple[int, ...] | None = None
     """Encoder layers to adapt, counted from 0; default: all. Adapting the upper ones only is
     faster, for no gradient is computed below the lowest."""
@@ -134,8 +140,11 @@ class FinetuneConfig:
     num_layers: int | None = None
     """Keep only this many layers of the checkpoint, from the bottom; default: all. The uppermost
     know what the checkpoint was made for, those below often more of what another task needs."""
-    tuning: Literal["lora", "full"] = "lora"
-    """Train low-rank adapters and the head, or every parameter."""
+    tuning: Tuning = "lora"
+    """What is trained beside the head: low-rank adapters, every parameter, the biases, nothing, or
+    the uppermost layers."""
+    num_trained_layers: int | None = None
+    """How many layers, from the top, are trained with tuning=last_layers."""
     privacy: Privacy = dataclasses.field(default_factory=Privacy)
     lora: Lora = dataclasses.field(default_factory=Lora)
     training: Training = dataclasses.field(default_factory=Training)
@@ -150,7 +159,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         _check_privacy(self.privacy, self.non_private)
-        _check_lora(self.lora, self.tuning)
+        _check_lora(self.lora)
+        _check_tuning(self.tuning, self.num_trained_layers)
         _check_training(self.training)
         _check_compute(self.compute, self.generation)
         _check_task(self)
@@ -263,9 +273,23 @@ def _check_privacy(privacy: Privacy, non_private: bool) -> None:
         raise ValueError(f"privacy.delta must be between 0 and 1, got {privacy.delta}")
 
 
-def _check_lora(lora: Lora, tuning: str) -> None:
-    if tuning not in ("lora", "full"):
-        raise ValueError(f"tuning must be 'lora' or 'full', got {tuning!r}")
+def _check_tuning(tuning: str, num_trained_layers: int | None) -> None:
+    tunings = typing.get_args(Tuning)
+    if tuning not in tunings:
+        near = difflib.get_close_matches(str(tuning), tunings, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f"tuning must be one of {', '.join(tunings)}, got {tuning!r}; did you mean {near!r}?"
+        )
+    if (tuning == "last_layers") != (num_trained_layers is not None):
+        raise ValueError(
+            "num_trained_layers goes with tuning=last_layers and only with it, got "
+            f"num_trained_layers={num_trained_layers} with tuning={tuning}"
+        )
+    if num_trained_layers is not None and num_trained_layers < 1:
+        raise ValueError(f"num_trained_layers must be at least 1, got {num_trained_layers}")
+
+
+def _check_lora(lora: Lora) -> None:
     if lora.rank < 1:
         raise ValueError(f"lora.rank must be at least 1, got {lora.rank}")
     _check_positive("lora.alpha", lora.alpha)

@@ -14,6 +14,7 @@ from dpjax.finetuning.config import (
     Lora,
     Privacy,
     Training,
+    Tuning,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def finetune(
     separator: str = "",
     pooling: Literal["auto", "first", "mean"] = "auto",
     num_layers: int | None = None,
-    tuning: Literal["lora", "full"] = "lora",
+    tuning: Tuning = "lora",
+    num_trained_layers: int | None = None,
     privacy: Privacy | Mapping[str, Any] = Privacy(),  # noqa: B008 (frozen)
     lora: Lora | Mapping[str, Any] = Lora(),  # noqa: B008 (frozen)
     training: Training | Mapping[str, Any] = Training(),  # noqa: B008 (frozen)
@@ -77,6 +79,7 @@ def finetune(
         "pooling": pooling,
         "num_layers": num_layers,
         "tuning": tuning,
+        "num_trained_layers": num_trained_layers,
         "privacy": privacy,
         "lora": lora,
         "training": training,

@@ -54,7 +54,7 @@ def train(
     Raises:
         RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is saved.
     """
-    optimizer = make_optimizer(plan.config.training, plan.num_steps)
+    optimizer = make_optimizer(plan.config.training, plan.num_steps, plan.head)
     steps, sampler, spent = _machinery(plan, graphdef, optimizer, run_key)
     state = optimizer.init(trainable)
     first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)

@@ -17,7 +17,7 @@ from dpjax.data import (
 )
 from dpjax.finetuning.config import FinetuneConfig, Privacy, Training
 from dpjax.finetuning.tasks import CausalLanguage, SequenceClassification, task_of
-from dpjax.models import family_of, load_tokenizer, read_config, resolve_checkpoint
+from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
 
 DEFAULT_EPOCHS = 3.0
 
@@ -25,12 +25,17 @@ DEFAULT_EPOCHS = 3.0
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A validated run: the data as arrays, and the mechanism that sampler, noise and accountant
-    all read. Without privacy the mechanism and δ are None; without a ledger the identity is;
-    without prompts to answer in the report, `prompts` is."""
+    all read.
+
+    `head` names the parts of the model that tuning makes anew. Without privacy the mechanism and δ
+    are None; without a ledger the identity is; without prompts to answer in the report, `prompts`
+    is.
+    """
 
     config: FinetuneConfig
     checkpoint: Path
     task: SequenceClassification | CausalLanguage
+    head: tuple[str, ...]
     train: EncodedRecords
     evaluation: EncodedRecords
     prompts: LanguageRecords | None
@@ -55,7 +60,7 @@ def prepare(config: FinetuneConfig) -> Plan:
     checkpoint = resolve_checkpoint(config.model)
     model = read_config(checkpoint)
     # Before the data: an encoder's tokenizer is no fit for texts to be written either.
-    family_of(model.model_type).head(config.task)
+    head = head_names(model, config.task)
     if config.training.max_length > model.max_positions:
         raise ValueError(
             f"training.max_length={config.training.max_length} is more than the "
@@ -87,6 +92,7 @@ def prepare(config: FinetuneConfig) -> Plan:
         config=config,
         checkpoint=checkpoint,
         task=task,
+        head=head,
         train=train,
         evaluation=evaluation,
         prompts=_prompts(config, eval_records, model.max_positions),

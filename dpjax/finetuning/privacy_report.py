@@ -32,8 +32,8 @@ ASSUMPTIONS = (
     "keys per step; attacks on floating-point rounding of the noise are not covered.",
 )
 NOT_COVERED = (
-    "metrics.jsonl, attack.json, report.md and anything else in the run directory beside model/ "
-    "and this report: they are computed from the private records without noise.",
+    "metrics.jsonl, attack.json, report.md and anything else in the run directory beside model/, "
+    "adapter/ and this report: they are computed from the private records without noise.",
     "Choosing hyper-parameters, or one of several runs, by looking at results on private data.",
     "The evaluation records, and the data the pretrained checkpoint was made from.",
     "Other trainings on the same records, unless a ledger has them: their ε compose.",
@@ -43,7 +43,10 @@ TRUST = {
     "trusted_with_records": [
         "Whoever runs the training, and the machine it runs on: both see the records."
     ],
-    "released": ["model/: the tuned weights, and every intermediate state of them."],
+    "released": [
+        "model/, and adapter/ where there is one: the tuned weights, and every intermediate state "
+        "of them."
+    ],
     "kept_secret": [
         "The run key and the checkpoints of an unfinished run, from which noise can be computed; "
         "both are deleted when the run ends.",
@@ -193,6 +196,13 @@ def _randomness(run_key: RunKey) -> dict[str, Any]:
 
 
 def _trained(plan: Plan) -> str:
-    if plan.config.tuning == "full":
-        return "all parameters"
-    return f"LoRA adapters of rank {plan.config.lora.rank}, merged afterwards, and the head"
+    config = plan.config
+    if config.tuning == "lora":
+        further = ", ".join((*config.lora.modules_to_save, "the head"))
+        return f"LoRA adapters of rank {config.lora.rank}, merged afterwards, and {further}"
+    return {
+        "full": "all parameters",
+        "bias": "all biases and the head",
+        "head": "the head",
+        "last_layers": f"the last {config.num_trained_layers} layers and the head",
+    }[config.tuning]

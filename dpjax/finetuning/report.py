@@ -14,6 +14,7 @@ from dpjax.finetuning.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from dpjax.finetuning.run import FinetuneResult
+    from dpjax.finetuning.samples import Sample
 
 
 def write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
@@ -43,12 +44,17 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
     config, training = plan.config, plan.config.training
     title = "Fine-tuning WITHOUT privacy" if result.epsilon is None else "Private fine-tuning"
     how = config.tuning
+    if config.tuning == "last_layers":
+        how = f"the last {config.num_trained_layers} layers and the head"
     if config.tuning == "lora":
         targets = ", ".join(config.lora.target_modules)
         how = f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha:g}, on {targets}"
         if config.lora.layers_to_transform is not None:
             how += f" of layers {', '.join(map(str, config.lora.layers_to_transform))}"
         how += ", A frozen" if config.lora.freeze_a else ""
+        how += ", rsLoRA" if config.lora.use_rslora else ""
+        if config.lora.modules_to_save:
+            how += f", {', '.join(config.lora.modules_to_save)} in full"
         if config.lora.start_a == "principal":
             how += ", A from principal components of random texts"
     rows = [
@@ -68,6 +74,8 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
     sections = [f"# {title}", f"| | |\n|---|---|\n{table}", "![Loss and ε](training.png)"]
     sections += [f"> **Warning.** {warning}" for warning in result.privacy["warnings"]]
     sections += ["## Membership inference", _attack_text(result), "![ROC](roc.png)"]
+    if result.samples:
+        sections += ["## Answers to held-out prompts", _samples_table(result.samples)]
     if result.privacy["private"]:
         sections.append("privacy.html says what is promised, in words and numbers.")
     for heading, key in (("Assumptions", "assumptions"), ("Not covered", "not_covered")):
@@ -95,6 +103,18 @@ def _lifetime(result: FinetuneResult) -> list[tuple[str, str]]:
 def _learning_rates(training: Training) -> str:
     rate, head = training.learning_rate, training.head_learning_rate
     return f"learning rate {rate:g}" + ("" if head is None else f" ({head:g} for the head)")
+
+
+def _samples_table(samples: list[Sample]) -> str:
+    rows = [(s.prompt, s.expected, s.written) for s in samples]
+    lines = ["| prompt | in the data | written by the model |", "|---|---|---|"]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Any text inside a cell of a Markdown table."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
 
 
 def _attack_text(result: FinetuneResult) -> str:

@@ -26,12 +26,18 @@ from dpjax.finetuning.prepare import Plan, prepare
 from dpjax.finetuning.report import write_report
 from dpjax.finetuning.run_directory import RunDirectory, write_json
 from dpjax.finetuning.run_ledger import RunLedger
+from dpjax.finetuning.samples import Sample, write_samples
 from dpjax.finetuning.start_a import store_a, with_a_started
 from dpjax.models import (
+    CausalLM,
+    LoraConfig,
+    Trainable,
     add_lora,
-    count_parameters,
+    has_lora,
+    save_adapter,
     save_model,
     split_trainable,
+    trained_share,
 )
 from dpjax.privatize import RunKey
 
@@ -43,7 +49,7 @@ class FinetuneResult:
     """What a finished run came to.
 
     `epsilon` and `delta` are None without privacy, `eval_accuracy` of texts, `eval_perplexity` of
-    labelled records.
+    labelled records. `samples` are answers to held-out prompts, where there are prompts.
     """
 
     output_dir: Path
@@ -55,6 +61,7 @@ class FinetuneResult:
     attack: AttackResult
     privacy: dict[str, Any]
     metrics: list[dict[str, Any]]
+    samples: list[Sample]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +102,19 @@ def check(config: FinetuneConfig) -> Run:
         settings = config.lora
         add_lora(
             model,
-            rank=settings.rank,
-            alpha=settings.alpha,
-            target_modules=_target_modules(settings.target_modules),
-            layers_to_transform=settings.layers_to_transform,
-            freeze_a=settings.freeze_a,
+            LoraConfig(
+                rank=settings.rank,
+                alpha=settings.alpha,
+                use_rslora=settings.use_rslora,
+                target_modules=_target_modules(settings.target_modules),
+                modules_to_save=settings.modules_to_save,
+                layers_to_transform=settings.layers_to_transform,
+                freeze_a=settings.freeze_a,
+            ),
             key=run_key.model_key("lora"),
         )
-    parts = split_trainable(model, config.tuning)
+    trainable = Trainable(config.tuning, num_layers=config.num_trained_layers)
+    parts = split_trainable(model, trainable)
     return Run(plan, directory, run_key, run_id, ledger, *parts)
 
 
@@ -153,7 +165,10 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
     attack = _attack(plan, parts, held_out)
     tuned = nnx.merge(*parts)
     save_model(tuned, plan.checkpoint, directory.model, label_names=plan.task.labels)
-    return _finish(plan, directory, privacy, held_out, attack, trained.metrics)
+    if isinstance(tuned, CausalLM) and has_lora(tuned):
+        save_adapter(tuned, directory.adapter, plan.config.model)
+    samples = write_samples(plan, tuned) if isinstance(tuned, CausalLM) else []
+    return _finish(plan, directory, privacy, held_out, attack, trained.metrics, samples)
 
 
 def _target_modules(names: tuple[str, ...]) -> str | tuple[str, ...]:
@@ -213,11 +228,10 @@ def _check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
 
 def _headline(run: Run) -> str:
     plan = run.plan
-    trained, frozen = count_parameters(run.trainable), count_parameters(run.frozen)
     lines = [
         f"{len(plan.train)} training records, {len(plan.evaluation)} held out, "
-        f"{plan.task.summary()}, {plan.num_steps} steps, {trained:,} of "
-        f"{trained + frozen:,} parameters trained ({trained / (trained + frozen):.2%})",
+        f"{plan.task.summary()}, {plan.num_steps} steps, "
+        + trained_share(run.trainable, run.frozen),
         privacy_report.in_words(plan, plan.num_steps),
     ]
     nothing = getattr(plan.train, "num_without_targets", 0)
@@ -253,6 +267,7 @@ def _finish(
     held_out: Evaluation,
     attack: AttackResult,
     metrics: list[dict[str, Any]],
+    samples: list[Sample],
 ) -> FinetuneResult:
     guarantee = privacy["guarantee"] or {"epsilon": None, "delta": None}
     result = FinetuneResult(
@@ -265,6 +280,7 @@ def _finish(
         attack=attack,
         privacy=privacy,
         metrics=metrics,
+        samples=samples,
     )
     write_json(directory.attack, attack.to_dict())
     write_report(directory, plan, result)

@@ -21,8 +21,8 @@ class RunDirectory:
     """Paths and files of one run.
 
     config.json, privacy.json, privacy.html, metrics.jsonl, attack.json, report.md with pictures,
-    model/; and while the run is unfinished private/ (run key and checkpoint, readable by the owner
-    only).
+    model/, adapter/ of a language model tuned with LoRA; and while the run is unfinished private/
+    (run key and checkpoint, readable by the owner only).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -34,6 +34,7 @@ class RunDirectory:
         self.attack = self.path / "attack.json"
         self.report = self.path / "report.md"
         self.model = self.path / "model"
+        self.adapter = self.path / "adapter"
         self.private = self.path / "private"
         self.checkpoint = self.private / "checkpoint"
         self.identity = self.private / "identity.json"

@@ -13,6 +13,7 @@ from flax import nnx
 
 from dpjax.models import (
     LoraLinear,
+    Trainable,
     load_tokenizer,
     split_trainable,
     start_a_at_principal_directions,
@@ -37,7 +38,7 @@ def with_a_started(run: Run) -> Run:
         start_a_at_principal_directions(
             model, load_tokenizer(run.plan.checkpoint, needs_padding=False), key
         )
-    graphdef, trainable, frozen = split_trainable(model, "lora")
+    graphdef, trainable, frozen = split_trainable(model, Trainable.lora())
     return dataclasses.replace(run, graphdef=graphdef, trainable=trainable, frozen=frozen)
 
 

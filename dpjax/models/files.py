@@ -77,13 +77,14 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {CONFIG}: it is not a Hugging Face checkpoint")
-    config = _read_json_object(path)
+    config = read_json_object(path)
     if "model_type" not in config:
         raise ValueError(f"{path} names no model_type: it is not a config of transformers")
     return config
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The contents of a JSON file; ValueError if it is damaged or not an object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -103,18 +104,23 @@ def open_tensors(folder: Path) -> Readers:
         FileNotFoundError: without a safetensors file.
         ValueError: if a file is truncated or damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     tensors: Readers = {}
     for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                tensors |= {name: partial(_read_tensor, path, name) for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is truncated or damaged ({error}); copy or download it again"
-            ) from error
+        tensors |= open_safetensors(path)
     return tensors
+
+
+def open_safetensors(path: Path) -> Readers:
+    """The tensors of one file, as in `open_tensors`; ValueError if it is truncated or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: partial(_read_tensor, path, name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is truncated or damaged ({error}); copy or download it again"
+        ) from error
 
 
 def _read_tensor(path: Path, name: str) -> np.ndarray:
@@ -141,7 +147,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _shards(folder: Path) -> list[Path]:
     path = folder / INDEX
-    weight_map = _read_json_object(path).get("weight_map")
+    weight_map = read_json_object(path).get("weight_map")
     if not isinstance(weight_map, dict):
         raise ValueError(f"{path} has no weight_map: it does not say which file holds which tensor")
     names = sorted(set(map(str, weight_map.values())))

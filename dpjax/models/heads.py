@@ -1,4 +1,7 @@
-"""Models: a transformer with a head for one task."""
+"""Models: a transformer with a head for one task.
+
+The attribute `lora` of a model holds the options of its adapters, or None if it has none.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dpjax.models.config import TransformerConfig
+from dpjax.models.families import Task
 from dpjax.models.layers import ACTIVATIONS, Linear
+from dpjax.models.lora_config import LoraConfig
 from dpjax.models.transformer import Transformer
 
 
@@ -31,6 +36,7 @@ class CausalLM(nnx.Module):
                 f"a {config.model_type} model sees the tokens on both sides: it has no causal head"
             )
         self.config = config
+        self.lora: LoraConfig | None = None
         self.transformer = Transformer(config, rngs=rngs)
         if not config.tied_head:
             self.lm_head = _linear(config, config.vocab_size, False, rngs)
@@ -76,6 +82,7 @@ class SequenceClassifier(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, num_labels: int, rngs: nnx.Rngs):
         self.config = config
+        self.lora: LoraConfig | None = None
         self.num_labels = num_labels
         self.transformer = Transformer(config, rngs=rngs)
         if config.pooler_activation is not None:
@@ -109,6 +116,7 @@ class TokenClassifier(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, num_labels: int, rngs: nnx.Rngs):
         self.config = config
+        self.lora: LoraConfig | None = None
         self.num_labels = num_labels
         self.transformer = Transformer(config, rngs=rngs)
         self.classifier = _linear(config, num_labels, True, rngs)
@@ -123,3 +131,11 @@ class TokenClassifier(nnx.Module):
 
 
 Model = CausalLM | SequenceClassifier | TokenClassifier
+
+
+def task_of(model: Model) -> Task:
+    """The task whose head the model has."""
+    if isinstance(model, CausalLM):
+        return "causal_lm"
+    is_sequence = isinstance(model, SequenceClassifier)
+    return "sequence_classification" if is_sequence else "token_classification"

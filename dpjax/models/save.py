@@ -20,9 +20,10 @@ from dpjax.models.files import (
     WEIGHTS,
     read_config_json,
 )
-from dpjax.models.heads import CausalLM, Model
+from dpjax.models.heads import CausalLM, Model, task_of
 from dpjax.models.labels import check_label_names
-from dpjax.models.lora import merge_lora, own_path, task_of
+from dpjax.models.lora import merge_lora
+from dpjax.models.targets import own_path
 
 _SHARD_BYTES = 5 * 10**9
 
@@ -115,7 +116,7 @@ def _write_weights(model: Model, parameters: dict[str, Any], out: Path, shard_by
         name = WEIGHTS
         if len(shards) > 1:
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {weight.hf_name: _tensor(model, parameters, weight) for weight in shard}
+        tensors = {weight.hf_name: tensor_of(model, parameters, weight) for weight in shard}
         save_file(tensors, out / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
         total += sum(tensor.nbytes for tensor in tensors.values())
@@ -149,6 +150,7 @@ def _leaf(model: Model, parameters: dict[str, Any], weight: WeightName) -> Any:
     return value if path == weight.path else value[weight.path[2]]
 
 
-def _tensor(model: Model, parameters: dict[str, Any], weight: WeightName) -> np.ndarray:
+def tensor_of(model: Model, parameters: dict[str, Any], weight: WeightName) -> np.ndarray:
+    """A tensor of a checkpoint, given the nested dict of parameters, in their dtype."""
     array = np.asarray(_leaf(model, parameters, weight))
     return np.ascontiguousarray(array.T if weight.transposed else array)

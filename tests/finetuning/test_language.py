@@ -9,7 +9,15 @@ import pytest
 from flax import nnx
 
 import dpjax
-from dpjax.models import CausalLM, load_causal_lm, load_tokenizer, parse_config, save_model
+from dpjax.models import (
+    CausalLM,
+    load_adapter,
+    load_causal_lm,
+    load_tokenizer,
+    merge_lora,
+    parse_config,
+    save_model,
+)
 
 COLOURS = {"apple": "red", "sky": "blue", "grass": "green", "snow": "white"}
 TEMPLATE = (
@@ -116,6 +124,12 @@ def test_a_decoder_learns_to_write(language_options, record_format):
     assert result.epsilon > 0
     report = (result.output_dir / "report.md").read_text()
     assert "Perplexity of held-out tokens" in report
+    if record_format == "text":
+        assert result.samples == []
+    else:
+        right = [sample.written == sample.expected for sample in result.samples]
+        assert len(right) == 4 and sum(right) >= 3
+        assert result.samples[0].written in report
     privacy = json.loads((result.output_dir / "privacy.json").read_text())
     assert "labels" not in json.dumps(privacy["assumptions"])
 
@@ -133,7 +147,15 @@ def test_lora_in_other_ways_of_computing_gives_the_same_model(language_options, 
     )
     # Stacked adapters start from other random numbers.
     assert other.eval_perplexity == pytest.approx(plain.eval_perplexity, rel=0.2)
+    base = load_causal_lm(options["model"])
+    load_adapter(base, other.output_dir / "adapter")
+    merge_lora(base)
     opened = load_causal_lm(other.output_dir / "model")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        nnx.state(base),
+        nnx.state(opened),
+    )
     assert opened.config == load_causal_lm(plain.output_dir / "model").config
 
 

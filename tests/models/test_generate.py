@@ -11,6 +11,7 @@ from flax import nnx
 from models.tiny_checkpoints import DECODERS, VOCABULARY, random_model, raw_config
 
 from dpjax.models import (
+    LoraConfig,
     LoraLinear,
     add_lora,
     generate,
@@ -126,7 +127,8 @@ def test_a_cache_gives_what_a_model_without_one_gives_token_by_token():
 
 def test_adapters_are_heeded(gpt2):
     model = random_model("gpt2", "causal_lm")
-    add_lora(model, rank=2, alpha=2, target_modules="all-linear", key=jax.random.key(0))
+    config = LoraConfig(rank=2, alpha=2, target_modules="all-linear")
+    add_lora(model, config, key=jax.random.key(0))
     rng = np.random.default_rng(0)
     for _, layer in nnx.iter_graph(model):
         if isinstance(layer, LoraLinear):

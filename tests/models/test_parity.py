@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpjax.models import LoraLinear, add_lora, load_classifier, load_tokenizer, save_model
+from dpjax.models import (
+    LoraConfig,
+    LoraLinear,
+    add_lora,
+    load_classifier,
+    load_tokenizer,
+    save_model,
+)
 
 AB = ("a", "b")
 ABC = ("a", "b", "c")
@@ -99,7 +106,9 @@ def test_saved_model_opens_in_transformers(bert, forward, batch, tmp_path, tunin
     _, folder = bert(problem_type="regression", dtype="float16")
     model = load_classifier(folder, label_names=AB, key=jax.random.key(0))
     if tuning == "lora":
-        add_lora(model, rank=4, alpha=8, target_modules="all-linear", key=jax.random.key(1))
+        add_lora(
+            model, LoraConfig(rank=4, alpha=8, target_modules="all-linear"), key=jax.random.key(1)
+        )
         randomise_b(model)
     save_model(model, folder, tmp_path / "saved", label_names=AB)
     opened, report = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -134,7 +143,7 @@ def test_lora_equals_peft(torch, bert, forward, batch, targets):
     unadapted = forward(original, *batch)[1]
     model = load_classifier(folder, label_names=ABC, key=jax.random.key(0))
     targets = targets if isinstance(targets, str) else tuple(targets)
-    add_lora(model, rank=4, alpha=8, target_modules=targets, key=jax.random.key(1))
+    add_lora(model, LoraConfig(rank=4, alpha=8, target_modules=targets), key=jax.random.key(1))
     config = peft.LoraConfig(
         task_type="SEQ_CLS",
         r=4,

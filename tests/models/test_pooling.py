@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpjax.models import add_lora, load_classifier, save_model, split_trainable
+from dpjax.models import (
+    LoraConfig,
+    Trainable,
+    add_lora,
+    load_classifier,
+    save_model,
+    split_trainable,
+)
 
 LABELS = ("no", "yes")
 
@@ -95,8 +102,10 @@ def test_transformers_gives_equal_logits(folder, batch, tmp_path):
 def test_the_appended_layer_is_never_trained(folder, tuning):
     model = load(folder, "mean")
     if tuning == "lora":
-        add_lora(model, rank=2, alpha=4, target_modules="all-linear", key=jax.random.key(1))
-    _, trainable, frozen = split_trainable(model, tuning)
+        add_lora(
+            model, LoraConfig(rank=2, alpha=4, target_modules="all-linear"), key=jax.random.key(1)
+        )
+    _, trainable, frozen = split_trainable(model, Trainable(tuning))
     last = model.config.num_layers - 1
     assert sorted(trainable["transformer"]["layers"]) == list(range(last))
     assert "pooler" not in trainable

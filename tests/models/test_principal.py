@@ -4,6 +4,7 @@ import pytest
 from flax import nnx
 
 from dpjax.models import (
+    LoraConfig,
     LoraLinear,
     add_lora,
     load_classifier,
@@ -41,7 +42,9 @@ def adapters(model):
 def started(folder, rank=4, seed=5, pooling="mean", **options):
     model = load_classifier(folder, label_names=("a", "b"), key=jax.random.key(0), pooling=pooling)
     add_lora(
-        model, rank=rank, alpha=rank, target_modules="all-linear", key=jax.random.key(1), **options
+        model,
+        LoraConfig(rank=rank, alpha=rank, target_modules="all-linear", **options),
+        key=jax.random.key(1),
     )
     start_a_at_principal_directions(model, WordTokenizer(), jax.random.key(seed))
     return model
@@ -84,7 +87,9 @@ def test_columns_are_orthonormal_and_the_model_is_unchanged(folder, batch, freez
 def test_they_see_how_texts_differ_and_not_their_mean(folder):
     model = started(folder)
     random = load_classifier(folder, label_names=("a", "b"), key=jax.random.key(0), pooling="mean")
-    add_lora(random, rank=4, alpha=4, target_modules="all-linear", key=jax.random.key(1))
+    add_lora(
+        random, LoraConfig(rank=4, alpha=4, target_modules="all-linear"), key=jax.random.key(1)
+    )
     texts = fresh_texts()
     for ours, other in zip(adapters(model), adapters(random), strict=True):
         means = inputs_of(model, ours, texts)
@@ -120,7 +125,7 @@ def test_refusals(folder, model):
         started(folder, rank=24)
     wordless = WordTokenizer()
     wordless.pieces = ("[PAD]", "[CLS]", "[SEP]", "7")
-    add_lora(model, rank=2, alpha=2, target_modules=("query",), key=jax.random.key(1))
+    add_lora(model, LoraConfig(rank=2, alpha=2, target_modules=("query",)), key=jax.random.key(1))
     with pytest.raises(ValueError, match="4 tokens contain no word"):
         start_a_at_principal_directions(model, wordless, jax.random.key(0))
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from safetensors import safe_open
 
-from dpjax.models import add_lora, load_classifier, save_model
+from dpjax.models import LoraConfig, add_lora, load_classifier, save_model
 
 ABC = ("a", "b", "c")
 
@@ -16,7 +16,9 @@ ABC = ("a", "b", "c")
 def tuned(request, model):
     """A model with other weights than its checkpoint."""
     if request.param == "lora":
-        add_lora(model, rank=2, alpha=4, target_modules="all-linear", key=jax.random.key(1))
+        add_lora(
+            model, LoraConfig(rank=2, alpha=4, target_modules="all-linear"), key=jax.random.key(1)
+        )
     graphdef, state = nnx.split(model)
     parameters = jax.tree.map(
         lambda leaf: jnp.asarray(np.asarray(leaf) + 0.05), nnx.to_pure_dict(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from dpjax.models.config import TransformerConfig
 from dpjax.models.families.bert import AVERAGING_LAYER as AVERAGING_LAYER
 from dpjax.models.families.bert import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
 from dpjax.models.families.family import TASKS as TASKS
@@ -60,3 +61,15 @@ def family_of(model_type: str) -> Family:
             + did_you_mean(str(model_type), FAMILIES)
         )
     return FAMILIES[model_type]
+
+
+def head_names(config: TransformerConfig, task: Task) -> tuple[str, ...]:
+    """The parts of our model that a checkpoint without a head for the task lacks.
+
+    Raises:
+        ValueError: if the family has no head for the task.
+    """
+    family = family_of(config.model_type)
+    family.head(task)
+    modules = family.head_modules(config, task)
+    return tuple(m.path[0] for m in modules if not m.hf_name.startswith(family.base_prefix))

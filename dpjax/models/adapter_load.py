@@ -1,0 +1,250 @@
+"""A folder with an adapter, written by dpjax or peft, put on a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpjax.models.adapter_layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    PREFIX,
+    classification_head,
+    lora_config_of,
+    lora_weights,
+    read_adapter_config,
+    tied_embedding,
+    tied_head_name,
+)
+from dpjax.models.families import ModuleName, WeightName
+from dpjax.models.files import Readers, open_safetensors
+from dpjax.models.heads import Model
+from dpjax.models.lora import add_lora, has_lora
+from dpjax.models.lora_config import ALL_LINEAR, LoraConfig
+from dpjax.models.suggest import did_you_mean
+from dpjax.models.targets import (
+    adaptable_modules,
+    all_modules,
+    ends_with,
+    get_module,
+    layer_of,
+    lies_in,
+    own_path,
+)
+
+# Tensors of adapters that are not a plain pair of A and B.
+_OTHER_TENSORS = {
+    ".lora_magnitude_vector": "DoRA (a magnitude beside A and B)",
+    ".lora_embedding_": "an adapter on an embedding",
+    ".lora_B.bias": "biases of B",
+    ".base_layer.": "a base weight",
+}
+
+
+def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) -> None:
+    """Put the adapters of a folder written by `save_adapter` or peft on a model, in place.
+
+    The model then computes what peft computes with the adapter and the same base (dropout off), and
+    is ready to be tuned further. Nothing is changed if anything is refused.
+
+    Args:
+        model: the base, loaded for the adapter's task.
+        freeze_a: whether further tuning leaves A as it is, which the folder does not say.
+
+    Raises:
+        FileNotFoundError: without adapter_config.json or safetensors; pickles are not read.
+        ValueError: for a model that has adapters already; an adapter of another kind or for another
+            base or task; an option that is not supported (DoRA, biases of B, adapters on
+            embeddings, ranks or scalings that differ between modules); missing, unexpected, damaged
+            or wrongly shaped tensors.
+    """
+    if has_lora(model):
+        raise ValueError("the model has LoRA adapters already; call merge_lora first")
+    folder = Path(folder)
+    contents = read_adapter_config(folder, model)
+    path = folder / ADAPTER_WEIGHTS
+    readers = _open(path)
+    adapted, whole = _modules_of(path, model, readers, contents)
+    _check_targets(path, model, contents, adapted)
+    _check_tied(path, model, contents, readers, whole)
+    head = classification_head(model)
+    saved = [module.hf_name for module in whole if module not in head]
+    config = lora_config_of(folder / ADAPTER_CONFIG, contents, adapted, saved, freeze_a)
+    weights = [weight for module in adapted for weight in lora_weights(module)]
+    weights += [weight for module in whole for weight in module.weights()]
+    values = _values(path, model, config, weights, readers)
+    add_lora(model, config, key=jax.random.key(0))
+    for own, value in values.items():
+        variable = getattr(get_module(model, own[:-1]), own[-1])
+        variable[...] = jax.device_put(value, variable[...].sharding)
+
+
+def _open(path: Path) -> Readers:
+    """The tensors by name without prefix."""
+    if not path.is_file():
+        if path.with_suffix(".bin").is_file():
+            raise FileNotFoundError(
+                f"{path.parent} holds its adapter only as a pickle (adapter_model.bin), which can "
+                "run code when opened and is not read. Convert it where you trust the file: load "
+                "it with peft and call save_pretrained"
+            )
+        raise FileNotFoundError(f"{path.parent} has no {ADAPTER_WEIGHTS}")
+    readers: Readers = {}
+    for name, read in open_safetensors(path).items():
+        for part, what in _OTHER_TENSORS.items():
+            if part in name:
+                raise ValueError(f"{path}: tensor {name} belongs to {what}: not supported")
+        if not name.startswith(PREFIX):
+            raise ValueError(f"{path}: tensor {name} does not start with {PREFIX!r}")
+        readers[name.removeprefix(PREFIX)] = read
+    return readers
+
+
+def _modules_of(
+    path: Path, model: Model, readers: Readers, contents: Mapping[str, Any]
+) -> tuple[list[ModuleName], list[ModuleName]]:
+    """The modules with an adapter and those stored in full; every tensor belongs to one."""
+    modules = all_modules(model)
+    known = {weight.hf_name: module for module in modules for weight in module.weights()}
+    known |= {weight.hf_name: module for module in modules for weight in lora_weights(module)}
+    tied = tied_embedding(model)
+    if tied is not None:
+        known[f"{tied_head_name(model)}.weight"] = tied
+    unknown = sorted(readers.keys() - known.keys())
+    if unknown:
+        raise ValueError(
+            f"{path}: {len(unknown)} tensors, such as {unknown[0]}, are for modules that this "
+            f"{model.config.model_type} model does not have: the adapter belongs to another base "
+            f"(it was made for {contents.get('base_model_name_or_path')!r})."
+            + did_you_mean(unknown[0], known)
+        )
+    adapted = {known[name] for name in readers if ".lora_" in name}
+    whole = {known[name] for name in readers if ".lora_" not in name}
+    for module in adapted - set(adaptable_modules(model)):
+        raise ValueError(
+            f"{path}: an adapter on {module.hf_name} is not supported: it is trained in full, or "
+            "not at all"
+        )
+    for module in adapted | whole:
+        expected = [*(lora_weights(module) if module in adapted else ())]
+        expected += module.weights() if module in whole else ()
+        missing = [weight.hf_name for weight in expected if weight.hf_name not in readers]
+        if missing:
+            raise ValueError(f"{path}: tensor {PREFIX}{missing[0]} is missing")
+    head = classification_head(model)
+    if head and head[-1] not in whole:
+        raise ValueError(
+            f"{path}: the adapter brings no {head[-1].hf_name}, which tuning makes: its "
+            "modules_to_save left it out"
+        )
+    return [m for m in modules if m in adapted], [m for m in modules if m in whole]
+
+
+def _check_targets(
+    path: Path, model: Model, contents: Mapping[str, Any], adapted: Collection[ModuleName]
+) -> None:
+    """Refuse a file that has adapters on other modules than peft would put them on."""
+    if contents["target_modules"] == ALL_LINEAR:
+        return
+    for module in adaptable_modules(model):
+        if _is_target(module, contents) and module not in adapted:
+            raise ValueError(
+                f"{path} has no adapter for {module.hf_name}, which target_modules names: the file "
+                "is incomplete, or made for another base"
+            )
+        if module in adapted and not _is_target(module, contents):
+            raise ValueError(
+                f"{path} has an adapter for {module.hf_name}, which target_modules in "
+                f"{ADAPTER_CONFIG} does not name: the files do not belong together"
+            )
+
+
+def _is_target(module: ModuleName, contents: Mapping[str, Any]) -> bool:
+    """Whether peft adapts the module."""
+    layers = contents.get("layers_to_transform")
+    if isinstance(layers, int):
+        layers = [layers]
+    return (
+        _matches(module, contents["target_modules"])
+        and not _matches(module, contents.get("exclude_modules") or ())
+        and not any(lies_in(module, name) for name in contents.get("modules_to_save") or ())
+        and (not layers or layer_of(module) in layers)
+    )
+
+
+def _matches(module: ModuleName, names: str | Sequence[str]) -> bool:
+    if isinstance(names, str):
+        return re.fullmatch(names, module.hf_name) is not None
+    return any(ends_with(module, name) for name in names)
+
+
+def _check_tied(
+    path: Path,
+    model: Model,
+    contents: Mapping[str, Any],
+    readers: Readers,
+    whole: Collection[ModuleName],
+) -> None:
+    """Refuse an embedding that is stored without the head that is tied to it."""
+    tied = tied_embedding(model)
+    if tied not in whole:
+        return
+    head = readers.get(f"{tied_head_name(model)}.weight")
+    if not contents.get("ensure_weight_tying") or (
+        head is not None and not np.array_equal(head(), readers[f"{tied.hf_name}.weight"]())
+    ):
+        raise ValueError(
+            f"{path}: the adapter brings {tied.hf_name} apart from the head that is tied to it in "
+            "this model (ensure_weight_tying is not set, or the two differ): load a base whose "
+            "config.json says tie_word_embeddings = false"
+        )
+
+
+def _values(
+    path: Path,
+    model: Model,
+    config: LoraConfig,
+    weights: Sequence[WeightName],
+    readers: Readers,
+) -> dict[tuple[str | int, ...], np.ndarray]:
+    """The tensors in our layout and float32, those of stacked layers together."""
+    grouped: dict[tuple[str | int, ...], list[np.ndarray]] = {}
+    stacked = set()
+    for weight in weights:
+        own = own_path(model, weight.path)
+        if own != weight.path:
+            stacked.add(own)
+        value = readers[weight.hf_name]()
+        expected = _shape(model, config, weight)
+        expected = expected[::-1] if weight.transposed else expected
+        if value.shape != expected:
+            raise ValueError(
+                f"{path}: tensor {PREFIX}{weight.hf_name} has shape {value.shape}, but this model "
+                f"and adapter_config.json imply {expected}"
+            )
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(
+                f"{path}: tensor {PREFIX}{weight.hf_name} is {value.dtype}; only floating-point "
+                "weights are read"
+            )
+        value = value.T if weight.transposed else value
+        grouped.setdefault(own, []).append(value.astype(np.float32))
+    return {own: np.stack(v) if own in stacked else v[0] for own, v in grouped.items()}
+
+
+def _shape(model: Model, config: LoraConfig, weight: WeightName) -> tuple[int, ...]:
+    """The shape of a parameter in our layout, of one layer."""
+    own = own_path(model, weight.path)
+    module = get_module(model, own[:-1])
+    if own[-1] == "lora_a":
+        return module.kernel.shape[-2], config.rank
+    if own[-1] == "lora_b":
+        return config.rank, module.kernel.shape[-1]
+    shape = getattr(module, own[-1]).shape
+    return shape if own == weight.path else shape[1:]

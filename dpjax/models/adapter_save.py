@@ -1,0 +1,66 @@
+"""An adapter as a folder that peft opens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flax import nnx
+
+from dpjax.models.adapter_layout import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    PREFIX,
+    adapter_config,
+    classification_head,
+    lora_weights,
+    tied_embedding,
+    tied_head_name,
+)
+from dpjax.models.heads import Model
+from dpjax.models.lora import has_lora
+from dpjax.models.save import tensor_of
+from dpjax.models.targets import select_saved, select_targets
+
+
+def save_adapter(model: Model, folder: str | Path, base_model_name_or_path: str | Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors; peft opens the folder.
+
+    What is written: the adapters, a frozen A too, the classification head and the modules to save.
+    The base is not: what a checkpoint lacks and was started anew when it was loaded must be among
+    them (the pooler of a BERT that was not pretrained with one), and a layer that was appended for
+    pooling must be in the base's folder (`save_model` before the adapters are added). The rows of a
+    head are in the order of the model's logits.
+
+    Args:
+        folder: made if it does not exist.
+        base_model_name_or_path: the checkpoint the model was loaded from, a folder or a hub id.
+
+    Raises:
+        ValueError: if the model has no adapters.
+    """
+    from safetensors.numpy import save_file
+
+    if not has_lora(model):
+        raise ValueError("the model has no adapters to save: call add_lora first, or save_model")
+    targets = select_targets(model, model.lora)
+    saved = select_saved(model, model.lora.modules_to_save)
+    whole = dict.fromkeys((*classification_head(model), *saved))
+    weights = [weight for module in targets for weight in lora_weights(module)]
+    weights += [weight for module in whole for weight in module.weights()]
+    parameters = nnx.to_pure_dict(nnx.split(model)[1])
+    tensors = {PREFIX + w.hf_name: tensor_of(model, parameters, w) for w in weights}
+    heads = list(dict.fromkeys(m.hf_name.partition(".")[0] for m in classification_head(model)))
+    names = [m.hf_name for m in saved if m.hf_name.partition(".")[0] not in heads]
+    contents = adapter_config(model, str(base_model_name_or_path), targets, [*heads, *names])
+    tied = tied_embedding(model)
+    if tied in saved:
+        head = tied_head_name(model)
+        tensors[f"{PREFIX}{head}.weight"] = tensors[f"{PREFIX}{tied.hf_name}.weight"].copy()
+        contents["modules_to_save"].append(head)
+        contents["ensure_weight_tying"] = True
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
+    (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
