@@ -141,8 +141,8 @@ class FinetuneConfig:
     """Keep only this many layers of the checkpoint, from the bottom; default: all. The uppermost
     know what the checkpoint was made for, those below often more of what another task needs."""
     tuning: Tuning = "lora"
-    """What is trained beside the head: low-rank adapters, every parameter, the biases, nothing, or
-    the uppermost layers."""
+    """What is trained: low-rank adapters, every parameter, the biases, the head alone, or the
+    uppermost layers. A classification head is trained with all of them."""
     num_trained_layers: int | None = None
     """How many layers, from the top, are trained with tuning=last_layers."""
     privacy: Privacy = dataclasses.field(default_factory=Privacy)

@@ -197,12 +197,13 @@ def _randomness(run_key: RunKey) -> dict[str, Any]:
 
 def _trained(plan: Plan) -> str:
     config = plan.config
+    head = " and the head" if plan.task.labels else ""
     if config.tuning == "lora":
-        further = ", ".join((*config.lora.modules_to_save, "the head"))
-        return f"LoRA adapters of rank {config.lora.rank}, merged afterwards, and {further}"
+        further = "".join(f", {name}" for name in config.lora.modules_to_save)
+        return f"LoRA adapters of rank {config.lora.rank}, merged afterwards{further}{head}"
     return {
         "full": "all parameters",
-        "bias": "all biases and the head",
+        "bias": f"all biases{head}",
         "head": "the head",
-        "last_layers": f"the last {config.num_trained_layers} layers and the head",
+        "last_layers": f"the last {config.num_trained_layers} layers{head}",
     }[config.tuning]

@@ -45,7 +45,7 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
     title = "Fine-tuning WITHOUT privacy" if result.epsilon is None else "Private fine-tuning"
     how = config.tuning
     if config.tuning == "last_layers":
-        how = f"the last {config.num_trained_layers} layers and the head"
+        how = f"the last {config.num_trained_layers} layers"
     if config.tuning == "lora":
         targets = ", ".join(config.lora.target_modules)
         how = f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha:g}, on {targets}"

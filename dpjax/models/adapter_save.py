@@ -29,8 +29,8 @@ def save_adapter(model: Model, folder: str | Path, base_model_name_or_path: str 
     What is written: the adapters, a frozen A too, the classification head and the modules to save.
     The base is not: what a checkpoint lacks and was started anew when it was loaded must be among
     them (the pooler of a BERT that was not pretrained with one), and a layer that was appended for
-    pooling must be in the base's folder (`save_model` before the adapters are added). The rows of a
-    head are in the order of the model's logits.
+    pooling must be in the base's folder (`save_model` before the adapters are added), which must
+    have as many layers as the model. The rows of a head are in the order of the model's logits.
 
     Args:
         folder: made if it does not exist.

@@ -277,7 +277,9 @@ def _filled(
             value = _read_tensor(weights[0], readers[weights[0].hf_name], shape, loading)
         dotted = ".".join(map(str, path))
         sharding = None if loading.placement is None else loading.placement(dotted)
-        owner[leaf] = jax.device_put(value, sharding)
+        # Waits: until a copy is done, JAX holds what it is made from, and more would pile up.
+        owner[leaf] = jax.block_until_ready(jax.device_put(value, sharding))
+        row = value = None
     return nnx.merge(graphdef, parameters)
 
 

@@ -30,8 +30,11 @@ def head_modules(model: Model) -> tuple[ModuleName, ...]:
 
 
 def adaptable_modules(model: Model) -> tuple[ModuleName, ...]:
-    """The linear layers that may carry an adapter: no classification head, nothing appended."""
-    head = head_modules(model) if task_of(model) != "causal_lm" else ()
+    """The linear layers that may carry an adapter: those below the head, nothing appended.
+
+    A language model's head is read as a matrix, in chunks of the vocabulary, not called as a layer.
+    """
+    head = head_modules(model)
     return tuple(
         module
         for module in all_modules(model)
@@ -51,8 +54,7 @@ def select_targets(model: Model, config: LoraConfig) -> list[ModuleName]:
     saved = select_saved(model, config.modules_to_save)
     modules = [module for module in adaptable_modules(model) if module not in saved]
     if config.target_modules == ALL_LINEAR:
-        head = head_modules(model)
-        targets = [module for module in modules if module not in head]
+        targets = modules
     else:
         targets = _named(model, modules, config.target_modules)
     if config.layers_to_transform is not None:
@@ -165,6 +167,12 @@ def _no_such_target(model: Model, modules: Sequence[ModuleName], target: str) ->
         return ValueError(
             f"target module {target!r} matches no linear layer: {other[0].hf_name} is of kind "
             f"{other[0].kind}; name it in modules_to_save to train it in full"
+        )
+    if any(ends_with(module, target) for module in head_modules(model)):
+        return ValueError(
+            f"target module {target!r} matches no linear layer below the head, and a head gets no "
+            "adapter: a classification head is trained in full as it is, a language model's if "
+            "modules_to_save names it"
         )
     names = sorted({module.hf_name.rpartition(".")[2] for module in modules})
     longer = ".".join(modules[0].hf_name.split(".")[-2:])

@@ -85,6 +85,12 @@ def test_unknown_option(refuse):
         ({"num_layers": 3}, ["num_layers=3", "2 layers"]),
         ({"lora__layers_to_transform": 2}, ["layers_to_transform", "[2]", "[0, 1]"]),
         ({"lora__target_modules": "qeury"}, ["qeury", "query"]),
+        ({"lora__modules_to_save": "LayerNrm"}, ["LayerNrm", "LayerNorm"]),
+        ({"tuning": "bais"}, ["tuning", "bais", "bias"]),
+        ({"tuning": "last_layers"}, ["num_trained_layers", "last_layers", "None"]),
+        ({"tuning": "last_layers", "num_trained_layers": 0}, ["num_trained_layers", "at least 1"]),
+        ({"tuning": "last_layers", "num_trained_layers": 3}, ["last 3 layers", "has 2"]),
+        ({"num_trained_layers": 1}, ["num_trained_layers=1", "tuning=lora"]),
         ({"seed": -1}, ["seed"]),
     ],
 )

@@ -1,6 +1,7 @@
 """Whole runs on a tiny model: what they write, that they repeat, stop and go on as promised."""
 
 import json
+import re
 import signal
 
 import numpy as np
@@ -187,18 +188,32 @@ def test_training_learns_with_little_noise(options, tuning):
     assert result.eval_accuracy > 0.75
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_every_trained_tensor_moves_and_no_other(options, tuning, tiny_checkpoint):
-    result = dpjax.finetune(**options | {"tuning": tuning})
+@pytest.mark.parametrize(
+    ("tuning", "belongs"),
+    [
+        (
+            {"tuning": "lora"},
+            lambda name: name.endswith(".weight") and not re.search("LayerNorm|embeddings", name),
+        ),
+        (
+            {"lora": {"target_modules": ["query"], "modules_to_save": ["output.LayerNorm"]}},
+            lambda name: "query.weight" in name or "output.LayerNorm" in name,
+        ),
+        ({"tuning": "full"}, lambda name: True),
+        ({"tuning": "bias"}, lambda name: name.endswith(".bias")),
+        ({"tuning": "head"}, lambda name: False),
+        (
+            {"tuning": "last_layers", "num_trained_layers": 1},
+            lambda name: re.search(r"layer\.1\.|pooler", name),
+        ),
+    ],
+)
+def test_every_trained_tensor_moves_and_no_other(options, tuning, belongs, tiny_checkpoint):
+    result = dpjax.finetune(**options | tuning)
     before = load_file(tiny_checkpoint / "model.safetensors")
     after = load_file(result.output_dir / "model" / "model.safetensors")
     moved = {name for name in after if not np.array_equal(before.get(name), after[name])}
-    if tuning == "full":
-        assert moved == set(after)
-        return
-    is_linear = [n for n in after if n.endswith(".weight") and "LayerNorm" not in n]
-    adapted = {n for n in is_linear if "embeddings" not in n}
-    assert moved == adapted | {"classifier.bias"}
+    assert moved == {name for name in after if belongs(name) or name.startswith("classifier")}
 
 
 def test_a_frozen_a_and_fewer_layers(options):

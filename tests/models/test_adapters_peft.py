@@ -154,3 +154,61 @@ def test_there_and_back(family, task, tmp_path):
 
     merge_lora(again)
     assert_equal(ours(again), expected)
+
+
+PEFTS_OWN = [
+    ("llama", "causal_lm", {"target_modules": r".*\.layers\.1\..*_proj"}),
+    (
+        "mistral",
+        "causal_lm",
+        {
+            "target_modules": ["v_proj", "mlp.down_proj"],
+            "layers_to_transform": [1],
+            "exclude_modules": ["mlp.down_proj"],
+        },
+    ),
+    (
+        "qwen2",
+        "causal_lm",
+        {
+            "target_modules": "all-linear",
+            "modules_to_save": ["lm_head", "norm", "input_layernorm", "model.layers.0.mlp"],
+        },
+    ),
+    (
+        "gpt2",
+        "causal_lm",
+        {
+            "target_modules": ["c_attn", "c_fc"],
+            "modules_to_save": ["wte", "lm_head"],
+            "ensure_weight_tying": True,
+        },
+    ),
+    ("bert", "sequence_classification", {"target_modules": ["query", "pooler.dense"]}),
+    ("distilbert", "sequence_classification", {"target_modules": ["q_lin"]}),
+    ("gpt2", "token_classification", {"target_modules": ["attn.c_proj"]}),
+]
+
+
+@pytest.mark.parametrize(("family", "task", "options"), PEFTS_OWN)
+def test_adapters_that_peft_made_go_in_and_out(family, task, options, tmp_path):
+    base = original(family, task, tmp_path / "base")
+    config = peft.LoraConfig(task_type=_AUTO[task][1], r=3, lora_alpha=5, **options)
+    adapted = peft.get_peft_model(base, config)
+    shake(adapted)
+    adapted.save_pretrained(tmp_path / "theirs")
+    expected = logits_of(adapted)
+    model = load(tmp_path / "base", task)
+    load_adapter(model, tmp_path / "theirs")
+    assert_equal(ours(model), expected)
+    save_adapter(model, tmp_path / "ours", tmp_path / "base")
+    theirs, again = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("theirs", "ours")
+    )
+    assert theirs.keys() == again.keys()
+    for name in theirs:
+        np.testing.assert_array_equal(again[name], theirs[name])
+    reopened = peft.PeftModel.from_pretrained(
+        original(family, task, tmp_path / "base"), tmp_path / "ours"
+    )
+    assert_equal(logits_of(reopened), expected)

@@ -2,8 +2,17 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from models.tiny_checkpoints import random_model
 
-from dpjax.models import LoraConfig, LoraLinear, LoraParam, add_lora, merge_lora
+from dpjax.models import (
+    Loading,
+    LoraConfig,
+    LoraLinear,
+    LoraParam,
+    add_lora,
+    load_classifier,
+    merge_lora,
+)
 
 
 def adapted(model):
@@ -101,6 +110,61 @@ def test_targets_are_named_as_in_transformers(model, target_modules, expected):
 
 
 @pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [(r".*\.(query|value)", 4), (r"bert\.encoder\.layer\.1\..*dense", 3), (".*pooler.*", 1)],
+)
+def test_a_string_is_a_pattern_of_whole_names(model, pattern, expected):
+    adapt(model, pattern)
+    assert len(adapted(model)) == expected
+
+
+def test_what_is_saved_in_full_gets_no_adapter(model):
+    adapt(model, "all-linear", modules_to_save=("encoder.layer.0", "pooler"))
+    assert len(adapted(model)) == 6
+
+
+@pytest.mark.parametrize(("use_rslora", "expected"), [(False, 1.5), (True, 3.0)])
+def test_scaling(model, use_rslora, expected):
+    adapt(model, ("query",), rank=4, alpha=6.0, use_rslora=use_rslora)
+    assert adapted(model)[0].scaling == expected
+
+
+def test_stacked_layers_are_adapted_together_or_not_at_all():
+    model = random_model("qwen3", "causal_lm", scan_layers=True)
+    for options in (
+        {"target_modules": r".*layers\.0\..*_proj"},
+        {"target_modules": "all-linear", "layers_to_transform": (0,)},
+        {"target_modules": ("q_proj",), "modules_to_save": ("layers.0.mlp",)},
+    ):
+        with pytest.raises(ValueError, match=r"in 1 of 2 layers.*scan_layers=False"):
+            adapt(model, **options)
+    adapt(model, ("q_proj",))
+    assert adapted(model)[0].lora_a.shape == (2, 32, 4)
+
+
+def test_a_tied_head_is_named_by_its_embedding():
+    model = random_model("gpt2", "causal_lm")
+    with pytest.raises(ValueError, match=r"head is tied to transformer\.wte: name that"):
+        adapt(model, modules_to_save=("lm_head",))
+
+
+def test_adapters_are_float32_on_a_base_in_bfloat16(folder, batch):
+    model = load_classifier(
+        folder,
+        label_names=("a", "b", "c"),
+        key=jax.random.key(0),
+        loading=Loading(param_dtype="bfloat16"),
+    )
+    adapt(model)
+    layer = adapted(model)[0]
+    assert {layer.lora_a.dtype, layer.lora_b.dtype} == {np.dtype("float32")}
+    assert layer.base.kernel.dtype == "bfloat16"
+    assert np.isfinite(np.asarray(model(*batch))).all()
+    merge_lora(model)
+    assert model.transformer.layers[0].self_attn.q_proj.kernel.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
     ("target_modules", "expected"), [("all-linear", 6), (("query", "pooler.dense"), 1)]
 )
 def test_adapters_in_some_layers_only(model, target_modules, expected):
@@ -116,7 +180,12 @@ def test_adapters_in_some_layers_only(model, target_modules, expected):
         ({"target_modules": ("quer", "value")}, r"'quer' matches no linear.*mean 'query'"),
         ({"target_modules": ("ery",)}, "there are dense, key, query, value"),
         ({"target_modules": ("LayerNorm",)}, "matches no linear layer"),
-        ({"target_modules": ("classifier",)}, "matches no linear layer"),
+        ({"target_modules": ("classifier",)}, "a head gets no adapter"),
+        ({"target_modules": ("dense", "word_embeddings")}, "of kind embedding.*modules_to_save"),
+        ({"target_modules": r".*layer\.1.*"}, "also matches .*LayerNorm, a module of kind norm"),
+        ({"target_modules": "(dense"}, r"'\(dense' is not a regular expression"),
+        ({"modules_to_save": ("LayerNrm",)}, "'LayerNrm' is no module.*mean 'LayerNorm'"),
+        ({"modules_to_save": ("encoder", "pooler")}, "all target modules lie in modules_to_save"),
         ({"target_modules": "query"}, r"'query' matches no whole name.*write \('query',\)"),
         ({"target_modules": ()}, "target_modules is empty"),
         ({"rank": 0}, "rank must be a positive whole number, got 0"),
