@@ -36,16 +36,9 @@ _AUTO = {
     "sequence_classification": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
 }
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 every_head = pytest.mark.parametrize(("family", "task"), FAMILIES_AND_TASKS)
 every_family = pytest.mark.parametrize("family", CONFIGS)
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    """Every program here is tiny and runs once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def load(folder, task, **loading):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from flax import nnx
-from models.small_decoders import DECODERS, VOCAB, random_decoder
+from models.tiny_checkpoints import DECODERS, VOCABULARY, random_model, raw_config
 
 from dpjax.models import (
     LoraConfig,
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def ragged_prompts():
     """(4, 9) ids and mask, padded on the left, the shortest prompt a single token."""
-    ids = np.random.default_rng(1).integers(3, VOCAB, (4, 9))
+    ids = np.random.default_rng(1).integers(3, VOCABULARY, (4, 9))
     mask = np.arange(9) >= np.array([0, 3, 7, 8])[:, None]
     return np.where(mask, ids, 0).astype(np.int32), mask
 
@@ -45,7 +45,7 @@ def one_prompt(rows):
 
 @pytest.fixture(scope="module")
 def gpt2():
-    return random_decoder("gpt2")
+    return random_model("gpt2", "causal_lm")
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,15 @@ def unending(gpt2):
     return run(gpt2)
 
 
-@pytest.mark.parametrize("model_type", DECODERS)
-def test_greedy_decoding_equals_transformers(model_type, tmp_path):
+@pytest.mark.parametrize("family", DECODERS)
+def test_greedy_decoding_equals_transformers(family, tmp_path):
     torch = pytest.importorskip("torch")
     import transformers
 
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(model_type, **DECODERS[model_type])
+    # A tied head of large weights repeats the last token.
+    raw = raw_config(family, tie_word_embeddings=False)
+    config = transformers.AutoConfig.for_model(raw.pop("model_type"), **raw)
     theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     theirs.eval().save_pretrained(tmp_path)
     theirs.generation_config.eos_token_id = None
@@ -84,7 +86,7 @@ def test_greedy_decoding_equals_transformers(model_type, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model_type", "changes"),
+    ("family", "changes"),
     [
         ("gpt2", {"scan_layers": True}),
         ("gemma3_text", {"scan_layers": True}),
@@ -93,8 +95,8 @@ def test_greedy_decoding_equals_transformers(model_type, tmp_path):
         ("qwen2", {"dtype": "bfloat16", "scan_layers": True}),
     ],
 )
-def test_every_token_is_what_the_full_forward_pass_would_choose(model_type, changes):
-    model = random_decoder(model_type, **changes)
+def test_every_token_is_what_the_full_forward_pass_would_choose(family, changes):
+    model = random_model(family, "causal_lm", **changes)
     written = run(model)
     logits = full_logits(model, written.tokens)
     own = np.take_along_axis(logits, written.tokens[..., None], axis=-1)[..., 0]
@@ -113,7 +115,7 @@ def full_logits(model, tokens):
 
 
 def test_a_cache_gives_what_a_model_without_one_gives_token_by_token():
-    model = random_decoder("mistral", scan_layers=True)
+    model = random_model("mistral", "causal_lm", scan_layers=True)
     tokens = run(model).tokens
     ids, mask = (np.pad(part, ((0, 0), (0, NEW))) for part in ragged_prompts())
     forward = jax.jit(model)
@@ -124,7 +126,7 @@ def test_a_cache_gives_what_a_model_without_one_gives_token_by_token():
 
 
 def test_adapters_are_heeded(gpt2):
-    model = random_decoder("gpt2")
+    model = random_model("gpt2", "causal_lm")
     config = LoraConfig(rank=2, alpha=2, target_modules="all-linear")
     add_lora(model, config, key=jax.random.key(0))
     rng = np.random.default_rng(0)
@@ -177,7 +179,7 @@ def test_nothing_is_computed_once_every_row_has_ended(gpt2, unending, count_colu
 
 def test_nothing_is_compiled_twice():
     module._generate.clear_cache()
-    model, other = random_decoder("gpt2", num_layers=1), random_decoder("gpt2", num_layers=1)
+    model, other = (random_model("gpt2", "causal_lm", num_layers=1) for _ in range(2))
     other.transformer.norm.scale[...] *= 2
     ids, mask = ragged_prompts()
     options = {"max_new_tokens": 2, "top_k": 5}
@@ -222,14 +224,16 @@ def test_first_tokens_are_distributed_as_the_model_says(gpt2):
 
 
 def test_columns_are_drawn_independently():
-    # All but equal logits: every token is as probable as any, whatever came before.
-    model = random_decoder("gpt2", num_layers=1, initializer_range=1e-6)
+    model = random_model("gpt2", "causal_lm", num_layers=1)
+    # Equal logits: every token is as probable as any, whatever came before.
+    model.transformer.embed_tokens.embedding[...] *= 0
     drawn = run(
         model, one_prompt(1500), max_new_tokens=3, key=jax.random.key(0), temperature=1.0
     ).tokens
-    assert_distributed(drawn[:, 2], np.full(VOCAB, 1 / VOCAB))
+    uniform = np.full(VOCABULARY, 1 / VOCABULARY)
+    assert_distributed(drawn[:, 2], uniform)
     for one, other in ((0, 1), (1, 2), (0, 2)):
-        assert_distributed((drawn[:, one] - drawn[:, other]) % VOCAB, np.full(VOCAB, 1 / VOCAB))
+        assert_distributed((drawn[:, one] - drawn[:, other]) % VOCABULARY, uniform)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from models.small_decoders import VOCAB, random_decoder
+from models.tiny_checkpoints import VOCABULARY, random_model, run
 
 from dpjax.models import continuation_log_probs, generate
 
@@ -14,31 +14,29 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 def texts():
     """Ids, mask and what is asked: padded on the right, not at all, on the left; (3, 12) each."""
-    ids = np.random.default_rng(2).integers(0, VOCAB, (3, LENGTH)).astype(np.int32)
+    ids = np.random.default_rng(2).integers(0, VOCABULARY, (3, LENGTH)).astype(np.int32)
     mask, asked = np.ones((3, LENGTH), bool), np.zeros((3, LENGTH), bool)
     mask[0, 8:] = mask[2, :4] = False
     asked[0, 3:8] = asked[1, 1:] = asked[2, 5::2] = True
     return ids, mask, asked
 
 
-@pytest.mark.parametrize(
-    ("model_type", "vocab_chunk"), [("gpt2", None), ("gpt2", 8192), ("gemma2", 7)]
-)
-def test_they_equal_those_of_the_full_forward_pass(model_type, vocab_chunk):
+@pytest.mark.parametrize(("family", "vocab_chunk"), [("gpt2", None), ("gpt2", 8192), ("gemma2", 7)])
+def test_they_equal_those_of_the_full_forward_pass(family, vocab_chunk):
     # A tied head, and one of its own whose logits are capped.
-    model = random_decoder(model_type)
+    model = random_model(family, "causal_lm")
     ids, mask, asked = texts()
     found = continuation_log_probs(model, ids, mask, asked, vocab_chunk=vocab_chunk)
     assert found.shape == (3, LENGTH)
     assert found.dtype == np.float32
-    before = jax.nn.log_softmax(jax.jit(model)(ids, mask))[:, :-1]
+    before = jax.nn.log_softmax(run(model, ids, mask))[:, :-1]
     expected = np.take_along_axis(np.asarray(before), ids[:, 1:, None], axis=-1)[..., 0]
     np.testing.assert_allclose(found[:, 1:], np.where(asked[:, 1:], expected, 0), atol=1e-4)
     assert not np.asarray(found)[~asked].any()
 
 
 def test_they_are_those_that_generation_reports():
-    model = random_decoder("llama")
+    model = random_model("llama", "causal_lm")
     ids, mask = np.int32([[0, 0, 5, 6], [7, 8, 9, 10]]), np.bool_([[0, 0, 1, 1], [1, 1, 1, 1]])
     written = generate(
         model,
@@ -59,9 +57,9 @@ def test_they_are_those_that_generation_reports():
 
 
 def test_logits_of_bfloat16_models_are_not_rounded_to_it():
-    for model_type in ("gpt2", "llama"):
-        model = random_decoder(model_type, dtype="bfloat16")
-        logits = np.asarray(jax.jit(model)(*texts()[:2]))
+    for family in ("gpt2", "llama"):
+        model = random_model(family, "causal_lm", dtype="bfloat16")
+        logits = np.asarray(run(model, *texts()[:2]))
         assert logits.dtype == np.float32
         assert (logits != logits.astype(jax.numpy.bfloat16)).mean() > 0.9
 
@@ -79,12 +77,12 @@ def test_what_cannot_be_known_is_refused(place, message):
     ids, mask, asked = texts()
     asked[place] = True
     with pytest.raises(ValueError, match=message):
-        continuation_log_probs(random_decoder("gpt2"), ids, mask, asked)
+        continuation_log_probs(random_model("gpt2", "causal_lm"), ids, mask, asked)
 
 
 def test_impossible_arguments_are_refused(model):
     ids, mask, asked = texts()
-    gpt2 = random_decoder("gpt2")
+    gpt2 = random_model("gpt2", "causal_lm")
     with pytest.raises(TypeError, match="a SequenceClassifier has no causal head"):
         continuation_log_probs(model, ids, mask, asked)
     with pytest.raises(TypeError, match="continuation_mask must be bool, got int64"):
