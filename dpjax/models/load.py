@@ -104,17 +104,10 @@ def load_classifier(
         ValueError: for a family or switch that is not supported, fewer than two labels, more layers
             than there are, and for missing, unexpected, damaged or wrongly shaped tensors.
     """
-    folder = Path(folder)
-    check_label_names(label_names)
-    pooling = resolve_pooling(folder, pooling)
-    task: Task = "sequence_classification"
-    raw, family, whole, config = _read(folder, task, num_layers, loading)
-    shapes = nnx.eval_shape(
-        lambda: SequenceClassifier(config, num_labels=len(label_names), rngs=nnx.Rngs(0))
+    pooling = resolve_pooling(Path(folder), pooling)
+    model = _load_labelled(
+        SequenceClassifier, "sequence_classification", folder, label_names, key, num_layers, loading
     )
-    readers = _by_table_name(folder, family, task, open_tensors(folder))
-    readers = _with_head(readers, raw, family, task, config, label_names, key)
-    model = _filled(shapes, folder, family, task, whole, config, readers, loading)
     return append_mean_pooling(model) if pooling == "mean" else model
 
 
@@ -126,27 +119,32 @@ def load_token_classifier(
     loading: Loading = Loading(),
 ) -> TokenClassifier:
     """Load a checkpoint folder as a classifier of tokens; everything as in `load_classifier`."""
+    return _load_labelled(
+        TokenClassifier, "token_classification", folder, label_names, key, None, loading
+    )
+
+
+def _load_labelled(
+    make: Callable[..., Any],
+    task: Task,
+    folder: str | Path,
+    label_names: Sequence[str],
+    key: jax.Array,
+    num_layers: int | None,
+    loading: Loading,
+) -> Any:
+    """A classifier of the class `make`, with the checkpoint's head or a new one."""
     folder = Path(folder)
     check_label_names(label_names)
-    task: Task = "token_classification"
-    raw, family, whole, config = _read(folder, task, None, loading)
-    shapes = nnx.eval_shape(
-        lambda: TokenClassifier(config, num_labels=len(label_names), rngs=nnx.Rngs(0))
-    )
-    readers = _by_table_name(folder, family, task, open_tensors(folder))
-    readers = _with_head(readers, raw, family, task, config, label_names, key)
-    return _filled(shapes, folder, family, task, whole, config, readers, loading)
-
-
-def _read(
-    folder: Path, task: Task, num_layers: int | None, loading: Loading
-) -> tuple[dict[str, Any], Family, TransformerConfig, TransformerConfig]:
-    """config.json as it is, the family, and the configurations of the checkpoint and the model."""
     raw = read_config_json(folder)
     whole = parse_config(raw)
     family = family_of(raw["model_type"])
     family.head(task)
-    return raw, family, whole, _with(_shortened(whole, num_layers), loading)
+    config = _with(_shortened(whole, num_layers), loading)
+    shapes = nnx.eval_shape(lambda: make(config, num_labels=len(label_names), rngs=nnx.Rngs(0)))
+    readers = _by_table_name(folder, family, task, open_tensors(folder))
+    readers = _with_head(readers, raw, family, task, config, label_names, key)
+    return _filled(shapes, folder, family, task, whole, config, readers, loading)
 
 
 def _with(config: TransformerConfig, loading: Loading) -> TransformerConfig:

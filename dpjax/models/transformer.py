@@ -54,8 +54,9 @@ class Transformer(nnx.Module):
         Raises:
             ValueError: if T exceeds the learned positions of the model.
         """
-        hidden = self._embed(input_ids, positions_of(attention_mask))
-        around = self._surroundings(attention_mask, positions_of(attention_mask), 0)
+        positions = positions_of(attention_mask)
+        hidden = self._embed(input_ids, positions)
+        around = self._surroundings(attention_mask, positions, 0)
         hidden, _ = self._run_layers(hidden, around, None)
         return self.norm(hidden) if self.config.final_norm else hidden
 
@@ -67,8 +68,9 @@ class Transformer(nnx.Module):
         config = self.config
         if config.scan_layers or config.rope or config.causal:
             return self(input_ids, attention_mask)[..., 0, :]
-        hidden = self._embed(input_ids, positions_of(attention_mask))
-        around = self._surroundings(attention_mask, positions_of(attention_mask), 0)
+        positions = positions_of(attention_mask)
+        hidden = self._embed(input_ids, positions)
+        around = self._surroundings(attention_mask, positions, 0)
         *layers, last = self.layers
         for index, layer in enumerate(layers):
             hidden, _ = self._apply(layer, hidden, self._static(around, index), None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.family import Family, Head
-from dpjax.models.families.read import activation, head_size, require
+from dpjax.models.families.read import activation, require, sizes
 
 # Our own key in config.json: the last layer was appended for pooling and is not trained.
 AVERAGING_LAYER = "dpjax_averaging_layer"
@@ -15,22 +15,14 @@ AVERAGING_LAYER = "dpjax_averaging_layer"
 def _read_encoder(hf: Any, *, inner: str, act: str, eps: float, **fields: Any) -> TransformerConfig:
     """An encoder; `inner` and `act` name attributes of the configuration."""
     require(hf, is_decoder=False, add_cross_attention=False, position_embedding_type="absolute")
-    size = head_size(hf)
     return TransformerConfig(
-        model_type=hf.model_type,
-        vocab_size=hf.vocab_size,
-        hidden_size=hf.hidden_size,
-        num_layers=hf.num_hidden_layers,
-        num_heads=hf.num_attention_heads,
-        num_kv_heads=hf.num_attention_heads,
-        head_size=size,
+        **sizes(hf),
         intermediate_size=getattr(hf, inner),
         causal=False,
         activation=activation(getattr(hf, act)),
         norm="layer",
         norm_placement="post",
         norm_eps=eps,
-        attention_scale=size**-0.5,
         final_norm=False,
         embedding_norm=True,
         qkv_bias=True,

@@ -6,7 +6,7 @@ from typing import Any
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.family import Family, Head
-from dpjax.models.families.read import activation, head_size, require, rope
+from dpjax.models.families.read import activation, require, rope, sizes
 
 
 def _read_gpt2(hf: Any) -> TransformerConfig:
@@ -16,15 +16,11 @@ def _read_gpt2(hf: Any) -> TransformerConfig:
         reorder_and_upcast_attn=False,
         add_cross_attention=False,
     )
-    size = head_size(hf)
+    shared = sizes(hf)
+    if not hf.scale_attn_weights:
+        shared["attention_scale"] = 1.0
     return TransformerConfig(
-        model_type="gpt2",
-        vocab_size=hf.vocab_size,
-        hidden_size=hf.hidden_size,
-        num_layers=hf.num_hidden_layers,
-        num_heads=hf.num_attention_heads,
-        num_kv_heads=hf.num_attention_heads,
-        head_size=size,
+        **shared,
         intermediate_size=hf.n_inner or 4 * hf.hidden_size,
         max_positions=hf.max_position_embeddings,
         causal=True,
@@ -32,7 +28,6 @@ def _read_gpt2(hf: Any) -> TransformerConfig:
         norm="layer",
         norm_placement="pre",
         norm_eps=hf.layer_norm_epsilon,
-        attention_scale=size**-0.5 if hf.scale_attn_weights else 1.0,
         qkv_bias=True,
         output_bias=True,
         mlp_bias=True,
@@ -44,15 +39,9 @@ def _read_gpt2(hf: Any) -> TransformerConfig:
 
 def _read_gpt_neox(hf: Any) -> TransformerConfig:
     require(hf, is_decoder=False)
-    size = head_size(hf)
+    shared = sizes(hf)
     return TransformerConfig(
-        model_type="gpt_neox",
-        vocab_size=hf.vocab_size,
-        hidden_size=hf.hidden_size,
-        num_layers=hf.num_hidden_layers,
-        num_heads=hf.num_attention_heads,
-        num_kv_heads=hf.num_attention_heads,
-        head_size=size,
+        **shared,
         intermediate_size=hf.intermediate_size,
         max_positions=hf.max_position_embeddings,
         causal=True,
@@ -60,13 +49,12 @@ def _read_gpt_neox(hf: Any) -> TransformerConfig:
         norm="layer",
         norm_placement="pre",
         norm_eps=hf.layer_norm_eps,
-        attention_scale=size**-0.5,
         parallel_residual=hf.use_parallel_residual,
         qkv_bias=hf.attention_bias,
         output_bias=hf.attention_bias,
         mlp_bias=True,
         fused_qkv="heads",
-        rope=rope(hf.rope_parameters, size),
+        rope=rope(hf.rope_parameters, shared["head_size"]),
         tied_head=hf.tie_word_embeddings,
         initializer_range=hf.initializer_range,
     )
@@ -74,16 +62,10 @@ def _read_gpt_neox(hf: Any) -> TransformerConfig:
 
 def _read_opt(hf: Any) -> TransformerConfig:
     require(hf, word_embed_proj_dim=hf.hidden_size, layer_norm_elementwise_affine=True)
-    size = head_size(hf)
+    shared = sizes(hf)
     before = hf.do_layer_norm_before
     return TransformerConfig(
-        model_type="opt",
-        vocab_size=hf.vocab_size,
-        hidden_size=hf.hidden_size,
-        num_layers=hf.num_hidden_layers,
-        num_heads=hf.num_attention_heads,
-        num_kv_heads=hf.num_attention_heads,
-        head_size=size,
+        **shared,
         intermediate_size=hf.ffn_dim,
         max_positions=hf.max_position_embeddings,
         causal=True,
@@ -91,7 +73,6 @@ def _read_opt(hf: Any) -> TransformerConfig:
         norm="layer",
         norm_placement="pre" if before else "post",
         norm_eps=1e-5,
-        attention_scale=size**-0.5,
         final_norm=before and not hf._remove_final_layer_norm,
         qkv_bias=hf.enable_bias,
         output_bias=hf.enable_bias,

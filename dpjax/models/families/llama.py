@@ -6,7 +6,7 @@ from typing import Any
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.family import Family, Head, Task
-from dpjax.models.families.read import activation, head_size, require, rope
+from dpjax.models.families.read import activation, require, rope, sizes
 
 _NAMES = {
     "embed_tokens": "model.embed_tokens",
@@ -38,16 +38,8 @@ _BRANCH_NAMES = _NAMES | {
 
 def _fields(hf: Any) -> dict[str, Any]:
     """What all of them have, under the names that all of them use."""
-    size = head_size(hf)
     bias = getattr(hf, "attention_bias", False)
-    return {
-        "model_type": hf.model_type,
-        "vocab_size": hf.vocab_size,
-        "hidden_size": hf.hidden_size,
-        "num_layers": hf.num_hidden_layers,
-        "num_heads": hf.num_attention_heads,
-        "num_kv_heads": hf.num_key_value_heads,
-        "head_size": size,
+    return sizes(hf) | {
         "intermediate_size": hf.intermediate_size,
         "max_positions": hf.max_position_embeddings,
         "causal": True,
@@ -56,7 +48,6 @@ def _fields(hf: Any) -> dict[str, Any]:
         "norm": "rms",
         "norm_placement": "pre",
         "norm_eps": hf.rms_norm_eps,
-        "attention_scale": size**-0.5,
         "qkv_bias": bias,
         "output_bias": bias,
         "mlp_bias": getattr(hf, "mlp_bias", False),

@@ -51,6 +51,21 @@ def head_size(hf: Any) -> int:
     return hf.hidden_size // hf.num_attention_heads
 
 
+def sizes(hf: Any) -> dict[str, Any]:
+    """The fields that every family has under the same names."""
+    size = head_size(hf)
+    return {
+        "model_type": hf.model_type,
+        "vocab_size": hf.vocab_size,
+        "hidden_size": hf.hidden_size,
+        "num_layers": hf.num_hidden_layers,
+        "num_heads": hf.num_attention_heads,
+        "num_kv_heads": getattr(hf, "num_key_value_heads", hf.num_attention_heads),
+        "head_size": size,
+        "attention_scale": size**-0.5,
+    }
+
+
 def rope(parameters: Mapping[str, Any], size: int) -> RopeConfig:
     """Rotary positions from the `rope_parameters` of one type of layer, heads of `size` numbers.
 
