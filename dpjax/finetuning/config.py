@@ -53,6 +53,8 @@ class Lora:
     freeze_a: bool = False
     """Train B only and leave A where it starts (FFA-LoRA: Sun et al. 2024): half as many
     parameters get noise, and the update is linear in them."""
+    dropout: float = 0.0
+    """Share of an adapter's inputs that are left out at random, others in every step and record."""
     start_a: Literal["random", "principal"] = "random"
     """Where A starts: at random, or at the principal components of the layer's inputs for texts of
     random words. Those see how texts differ and not what all have in common, so that less of the
@@ -293,6 +295,8 @@ def _check_lora(lora: Lora) -> None:
     if lora.rank < 1:
         raise ValueError(f"lora.rank must be at least 1, got {lora.rank}")
     _check_positive("lora.alpha", lora.alpha)
+    if not 0 <= lora.dropout < 1:
+        raise ValueError(f"lora.dropout must be at least 0 and below 1, got {lora.dropout}")
     if lora.start_a not in ("random", "principal"):
         raise ValueError(f"lora.start_a must be 'random' or 'principal', got {lora.start_a!r}")
     if not lora.target_modules:

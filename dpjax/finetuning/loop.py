@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from dpjax_accounting import EpsilonBySteps
 from rich.console import Console
 
@@ -25,6 +26,7 @@ from dpjax.finetuning.step import (
     make_optimizer,
     make_private_steps,
 )
+from dpjax.finetuning.tasks import LabelledBatch, LanguageBatch
 from dpjax.privatize import RunKey
 
 PyTree = Any
@@ -65,7 +67,9 @@ def train(
     with InterruptFlag() as interrupted, progress:
         for step in range(first, plan.num_steps):
             start = time.monotonic()
-            total = _accumulate(plan, steps, trainable, frozen, sampler.indices(step))
+            total = empty_accumulator(trainable)
+            for batch, mask in _batches(plan, sampler.indices(step), run_key.dropout_key(step)):
+                total = steps.accumulate(trainable, frozen, total, batch, mask)
             trainable, state = steps.apply(trainable, state, total, run_key.noise_keys(step))
             row = _row(step + 1, total, spent, start)
             log.append(row)
@@ -103,15 +107,24 @@ def _machinery(
     )
 
 
-def _accumulate(
-    plan: Plan, steps: Steps, trainable: PyTree, frozen: PyTree, indices: Any
-) -> Accumulator:
-    total = empty_accumulator(trainable)
+def _batches(
+    plan: Plan, indices: np.ndarray, dropout_key: jax.Array
+) -> Iterator[tuple[LabelledBatch | LanguageBatch, np.ndarray]]:
+    """The microbatches of a step with their masks; each record drops what its own key says."""
+    drops = plan.config.tuning == "lora" and plan.config.lora.dropout > 0
     ordered = by_length(plan.train, indices)
     for rows, mask in microbatches(ordered, plan.config.training.microbatch_size):
-        piece = trim_padding(plan.train.take(rows))
-        total = steps.accumulate(trainable, frozen, total, plan.task.batch(piece), mask)
-    return total
+        batch = plan.task.batch(trim_padding(plan.train.take(rows)))
+        yield (
+            batch._replace(dropout_keys=_keys_of(dropout_key, rows)) if drops else batch,
+            mask,
+        )
+
+
+@jax.jit
+def _keys_of(key: jax.Array, rows: np.ndarray) -> jax.Array:
+    """Key data `(b, 2)` uint32: that of a record does not depend on the batch it is in."""
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
 
 
 def _row(

@@ -110,6 +110,7 @@ def check(config: FinetuneConfig) -> Run:
                 modules_to_save=settings.modules_to_save,
                 layers_to_transform=settings.layers_to_transform,
                 freeze_a=settings.freeze_a,
+                dropout=settings.dropout,
             ),
             key=run_key.model_key("lora"),
         )

@@ -28,7 +28,7 @@ from dpjax.data import (
     read_records,
 )
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.models import Loading, Model, load_causal_lm, load_classifier
+from dpjax.models import Loading, Model, drop_inputs, load_causal_lm, load_classifier
 from dpjax.models.losses import causal_lm_loss
 
 if TYPE_CHECKING:
@@ -40,19 +40,27 @@ LossOfFrozen = Callable[[PyTree], Loss]
 
 
 class LabelledBatch(NamedTuple):
-    """Encoded texts of one static shape: `(b, T)` int32, `(b, T)` bool, `(b,)` int32."""
+    """Encoded texts of one static shape: `(b, T)` int32, `(b, T)` bool, `(b,)` int32.
+
+    `dropout_keys`, `(b, 2)` uint32, is there while adapters are trained with dropout.
+    """
 
     input_ids: jax.Array
     attention_mask: jax.Array
     labels: jax.Array
+    dropout_keys: jax.Array | None = None
 
 
 class LanguageBatch(NamedTuple):
-    """Encoded texts of one static shape: `(b, T)` int32, and twice `(b, T)` bool."""
+    """Encoded texts of one static shape: `(b, T)` int32, and twice `(b, T)` bool.
+
+    `dropout_keys` as in `LabelledBatch`.
+    """
 
     input_ids: jax.Array
     attention_mask: jax.Array
     loss_mask: jax.Array
+    dropout_keys: jax.Array | None = None
 
 
 class Task(Protocol):
@@ -122,7 +130,7 @@ class SequenceClassification:
 
         def with_frozen(frozen: PyTree) -> Loss:
             def loss(trainable: PyTree, record: LabelledBatch) -> jax.Array:
-                model = nnx.merge(graphdef, trainable, frozen)
+                model = _merged(graphdef, trainable, frozen, record)
                 logits = model(record.input_ids, record.attention_mask)
                 target = jax.nn.one_hot(record.labels, logits.shape[-1])
                 smoothed = optax.smooth_labels(target, self.label_smoothing)
@@ -182,7 +190,7 @@ class CausalLanguage:
 
         def with_frozen(frozen: PyTree) -> Loss:
             def loss(trainable: PyTree, record: LanguageBatch) -> jax.Array:
-                model = nnx.merge(graphdef, trainable, frozen)
+                model = _merged(graphdef, trainable, frozen, record)
                 # Nothing follows the last token.
                 hidden = model.hidden_states(record.input_ids, record.attention_mask)[:-1]
                 head, vocab_axis = model.head_weights()
@@ -212,6 +220,16 @@ def task_of(config: FinetuneConfig) -> SequenceClassification | CausalLanguage:
         return SequenceClassification(label_smoothing=config.training.label_smoothing)
     training = config.training
     return CausalLanguage(training.loss_reduction, config.compute.vocab_chunk, config.separator)
+
+
+def _merged(
+    graphdef: Any, trainable: PyTree, frozen: PyTree, record: LabelledBatch | LanguageBatch
+) -> Any:
+    """The model for one record, with what this record drops."""
+    model = nnx.merge(graphdef, trainable, frozen)
+    if record.dropout_keys is not None:
+        drop_inputs(model, jax.random.wrap_key_data(record.dropout_keys, impl="threefry2x32"))
+    return model
 
 
 def loading_of(config: FinetuneConfig) -> Loading:

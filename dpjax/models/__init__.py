@@ -24,6 +24,7 @@ from dpjax.models.log_probs import continuation_log_probs as continuation_log_pr
 from dpjax.models.lora import LoraLinear as LoraLinear
 from dpjax.models.lora import LoraParam as LoraParam
 from dpjax.models.lora import add_lora as add_lora
+from dpjax.models.lora import drop_inputs as drop_inputs
 from dpjax.models.lora import has_lora as has_lora
 from dpjax.models.lora import merge_lora as merge_lora
 from dpjax.models.lora_config import LoraConfig as LoraConfig

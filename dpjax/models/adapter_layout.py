@@ -89,7 +89,7 @@ def adapter_config(
         "target_modules": [module.hf_name for module in targets],
         "modules_to_save": list(saved) or None,
         "bias": "none",
-        "lora_dropout": 0.0,
+        "lora_dropout": model.lora.dropout,
         "fan_in_fan_out": family_of(model.config.model_type).conv1d,
         "inference_mode": True,
     }
@@ -160,6 +160,7 @@ def lora_config_of(
             target_modules=tuple(module.hf_name for module in targets),
             modules_to_save=tuple(saved),
             freeze_a=freeze_a,
+            dropout=contents.get("lora_dropout", 0.0),
         )
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]} is missing") from error

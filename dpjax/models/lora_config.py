@@ -30,9 +30,12 @@ class LoraConfig:
             Federated Learning", arXiv:2403.12313). The update is then linear in what is trained,
             so that noise in A and noise in B are not multiplied, and half as many coordinates
             get noise.
+        dropout: probability with which each number that an adapter reads is replaced by zero, the
+            others divided by 1 - dropout, while `drop_inputs` is in force.
 
     Raises:
-        ValueError: for a rank or alpha that is not positive, no target, or a pattern that is none.
+        ValueError: for a rank or alpha that is not positive, a dropout outside [0, 1), no target,
+            or a pattern that is none.
         TypeError: if modules_to_save is one string.
     """
 
@@ -43,12 +46,15 @@ class LoraConfig:
     modules_to_save: tuple[str, ...] = ()
     layers_to_transform: tuple[int, ...] | None = None
     freeze_a: bool = False
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if not (isinstance(self.rank, int) and self.rank > 0):
             raise ValueError(f"LoRA rank must be a positive whole number, got {self.rank!r}")
         if not self.alpha > 0:
             raise ValueError(f"LoRA alpha must be positive, got {self.alpha!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA dropout must be at least 0 and below 1, got {self.dropout!r}")
         if isinstance(self.modules_to_save, str):
             raise TypeError(
                 f"modules_to_save must be a sequence of names, got the string "

@@ -65,6 +65,10 @@ class RunKey:
         """`(4,)` typed JAX keys for the noise of the count that `AdaptiveClipping` releases."""
         return _threefry_keys(self._derive("quantile", step, 8 * NUM_DRAWS))
 
+    def dropout_key(self, step: int) -> jax.Array:
+        """One typed JAX key for what the model leaves out at random in `step`."""
+        return _threefry_keys(self._derive("dropout", step, 8))[0]
+
     def fingerprint(self) -> str:
         """32 hexadecimal digits that tell this key from others and reveal nothing of it."""
         return self._derive("fingerprint", 0, 16).hex()

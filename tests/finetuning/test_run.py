@@ -137,6 +137,30 @@ def test_a_resumed_run_has_the_a_that_it_started_with(options, tmp_path, monkeyp
     assert weights(resumed) == weights(whole) and losses(resumed) == losses(whole)
 
 
+def test_what_a_record_drops_depends_on_the_step_and_on_nothing_else(
+    options, tmp_path, monkeypatch
+):
+    options = {**options, "lora": {"dropout": 0.5}}
+    whole = dpjax.finetune(**options)
+    plain = dpjax.finetune(**options | {"lora": {}, "output_dir": tmp_path / "plain"})
+    # B starts at zero: what A reads does not matter before the first step.
+    assert losses(plain)[0] == losses(whole)[0] and losses(plain)[1:] != losses(whole)[1:]
+    training = options["training"] | {"microbatch_size": 40}
+    larger = dpjax.finetune(**options | {"training": training, "output_dir": tmp_path / "larger"})
+    np.testing.assert_allclose(losses(larger), losses(whole), rtol=1e-4)
+    options["output_dir"] = tmp_path / "stopped"
+
+    def stop_after_three(self, step, *_):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.TrainingProgress, "update", stop_after_three)
+        with pytest.raises(RunInterrupted):
+            dpjax.finetune(**options)
+    assert losses(dpjax.finetune(**options, resume=True)) == losses(whole)
+
+
 def test_what_is_spent_is_on_record_before_the_model_is_written(options, monkeypatch):
     def crash(*_, **__):
         raise OSError("disk full")
