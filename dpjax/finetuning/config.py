@@ -130,6 +130,9 @@ class FinetuneConfig:
     them."""
     output_dir: str
     """New folder for the tuned model, the privacy report and the metrics."""
+    revision: str | None = None
+    """Branch, tag or commit of a model from the hub; default: its main branch. The privacy report
+    says which commit it was."""
     task: Literal["sequence_classification", "causal_lm"] = "sequence_classification"
     """Label texts, or write them: a decoder learns texts, completions of prompts, or the
     assistant's part of conversations, as the columns of the data say."""

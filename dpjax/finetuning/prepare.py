@@ -57,7 +57,7 @@ def prepare(config: FinetuneConfig) -> Plan:
         FileNotFoundError, ValueError: something given does not exist or does not fit; the message
             says what was seen and what to do.
     """
-    checkpoint = resolve_checkpoint(config.model)
+    checkpoint = resolve_checkpoint(config.model, config.revision)
     model = read_config(checkpoint)
     # Before the data: an encoder's tokenizer is no fit for texts to be written either.
     head = head_names(model, config.task)

@@ -16,6 +16,7 @@ from dpjax_accounting.report_schema import SCHEMA_VERSION
 
 from dpjax.finetuning.environment import environment
 from dpjax.finetuning.prepare import Plan
+from dpjax.models import revision_of
 from dpjax.privatize import RunKey
 
 _PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
@@ -107,6 +108,7 @@ def build(
             "id": run_id,
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "base_model": plan.config.model,
+            "base_model_revision": revision_of(plan.checkpoint),
             "trained": _trained(plan),
         },
         **_claim(plan, steps_completed),

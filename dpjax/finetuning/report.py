@@ -11,6 +11,7 @@ from dpjax.finetuning.config import Training
 from dpjax.finetuning.prepare import Plan
 from dpjax.finetuning.privacy_report import in_words
 from dpjax.finetuning.run_directory import RunDirectory
+from dpjax.models import revision_of
 
 if TYPE_CHECKING:
     from dpjax.finetuning.run import FinetuneResult
@@ -53,6 +54,7 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
             how += f" of layers {', '.join(map(str, config.lora.layers_to_transform))}"
         how += ", A frozen" if config.lora.freeze_a else ""
         how += ", rsLoRA" if config.lora.use_rslora else ""
+        how += f", dropout {config.lora.dropout:g}" if config.lora.dropout else ""
         if config.lora.modules_to_save:
             how += f", {', '.join(config.lora.modules_to_save)} in full"
         if config.lora.start_a == "principal":
@@ -62,7 +64,7 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
         ("Cross-entropy on held-out records", f"{result.eval_loss:.4f} nats"),
         ("Privacy", in_words(plan, plan.num_steps)),
         *_lifetime(result),
-        ("Checkpoint", config.model),
+        ("Checkpoint", _checkpoint(plan)),
         ("Tuning", how),
         ("Training records", f"{len(plan.train)}, {plan.task.summary()}"),
         ("Expected batch size", str(training.expected_batch_size)),
@@ -82,6 +84,11 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
         if result.privacy[key]:
             sections += [f"## {heading}", "\n".join(f"- {line}" for line in result.privacy[key])]
     return "\n\n".join(sections) + "\n"
+
+
+def _checkpoint(plan: Plan) -> str:
+    revision = revision_of(plan.checkpoint)
+    return plan.config.model if revision is None else f"{plan.config.model} at {revision}"
 
 
 def _quality(result: FinetuneResult, num_records: int) -> tuple[str, str]:

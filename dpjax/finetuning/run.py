@@ -34,6 +34,7 @@ from dpjax.models import (
     Trainable,
     add_lora,
     has_lora,
+    revision_of,
     save_adapter,
     save_model,
     split_trainable,
@@ -167,7 +168,9 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
     tuned = nnx.merge(*parts)
     save_model(tuned, plan.checkpoint, directory.model, label_names=plan.task.labels)
     if isinstance(tuned, CausalLM) and has_lora(tuned):
-        save_adapter(tuned, directory.adapter, plan.config.model)
+        save_adapter(
+            tuned, directory.adapter, plan.config.model, revision=revision_of(plan.checkpoint)
+        )
     samples = write_samples(plan, tuned) if isinstance(tuned, CausalLM) else []
     return _finish(plan, directory, privacy, held_out, attack, trained.metrics, samples)
 
@@ -202,6 +205,7 @@ def _identity(plan: Plan) -> dict[str, Any]:
     """What must not change between an interruption and the resumption."""
     return {
         "config": _comparable(plan.config.to_dict()),
+        "revision": revision_of(plan.checkpoint),
         "data": plan.fingerprint(),
         "mechanism": plan.mechanism and plan.mechanism.to_dict(),
     }
@@ -218,6 +222,11 @@ def _check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
                 f"cannot resume: the interrupted run had {name}={stored['config'][name]}, "
                 f"now it is {given['config'][name]}"
             )
+    if stored["revision"] != given["revision"]:
+        raise ValueError(
+            f"cannot resume: {given['config']['model']} was at revision {stored['revision']}, now "
+            f"it is at {given['revision']}; give that revision"
+        )
     if stored["data"] != given["data"]:
         raise ValueError("cannot resume: the training data is not what the interrupted run had")
     if stored["mechanism"] != given["mechanism"]:

@@ -10,6 +10,7 @@ from dpjax.models.families import Task as Task
 from dpjax.models.families import family_of as family_of
 from dpjax.models.families import head_names as head_names
 from dpjax.models.files import resolve_checkpoint as resolve_checkpoint
+from dpjax.models.files import revision_of as revision_of
 from dpjax.models.generate import Generation as Generation
 from dpjax.models.generate import generate as generate
 from dpjax.models.heads import CausalLM as CausalLM

@@ -71,7 +71,11 @@ _UNSUPPORTED = {
 
 
 def adapter_config(
-    model: Model, base_model_name_or_path: str, targets: Sequence[ModuleName], saved: Sequence[str]
+    model: Model,
+    base_model_name_or_path: str,
+    revision: str | None,
+    targets: Sequence[ModuleName],
+    saved: Sequence[str],
 ) -> dict[str, Any]:
     """The contents of adapter_config.json for a model with adapters.
 
@@ -79,10 +83,11 @@ def adapter_config(
         targets: the adapted modules, written under their whole names.
         saved: the modules stored in full.
     """
-    contents = {
+    return {
         "peft_type": "LORA",
         "task_type": _TASK_TYPES[task_of(model)],
         "base_model_name_or_path": base_model_name_or_path,
+        "revision": revision,
         "r": model.lora.rank,
         "lora_alpha": model.lora.alpha,
         "use_rslora": model.lora.use_rslora,
@@ -93,7 +98,6 @@ def adapter_config(
         "fan_in_fan_out": family_of(model.config.model_type).conv1d,
         "inference_mode": True,
     }
-    return contents
 
 
 def read_adapter_config(folder: Path, model: Model) -> dict[str, Any]:

@@ -23,7 +23,13 @@ from dpjax.models.save import tensor_of
 from dpjax.models.targets import select_saved, select_targets
 
 
-def save_adapter(model: Model, folder: str | Path, base_model_name_or_path: str | Path) -> None:
+def save_adapter(
+    model: Model,
+    folder: str | Path,
+    base_model_name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+) -> None:
     """Write adapter_config.json and adapter_model.safetensors; peft opens the folder.
 
     What is written: the adapters, a frozen A too, the classification head and the modules to save.
@@ -35,6 +41,7 @@ def save_adapter(model: Model, folder: str | Path, base_model_name_or_path: str 
     Args:
         folder: made if it does not exist.
         base_model_name_or_path: the checkpoint the model was loaded from, a folder or a hub id.
+        revision: the commit of a hub id (`revision_of`), which peft then loads.
 
     Raises:
         ValueError: if the model has no adapters.
@@ -52,7 +59,9 @@ def save_adapter(model: Model, folder: str | Path, base_model_name_or_path: str 
     tensors = {PREFIX + w.hf_name: tensor_of(model, parameters, w) for w in weights}
     heads = list(dict.fromkeys(m.hf_name.partition(".")[0] for m in classification_head(model)))
     names = [m.hf_name for m in saved if m.hf_name.partition(".")[0] not in heads]
-    contents = adapter_config(model, str(base_model_name_or_path), targets, [*heads, *names])
+    contents = adapter_config(
+        model, str(base_model_name_or_path), revision, targets, [*heads, *names]
+    )
     tied = tied_embedding(model)
     if tied in saved:
         head = tied_head_name(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -32,38 +33,58 @@ TOKENIZER_FILES = (
 OTHER_FILES = ("generation_config.json",)
 
 
-def resolve_checkpoint(name_or_path: str | Path) -> Path:
+def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Path:
     """The folder of a checkpoint: a local one, or one fetched from the Hugging Face hub by its id.
 
     From the hub come only config.json, safetensors and tokenizer files: no pickles, no code.
+    `revision_of` tells which commit a folder from the hub is of.
+
+    Args:
+        revision: branch, tag or commit of a hub id; None is the main branch as it is now.
 
     Raises:
-        FileNotFoundError: if the folder does not exist, or the hub lacks the id or is unreachable.
+        FileNotFoundError: if the folder does not exist, or the hub lacks the id or revision or is
+            unreachable.
         NotADirectoryError: if the path is a file.
+        ValueError: if a revision is given of a local folder.
     """
     name = str(name_or_path)
     path = Path(name).expanduser()
     if path.is_dir():
+        if revision is not None:
+            raise ValueError(
+                f"revision {revision!r} is given, but {name} is a local folder, which has none; "
+                "leave it out"
+            )
         return path
     if path.exists():
         raise NotADirectoryError(f"{name} is a file; give the folder that holds {CONFIG}")
     if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"checkpoint folder {name} does not exist")
-    return _download(name)
+    return _download(name, revision)
 
 
-def _download(hub_id: str) -> Path:
+def revision_of(folder: str | Path) -> str | None:
+    """The commit that a folder from the hub is of; None for any other folder."""
+    # The cache of huggingface_hub keeps them in .../snapshots/<commit>.
+    path = Path(folder)
+    is_commit = re.fullmatch("[0-9a-f]{40}", path.name) is not None
+    return path.name if is_commit and path.parent.name == "snapshots" else None
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     patterns = [CONFIG, POOLING_CONFIG, WEIGHTS, "model-*.safetensors", INDEX, *TOKENIZER_FILES]
     patterns += OTHER_FILES
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise FileNotFoundError(
-            f"{hub_id!r} is not a local folder, and fetching it from the Hugging Face hub failed: "
-            f"{error}"
+            f"{hub_id!r} is not a local folder, and fetching it"
+            + f" at revision {revision!r}" * (revision is not None)
+            + f" from the Hugging Face hub failed: {error}"
         ) from error
 
 

@@ -30,10 +30,10 @@ def unfinished(claims):
 def make_report(sections):
     return copy.deepcopy(
         {
-            "schema_version": 3,
+            "schema_version": 4,
             "private": True,
             "run": {"id": "a1", "time": "2026-01-02T03:04:05+00:00", "base_model": "m"}
-            | {"trained": "all parameters"},
+            | {"base_model_revision": None, "trained": "all parameters"},
             **sections,
             "implementation": {
                 "target_epsilon": None,

@@ -101,7 +101,7 @@ def test_an_unfinished_run_cannot_claim_to_be_whole(unfinished):
         (lambda r: r["guarantee"].update(epsilom=1), "guarantee.epsilom is unknown. Did you mean"),
         (lambda r: r.update(guarantees={}), "guarantees is unknown. Did you mean 'guarantee'"),
         (lambda r: r["mechanism"].update(noise=1), "DPSGD has no field 'noise'"),
-        (lambda r: r.update(schema_version=2), "schema_version must be 3; got 2"),
+        (lambda r: r.update(schema_version=2), "schema_version must be 4; got 2"),
         (lambda r: r["guarantee"].update(delta=1.0), "guarantee.delta must be less than 1"),
         (lambda r: r["guarantee"].update(delta=0), "guarantee.delta must be greater than 0"),
         (lambda r: r["guarantee"].update(epsilon=-1), "guarantee.epsilon must be at least 0"),

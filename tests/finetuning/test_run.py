@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import signal
 
+import huggingface_hub
 import numpy as np
 import pytest
 from dpjax_accounting import DPSGD, verify_report
@@ -159,6 +161,36 @@ def test_what_a_record_drops_depends_on_the_step_and_on_nothing_else(
         with pytest.raises(RunInterrupted):
             dpjax.finetune(**options)
     assert losses(dpjax.finetune(**options, resume=True)) == losses(whole)
+
+
+def test_a_checkpoint_from_the_hub_is_reported_with_its_commit(
+    options, tiny_checkpoint, tmp_path, monkeypatch
+):
+    commits = {"main": "a" * 40, "v2": "b" * 40}
+    for commit in commits.values():
+        shutil.copytree(tiny_checkpoint, tmp_path / "snapshots" / commit)
+
+    def snapshot_download(name, *, revision, allow_patterns):
+        assert name == "nobody/tiny"
+        return str(tmp_path / "snapshots" / commits[revision or "main"])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    options = {**options, "model": "nobody/tiny"}
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            loop.TrainingProgress, "update", lambda *_: signal.raise_signal(signal.SIGINT)
+        )
+        with pytest.raises(RunInterrupted):
+            dpjax.finetune(**options)
+    commits["main"] = commits["v2"]
+    with pytest.raises(ValueError, match=r"was at revision a{40}, now it is at b{40}"):
+        dpjax.finetune(**options, resume=True)
+    pinned = options | {"revision": "v2", "output_dir": tmp_path / "pinned"}
+    result = dpjax.finetune(**pinned)
+    assert result.privacy["run"]["base_model_revision"] == "b" * 40
+    assert verify_report(result.privacy) == []
+    assert f"nobody/tiny at {'b' * 40}" in (result.output_dir / "report.md").read_text()
 
 
 def test_what_is_spent_is_on_record_before_the_model_is_written(options, monkeypatch):

@@ -35,7 +35,8 @@ def model_of(family="qwen3", task="causal_lm", **changes):
 @pytest.fixture
 def folder(tmp_path):
     """An adapter of a Qwen3 without its tied head."""
-    save_adapter(adapt(model_of()), tmp_path / "adapter", "qwen/base")
+    model = adapt(model_of(), dropout=0.25)
+    save_adapter(model, tmp_path / "adapter", "qwen/base", revision="abc")
     return tmp_path / "adapter"
 
 
@@ -58,6 +59,7 @@ def test_what_is_written(folder):
     assert (contents["r"], contents["lora_alpha"], contents["peft_type"]) == (3, 6, "LORA")
     assert contents["task_type"] == "CAUSAL_LM"
     assert contents["base_model_name_or_path"] == "qwen/base"
+    assert (contents["revision"], contents["lora_dropout"]) == ("abc", 0.25)
     assert contents["modules_to_save"] is None
     assert contents["target_modules"] == [
         f"model.layers.{layer}.{name}"
@@ -116,6 +118,7 @@ def test_tuning_goes_on_from_what_was_loaded(folder):
     model = model_of()
     load_adapter(model, folder)
     assert (model.lora.rank, model.lora.alpha, model.lora.scaling) == (3, 6, 2.0)
+    assert model.lora.dropout == 0.25
     _, trained, _ = split_trainable(model, Trainable.lora())
     assert len(jax.tree.leaves(trained)) == 8
 

@@ -124,12 +124,12 @@ def test_there_and_back(family, task, tmp_path):
     base = original(family, task, tmp_path / "base")
     plain = logits_of(base)
     model = load(tmp_path / "base", task)
-    config = LoraConfig(rank=3, alpha=5, target_modules="all-linear", use_rslora=True)
+    config = LoraConfig(rank=3, alpha=5, target_modules="all-linear", use_rslora=True, dropout=0.25)
     add_lora(model, config, key=jax.random.key(1))
     model = moved(model)
     save_adapter(model, tmp_path / "ours", tmp_path / "base")
 
-    adapted = peft.PeftModel.from_pretrained(base, tmp_path / "ours", is_trainable=True)
+    adapted = peft.PeftModel.from_pretrained(base, tmp_path / "ours", is_trainable=True).eval()
     expected = logits_of(adapted)
     assert np.abs(expected - plain).max() > 0.01
     assert_equal(ours(model), expected)
@@ -142,6 +142,7 @@ def test_there_and_back(family, task, tmp_path):
     expected = logits_of(adapted)
     again = load(tmp_path / "base", task)
     load_adapter(again, tmp_path / "theirs")
+    assert again.lora.dropout == 0.25
     assert np.abs(expected - ours(model)).max() > 0.01
     assert_equal(ours(again), expected)
 

@@ -4,7 +4,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from dpjax.models import resolve_checkpoint
+from dpjax.models import resolve_checkpoint, revision_of
 
 
 @pytest.fixture
@@ -36,6 +36,25 @@ def test_hub_id_is_fetched_without_pickles_and_code(name, hub, tmp_path, monkeyp
     assert not any(p.endswith((".bin", ".py", "*", ".pt")) for p in arguments["allow_patterns"])
 
 
+def test_the_revision_asked_for_is_fetched(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    resolve_checkpoint("nobody/model", "v1.2")
+    assert [arguments["revision"] for _, arguments in hub] == ["v1.2"]
+
+
+def test_a_local_folder_has_no_revision(folder, hub):
+    with pytest.raises(ValueError, match=r"'v1' is given, but .* is a local folder"):
+        resolve_checkpoint(folder, "v1")
+    assert not hub
+
+
+def test_a_folder_from_the_hub_tells_its_commit():
+    commit = "0123456789abcdef" * 2 + "01234567"
+    assert revision_of(f"cache/models--a--b/snapshots/{commit}") == commit
+    assert revision_of(Path("cache") / commit) is None
+    assert revision_of("cache/snapshots/main") is None
+
+
 @pytest.mark.parametrize("name", ["./model", "/no/such/model", "~/no-such-model", "runs/a/model"])
 def test_missing_local_folder(name, hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -63,3 +82,5 @@ def test_unreachable_hub_is_explained(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(FileNotFoundError, match=r"not a local folder, and fetching.*no connection"):
         resolve_checkpoint("nobody/nothing")
+    with pytest.raises(FileNotFoundError, match=r"fetching it at revision 'v1' from"):
+        resolve_checkpoint("nobody/nothing", "v1")
