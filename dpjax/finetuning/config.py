@@ -97,7 +97,10 @@ class Compute:
     """How it is computed: changes time and memory, and results by rounding only."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of activations; parameters, clipping and noise are always float32."""
+    """Of activations; what is trained, clipping and noise are always float32."""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """With tuning=lora or head, of the checkpoint's parameters. bfloat16 takes half the memory; they
+    are rounded to it, unless they are in it already, and so is the merged model."""
     scan_layers: bool = False
     """Run the layers in a loop: compiles faster, for deep models."""
     rematerialise: bool = False
@@ -340,6 +343,10 @@ def _check_training(training: Training) -> None:
 def _check_compute(compute: Compute, generation: Generation) -> None:
     if compute.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"compute.dtype must be float32 or bfloat16, got {compute.dtype!r}")
+    if compute.frozen_dtype not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"compute.frozen_dtype must be float32 or bfloat16, got {compute.frozen_dtype!r}"
+        )
     if compute.vocab_chunk is not None and compute.vocab_chunk < 1:
         raise ValueError(f"compute.vocab_chunk must be at least 1, got {compute.vocab_chunk}")
     if generation.num_prompts < 0 or generation.max_new_tokens < 1:
@@ -364,6 +371,11 @@ def _check_task(config: FinetuneConfig) -> None:
         "compute.vocab_chunk": not writes and config.compute.vocab_chunk is not None,
     }
     given = [name for name, is_given in for_the_other.items() if is_given]
+    if config.compute.frozen_dtype != "float32" and config.tuning not in ("lora", "head"):
+        raise ValueError(
+            f"compute.frozen_dtype={config.compute.frozen_dtype} is for tuning=lora or head: "
+            f"tuning={config.tuning} trains parameters of the checkpoint, which would be rounded"
+        )
     if given:
         raise ValueError(f"{given[0]} has no meaning with task={config.task}: leave it out")
 

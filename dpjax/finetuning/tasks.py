@@ -236,6 +236,7 @@ def loading_of(config: FinetuneConfig) -> Loading:
     """How the checkpoint is loaded."""
     compute = config.compute
     return Loading(
+        param_dtype=compute.frozen_dtype,
         dtype=compute.dtype,
         scan_layers=compute.scan_layers,
         rematerialise=compute.rematerialise,

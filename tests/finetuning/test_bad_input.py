@@ -91,6 +91,13 @@ def test_unknown_option(refuse):
         ({"tuning": "last_layers", "num_trained_layers": 0}, ["num_trained_layers", "at least 1"]),
         ({"tuning": "last_layers", "num_trained_layers": 3}, ["last 3 layers", "has 2"]),
         ({"num_trained_layers": 1}, ["num_trained_layers=1", "tuning=lora"]),
+        ({"lora__dropout": 1}, ["lora.dropout", "below 1"]),
+        ({"compute__frozen_dtype": "float16"}, ["frozen-dtype", "bfloat16", "float16"]),
+        (
+            {"compute__frozen_dtype": "bfloat16", "tuning": "bias"},
+            ["compute.frozen_dtype", "tuning=bias", "rounded"],
+        ),
+        ({"revision": "main"}, ["revision 'main'", "local folder"]),
         ({"seed": -1}, ["seed"]),
     ],
 )

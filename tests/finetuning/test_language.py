@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file
 
 import dpjax
 from dpjax.models import (
@@ -157,6 +158,21 @@ def test_lora_in_other_ways_of_computing_gives_the_same_model(language_options, 
         nnx.state(opened),
     )
     assert opened.config == load_causal_lm(plain.output_dir / "model").config
+
+
+def test_a_frozen_base_in_bfloat16_is_merged_in_bfloat16(language_options):
+    options = language_options("text", tuning="lora", compute={"frozen_dtype": "bfloat16"})
+    options["training"]["num_steps"] = 2
+    result = dpjax.finetune(**options)
+    merged, adapter = (
+        load_file(result.output_dir / name)
+        for name in ("model/model.safetensors", "adapter/adapter_model.safetensors")
+    )
+    assert {tensor.dtype.name for tensor in merged.values()} == {"bfloat16"}
+    assert {tensor.dtype.name for tensor in adapter.values()} == {"float32"}
+    base = load_file(options["model"] / "model.safetensors")
+    name = "transformer.wpe.weight"
+    np.testing.assert_array_equal(merged[name], base[name].astype(merged[name].dtype))
 
 
 def test_a_tuned_model_opens_in_transformers(language_options):
