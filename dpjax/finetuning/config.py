@@ -99,8 +99,8 @@ class Compute:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of activations; what is trained, clipping and noise are always float32."""
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
-    """With tuning=lora or head, of the checkpoint's parameters. bfloat16 takes half the memory; they
-    are rounded to it, unless they are in it already, and so is the merged model."""
+    """With tuning=lora or head, of the checkpoint's parameters. bfloat16 takes half the memory, and
+    rounds them, unless they are in it already, and the merged model."""
     scan_layers: bool = False
     """Run the layers in a loop: compiles faster, for deep models."""
     rematerialise: bool = False
