@@ -34,6 +34,7 @@ from dpjax.models import (
     Trainable,
     add_lora,
     has_lora,
+    is_own_base,
     revision_of,
     save_adapter,
     save_model,
@@ -167,7 +168,7 @@ def execute(run: Run, console: Console | None = None) -> FinetuneResult:
     attack = _attack(plan, parts, held_out)
     tuned = nnx.merge(*parts)
     save_model(tuned, plan.checkpoint, directory.model, label_names=plan.task.labels)
-    if isinstance(tuned, CausalLM) and has_lora(tuned):
+    if has_lora(tuned) and is_own_base(tuned, plan.checkpoint):
         save_adapter(
             tuned, directory.adapter, plan.config.model, revision=revision_of(plan.checkpoint)
         )

@@ -21,7 +21,7 @@ class RunDirectory:
     """Paths and files of one run.
 
     config.json, privacy.json, privacy.html, metrics.jsonl, attack.json, report.md with pictures,
-    model/, adapter/ of a language model tuned with LoRA; and while the run is unfinished private/
+    model/, adapter/ of LoRA on the checkpoint as it is; and while the run is unfinished private/
     (run key and checkpoint, readable by the owner only).
     """
 

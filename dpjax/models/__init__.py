@@ -1,6 +1,7 @@
 """Flax NNX language models with LoRA, read from and written to Hugging Face checkpoint folders."""
 
 from dpjax.models.adapter_load import load_adapter as load_adapter
+from dpjax.models.adapter_save import is_own_base as is_own_base
 from dpjax.models.adapter_save import save_adapter as save_adapter
 from dpjax.models.config import RopeConfig as RopeConfig
 from dpjax.models.config import TransformerConfig as TransformerConfig

@@ -17,10 +17,27 @@ from dpjax.models.adapter_layout import (
     tied_embedding,
     tied_head_name,
 )
-from dpjax.models.heads import Model
+from dpjax.models.families import family_of
+from dpjax.models.files import open_tensors
+from dpjax.models.heads import Model, task_of
 from dpjax.models.lora import has_lora
+from dpjax.models.read_config import read_config
 from dpjax.models.save import tensor_of
 from dpjax.models.targets import select_saved, select_targets
+
+
+def is_own_base(model: Model, folder: str | Path) -> bool:
+    """Whether an adapter of the model fits the checkpoint in `folder` as it is.
+
+    It does not if layers were dropped, one was appended for pooling, or a layer that an adapter
+    does not bring (the pooler of BERT) was started anew because the checkpoint lacks it.
+    """
+    task, family = task_of(model), family_of(model.config.model_type)
+    if read_config(folder).num_layers != model.config.num_layers:
+        return False
+    present = {family.table_name(name, task) for name in open_tensors(Path(folder))}
+    brought = {w.hf_name for module in classification_head(model) for w in module.weights()}
+    return present | brought >= {w.hf_name for w in family.weight_names(model.config, task)}
 
 
 def save_adapter(
@@ -36,7 +53,8 @@ def save_adapter(
     The base is not: what a checkpoint lacks and was started anew when it was loaded must be among
     them (the pooler of a BERT that was not pretrained with one), and a layer that was appended for
     pooling must be in the base's folder (`save_model` before the adapters are added), which must
-    have as many layers as the model. The rows of a head are in the order of the model's logits.
+    have as many layers as the model; `is_own_base` tells. The rows of a head are in the order of
+    the model's logits.
 
     Args:
         folder: made if it does not exist.

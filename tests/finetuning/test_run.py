@@ -41,6 +41,7 @@ def test_a_run_leaves_what_it_promises(options):
         "training.png",
         "roc.png",
         "model",
+        "adapter",
     }
     privacy = read_json(result.output_dir / "privacy.json")
     assert verify_report(privacy) == []
@@ -275,6 +276,7 @@ def test_every_trained_tensor_moves_and_no_other(options, tuning, belongs, tiny_
 def test_a_frozen_a_and_fewer_layers(options):
     lora = {"freeze_a": True, "target_modules": ["query"], "layers_to_transform": [0]}
     result = dpjax.finetune(**options | {"lora": lora, "num_layers": 1})
+    assert not (result.output_dir / "adapter").exists()
     config = read_json(result.output_dir / "config.json")
     assert (config["num_layers"], config["lora"]["freeze_a"]) == (1, True)
     assert read_json(result.output_dir / "model" / "config.json")["num_hidden_layers"] == 1

@@ -6,15 +6,18 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from models.tiny_checkpoints import random_model
+from models.tiny_checkpoints import LABELS, random_model, write_config
 from safetensors.numpy import load_file, save_file
 
 from dpjax.models import (
     LoraConfig,
     Trainable,
     add_lora,
+    is_own_base,
     load_adapter,
+    load_classifier,
     save_adapter,
+    save_model,
     split_trainable,
 )
 
@@ -237,3 +240,32 @@ def test_adapters_twice_and_none(folder, tmp_path):
     model = adapt(model_of())
     with pytest.raises(ValueError, match="has LoRA adapters already"):
         load_adapter(model, folder)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2"])
+def test_a_checkpoint_with_all_that_an_adapter_does_not_bring_is_its_base(family, tmp_path):
+    task = "causal_lm" if family == "gpt2" else "sequence_classification"
+    base = tmp_path / "base"
+    labels = () if family == "gpt2" else LABELS
+    source = write_config(tmp_path / "source", family)
+    save_model(model_of(family, task), source, base, label_names=labels)
+    model = adapt(model_of(family, task), target_modules="all-linear")
+    assert is_own_base(model, base)
+    tensors = load_file(base / "model.safetensors")
+    heads = ("pooler", "classifier")
+    save_file(
+        {name: value for name, value in tensors.items() if not any(h in name for h in heads)},
+        base / "model.safetensors",
+    )
+    # The head comes with the adapter, the pooler of a BERT does not.
+    assert is_own_base(model, base) == (family != "bert")
+
+
+def test_a_checkpoint_with_more_layers_is_not_the_base(tmp_path):
+    source, base = write_config(tmp_path / "source", "bert"), tmp_path / "base"
+    task = "sequence_classification"
+    save_model(model_of("bert", task), source, base, label_names=LABELS)
+    short = load_classifier(base, label_names=LABELS, key=jax.random.key(0), num_layers=1)
+    assert not is_own_base(adapt(short, target_modules="all-linear"), base)
+    longer = load_classifier(base, label_names=LABELS, key=jax.random.key(0), pooling="mean")
+    assert not is_own_base(adapt(longer, target_modules="all-linear"), base)
