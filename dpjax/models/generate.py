@@ -59,8 +59,8 @@ def generate(
         input_ids: `(N, P)` integers, prompts padded on the left (`encode_prompts` makes them).
         attention_mask: `(N, P)` bool, False at padding.
         max_new_tokens: at most so many are written.
-        key: a JAX key for sampling. The draws of a row depend on the key, on N, and on the row's
-            place, not on other rows' contents, nor on `max_new_tokens`. Greedy decoding uses none.
+        key: a JAX key for sampling. The draws of a row depend on the key and on the row's place,
+            not on other rows or their number, nor on `max_new_tokens`. Greedy decoding uses none.
         temperature: tokens are drawn from softmax(logits / temperature); None or 0 takes the most
             probable token, the lowest of equals, and `top_k` and `top_p` change nothing.
         top_k: draw among the k most probable tokens only.
@@ -169,11 +169,16 @@ def _generate(
 def _choose(
     logits: jax.Array, column: jax.Array, sampling: Sampling | None, top_k: int | None
 ) -> jax.Array:
-    """Tokens `(N,)` int32, every column drawn with a key of its own."""
+    """Tokens `(N,)` int32, every row and column drawn with a key of its own."""
     if sampling is None:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     key = jax.random.fold_in(sampling.key, column)
-    return sample_tokens(logits, key, sampling.temperature, top_k, sampling.top_p)
+
+    def choose(row: jax.Array, logits: jax.Array) -> jax.Array:
+        own = jax.random.fold_in(key, row)
+        return sample_tokens(logits, own, sampling.temperature, top_k, sampling.top_p)
+
+    return jax.vmap(choose)(jnp.arange(len(logits)), logits)
 
 
 def _check_left_padded(mask: np.ndarray) -> None:

@@ -203,6 +203,16 @@ def test_one_key_gives_one_text(gpt2):
     assert (texts[0] != texts[2]).mean() > 0.5
 
 
+def test_a_row_is_drawn_the_same_in_a_smaller_batch(gpt2):
+    ids, mask = ragged_prompts()
+    options = {"key": jax.random.key(0), "temperature": 3.0, "top_k": 20, "top_p": 0.9}
+    whole = run(gpt2, **options).tokens
+    half = run(gpt2, (ids[:2], mask[:2]), **options).tokens
+    np.testing.assert_array_equal(half, whole[:2])
+    alike = run(gpt2, one_prompt(2), **options).tokens
+    assert (alike[0] != alike[1]).any()
+
+
 def test_the_most_probable_of_one_is_the_greedy_token(gpt2, unending):
     sampled = run(gpt2, key=jax.random.key(0), temperature=5.0, top_k=1)
     np.testing.assert_array_equal(sampled.tokens, unending.tokens)
