@@ -101,6 +101,9 @@ class Compute:
     frozen_dtype: Literal["float32", "bfloat16"] = "float32"
     """With tuning=lora or head, of the checkpoint's parameters. bfloat16 takes half the memory, and
     rounds them, unless they are in it already, and the merged model."""
+    attention: Literal["einsum", "cudnn"] = "einsum"
+    """cudnn is the fused kernel of an NVIDIA GPU, for dtype=bfloat16. It has been compiled for one
+    but not been run on one yet."""
     scan_layers: bool = False
     """Run the layers in a loop: compiles faster, for deep models."""
     rematerialise: bool = False
@@ -347,6 +350,8 @@ def _check_compute(compute: Compute, generation: Generation) -> None:
         raise ValueError(
             f"compute.frozen_dtype must be float32 or bfloat16, got {compute.frozen_dtype!r}"
         )
+    if compute.attention not in ("einsum", "cudnn"):
+        raise ValueError(f"compute.attention must be einsum or cudnn, got {compute.attention!r}")
     if compute.vocab_chunk is not None and compute.vocab_chunk < 1:
         raise ValueError(f"compute.vocab_chunk must be at least 1, got {compute.vocab_chunk}")
     if generation.num_prompts < 0 or generation.max_new_tokens < 1:

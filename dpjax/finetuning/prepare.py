@@ -6,6 +6,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import jax
 from dpjax_accounting import DPSGD, DatasetIdentity, calibrate_noise, default_delta, validate_delta
 
 from dpjax.data import (
@@ -61,6 +62,10 @@ def prepare(config: FinetuneConfig) -> Plan:
     model = read_config(checkpoint)
     # Before the data: an encoder's tokenizer is no fit for texts to be written either.
     head = head_names(model, config.task)
+    if config.compute.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise ValueError(
+            f"compute.attention=cudnn needs an NVIDIA GPU; JAX computes on {jax.devices()[0]} here"
+        )
     if config.training.max_length > model.max_positions:
         raise ValueError(
             f"training.max_length={config.training.max_length} is more than the "

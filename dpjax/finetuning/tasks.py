@@ -238,6 +238,7 @@ def loading_of(config: FinetuneConfig) -> Loading:
     return Loading(
         param_dtype=compute.frozen_dtype,
         dtype=compute.dtype,
+        attention=compute.attention,
         scan_layers=compute.scan_layers,
         rematerialise=compute.rematerialise,
     )

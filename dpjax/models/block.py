@@ -84,6 +84,7 @@ class Attention(nnx.Module):
             around.mask,
             scale=config.attention_scale,
             softcap=config.attention_softcap,
+            implementation=config.attention,
         )
         return self.o_proj(context.reshape(*context.shape[:-2], -1)), cache
 

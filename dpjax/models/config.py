@@ -9,6 +9,9 @@ NORMS = ("layer", "rms", "rms_plus_one")
 NORM_PLACEMENTS = ("pre", "post", "branch", "sandwich")
 LAYER_TYPES = ("full", "sliding")
 COMPUTE_DTYPES = ("float32", "bfloat16")
+ATTENTIONS = ("einsum", "cudnn")
+# The largest heads that cuDNN's kernel takes, on Hopper and later.
+_LARGEST_CUDNN_HEAD = 256
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class RopeConfig:
 class TransformerConfig:
     """A transformer in plain numbers and names: decoder or encoder, of any supported family.
 
-    The last three fields change how it is computed, and neither its weights nor its results beyond
+    The last four fields change how it is computed, and neither its weights nor its results beyond
     rounding.
 
     Attributes:
@@ -72,6 +75,7 @@ class TransformerConfig:
         pooler_activation: of the dense layer between an encoder and its classifier, or None.
         averaging_layer: whether the last layer was appended to average the tokens.
         dtype: of activations; parameters keep theirs, what needs range is float32.
+        attention: einsum, or cudnn, the fused kernel of an NVIDIA GPU where the shapes fit it.
         scan_layers: stack the layers' parameters and run them in a loop: compiles faster.
         rematerialise: keep only the inputs of layers for the backward pass: needs less memory.
 
@@ -119,6 +123,7 @@ class TransformerConfig:
     initializer_range: float = 0.02
     averaging_layer: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["einsum", "cudnn"] = "einsum"
     scan_layers: bool = False
     rematerialise: bool = False
 
@@ -137,9 +142,24 @@ class TransformerConfig:
         _check_name("norm", self.norm, NORMS)
         _check_name("norm_placement", self.norm_placement, NORM_PLACEMENTS)
         _check_name("dtype", self.dtype, COMPUTE_DTYPES)
+        _check_name("attention", self.attention, ATTENTIONS)
+        if self.attention == "cudnn":
+            self._check_cudnn()
         if self.averaging_layer and self.scan_layers:
             raise ValueError("an appended averaging layer needs unrolled layers: scan_layers=False")
         self._check_layers()
+
+    def _check_cudnn(self) -> None:
+        if self.dtype != "bfloat16" or self.attention_softcap is not None:
+            raise ValueError(
+                "attention 'cudnn' computes in bfloat16 and without a cap on scores; got dtype "
+                f"{self.dtype} and softcap {self.attention_softcap}: take 'einsum'"
+            )
+        if self.head_size % 8 or self.head_size > _LARGEST_CUDNN_HEAD:
+            raise ValueError(
+                "attention 'cudnn' needs heads of a multiple of 8 numbers, at most "
+                f"{_LARGEST_CUDNN_HEAD}; this model's have {self.head_size}: take 'einsum'"
+            )
 
     def _check_layers(self) -> None:
         for name in ("layer_types", "rope_layers"):

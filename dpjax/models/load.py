@@ -35,6 +35,7 @@ class Loading:
     Attributes:
         param_dtype: of the parameters; bfloat16 is for weights that are not trained themselves.
         dtype: of activations.
+        attention: see `TransformerConfig`.
         scan_layers: see `TransformerConfig`.
         rematerialise: see `TransformerConfig`.
         placement: sharding of each parameter by its dotted path; default: the first device.
@@ -42,6 +43,7 @@ class Loading:
 
     param_dtype: ParamDtype = "float32"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["einsum", "cudnn"] = "einsum"
     scan_layers: bool = False
     rematerialise: bool = False
     placement: Placement | None = None
@@ -151,6 +153,7 @@ def _with(config: TransformerConfig, loading: Loading) -> TransformerConfig:
     return dataclasses.replace(
         config,
         dtype=loading.dtype,
+        attention=loading.attention,
         scan_layers=loading.scan_layers,
         rematerialise=loading.rematerialise,
     )

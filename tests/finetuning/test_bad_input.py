@@ -97,6 +97,7 @@ def test_unknown_option(refuse):
             {"compute__frozen_dtype": "bfloat16", "tuning": "bias"},
             ["compute.frozen_dtype", "tuning=bias", "rounded"],
         ),
+        ({"compute__attention": "cudnn"}, ["compute.attention=cudnn", "NVIDIA GPU", "cpu"]),
         ({"revision": "main"}, ["revision 'main'", "local folder"]),
         ({"seed": -1}, ["seed"]),
     ],
