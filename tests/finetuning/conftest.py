@@ -1,10 +1,13 @@
 """A tiny checkpoint with its tokenizer, and a small labelled data set, made on the spot."""
 
+import copy
 import json
 
 import numpy as np
 import pytest
 from flax import nnx
+
+import dpjax
 
 GOOD = ("fine", "lovely", "bright", "warm")
 BAD = ("dull", "awful", "cold", "grim")
@@ -84,14 +87,13 @@ def eval_file(tmp_path_factory):
     return write_records(tmp_path_factory.mktemp("data") / "eval.csv", 80, seed=1)
 
 
-@pytest.fixture
-def options(tiny_checkpoint, train_file, eval_file, tmp_path):
-    """Options of a run of a few seconds; tests override what they are about."""
+@pytest.fixture(scope="session")
+def base_options(tiny_checkpoint, train_file, eval_file):
+    """Options of a run of a few seconds, without the folder that it writes."""
     return {
         "model": tiny_checkpoint,
         "train_data": train_file,
         "eval_data": eval_file,
-        "output_dir": tmp_path / "run",
         "privacy": {"target_epsilon": 4.0, "clip_norm": 0.5},
         "training": {
             "expected_batch_size": 40,
@@ -102,3 +104,16 @@ def options(tiny_checkpoint, train_file, eval_file, tmp_path):
         },
         "seed": 5,
     }
+
+
+@pytest.fixture
+def options(base_options, tmp_path):
+    """Those of a run of a test's own; tests override what they are about."""
+    return copy.deepcopy(base_options) | {"output_dir": tmp_path / "run"}
+
+
+@pytest.fixture(scope="session")
+def finished(base_options, tmp_path_factory):
+    """The result of a run with these options, which many tests read and none changes."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return dpjax.finetune(**copy.deepcopy(base_options), output_dir=folder)
