@@ -1,6 +1,13 @@
-"""What all tests share: none is skipped where nothing may be, none reads the user's cache."""
+"""What all tests share: none is skipped where nothing may be, none reads the user's caches, and
+what they compile is compiled once, quickly.
+"""
 
+import tempfile
+
+import jax
 import pytest
+
+_COMPILED = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser):
@@ -24,3 +31,39 @@ def _no_answers_from_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DPJAX_ACCOUNTING_CACHE", "off")
         yield
+
+
+def pytest_configure(config):
+    """One folder of compiled functions for all processes of a test run, empty at its start."""
+    if hasattr(config, "workerinput"):
+        config.stash[_COMPILED] = config.workerinput["compiled"]
+        return
+    folder = tempfile.TemporaryDirectory(prefix="dpjax-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    config.stash[_COMPILED] = folder.name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Tells a process that pytest-xdist starts."""
+    node.workerinput["compiled"] = node.config.stash[_COMPILED]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once_and_quickly(pytestconfig):
+    """Small models take longer to compile than to run: LLVM, XLA's back end, optimises little.
+
+    XLA's own passes, which decide what is computed and held in memory, stay. Programs of one shape
+    are compiled once, although every test makes its own functions.
+    """
+    jax.config.update("jax_compilation_cache_dir", pytestconfig.stash[_COMPILED])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def full_optimisation():
+    """For tests of what comes out of the compiler as users run it: roundings, memory, programs."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -1,11 +1,13 @@
 """A tiny checkpoint with its tokenizer, and a small labelled data set, made on the spot."""
 
+import copy
 import json
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
+
+import dpjax
 
 GOOD = ("fine", "lovely", "bright", "warm")
 BAD = ("dull", "awful", "cold", "grim")
@@ -28,16 +30,6 @@ TINY_BERT = {
     "initializer_range": 0.2,
     "pad_token_id": 0,
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Runs of one shape are compiled once, although every run makes its own functions."""
-    previous = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", previous)
 
 
 @pytest.fixture(scope="session")
@@ -95,14 +87,13 @@ def eval_file(tmp_path_factory):
     return write_records(tmp_path_factory.mktemp("data") / "eval.csv", 80, seed=1)
 
 
-@pytest.fixture
-def options(tiny_checkpoint, train_file, eval_file, tmp_path):
-    """Options of a run of a few seconds; tests override what they are about."""
+@pytest.fixture(scope="session")
+def base_options(tiny_checkpoint, train_file, eval_file):
+    """Options of a run of a few seconds, without the folder that it writes."""
     return {
         "model": tiny_checkpoint,
         "train_data": train_file,
         "eval_data": eval_file,
-        "output_dir": tmp_path / "run",
         "privacy": {"target_epsilon": 4.0, "clip_norm": 0.5},
         "training": {
             "expected_batch_size": 40,
@@ -113,3 +104,16 @@ def options(tiny_checkpoint, train_file, eval_file, tmp_path):
         },
         "seed": 5,
     }
+
+
+@pytest.fixture
+def options(base_options, tmp_path):
+    """Those of a run of a test's own; tests override what they are about."""
+    return copy.deepcopy(base_options) | {"output_dir": tmp_path / "run"}
+
+
+@pytest.fixture(scope="session")
+def finished(base_options, tmp_path_factory):
+    """The result of a run with these options, which many tests read and none changes."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return dpjax.finetune(**copy.deepcopy(base_options), output_dir=folder)

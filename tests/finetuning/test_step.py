@@ -95,6 +95,7 @@ def test_a_private_step_is_the_clipped_sum_plus_noise_once_over_the_expected_bat
     assert int(total.num_records) == 6 and 0 < int(total.num_clipped) <= 6
 
 
+@pytest.mark.usefixtures("full_optimisation")
 def test_sums_of_microbatches_are_added_in_place(parts):
     """However many microbatches a step has, one accumulator is held."""
     steps = make_private_steps(

@@ -114,15 +114,6 @@ def batch():
     return np.where(mask, ids, 0).astype(np.int32), mask
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Leaves optimisations out: tiny models take longer to compile than to run."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="session")
 def minilm():
     """Folder of all-MiniLM-L6-v2, found without importing the package that carries it."""

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from models.tiny_checkpoints import LABELS, random_model, write_config
+from models.tiny_checkpoints import LABELS, random_model, run, write_config
 from safetensors.numpy import load_file, save_file
 
 from dpjax.models import (
@@ -109,12 +109,12 @@ def test_scanned_adapters_compute_what_unrolled_ones_do(family, tmp_path):
     parameters = leaves(unrolled)
     parameters["transformer"]["layers"] = jax.tree.map(lambda *x: np.stack(x), *blocks)
     scanned = nnx.merge(nnx.graphdef(scanned), parameters)
-    plain = unrolled(ids, mask)
+    plain = run(unrolled, ids, mask)
     for one in (unrolled, scanned):
         load_adapter(one, tmp_path / "adapter")
-    expected = np.asarray(unrolled(ids, mask))
+    expected = np.asarray(run(unrolled, ids, mask))
     assert np.abs(expected - plain).max() > 0.01
-    np.testing.assert_allclose(scanned(ids, mask), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(run(scanned, ids, mask), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_tuning_goes_on_from_what_was_loaded(folder):

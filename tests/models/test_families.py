@@ -36,7 +36,6 @@ _AUTO = {
     "sequence_classification": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
 }
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 every_head = pytest.mark.parametrize(("family", "task"), FAMILIES_AND_TASKS)
 every_family = pytest.mark.parametrize("family", CONFIGS)
 

@@ -23,8 +23,6 @@ from dpjax.models.sampling import sample_tokens
 module = sys.modules["dpjax.models.generate"]
 NEW = 12
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def ragged_prompts():
     """(4, 9) ids and mask, padded on the left, the shortest prompt a single token."""

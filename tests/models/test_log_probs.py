@@ -9,8 +9,6 @@ from dpjax.models import continuation_log_probs, generate
 
 LENGTH = 12
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def texts():
     """Ids, mask and what is asked: padded on the right, not at all, on the left; (3, 12) each."""

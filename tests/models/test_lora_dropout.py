@@ -12,7 +12,6 @@ from dpjax.models import LoraConfig, LoraLinear, Trainable, add_lora, drop_input
 from dpjax.privatize import clipped_grad
 
 RATE = 0.4
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def adapted(family="gpt2", task="causal_lm", dropout=RATE, **changes):

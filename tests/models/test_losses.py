@@ -217,6 +217,7 @@ def test_the_core_sees_the_head_as_contractions(tied):
     assert not any("dense" in term for term in terms)
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_logits_of_all_tokens_are_never_alive(tied):
     vocab, length, size, chunk, examples = 1009, 32, 24, 50, 8

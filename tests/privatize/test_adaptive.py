@@ -43,6 +43,7 @@ def test_the_cost_of_the_default_is_small():
     assert adaptive.gradient_noise_multiplier == pytest.approx(1 + 0.00005, abs=5e-6)
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("neighbour", ["removed", "not_finite", "masked"])
 def test_one_unit_moves_both_releases_by_at_most_one_over_the_noise_multiplier(neighbour):
     """And a clipped gradient does so exactly: z_Δ is as small as it may be."""
@@ -70,6 +71,7 @@ def test_one_unit_moves_both_releases_by_at_most_one_over_the_noise_multiplier(n
     assert max(moved) >= 1 / noise_multiplier * (1 - 1e-5)
 
 
+@pytest.mark.usefixtures("full_optimisation")
 def test_replacing_a_unit_moves_the_count_by_at_most_one():
     rows = {"below": 0.1, "above": 10.0, "zero": 0.0, "not_finite": np.nan}
     fn = dpjax.clipped_grad(linear_loss, clip_norm=1.0)

@@ -49,6 +49,7 @@ def test_formed_in_portions(values, widths):
     np.testing.assert_allclose(got, exact_norm(pair), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("full_optimisation")
 def test_no_array_of_a_portion_exceeds_the_budget():
     a, g = jax.ShapeDtypeStruct((40, 30), jnp.float32), jax.ShapeDtypeStruct((40, 999), jnp.float32)
     assert not methods.use_gram(40, 30, 999)
@@ -90,6 +91,7 @@ def test_what_is_not_finite_shows(length, side, broken):
     assert not np.isfinite(contraction_norm(ContractionArrays(*pair), AMPLE))
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", ["one_backward", "two_backwards"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("length", [4, 64])
@@ -123,6 +125,7 @@ def test_without_the_allowance_bfloat16_would_exceed_the_clip_norm(monkeypatch):
             test_bfloat16_operands_stay_below_the_clip_norm("two_backwards", length, False)
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", ["one_backward", "two_backwards"])
 def test_scaling_float16_operands_neither_overflows_nor_vanishes(strategy):
     rng = np.random.default_rng(4)
@@ -138,6 +141,7 @@ def test_scaling_float16_operands_neither_overflows_nor_vanishes(strategy):
         assert np.linalg.norm(np.asarray(total["w"], np.float64)) == pytest.approx(clip_norm, 1e-3)
 
 
+@pytest.mark.usefixtures("full_optimisation")
 def test_products_are_kept_where_that_saves_time_and_memory():
     def is_kept(size, length, examples):
         params = {"w": jax.ShapeDtypeStruct((size, size), jnp.float32)}

@@ -97,6 +97,7 @@ def test_every_row_is_taken_once_and_comes_back_in_its_place():
             np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_memory_is_that_of_one_microbatch_and_one_sum(strategy):
     params = make_params(64)
@@ -117,6 +118,7 @@ def test_memory_is_that_of_one_microbatch_and_one_sum(strategy):
     assert temporary_bytes(500, 8) <= one + 4 * parameter_bytes + 500 * per_row
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_adding_up_outside_holds_one_sum_when_it_is_donated(strategy):
     """As a training loop does that draws batches of varying size."""

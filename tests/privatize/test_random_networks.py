@@ -100,6 +100,7 @@ def test_equals_materialize(strategy, parts, size, seed, log_clip_norm, scale):
     assert difference <= 1e-5 * max(clip_norm, np.linalg.norm(flatten(want.grads)))
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", FAST)
 @few
 @given(networks, sizes, st.integers(0, 2**16), st.floats(-6, 1))

@@ -60,6 +60,7 @@ def test_equals_a_loop_over_examples(name, strategy):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got.grads))
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", FAST)
 @pytest.mark.parametrize("scale", [1e-12, 1e-6, 1e6, 1e12])
 @pytest.mark.parametrize("name", ["dense_network", "tied_scanned_rematerialised_decoder"])
@@ -135,6 +136,7 @@ def test_microbatches_masks_and_aux(strategy, microbatch_size):
     assert got.losses[0] == 0
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", FAST)
 def test_no_array_of_examples_times_the_table(strategy):
     vocab, size, layers, examples, length = 311, 32, 2, 8, 6
@@ -159,6 +161,7 @@ def test_no_array_of_examples_times_the_table(strategy):
     assert f"{examples},{vocab},{size}]" in text
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about the compiler of CPUs")
 def test_two_backward_passes_of_a_residual_network_compile_to_little_more_code_than_one():
     """Cotangents are not computed again for each of their readers, from those of all layers."""
@@ -183,6 +186,7 @@ def test_two_backward_passes_of_a_residual_network_compile_to_little_more_code_t
     assert ours < 1.7 * theirs
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", ["auto", *FAST])
 def test_an_unknown_version_of_jax_costs_memory_not_correctness(monkeypatch, strategy):
     params, batch, loss, gradients = loop("dense_network")

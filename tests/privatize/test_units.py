@@ -51,6 +51,7 @@ def test_a_unit_is_clipped_as_one(reduction, strategy):
     assert np.linalg.norm(np.einsum("ue,uep->p", each, gradients) - total) > 0.1
 
 
+@pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_one_unit_contributes_at_most_the_clip_norm(strategy):
     params, loss, examples, _ = model("dense_network")
