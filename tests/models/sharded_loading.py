@@ -16,6 +16,7 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -35,8 +36,6 @@ def split_matrices(path):
 
 def results(model):
     """Logits, and the sum of clipped gradients, of three texts."""
-    from flax import nnx
-
     graphdef, trained, frozen = split_trainable(model, Trainable.full())
     ids = jax.random.randint(jax.random.key(0), (3, 10), 3, 60)
 
