@@ -2,7 +2,6 @@
 what they compile is compiled once, quickly.
 """
 
-import gc
 import tempfile
 
 import jax
@@ -36,8 +35,6 @@ def _no_answers_from_disk():
 
 def pytest_configure(config):
     """One folder of compiled functions for all processes of a test run, empty at its start."""
-    # Tracing allocates much that lives on; the collector would walk through all of it each time.
-    gc.set_threshold(100_000, 50, 100)
     if hasattr(config, "workerinput"):
         config.stash[_COMPILED] = config.workerinput["compiled"]
         return
