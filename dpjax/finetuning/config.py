@@ -102,8 +102,8 @@ class Compute:
     """With tuning=lora or head, of the checkpoint's parameters. bfloat16 takes half the memory, and
     rounds them, unless they are in it already, and the merged model."""
     attention: Literal["einsum", "cudnn"] = "einsum"
-    """cudnn is the fused kernel of an NVIDIA GPU, for dtype=bfloat16. It has been compiled for one
-    but not been run on one yet."""
+    """cudnn is the fused kernel of an NVIDIA GPU, for dtype=bfloat16. Programs with
+    it have been lowered for CUDA, and never run."""
     scan_layers: bool = False
     """Run the layers in a loop: compiles faster, for deep models."""
     rematerialise: bool = False

@@ -60,9 +60,9 @@ def attend(
         scale: of the scores.
         softcap: scores become softcap · tanh(score / softcap).
         implementation: with "cudnn", cuDNN's fused kernel (Dao 2023, arXiv:2307.08691) computes
-            what it can, an even number of queries and of keys without a softcap. It holds no
-            scores of its own, only one mask `(..., H, Q, K)` in the dtype of `query` for all
-            layers. Needs an NVIDIA GPU, bfloat16, and D a multiple of 8.
+            what it can, an even number of queries and of keys without a softcap. It keeps no
+            scores for the backward pass, but takes a mask `(..., H, Q, K)`. Needs an NVIDIA
+            GPU, bfloat16, and D a multiple of 8.
 
     Returns:
         `(..., Q, H, D)` in the dtype of `value`.

@@ -1,4 +1,4 @@
-"""Attention by cuDNN's kernel: what it is given, and that programs with it compile for a GPU.
+"""Attention by cuDNN's kernel: what it is given, and that programs with it are lowered for one.
 
 No GPU is needed: lowering for CUDA stops before the kernel itself.
 """
@@ -88,7 +88,7 @@ def loss_of(graphdef):
         (True, "two_backwards"),
     ],
 )
-def test_clipped_gradients_compile_for_a_gpu_with_the_batch_in_one_call(
+def test_clipped_gradients_are_lowered_for_a_gpu_with_the_batch_in_one_call(
     scan_layers, strategy, a_cudnn
 ):
     changes = {"scan_layers": scan_layers, "rematerialise": scan_layers}

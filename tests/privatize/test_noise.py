@@ -101,3 +101,11 @@ def test_the_secret_is_256_bits_and_not_printed():
     assert "secret" not in repr(key)
     with pytest.raises(ValueError, match="32 bytes"):
         RunKey(b"short")
+
+
+def test_what_is_dropped_has_a_stream_of_its_own():
+    key = RunKey.from_seed(3)
+    keys = [key.dropout_key(step) for step in (0, 1)] + [*key.noise_keys(0), *key.quantile_keys(0)]
+    data = np.stack([jax.random.key_data(one) for one in keys])
+    assert len(np.unique(data, axis=0)) == len(keys) == 10
+    np.testing.assert_array_equal(data[0], jax.random.key_data(RunKey.from_seed(3).dropout_key(0)))
