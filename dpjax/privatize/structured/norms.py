@@ -156,8 +156,15 @@ def _along_time(arrays: Sequence, axis: int):
     kind = type(arrays[0])
     parts = zip(*arrays, strict=True)
     if kind is RowsArrays:
-        return RowsArrays(*[jnp.concatenate(part, axis=0) for part in parts])
-    return ContractionArrays(*[jnp.concatenate(part, axis=axis) for part in parts])
+        return RowsArrays(*[_joined(part, 0) for part in parts])
+    return ContractionArrays(*[_joined(part, axis) for part in parts])
+
+
+def _joined(parts: Sequence[jax.Array], axis: int) -> jax.Array:
+    """Arrays of one format as they are, of several in float32: JAX does not mix short formats."""
+    if len({part.dtype for part in parts}) > 1:
+        parts = [part.astype(jnp.float32) for part in parts]
+    return jnp.concatenate(parts, axis=axis)
 
 
 def _norm_of_both(
