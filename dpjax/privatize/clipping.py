@@ -155,9 +155,16 @@ class ClippedGradFn:
         if batch_size == 0:
             return self._empty(loss_fn, params, batch)
         clip_one = strategy_named(self.strategy)(loss_fn, self.rule, self.has_aux)
-        if self.microbatch_size is None or self.microbatch_size >= batch_size:
-            return _assembled(*clip_one(params, batch, mask))
-        return _assembled(*microbatch.run(clip_one, params, batch, mask, self.microbatch_size))
+        try:
+            if self.microbatch_size is None or self.microbatch_size >= batch_size:
+                return _assembled(*clip_one(params, batch, mask))
+            return _assembled(*microbatch.run(clip_one, params, batch, mask, self.microbatch_size))
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                f"JAX cannot compute loss_fn for several examples at once: {error}. Every strategy "
+                "needs jax.vmap of it. For jax.lax.ragged_dot, multiply by every expert and select "
+                "with a one-hot mask, or write the operation with jax.lax.map"
+            ) from error
 
     def _empty(self, loss_fn: LossFn, params: PyTree, batch: PyTree) -> ClippedGrad:
         # vmap over no examples would leave reductions over an empty axis, which have no identity.

@@ -63,11 +63,8 @@ def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
         diagonal = jnp.where(same, jnp.eye(block, dtype=jnp.float32), 0.0) * new
         # The Gram matrices are symmetric: a pair of different blocks counts twice.
         square = a * g * (jnp.where(same, 1.0, 2.0) * new + GRAM_MARGIN * diagonal)
-        lengths = math.sqrt(outputs) * jnp.sqrt(jnp.abs(a)) + math.sqrt(inputs) * jnp.sqrt(
-            jnp.abs(g)
-        )
-        # Margins have no derivative: a root has none at zero.
-        lengths = jax.lax.stop_gradient(lengths)
+        # `root` has a derivative at zero; a value without any would break that of the reduction.
+        lengths = math.sqrt(outputs) * root(jnp.abs(a)) + math.sqrt(inputs) * root(jnp.abs(g))
         return jnp.stack(_two_sums(square, (1 + lengths) * diagonal))
 
     pairs = np.array([(i, j) for i in range(-(-length // block)) for j in range(i + 1)], np.int32)
@@ -154,7 +151,8 @@ def _formed_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
 
     def of_slice(start: Any, counts: jax.Array) -> jax.Array:
         g = jax.lax.dynamic_slice_in_dim(arrays.g, start, block, axis=-1)
-        return dense_norm(formed(ContractionArrays(arrays.a, g)) * counts)
+        columns = formed(ContractionArrays(arrays.a, g))
+        return dense_norm(columns * counts.reshape(*[1] * (columns.ndim - 1), block))
 
     return in_slices(outputs, block, of_slice, _both, axes_of(arrays))
 
