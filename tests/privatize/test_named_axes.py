@@ -81,6 +81,10 @@ def gathered(w, x):
     return jnp.sum(jnp.tanh(x @ jax.lax.all_gather(w, "d", tiled=True)))
 
 
+def handed_on(w, x):
+    return jnp.sum(jnp.tanh(jax.lax.ppermute(x @ w, "d", [(0, 0)])))
+
+
 @jax.custom_vjp
 def summed_backwards(w):
     return w
@@ -101,7 +105,7 @@ def in_a_loop(w, x):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("loss", [mean_over("d"), gathered, custom_rule, in_a_loop])
+@pytest.mark.parametrize("loss", [mean_over("d"), gathered, handed_on, custom_rule, in_a_loop])
 def test_a_gradient_that_is_exchanged_between_devices_is_refused(loss, strategy):
     fn = dpjax.clipped_grad(loss, clip_norm=1.0, strategy=strategy)
     step = on_one_device(lambda w, x: fn(w, x).norms, (P(), P("d")), P("d"), check_vma=False)
@@ -143,6 +147,23 @@ def test_an_axis_inside_the_loss_and_a_position_on_one_outside_are_allowed(strat
         for i, rows in enumerate(x)
     ]
     np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_mesh_that_the_loss_opens_is_its_own(strategy):
+    mesh = Mesh(np.array(jax.devices()[:1]), ("tokens",))
+
+    def loss(w, x):
+        rows = P("tokens")
+        add = jax.shard_map(
+            lambda x: jax.lax.psum(jnp.sum(x, 0), "tokens"), mesh=mesh, in_specs=rows, out_specs=P()
+        )
+        return jnp.sum(jnp.tanh(add(x) @ w))
+
+    x = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    fn = jax.jit(dpjax.clipped_grad(loss, clip_norm=1e6, strategy=strategy))
+    right = [jnp.linalg.norm(jax.grad(loss)(jnp.eye(3), one)) for one in x]
+    np.testing.assert_allclose(fn(jnp.eye(3), x).norms, right, rtol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -16,8 +16,8 @@ import jax.extend.core as jex
 # Known by name: JAX has no public classes for them.
 _AXIS_EFFECT = "NamedAxisEffect"
 _PRINTING_EFFECTS = {"DebugEffect", "OrderedDebugEffect"}
-# It reads a position on an axis and exchanges nothing.
-_LOCAL_PRIMITIVES = {"axis_index"}
+# They name axes and exchange nothing: a position on an axis, and changes of an array's type.
+_LOCAL_PRIMITIVES = {"axis_index", "pvary", "pcast", "reduced_vary_cast"}
 
 
 def open_jaxpr(closed: Any) -> tuple[Any, tuple]:
@@ -87,16 +87,28 @@ def _communication(closed: Any) -> Iterator[tuple[str, list[str]]]:
     """The primitives that exchange values over axes bound outside, with those axes."""
     jaxpr, _ = open_jaxpr(closed)
     for eqn in jaxpr.eqns:
-        axes = [effect.name for effect in eqn.effects if type(effect).__name__ == _AXIS_EFFECT]
-        if not axes or eqn.primitive.name in _LOCAL_PRIMITIVES:
+        name, axes = eqn.primitive.name, _axes(eqn)
+        if name in _LOCAL_PRIMITIVES:
             continue
         inner = list(inner_jaxprs(eqn))
-        if not inner:
-            yield eqn.primitive.name, axes
+        if axes and not inner:
+            yield name, axes
         for one in inner:
-            for name, own in _communication(one):
-                if outside := [axis for axis in own if axis in axes]:
-                    yield name, outside
+            for found, own in _communication(one):
+                # A mesh that the loss opens itself binds its own axes; only its effects get out.
+                outside = own if name != "shard_map" else [axis for axis in own if axis in axes]
+                if outside:
+                    yield found, outside
+
+
+def _axes(eqn: Any) -> list[str]:
+    """The named axes of an equation; not every collective has an effect for them."""
+    named = [effect.name for effect in eqn.effects if type(effect).__name__ == _AXIS_EFFECT]
+    for key in ("axes", "axis_name"):
+        value = eqn.params.get(key, ())
+        items = value if isinstance(value, (tuple, list)) else (value,)
+        named += [item for item in items if isinstance(item, str)]
+    return list(dict.fromkeys(named))
 
 
 def _quoted(axes: list[str]) -> str:
