@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dpjax.data.checks import has_half_surrogate
 from dpjax.data.messages import Message
+from dpjax.data.unicode import has_half_surrogate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +66,7 @@ class ChatTemplate:
 
     Args:
         tokenizer: has a template that `check_chat_template` accepts, if anything is rendered.
-        today: what the template takes for the current date and time; None: when this is made.
+        today: what the template takes for the current date and time; None: it may not ask.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ChatTemplate:
         if today is not None and not isinstance(today, datetime.datetime):
             raise TypeError(f"today must be a datetime.datetime, got {type(today).__name__}")
         self._tokenizer = tokenizer
-        self._today = datetime.datetime.now() if today is None else today
+        self._today = today
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ChatTemplate:
@@ -150,7 +150,7 @@ class ChatTemplate:
             {
                 "template": self._tokenizer.get_chat_template(),
                 "variables": self._tokenizer.special_tokens_map,
-                "today": self._today.isoformat(),
+                "today": self._today and self._today.isoformat(),
             }
         )
         if "failure" in answer:
@@ -185,6 +185,11 @@ class ChatTemplate:
             return (
                 f"writes more than {bounds.CHARACTERS} characters and {bounds.REPEATS} times those "
                 f"of {what}; {_ADVICE}"
+            )
+        if failure == "date":
+            return (
+                f"writes the current date into {what}; set today, for instance to "
+                "datetime.datetime.now(), and keep it: with another date the tokens are others"
             )
         if failure == "marks":
             return (

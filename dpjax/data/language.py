@@ -76,15 +76,17 @@ def encode_language(
     token is fine: padding is masked.
 
     Args:
-        today: the local date and time that a chat template is given when it asks (`strftime_now`);
-            default: now. The same records, tokenizer and `today` give the same arrays.
+        today: the local date and time that a chat template gets when it asks (`strftime_now`), as
+            those of Llama 3.2 and Granite do. The same records, tokenizer and `today` give the same
+            arrays.
 
     Raises:
         TypeError: the tokenizer is not a fast one.
         ValueError: `max_length` is below 8 or above what the tokenizer says its model takes, there
             is no end-of-sequence token, messages meet a tokenizer without a chat template or one
             that does not mark the assistant's part, a separator is given for messages or texts,
-            the template refuses a record or takes too much for it, or no record has a target.
+            the template refuses a record, takes too much for it, or asks for the date and there is
+            no `today`, or no record has a target.
     """
     check_tokenizer(tokenizer)
     check_max_length(max_length, tokenizer)

@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import jinja2
@@ -26,6 +27,7 @@ MEGABYTES = 512
 CHARACTERS = 1_000_000
 REPEATS = 10
 
+_LONGEST_SAID = 500
 # Private use and noncharacters first: they are hardly ever in a text.
 _RARE_CHARACTERS = range(0xFDD0, 0x110000)
 
@@ -81,8 +83,18 @@ class _Dict:
         return dict.fromkeys(*args)
 
 
-def compile_template(source: str, today: datetime.datetime) -> jinja2.Template:
+class _DateUnknownError(Exception):
+    """The template asks for the date, and there is none."""
+
+
+def compile_template(source: str, today: datetime.datetime | None) -> jinja2.Template:
     """The template with the functions that transformers gives it, and `today` for the clock."""
+
+    def strftime_now(form: str) -> str:
+        if today is None:
+            raise _DateUnknownError
+        return today.strftime(form)
+
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Answers, jinja2.ext.loopcontrols]
     )
@@ -90,7 +102,7 @@ def compile_template(source: str, today: datetime.datetime) -> jinja2.Template:
     del environment.filters["random"], environment.globals["lipsum"]
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: today.strftime(form)
+    environment.globals["strftime_now"] = strftime_now
     environment.globals["dict"] = _Dict()
     environment.globals["namespace"] = _Namespace
     return environment.from_string(source)
@@ -184,11 +196,13 @@ def _answered(make: Callable[[], dict[str, Any]]) -> bytes:
         answer = json.dumps(make())
     except MemoryError:
         answer = json.dumps({"failure": "memory"})
+    except _DateUnknownError:
+        answer = json.dumps({"failure": "date"})
     except jinja2.TemplateSyntaxError as error:
         said = f"{error.message} (line {error.lineno})"
         answer = json.dumps({"failure": "syntax", "said": said})
     except Exception as error:  # A template can raise whatever Python can.
-        answer = json.dumps({"failure": type(error).__name__, "said": str(error)})
+        answer = json.dumps({"failure": type(error).__name__, "said": str(error)[:_LONGEST_SAID]})
     finally:
         _limit_time(0)
     return answer.encode() + b"\n"
@@ -199,20 +213,20 @@ def main() -> None:
     _limit_memory()
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     start = json.loads(questions.readline())
-    today = datetime.datetime.fromisoformat(start["today"])
+    today = start["today"] and datetime.datetime.fromisoformat(start["today"])
     templates: list[jinja2.Template] = []
 
     def prepare() -> dict[str, Any]:
         templates.append(compile_template(start["template"], today))
         return {}
 
-    def rendered() -> dict[str, Any]:
-        return render(templates[0], start["variables"], json.loads(line))
+    def rendered(question: bytes) -> dict[str, Any]:
+        return render(templates[0], start["variables"], json.loads(question))
 
     answers.write(_answered(prepare))
     answers.flush()
-    for line in questions:
-        answers.write(_answered(rendered))
+    for question in questions:
+        answers.write(_answered(partial(rendered, question)))
         answers.flush()
 
 

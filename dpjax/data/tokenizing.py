@@ -48,7 +48,9 @@ def check_max_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> Non
         )
 
 
-def in_batches(items: Iterable[Item], num_characters: Callable[[Item], int]) -> Iterator[list[Item]]:
+def in_batches(
+    items: Iterable[Item], num_characters: Callable[[Item], int]
+) -> Iterator[list[Item]]:
     """The items in lists that one call of the tokenizer may take; an item is at least one list."""
     batch: list[Item] = []
     characters = 0
