@@ -129,8 +129,8 @@ class ChatTemplate:
         if "failure" in answer:
             raise RecordError(
                 f"the chat template of {_name(self._tokenizer)} "
-                f"{self._explained(answer, f'the messages of record {number}')}"
-            ) from None
+                f"{self._explained(answer, number)}"
+            )
         if has_half_surrogate(answer["text"]):
             raise RecordError(
                 f"the chat template of {_name(self._tokenizer)} writes half a surrogate pair (not "
@@ -156,7 +156,7 @@ class ChatTemplate:
         if "failure" in answer:
             raise ValueError(
                 f"the chat template of {_name(self._tokenizer)} "
-                f"{self._explained(answer, 'its own text')}"
+                f"{self._explained(answer, None)}"
             )
 
     def _answer_to(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -170,41 +170,44 @@ class ChatTemplate:
             return json.loads(line)
         return {"failure": "end", "status": self._process.wait()}
 
-    def _explained(self, answer: dict[str, Any], what: str) -> str:
-        """How the template failed, after "the chat template of ..."."""
+    def _explained(self, answer: dict[str, Any], number: int | None) -> str:
+        """How the template failed, after "the chat template of ..."; None: it was not read yet."""
         from dpjax.data import template_process as bounds
 
-        failure = answer["failure"]
+        failure, said = answer["failure"], answer.get("said", "")
+        messages = f"the messages of record {number}"
+        when = "to be read" if number is None else f"for {messages}"
         if failure == "end" and answer["status"] == -getattr(signal, "SIGPROF", 0):
-            return f"takes more than {bounds.SECONDS} s of computing for {what}; {_ADVICE}"
+            return f"takes more than {bounds.SECONDS} s of computing {when}; {_ADVICE}"
         if failure == "end":
-            return f"ended its process for {what} (exit status {answer['status']}); {_ADVICE}"
+            return f"stopped its process (exit status {answer['status']}) {when}; {_ADVICE}"
         if failure == "memory":
-            return f"takes more than {bounds.MEGABYTES} MB for {what}; {_ADVICE}"
+            return f"takes more than {bounds.MEGABYTES} MB {when}; {_ADVICE}"
         if failure == "length":
             return (
                 f"writes more than {bounds.CHARACTERS} characters and {bounds.REPEATS} times those "
-                f"of {what}; {_ADVICE}"
+                f"of {messages}; {_ADVICE}"
             )
         if failure == "date":
             return (
-                f"writes the current date into {what}; set today, for instance to "
+                f"writes the current date into {messages}; set today, for instance to "
                 "datetime.datetime.now(), and keep it: with another date the tokens are others"
             )
         if failure == "marks":
             return (
-                f"works on {what} after it has marked the assistant's part, which can then not be "
-                "told from the rest; put {% generation %} where the content is written"
+                f"works on {messages} after it has marked the assistant's part, which can then not "
+                "be told from the rest; put {% generation %} where the content is written"
             )
-        said = answer["said"]
         if failure == "syntax":
-            return f"is no Jinja template: {said}; correct tokenizer.chat_template"
+            return f"is no Jinja template: {said}; {_ADVICE}"
+        if number is None:
+            return f"cannot be read ({failure}); {_ADVICE}"
         # What the template itself says may be repeated, what it took from the record may not.
         known = said and said in self._tokenizer.get_chat_template()
-        return f"refuses {what}" + (f": {said}" if known else f" ({failure})")
+        return f"refuses {messages}" + (f": {said}" if known else f" ({failure})")
 
 
-_ADVICE = "give tokenizer.chat_template another one"
+_ADVICE = "correct tokenizer.chat_template"
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:

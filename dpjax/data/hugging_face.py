@@ -34,6 +34,7 @@ def read_parquet(path: Path, wanted: Wanted) -> RawColumns:
         chosen = wanted.choose(schema.names, str(path))
         with _translated(f"{path} is damaged"):
             table = file.read(columns=list(chosen.values()))
+            table.validate(full=True)
     features: Mapping[str, object] = {}
     if "label" in chosen and b"huggingface" in (schema.metadata or {}):
         import datasets
@@ -117,7 +118,10 @@ def _columns_of(dataset: datasets.Dataset, wanted: Wanted, place: str) -> RawCol
     names = list(chosen.values())
     with _translated(f"{place}: the columns {names} cannot be read", quote=False):
         # A saved dataset remembers its format, which may be torch tensors.
-        columns = dataset.with_format(None).select_columns(names)[:]
+        plain = dataset.with_format(None).select_columns(names)
+        # Arrow reads damaged memory without looking, and the process ends.
+        plain.data.validate(full=True)
+        columns = plain[:]
     return _rows(columns, chosen, dataset.features, place)
 
 
