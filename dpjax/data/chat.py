@@ -8,10 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dpjax.data import template_process
 from dpjax.data.messages import Message
 from dpjax.data.unicode import has_half_surrogate
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 """Characters of a text: the first, and the one after the last."""
 
-_PROCESS = Path(__file__).with_name("template_process.py")
 _GENERATION_MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
@@ -128,8 +127,7 @@ class ChatTemplate:
         answer = self._answer_to(question)
         if "failure" in answer:
             raise RecordError(
-                f"the chat template of {_name(self._tokenizer)} "
-                f"{self._explained(answer, number)}"
+                f"the chat template of {_name(self._tokenizer)} {self._explained(answer, number)}"
             )
         if has_half_surrogate(answer["text"]):
             raise RecordError(
@@ -141,7 +139,7 @@ class ChatTemplate:
     def _start(self) -> None:
         # A session of its own: Ctrl-C in the terminal is for this process alone.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_PROCESS)],
+            [sys.executable, "-P", template_process.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -151,12 +149,12 @@ class ChatTemplate:
                 "template": self._tokenizer.get_chat_template(),
                 "variables": self._tokenizer.special_tokens_map,
                 "today": self._today and self._today.isoformat(),
+                "seconds": template_process.SECONDS,
             }
         )
         if "failure" in answer:
             raise ValueError(
-                f"the chat template of {_name(self._tokenizer)} "
-                f"{self._explained(answer, None)}"
+                f"the chat template of {_name(self._tokenizer)} {self._explained(answer, None)}"
             )
 
     def _answer_to(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -172,20 +170,18 @@ class ChatTemplate:
 
     def _explained(self, answer: dict[str, Any], number: int | None) -> str:
         """How the template failed, after "the chat template of ..."; None: it was not read yet."""
-        from dpjax.data import template_process as bounds
-
         failure, said = answer["failure"], answer.get("said", "")
         messages = f"the messages of record {number}"
         when = "to be read" if number is None else f"for {messages}"
         if failure == "end" and answer["status"] == -getattr(signal, "SIGPROF", 0):
-            return f"takes more than {bounds.SECONDS} s of computing {when}; {_ADVICE}"
+            return f"takes more than {template_process.SECONDS} s of computing {when}; {_ADVICE}"
         if failure == "end":
             return f"stopped its process (exit status {answer['status']}) {when}; {_ADVICE}"
         if failure == "memory":
-            return f"takes more than {bounds.MEGABYTES} MB {when}; {_ADVICE}"
+            return f"takes more than {template_process.MEGABYTES} MB {when}; {_ADVICE}"
         if failure == "length":
             return (
-                f"writes more than {bounds.CHARACTERS} characters and {bounds.REPEATS} times those "
+                f"writes more than {template_process.CHARACTERS} characters and {template_process.REPEATS} times those "
                 f"of {messages}; {_ADVICE}"
             )
         if failure == "date":

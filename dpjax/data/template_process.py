@@ -189,10 +189,10 @@ def _limit_time(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _answered(make: Callable[[], dict[str, Any]]) -> bytes:
+def _answered(make: Callable[[], dict[str, Any]], seconds: float) -> bytes:
     """What `make` says, or how it failed, as a line of JSON."""
     try:
-        _limit_time(SECONDS)
+        _limit_time(seconds)
         answer = json.dumps(make())
     except MemoryError:
         answer = json.dumps({"failure": "memory"})
@@ -223,10 +223,10 @@ def main() -> None:
     def rendered(question: bytes) -> dict[str, Any]:
         return render(templates[0], start["variables"], json.loads(question))
 
-    answers.write(_answered(prepare))
+    answers.write(_answered(prepare, start["seconds"]))
     answers.flush()
     for question in questions:
-        answers.write(_answered(partial(rendered, question)))
+        answers.write(_answered(partial(rendered, question), start["seconds"]))
         answers.flush()
 
 
