@@ -8,10 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dpjax.data import template_process
 from dpjax.data.messages import Message
 from dpjax.data.unicode import has_half_surrogate
 
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 """Characters of a text: the first, and the one after the last."""
+
+_PROCESS = Path(__file__).with_name("template_process.py")
+# An ordinary conversation takes about a millisecond.
+SECONDS = 5
+MEGABYTES = 512
+# Beside those of the messages, which a template may repeat.
+CHARACTERS = 1_000_000
+REPEATS = 10
 
 _GENERATION_MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
@@ -61,7 +69,7 @@ class ChatTemplate:
     """The chat template of a tokenizer, rendered as transformers does, but in a bounded process.
 
     Use it as a context manager; the process starts with the first messages. What a template may
-    take of time, memory and characters is said in template_process.py.
+    take of time, memory and characters is said in py.
 
     Args:
         tokenizer: has a template that `check_chat_template` accepts, if anything is rendered.
@@ -139,7 +147,7 @@ class ChatTemplate:
     def _start(self) -> None:
         # A session of its own: Ctrl-C in the terminal is for this process alone.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", template_process.__file__],
+            [sys.executable, "-P", str(_PROCESS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -149,7 +157,10 @@ class ChatTemplate:
                 "template": self._tokenizer.get_chat_template(),
                 "variables": self._tokenizer.special_tokens_map,
                 "today": self._today and self._today.isoformat(),
-                "seconds": template_process.SECONDS,
+                "seconds": SECONDS,
+                "megabytes": MEGABYTES,
+                "characters": CHARACTERS,
+                "repeats": REPEATS,
             }
         )
         if "failure" in answer:
@@ -174,14 +185,14 @@ class ChatTemplate:
         messages = f"the messages of record {number}"
         when = "to be read" if number is None else f"for {messages}"
         if failure == "end" and answer["status"] == -getattr(signal, "SIGPROF", 0):
-            return f"takes more than {template_process.SECONDS} s of computing {when}; {_ADVICE}"
+            return f"takes more than {SECONDS} s of computing {when}; {_ADVICE}"
         if failure == "end":
             return f"stopped its process (exit status {answer['status']}) {when}; {_ADVICE}"
         if failure == "memory":
-            return f"takes more than {template_process.MEGABYTES} MB {when}; {_ADVICE}"
+            return f"takes more than {MEGABYTES} MB {when}; {_ADVICE}"
         if failure == "length":
             return (
-                f"writes more than {template_process.CHARACTERS} characters and {template_process.REPEATS} times those "
+                f"writes more than {CHARACTERS} characters and {REPEATS} times those "
                 f"of {messages}; {_ADVICE}"
             )
         if failure == "date":

@@ -2,7 +2,7 @@
 
 `ChatTemplate` starts it as a script: a template from the hub is a program, and the operating system
 alone stops it whatever it does. It imports Jinja and the standard library. A line of JSON asks, a
-line of JSON answers; the first line brings the template.
+line of JSON answers; the first line brings the template and the bounds.
 """
 
 from __future__ import annotations
@@ -19,13 +19,6 @@ from typing import Any, NoReturn
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
-
-# An ordinary conversation takes about a millisecond.
-SECONDS = 5
-MEGABYTES = 512
-# Beside those of the messages, which a template may repeat.
-CHARACTERS = 1_000_000
-REPEATS = 10
 
 _LONGEST_SAID = 500
 # Private use and noncharacters first: they are hardly ever in a text.
@@ -125,19 +118,24 @@ def _raise(message: str) -> NoReturn:
 
 
 def render(
-    template: jinja2.Template, variables: Mapping[str, Any], request: Mapping[str, Any]
+    template: jinja2.Template, start: Mapping[str, Any], request: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The text of the messages, and the spans of characters that are the assistant's, if asked.
 
     Where a macro, a filter or an assignment stands around the tags, what they enclose is not where
     Jinja was when it met them. Rare characters around it are found in the text wherever it went.
     """
-    given = {**variables, "messages": request["messages"], "tools": None, "documents": None}
+    given = {
+        **start["variables"],
+        "messages": request["messages"],
+        "tools": None,
+        "documents": None,
+    }
     given["add_generation_prompt"] = request["add_generation_prompt"]
     template.environment.answer_marks = ("", "")
     text = template.render(given)
     content = sum(len(message["content"]) for message in request["messages"])
-    if len(text) > CHARACTERS + REPEATS * content:
+    if len(text) > start["characters"] + start["repeats"] * content:
         return {"failure": "length"}
     if not request["marked"]:
         return {"text": text}
@@ -170,12 +168,12 @@ def _spans(marked: str, text: str, marks: tuple[str, str]) -> Iterator[tuple[int
         yield None
 
 
-def _limit_memory() -> None:
+def _limit_memory(megabytes: int) -> None:
     # Elsewhere there is no such limit, or it is not kept to.
     if sys.platform == "linux":
         import resource
 
-        wanted = MEGABYTES * 2**20
+        wanted = megabytes * 2**20
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         if most != resource.RLIM_INFINITY:
             wanted = min(wanted, most)
@@ -210,9 +208,9 @@ def _answered(make: Callable[[], dict[str, Any]], seconds: float) -> bytes:
 
 def main() -> None:
     """Answers the lines of standard input until it ends."""
-    _limit_memory()
     questions, answers = sys.stdin.buffer, sys.stdout.buffer
     start = json.loads(questions.readline())
+    _limit_memory(start["megabytes"])
     today = start["today"] and datetime.datetime.fromisoformat(start["today"])
     templates: list[jinja2.Template] = []
 
@@ -221,7 +219,7 @@ def main() -> None:
         return {}
 
     def rendered(question: bytes) -> dict[str, Any]:
-        return render(templates[0], start["variables"], json.loads(question))
+        return render(templates[0], start, json.loads(question))
 
     answers.write(_answered(prepare, start["seconds"]))
     answers.flush()

@@ -14,7 +14,6 @@ from dpjax.data import (
     RecordError,
     encode_language,
     encode_prompts,
-    template_process,
 )
 from dpjax.data.chat import ChatTemplate
 
@@ -157,7 +156,7 @@ def test_memory_is_bounded(what, make_gpt):
     ],
 )
 def test_time_is_bounded(loop, make_gpt, monkeypatch):
-    monkeypatch.setattr(template_process, "SECONDS", 0.5)
+    monkeypatch.setattr("dpjax.data.chat.SECONDS", 0.5)
     tokenizer = make_gpt(chat_template=loop + GENERATION)
     with pytest.raises(ValueError, match=r"takes more than 0.5 s of computing for the messages of"):
         encode(tokenizer)
