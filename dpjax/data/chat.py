@@ -136,7 +136,7 @@ class ChatTemplate:
         if "failure" in answer:
             raise RecordError(
                 f"the chat template of {_name(self._tokenizer)} {self._explained(answer, number)}"
-            )
+            ) from None
         if has_half_surrogate(answer["text"]):
             raise RecordError(
                 f"the chat template of {_name(self._tokenizer)} writes half a surrogate pair (not "
