@@ -78,6 +78,11 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
     sections += ["## Membership inference", _attack_text(result), "![ROC](roc.png)"]
     if result.samples:
         sections += ["## Answers to held-out prompts", _samples_table(result.samples)]
+    if plan.prompts is not None and plan.prompts.num_without:
+        sections.append(
+            f"{plan.prompts.num_without} of {len(plan.evaluation)} held-out conversations begin "
+            "with the assistant's last message: there is nothing to answer."
+        )
     if result.privacy["private"]:
         sections.append("privacy.html says what is promised, in words and numbers.")
     for heading, key in (("Assumptions", "assumptions"), ("Not covered", "not_covered")):
