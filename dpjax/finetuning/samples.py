@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from dpjax.data import Completions, Conversations, encode_prompts
 from dpjax.finetuning.prepare import Plan
-from dpjax.models import CausalLM, generate, load_tokenizer
+from dpjax.models import CausalLM, end_token_ids, generate, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ def write_samples(plan: Plan, model: CausalLM) -> list[Sample]:
         prompts.input_ids,
         prompts.attention_mask,
         max_new_tokens=config.generation.max_new_tokens,
-        eos_token_ids=[] if end is None else [end],
+        eos_token_ids=end_token_ids(plan.checkpoint, tokenizer),
         pad_token_id=(end or 0) if padding is None else padding,
     )
     samples = []
