@@ -31,6 +31,8 @@ _UNSUPPORTED = {
     "generator": "a configuration inside",
     "fusion_config": "fused modules",
 }
+# With layer_types, which decides.
+_READ_AS = {"mistral": "ministral"}
 # Of labels and their number only the head of the checkpoint and the data know.
 _LABELS = ("num_labels", "_num_labels", "id2label", "label2id", "problem_type")
 _MOST_LABELS = 10**6
@@ -62,9 +64,9 @@ def parse_config(raw: Mapping[str, Any]) -> TransformerConfig:
             raise ValueError(f"config.json: {name} is given; {what} are not supported")
     _check_sizes(raw)
     hf = _as_transformers_reads_it(raw)
-    if hf.model_type != raw["model_type"]:
+    if hf.model_type not in (raw["model_type"], _READ_AS.get(raw["model_type"])):
         raise ValueError(
-            f"config.json: layer_types makes transformers read {raw['model_type']} as "
+            f"config.json: transformers reads {raw['model_type']} with these fields as "
             f"{hf.model_type}, which is not supported"
         )
     try:

@@ -96,7 +96,9 @@ def _read_llama(hf: Any) -> TransformerConfig:
 
 
 def _read_mistral(hf: Any) -> TransformerConfig:
-    return _with_rope(hf, _fields(hf) | _one_window(hf))
+    # With layer_types in config.json transformers makes a Ministral of it.
+    windows = _windows(hf) if hf.model_type == "ministral" else _one_window(hf)
+    return _with_rope(hf, _fields(hf) | windows | {"model_type": "mistral"})
 
 
 def _read_qwen2(hf: Any) -> TransformerConfig:
