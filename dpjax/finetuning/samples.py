@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from dpjax.finetuning.prepare import Plan
-from dpjax.models import CausalLM, generate, load_tokenizer
+from dpjax.models import CausalLM, end_token_ids, generate, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ def write_samples(plan: Plan, model: CausalLM) -> list[Sample]:
         held_out.encoded.input_ids,
         held_out.encoded.attention_mask,
         max_new_tokens=plan.config.generation.max_new_tokens,
-        eos_token_ids=[] if end is None else [end],
+        eos_token_ids=end_token_ids(plan.checkpoint, tokenizer),
         pad_token_id=(end or 0) if padding is None else padding,
     )
     samples = []
