@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Plan:
 
     `head` names the parts of the model that tuning makes anew. Without privacy the mechanism and δ
     are None; without a ledger the identity is; without prompts to answer in the report, `prompts`
-    is.
+    is. `today` is the date for templates that write one: that of the first start.
     """
 
     config: FinetuneConfig
@@ -45,14 +46,19 @@ class Plan:
     delta: float | None
     delta_is_default: bool
     dataset: DatasetIdentity | None
+    today: datetime.date
 
     def fingerprint(self) -> str:
         """SHA-256 of the encoded training data: tells whether a resumed run sees the same."""
         return self.train.fingerprint()
 
 
-def prepare(config: FinetuneConfig) -> Plan:
+def prepare(config: FinetuneConfig, today: datetime.date) -> Plan:
     """Checks checkpoint and data, encodes the records, and fixes the mechanism.
+
+    Args:
+        config: what was asked for.
+        today: the date on which the run was first started.
 
     Raises:
         FileNotFoundError, ValueError: something given does not exist or does not fit; the message
@@ -106,6 +112,7 @@ def prepare(config: FinetuneConfig) -> Plan:
         delta=None if config.non_private else delta,
         delta_is_default=config.privacy.delta is None,
         dataset=None if config.privacy.ledger is None else identity_of(train_records),
+        today=today,
     )
 
 
