@@ -98,14 +98,15 @@ def main(arguments: list[str] | None = None) -> int:
     interrupted by Ctrl-C or SIGTERM.
     """
     command = None
+    startup.finish()
     with Interrupts() as interrupts:
-        startup.finish()
         try:
             command = _parse(arguments)
             return _run(command, interrupts)
         except KeyboardInterrupt as error:
             number = getattr(error, "signal_number", None) or interrupts.acknowledge()
-            print(f"dpjax: {error or 'interrupted'}", file=sys.stderr)
+            said = str(error) or "interrupted; nothing was started or changed"
+            print(f"dpjax: {said}", file=sys.stderr)
             return 128 + number
         except RunStopped as error:
             print(f"dpjax: {error}", file=sys.stderr)

@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 
-_SECONDS_UNTIL_RAISED_AGAIN = 1.0
+_SECONDS_UNTIL_RAISED_AGAIN = 0.5
+# JAX has a callback of the garbage collector, which runs at any time.
+_DROPPING = ("_xla_gc_callback", "__del__")
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -90,7 +92,7 @@ class Interrupts:
     def raise_pending(self) -> None:
         """Raises KeyboardInterrupt if a signal came, and whatever it raised was dropped."""
         if self.number is not None:
-            raise KeyboardInterrupt
+            raise _Interrupted
 
     def acknowledge(self) -> int:
         """Whoever caught the KeyboardInterrupt says so; returns the signal's number."""
@@ -104,13 +106,30 @@ class Interrupts:
         first, self.number = self.number is None, self.number or number
         if self._is_deferred and first:
             return
-        # Python drops what is raised inside a callback of the garbage collector, and JAX has one.
         self._reminder = threading.Timer(_SECONDS_UNTIL_RAISED_AGAIN, self._remind)
         self._reminder.daemon = True
         self._reminder.start()
-        raise KeyboardInterrupt
+        if not _would_be_dropped(frame):
+            raise _Interrupted
 
     def _remind(self) -> None:
         number = self.number
         if number is not None:
             _thread.interrupt_main(number)
+
+
+class _Interrupted(KeyboardInterrupt):
+    """A KeyboardInterrupt by another name.
+
+    Where one passes through `exec`, Python ends with the status of a killed process, even if it is
+    caught afterwards; it looks for the exact class.
+    """
+
+
+def _would_be_dropped(frame: FrameType | None) -> bool:
+    """Whether Python would print what is raised here and go on: in a callback or a destructor."""
+    while frame is not None:
+        if frame.f_code.co_name in _DROPPING:
+            return True
+        frame = frame.f_back
+    return False
