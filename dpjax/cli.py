@@ -215,8 +215,6 @@ def _finetune(run: Any) -> None:
     table.add_row("tuned model", str(result.output_dir / "model"))
     table.add_row("report", str(result.output_dir / "report.md"))
     console.print(table)
-    for warning in result.warnings:
-        print(f"dpjax: warning: {warning}", file=sys.stderr)
 
 
 def _check_epsilon(command: EpsilonCommand) -> tuple[DPSGD, float, bool]:

@@ -79,9 +79,6 @@ def execute(demo: Demo, console: Console) -> None:
         epsilon=private.epsilon,
         delta=private.delta,
     )
-    for result in results.values():
-        for warning in result.warnings:
-            console.print(f"Warning: {warning}", highlight=False)
     console.print(comparison(results["private"], results["non_private"]))
     console.print(f"Report: {private.output_dir / 'report.md'}", highlight=False)
     console.print(f"Both attacks in one picture: {picture}", highlight=False)

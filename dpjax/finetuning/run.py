@@ -111,6 +111,8 @@ def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneR
             stopping_on_file_errors("while private/ was being deleted", "deletes the rest"),
         ):
             run.directory.forget_secrets(lock)
+    for warning in finished.warnings:
+        console.print(f"WARNING: {warning}", highlight=False, markup=False, soft_wrap=True)
     return finished
 
 
