@@ -31,7 +31,8 @@ class Plan:
 
     `head` names the parts of the model that tuning makes anew. Without privacy the mechanism and δ
     are None; without a ledger the identity is; without prompts to answer in the report, `prompts`
-    is. `today` is the date for templates that write one: that of the first start.
+    is. `started_at` is when the run was started, in local time: chat templates get this date, and a
+    resumed run must have the same.
     """
 
     config: FinetuneConfig
@@ -41,29 +42,29 @@ class Plan:
     train: EncodedRecords
     evaluation: EncodedRecords
     prompts: LanguageRecords | None
+    started_at: datetime.datetime
     num_steps: int
     mechanism: DPSGD | None
     delta: float | None
     delta_is_default: bool
     dataset: DatasetIdentity | None
-    today: datetime.date
 
     def fingerprint(self) -> str:
         """SHA-256 of the encoded training data: tells whether a resumed run sees the same."""
         return self.train.fingerprint()
 
 
-def prepare(config: FinetuneConfig, today: datetime.date) -> Plan:
+def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = None) -> Plan:
     """Checks checkpoint and data, encodes the records, and fixes the mechanism.
 
     Args:
-        config: what was asked for.
-        today: the date on which the run was first started.
+        started_at: local time at which a resumed run was started; default: now.
 
     Raises:
         FileNotFoundError, ValueError: something given does not exist or does not fit; the message
             says what was seen and what to do.
     """
+    started_at = datetime.datetime.now() if started_at is None else started_at
     checkpoint = resolve_checkpoint(config.model, config.revision)
     model = read_config(checkpoint)
     # Before the data: an encoder's tokenizer is no fit for texts to be written either.
@@ -107,12 +108,12 @@ def prepare(config: FinetuneConfig, today: datetime.date) -> Plan:
         train=train,
         evaluation=evaluation,
         prompts=_prompts(config, eval_records, model.max_positions),
+        started_at=started_at,
         num_steps=num_steps,
         mechanism=mechanism,
         delta=None if config.non_private else delta,
         delta_is_default=config.privacy.delta is None,
         dataset=None if config.privacy.ledger is None else identity_of(train_records),
-        today=today,
     )
 
 

@@ -124,9 +124,10 @@ def _check(
         return MeasuredRun(directory, lock, result.load(directory))
     resumes = state is RunState.UNFINISHED
     stored = identity.read(directory.identity) if resumes else {}
-    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-    started_at = stored.get("started_at", now)
-    plan = prepare(config, datetime.datetime.fromisoformat(started_at).date())
+    started_at = datetime.datetime.now().replace(microsecond=0)
+    if resumes:
+        started_at = datetime.datetime.fromisoformat(stored["started_at"])
+    plan = prepare(config, started_at=started_at)
     described = identity.describe(plan)
     if resumes:
         identity.check_same(stored, described)
@@ -145,7 +146,7 @@ def _check(
         directory=directory,
         run_key=run_key,
         run_id=run_id,
-        identity={"run_id": run_id, "started_at": started_at, **described},
+        identity={"run_id": run_id, "started_at": started_at.isoformat(), **described},
         ledger=ledger,
         graphdef=graphdef,
         trainable=trainable,
