@@ -158,11 +158,16 @@ def _say_fault(error: Exception, command: Any) -> int:
     kind = type(error).__name__
     message = " ".join(str(error).split())
     said = f"{kind}: {message}" if message else kind
-    print(
-        f"dpjax: this should not have happened: {said}. It is a fault of dpjax or of what it runs "
-        f"on; please report it with the lines below.{_what_is_left(command)}",
-        file=sys.stderr,
-    )
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
+        advice = (
+            "The memory is too small: lower training.microbatch_size or training.max_length, or "
+            "set compute.rematerialise."
+        )
+    else:
+        advice = (
+            "This is a fault of dpjax or of what it runs on; please report it with the lines below."
+        )
+    print(f"dpjax: {said}. {advice}{_what_is_left(command)}", file=sys.stderr)
     traceback.print_exception(error)
     return _FAILED
 

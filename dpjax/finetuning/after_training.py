@@ -52,8 +52,8 @@ class Stages:
         left: the names of the stages that are not done.
     """
 
-    def __init__(self, interrupts: Interrupts, warnings: tuple[str, ...] = ()) -> None:
-        self.warnings = list(warnings)
+    def __init__(self, interrupts: Interrupts) -> None:
+        self.warnings: list[str] = []
         self.left = list(STAGES)
         self._interrupts = interrupts
 

@@ -178,6 +178,8 @@ def _checked_state(
 
 def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResult:
     plan, directory = run.plan, run.directory
+    if not run.resumes:
+        directory.clear_for_new_run(overwrite=plan.config.overwrite)
     start = "stopped before a step was done; the same command with --resume goes on from there"
     with (
         interrupts.saying(start, 0),
@@ -211,8 +213,7 @@ def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResu
         # What was spent is on record before anything that spent it is written.
         privacy = _note_progress(run, ledger, plan.num_steps)
         _write_model(run, nnx.merge(*parts))
-        interrupts.raise_pending()
-    stages = Stages(interrupts, run.notices)
+    stages = Stages(interrupts)
     try:
         return measure(plan, parts, directory, privacy, trained, stages)
     except KeyboardInterrupt:
@@ -227,7 +228,6 @@ def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResu
 def _begin(run: Run) -> Run:
     """Writes what a resumption needs, the key last: without it nothing was used or spent."""
     directory = run.directory
-    directory.clear_for_new_run(overwrite=run.plan.config.overwrite)
     run = with_a_started(run)
     write_json(directory.identity, run.identity, mode=0o600)
     write_json(directory.config, run.plan.config.to_dict())
@@ -246,14 +246,7 @@ def _train(run: Run, ledger: Ledger | None, console: Console, interrupts: Interr
         _note_progress(run, ledger, step)
 
     directory = run.directory
-    with (
-        interrupts.saying(
-            "stopped at once; the same command with --resume goes on from the state that was "
-            "stored last",
-            0,
-        ),
-        stopping_on_file_errors("in training", "goes on from the state that was stored last"),
-    ):
+    with stopping_on_file_errors("in training", "goes on from the state that was stored last"):
         try:
             return train(
                 run.plan,
@@ -271,9 +264,17 @@ def _train(run: Run, ledger: Ledger | None, console: Console, interrupts: Interr
             raise
         except (RunStopped, OSError):
             raise
-        except Exception:
-            is_fault = interrupts.number is None
-            if is_fault and not checkpoint.completed_steps(directory.checkpoint):
+        except (KeyboardInterrupt, Exception) as error:
+            done = checkpoint.completed_steps(directory.checkpoint)
+            # An exception may be what somebody made of the KeyboardInterrupt.
+            if isinstance(error, KeyboardInterrupt) or interrupts.number is not None:
+                raise RunInterrupted(
+                    f"stopped at once; the same command with --resume goes on after step {done}, "
+                    "whose state is stored",
+                    done,
+                    interrupts.acknowledge(),
+                ) from None
+            if done == 0:
                 # It would fail again in the same way, and no state is lost.
                 stop_at(len(read_rows(directory.metrics)))
                 directory.forget_secrets()

@@ -181,7 +181,11 @@ class RunDirectory:
         Raises:
             FileExistsError: meanwhile there is something in the folder that may not be deleted.
         """
-        if self.state() is not RunState.NOT_STARTED:
+        state = self.state()
+        if state is RunState.FINISHED:
+            # Only the lock of the caller is there, which made the folder for it.
+            self.forget_secrets()
+        if state is not RunState.NOT_STARTED:
             if overwrite:
                 self.check_replaceable()
             else:
