@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import signal
 import threading
@@ -115,7 +114,8 @@ class Interrupts:
     def _remind(self) -> None:
         number = self.number
         if number is not None:
-            _thread.interrupt_main(number)
+            # A real signal, which ends a system call that the main thread waits in.
+            signal.pthread_kill(threading.main_thread().ident, number)
 
 
 class _Interrupted(KeyboardInterrupt):

@@ -29,6 +29,7 @@ class Snapshots:
     """Copies of a folder as a kill would leave it: before each change that is made on the disk."""
 
     NAMES = ("fsync", "replace", "rename", "unlink", "rmdir")
+    REPORTS = frozenset({"privacy.html", "attack.json", "training.png", "roc.png", "report.md"})
 
     def __init__(self, folder, store):
         self.folder, self.store = folder, store
@@ -37,11 +38,9 @@ class Snapshots:
     def take(self):
         if not self.folder.exists():
             return
-        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        # What matters is which files are there, and what the small ones say.
-        signature = tuple(
-            (str(path.relative_to(self.folder)), path.stat().st_size) for path in files
-        )
+        # What can be done with a folder depends on which files are there, reports apart.
+        names = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
+        signature = tuple(sorted(set(names) - self.REPORTS))
         if signature not in self.taken:
             target = self.store / f"{len(self.taken):03}"
             shutil.copytree(self.folder, target)
@@ -90,7 +89,7 @@ def test_a_kill_at_any_moment_loses_nothing(cheap_options, whole, tmp_path, monk
         assert not (folder / "private").exists()
         assert not list(folder.rglob("*.partial"))
     assert states[RunState.NOT_STARTED] >= 4
-    assert states[RunState.UNFINISHED] >= 15
+    assert states[RunState.UNFINISHED] >= 10
     assert states[RunState.MEASURED] >= 2
 
 
