@@ -100,7 +100,11 @@ def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneR
         RunInUse: another process has the folder.
     """
     console = console or Console()
-    with run.lock or run.directory.lock() as lock, Interrupts() as interrupts:
+    with (
+        run.lock or run.directory.lock() as lock,
+        Interrupts() as interrupts,
+        interrupts.saying("stopped; the same command with --resume goes on from there", 0),
+    ):
         finished = _execute(run, console, interrupts) if isinstance(run, Run) else run.result
         with (
             interrupts.saying(
@@ -178,9 +182,10 @@ def _checked_state(
 
 def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResult:
     plan, directory = run.plan, run.directory
-    if not run.resumes:
-        directory.clear_for_new_run(overwrite=plan.config.overwrite)
     start = "stopped before a step was done; the same command with --resume goes on from there"
+    if not run.resumes:
+        with interrupts.saying(start, 0):
+            directory.clear_for_new_run(overwrite=plan.config.overwrite)
     with (
         interrupts.saying(start, 0),
         stopping_on_file_errors("before a step was done", "goes on from there"),
