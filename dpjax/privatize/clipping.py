@@ -139,8 +139,9 @@ class ClippedGradFn:
         check_reducible(params)
         loss = _checked_loss(self.loss_fn, params, batch, self.has_aux)
         trained, fixed = split(params)
-        # The gradient of what is the same on all devices would be the sum over devices.
-        trained = vary(trained, axes_of(loss))
+        # The gradient of what is the same on all devices would be the sum over devices. What rows
+        # and rule vary over, the backward pass will too.
+        trained = vary(trained, axes_of((loss, mask, list(vars(self.rule).values()))))
 
         def loss_fn(trained: PyTree, example: PyTree) -> Any:
             return self.loss_fn(merged(trained, fixed), example)
@@ -195,7 +196,7 @@ def clipped_grad(
     al. 2016, "Deep Learning with Differential Privacy", Algorithm 1): short for
     `rule=FlatClipping(C)`. The other rules are `PerGroupClipping` and `AutomaticClipping`;
     `AdaptiveClipping` chooses a C for every step. Norms, factors and the sum are float32 whatever
-    the precision of the parameters. C is lowered by one part in 2¹⁷ inside the factor, so that
+    the precision of the parameters. C is lowered by one part in 2¹⁹ inside the factor, so that
     float32 rounding of the norm and of the product leaves no contribution above C.
 
     Integer and boolean leaves of the parameters (counters, lookup tables) are passed to the loss

@@ -22,9 +22,9 @@ from dpjax.privatize.structured.scaling import hypot
 PyTree = Any
 Scalar = float | jax.Array
 
-# One part in 2¹⁷ ≈ 7.6e-6: twice the rounding error of a float32 norm of 2³⁰ equal entries added up
-# in blocks (`sum_in_blocks`), and many times that of factor and product.
-ROUNDING_MARGIN = 2.0**-17
+# One part in 2¹⁹ ≈ 1.9e-6: many times the rounding error of a float32 factor and product. Norms are
+# enlarged by what rounding can do to them (`scaling.enlarged`).
+ROUNDING_MARGIN = 2.0**-19
 
 
 class ClippingRule:

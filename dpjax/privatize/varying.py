@@ -49,7 +49,7 @@ def abstract(shape: tuple[int, ...], like: Any) -> jax.ShapeDtypeStruct:
     dtype = like.dtype if hasattr(like, "dtype") else jnp.result_type(like)
     if manual is None or not manual.varying:
         return jax.ShapeDtypeStruct(shape, dtype)
-    sharding = NamedSharding(jax.typeof(like).sharding.mesh, PartitionSpec())
+    sharding = NamedSharding(jax.sharding.get_abstract_mesh(), PartitionSpec())
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding, manual_axis_type=manual)
 
 

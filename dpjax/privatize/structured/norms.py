@@ -37,7 +37,6 @@ from dpjax.privatize.structured.scaling import (
     normalised,
     power_of_two,
     root,
-    sum_in_blocks,
 )
 from dpjax.privatize.varying import axes_of
 
@@ -96,21 +95,22 @@ def _norm_of_one(piece: Piece, budget: Budget) -> jax.Array:
 
 
 def rows_norm(rows: RowsArrays) -> jax.Array:
-    """The norm of a table of rows."""
+    """The norm of a table of rows, Σ_{t: ids_t = row} u_t each, by sorting: no T × T array."""
     updates, scale = normalised(rows.updates)
-    return enlarged(scale * root(_rows_square(RowsArrays(rows.ids, updates))), rows.ids.shape[0])
+    return scale * enlarged(
+        dense_norm(_sums_by_row(RowsArrays(rows.ids, updates))), rows.ids.shape[0]
+    )
 
 
-def _rows_square(rows: RowsArrays) -> jax.Array:
-    """Σ over rows ‖Σ_{t: ids_t = row} u_t‖², by sorting: no T × T array."""
+def _sums_by_row(rows: RowsArrays) -> jax.Array:
+    """`(T, K)` float32: the sums of the updates of each row that occurs, then zeros."""
     order = jnp.argsort(rows.ids)
     ids, updates = rows.ids[order], rows.updates[order].astype(jnp.float32)
     starts = jnp.concatenate([jnp.zeros(1, jnp.int32), (ids[1:] != ids[:-1]).astype(jnp.int32)])
     segments = jnp.cumsum(starts)
-    sums = jax.ops.segment_sum(
+    return jax.ops.segment_sum(
         updates, segments, num_segments=ids.shape[0], indices_are_sorted=True
     )
-    return sum_in_blocks(jnp.square(sums))
 
 
 def _clusters(boxes: Sequence[Box | None]) -> list[list[int]] | None:

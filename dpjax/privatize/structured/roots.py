@@ -173,6 +173,8 @@ def _rows(program: Program, equation: Equation, value: Value) -> list[Term] | No
 def _loop_output(program: Program, equation: Equation, value: Value) -> list[Term] | None:
     loop = equation.loop
     index = equation.outputs.index(value)
+    if loop.length == 0:
+        return _expand(program, equation.inputs[loop.num_consts + index])
     if index >= loop.num_carry:
         terms = find_terms(loop.body, loop.body.outputs[index])
         if not is_structured(terms):
