@@ -59,6 +59,62 @@ def test_nothing_to_sum_over_adds_nothing(name, microbatch_size, strategy):
     dpjax.explain(loss, params, batch)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_loop_that_is_never_entered(strategy):
+    """Its weight is a constant of the loop, whose gradient the loop would add up."""
+
+    def loss(w, x):
+        h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h @ w["in"]), None), x, None, length=0)
+        return jnp.sum(jnp.tanh(h @ w["out"]))
+
+    w, x = {"in": jnp.eye(3), "out": jnp.eye(3)}, jax.random.normal(jax.random.key(0), (2, 4, 3))
+    got = dpjax.clipped_grad(loss, clip_norm=1e6, strategy=strategy)(w, x)
+    right = [jax.grad(loss)(w, one) for one in x]
+    np.testing.assert_allclose(got.norms, [jnp.linalg.norm(g["out"]) for g in right], rtol=1e-5)
+    assert not np.any(got.grads["in"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [("uint8", 256), ("uint8", 300), ("int8", 200), ("int16", 300), ("uint16", 70), ("uint32", 9)],
+)
+def test_row_numbers_of_any_integer_format(kind, rows, strategy):
+    """The size of the table may not fit into it."""
+    rng = np.random.default_rng(0)
+    table = jnp.asarray(rng.normal(size=(rows, 4)), jnp.float32)
+    last = min(rows - 1, int(np.iinfo(kind).max))
+    ids = rng.integers(0, last + 1, (3, 6))
+    ids[:, 0], ids[:, 1] = last, last
+    ids = jnp.asarray(ids, kind)
+
+    def loss(table, ids):
+        h = jnp.take(table, ids, axis=0)
+        return jnp.sum(jnp.tanh(h @ table[:7].T) ** 2)
+
+    right = [jax.grad(loss)(table, one) for one in ids]
+    got = jax.jit(dpjax.clipped_grad(loss, clip_norm=1e6, strategy=strategy))(table, ids)
+    np.testing.assert_allclose(got.norms, [jnp.linalg.norm(g) for g in right], rtol=1e-5)
+    np.testing.assert_allclose(got.grads, sum(right), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("clamped", [False, True])
+def test_row_numbers_outside_of_the_table_stay_outside(clamped):
+    """Also those that a signed format of 32 bits does not hold."""
+    ids = jnp.asarray([[1, 2**32 - 1, 2**31, 3]], jnp.uint32)
+    mode = "clip" if clamped else "fill"
+
+    def loss(table, ids):
+        h = jnp.take(table, ids, axis=0, mode=mode, fill_value=0.0)
+        return jnp.sum(jnp.tanh(h) ** 2)
+
+    table = jax.random.normal(jax.random.key(0), (5, 3))
+    right = jax.grad(loss)(table, ids[0])
+    got = dpjax.clipped_grad(loss, clip_norm=1e6, strategy="two_backwards")(table, ids)
+    np.testing.assert_allclose(got.grads, right, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.norms[0], jnp.linalg.norm(right), rtol=1e-5)
+
+
 def every_other_layer(w, x):
     """The number of the layer is carried beside the activations."""
 

@@ -73,6 +73,50 @@ def test_inside_shard_map_as_outside(monkeypatch, name, microbatch_size, strateg
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("varies", ["mask", "clip norm"])
+def test_what_varies_beside_the_batch(varies, strategy):
+    """Every device has the same examples, and counts or clips others of them."""
+    x = jax.random.normal(jax.random.key(0), (4, 5, 3))
+    mask, clip_norm = jnp.asarray([True, False, True, True]), jnp.asarray([0.7], jnp.float32)
+
+    def loss(w, x):
+        return jnp.sum(jnp.tanh(x @ w) ** 2)
+
+    def step(x, mask, clip_norm):
+        got = dpjax.clipped_grad(loss, clip_norm=clip_norm[0], strategy=strategy)(w, x, mask)
+        return jax.lax.psum(got.grads, "d")
+
+    w = jnp.eye(3)
+    specs = (P(), P("d") if varies == "mask" else P(), P("d") if varies == "clip norm" else P())
+    right = dpjax.clipped_grad(loss, clip_norm=0.7, strategy=strategy)(w, x, mask).grads
+    for check in (True, False):
+        got = on_one_device(step, specs, P(), check_vma=check)(x, mask, clip_norm)
+        np.testing.assert_allclose(got, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_a_mesh_of_which_one_axis_stays_automatic(microbatch_size, strategy):
+    mesh = jax.make_mesh((1, 1), ("d", "m"), devices=jax.devices()[:1])
+    fn = dpjax.clipped_grad(
+        lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 2),
+        clip_norm=0.7,
+        strategy=strategy,
+        microbatch_size=microbatch_size,
+    )
+    x = jax.random.normal(jax.random.key(0), (4, 5, 3))
+    step = jax.shard_map(
+        lambda w, x: jax.lax.psum(fn(w, x).grads, "d"),
+        mesh=mesh,
+        in_specs=(P(), P("d")),
+        out_specs=P(),
+        axis_names={"d"},
+    )
+    right = fn(jnp.eye(3), x).grads
+    np.testing.assert_allclose(jax.jit(step)(jnp.eye(3), x), right, rtol=1e-5, atol=1e-6)
+
+
 def mean_over(axis):
     return lambda w, x: jax.lax.pmean(jnp.sum(jnp.tanh(x @ w)), axis)
 
