@@ -5,6 +5,8 @@
 `dpjax_accounting`.
 """
 
+# First: it takes care of Ctrl-C while the rest is loaded.
+from dpjax import startup as startup
 from dpjax.data import DataSource as DataSource
 from dpjax.data import PoissonSampler as PoissonSampler
 from dpjax.finetuning import FinetuneConfig as FinetuneConfig

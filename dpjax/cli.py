@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -23,11 +24,14 @@ from dpjax_accounting import (
 from rich.console import Console
 from rich.table import Table
 
+from dpjax import startup
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.interrupt import Interrupts
+from dpjax.finetuning.stopped import RunStopped
 from dpjax.record_commands import LedgerCommand, ReportCommand
 
+_FAILED = 1
 _USAGE_ERROR = 2
-_INTERRUPTED = 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,31 +93,52 @@ Command = (
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status.
 
-    0 done, 1 a privacy report does not hold, 2 something asked for does not fit (said in one line),
-    130 interrupted.
+    0 done, 1 a privacy report does not hold, or a run stopped that can be resumed, or something
+    failed that should not, 2 something asked for does not fit (said in one line), 130 or 143
+    interrupted by Ctrl-C or SIGTERM.
     """
+    command = None
+    startup.finish()
+    with Interrupts() as interrupts:
+        try:
+            command = _parse(arguments)
+            return _run(command, interrupts)
+        except KeyboardInterrupt as error:
+            number = getattr(error, "signal_number", None) or interrupts.acknowledge()
+            said = str(error) or "interrupted; nothing was started or changed"
+            print(f"dpjax: {said}", file=sys.stderr)
+            return 128 + number
+        except RunStopped as error:
+            print(f"dpjax: {error}", file=sys.stderr)
+            return _FAILED
+        except OSError as error:
+            return _refuse(error)
+        except Exception as error:
+            return _say_fault(error, command)
+
+
+def _parse(arguments: list[str] | None) -> Any:
     try:
-        command = tyro.cli(
+        return tyro.cli(
             Command,
             prog="dpjax",
             args=arguments,
             config=(tyro.conf.OmitSubcommandPrefixes,),
         )
     except (ValueError, TypeError) as error:
-        return _refuse(error)
-    if isinstance(command, ReportCommand | LedgerCommand):
-        return _run_on_records(command)
+        raise SystemExit(_refuse(error)) from error
+
+
+def _run(command: Any, interrupts: Interrupts) -> int:
+    interrupts.raise_pending()
     action, check = _ACTIONS[type(command)]
     try:
         ready = check(command)
     except (ValueError, TypeError, OSError) as error:
         return _refuse(error)
-    try:
-        action(ready)
-    except KeyboardInterrupt as error:
-        print(f"dpjax: {error or 'interrupted'}", file=sys.stderr)
-        return _INTERRUPTED
-    return 0
+    # Whatever dropped a KeyboardInterrupt, nothing is started after it.
+    interrupts.raise_pending()
+    return action(ready) or 0
 
 
 def _run_on_records(command: ReportCommand | LedgerCommand) -> int:
@@ -126,6 +151,44 @@ def _run_on_records(command: ReportCommand | LedgerCommand) -> int:
 def _refuse(error: Exception) -> int:
     print(f"dpjax: error: {error}", file=sys.stderr)
     return _USAGE_ERROR
+
+
+def _say_fault(error: Exception, command: Any) -> int:
+    """Says what nobody foresaw in a sentence, and then where it happened."""
+    kind = type(error).__name__
+    message = " ".join(str(error).split())
+    said = f"{kind}: {message}" if message else kind
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
+        advice = (
+            "The memory is too small: lower training.microbatch_size or training.max_length, or "
+            "set compute.rematerialise."
+        )
+    else:
+        advice = (
+            "This is a fault of dpjax or of what it runs on; please report it with the lines below."
+        )
+    print(f"dpjax: {said}. {advice}{_what_is_left(command)}", file=sys.stderr)
+    traceback.print_exception(error)
+    return _FAILED
+
+
+def _what_is_left(command: Any) -> str:
+    if not isinstance(command, FinetuneConfig):
+        return ""
+    from dpjax.finetuning.run_directory import RunDirectory, RunState
+
+    try:
+        state = RunDirectory(command.output_dir).state()
+    except OSError:
+        return ""
+    if state in (RunState.UNFINISHED, RunState.MEASURED):
+        return " What is saved of the run stays: the same command with --resume goes on from there."
+    if state is RunState.FAILED:
+        return (
+            " No state of the run had been saved; once the reason is gone, --overwrite starts it "
+            "afresh."
+        )
+    return " Nothing of the run had been started."
 
 
 def _check_finetune(config: FinetuneConfig) -> Any:
@@ -142,7 +205,7 @@ def _finetune(run: Any) -> None:
     table = Table("result", "value")
     if result.eval_perplexity is not None:
         table.add_row("perplexity of held-out tokens", f"{result.eval_perplexity:.3f}")
-    else:
+    if result.eval_accuracy is not None:
         table.add_row("accuracy on held-out records", f"{result.eval_accuracy:.4f}")
     privacy = "NO PRIVACY" if result.epsilon is None else f"ε = {result.epsilon:.4g}"
     table.add_row(
@@ -151,8 +214,10 @@ def _finetune(run: Any) -> None:
     total = result.privacy["dataset_total"]
     if total is not None:
         table.add_row("all runs in the ledger", f"ε = {total['epsilon']:.4g}")
-    low, high = result.attack.auc_interval
-    table.add_row("attack AUC (95 %)", f"{result.attack.auc:.3f} ({low:.3f} to {high:.3f})")
+    if result.attack is not None:
+        low, high = result.attack.auc_interval
+        table.add_row("attack AUC (95 %)", f"{result.attack.auc:.3f} ({low:.3f} to {high:.3f})")
+    table.add_row("tuned model", str(result.output_dir / "model"))
     table.add_row("report", str(result.output_dir / "report.md"))
     console.print(table)
 
@@ -240,11 +305,17 @@ def _demo(ready: Any) -> None:
     execute(ready, Console())
 
 
-_ACTIONS: dict[type, tuple[Callable[[Any], None], Callable[[Any], Any]]] = {
+def _unchecked(command: Any) -> Any:
+    return command
+
+
+_ACTIONS: dict[type, tuple[Callable[[Any], int | None], Callable[[Any], Any]]] = {
     FinetuneConfig: (_finetune, _check_finetune),
     EpsilonCommand: (_print_mechanism, _check_epsilon),
     CalibrateCommand: (_print_mechanism, _check_calibrate),
     DemoCommand: (_demo, _check_demo),
+    ReportCommand: (_run_on_records, _unchecked),
+    LedgerCommand: (_run_on_records, _unchecked),
 }
 
 if __name__ == "__main__":

@@ -17,13 +17,38 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
         OSError: if the folder does not exist or cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        finish_file(partial, path)
+    except OSError:
+        # Half a file on a full disk would keep the space that the next attempt needs.
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def finish_file(partial: Path, path: Path) -> None:
+    """Put a whole file on the disk and give it its name, in place of the file that had it.
+
+    Raises:
+        OSError: if the disk is full, or the file cannot be renamed.
+    """
+    _sync(partial)
     partial.replace(path)
-    _sync_folder(path.parent)
+    _sync(path.parent)
+
+
+def finish_folder(partial: Path, path: Path) -> None:
+    """Put all files of a folder on the disk and give it its name, which no other folder has.
+
+    Raises:
+        OSError: if the disk is full, or the folder cannot be renamed.
+    """
+    for entry in (*partial.rglob("*"), partial):
+        _sync(entry)
+    partial.rename(path)
+    _sync(path.parent)
 
 
 def append_bytes(path: Path, data: bytes, keep: int) -> None:
@@ -59,9 +84,9 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Put renamed files of `folder` on the disk under their new names."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Put what a file holds on the disk, or the names that a folder holds."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,5 +1,6 @@
 """Labelled or plain text, answers and conversations in, arrays and Poisson batches out."""
 
+from dpjax.data.chat import RecordError as RecordError
 from dpjax.data.encode import TextDataset as TextDataset
 from dpjax.data.encode import encode as encode
 from dpjax.data.encoded import EncodedRecords as EncodedRecords
@@ -12,7 +13,9 @@ from dpjax.data.language_records import LanguageRecords as LanguageRecords
 from dpjax.data.language_records import Texts as Texts
 from dpjax.data.language_records import read_language_records as read_language_records
 from dpjax.data.prompts import EncodedPrompts as EncodedPrompts
+from dpjax.data.prompts import Prompt as Prompt
 from dpjax.data.prompts import encode_prompts as encode_prompts
+from dpjax.data.prompts import find_prompts as find_prompts
 from dpjax.data.record_columns import RecordColumns as RecordColumns
 from dpjax.data.records import Records as Records
 from dpjax.data.records import read_records as read_records

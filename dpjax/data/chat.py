@@ -1,93 +1,221 @@
-"""Messages as text and tokens, by the chat template of the tokenizer."""
+"""Messages as text, by the chat template of the tokenizer."""
 
 from __future__ import annotations
 
+import datetime
+import json
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dpjax.data.messages import Message
+from dpjax.data.unicode import has_half_surrogate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Span = tuple[int, int]
+"""Characters of a text: the first, and the one after the last."""
+
+_PROCESS = Path(__file__).with_name("template_process.py")
+# An ordinary conversation takes about a millisecond.
+SECONDS = 5
+MEGABYTES = 512
+# Beside those of the messages, which a template may repeat.
+CHARACTERS = 1_000_000
+REPEATS = 10
+
 _GENERATION_MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+class RecordError(ValueError):
+    """One record cannot be used; the message names it."""
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase, *, needs_markers: bool = False) -> None:
     """Refuses a tokenizer that cannot turn messages into tokens.
 
     Args:
-        needs_markers: whether the template must mark what the assistant says. Without the marks
-            transformers only warns, and says that no token is the assistant's.
+        needs_markers: whether the template must mark what the assistant says.
 
     Raises:
         ValueError: there is no chat template, none by the name of "default", or no markers.
     """
-    name = type(tokenizer).__name__
     if tokenizer.chat_template is None:
         raise ValueError(
-            f"{name} has no chat template, so it does not say how messages become text; set "
-            "tokenizer.chat_template, or write the records as texts or as prompts and completions"
+            f"{_name(tokenizer)} has no chat template, so it does not say how messages become "
+            "text; set tokenizer.chat_template, or write the records as texts or as prompts and "
+            "completions"
         )
     template = tokenizer.get_chat_template()
+    if not isinstance(template, str):
+        raise ValueError(
+            f"the chat template of {_name(tokenizer)} must be text, got a {type(template).__name__}"
+        )
     if needs_markers and not _GENERATION_MARKER.search(template):
         raise ValueError(
-            f"the chat template of {name} does not mark what the assistant says, so there would "
-            "be nothing to learn; put {% generation %} and {% endgeneration %} around the "
-            "assistant's content and end-of-turn token in tokenizer.chat_template, or write the "
-            "records as prompts and completions, which needs no marks"
+            f"the chat template of {_name(tokenizer)} does not mark what the assistant says, so "
+            "there would be nothing to learn; put {% generation %} and {% endgeneration %} around "
+            "the assistant's content and end-of-turn token in tokenizer.chat_template, or write "
+            "the records as prompts and completions, which needs no marks"
         )
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: list[Message],
-    number: int,
-    *,
-    add_generation_prompt: bool = False,
-) -> str:
-    """The messages as one text; `number` says which record they are of in an error.
+class ChatTemplate:
+    """The chat template of a tokenizer, rendered as transformers does, but in a bounded process.
 
-    Raises:
-        ValueError: the template refuses the messages.
+    Use it as a context manager; the process starts with the first messages. What a template may
+    take of time, memory and characters is said in py.
+
+    Args:
+        tokenizer: has a template that `check_chat_template` accepts, if anything is rendered.
+        today: what the template takes for the current date and time; None: it may not ask.
     """
-    return _apply(
-        tokenizer, messages, number, tokenize=False, add_generation_prompt=add_generation_prompt
-    )
 
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, today: datetime.datetime | None = None
+    ) -> None:
+        if today is not None and not isinstance(today, datetime.datetime):
+            raise TypeError(f"today must be a datetime.datetime, got {type(today).__name__}")
+        self._tokenizer = tokenizer
+        self._today = today
+        self._process: subprocess.Popen[bytes] | None = None
 
-def tokenize_marked(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], number: int
-) -> tuple[list[int], list[bool]]:
-    """The token ids of the messages, and for each whether the template marks it the assistant's.
+    def __enter__(self) -> ChatTemplate:
+        return self
 
-    Raises:
-        ValueError: the template refuses the messages.
-    """
-    encoded = _apply(
-        tokenizer,
-        messages,
-        number,
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"verbose": False},
-    )
-    return encoded["input_ids"], [bool(marked) for marked in encoded["assistant_masks"]]
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.kill()
+            # What was not read or written is of no use any more.
+            self._process.communicate()
+            self._process = None
 
+    def render(
+        self, messages: list[Message], number: int, *, add_generation_prompt: bool = False
+    ) -> str:
+        """The messages as one text; `number` says which record they are of in an error.
 
-def _apply(
-    tokenizer: PreTrainedTokenizerBase, messages: list[Message], number: int, **options: Any
-) -> Any:
-    import jinja2
+        Raises:
+            RecordError: the template refuses the messages, or takes too much for them.
+            ValueError: the template is not one.
+        """
+        return self._ask(messages, number, add_generation_prompt, marked=False)["text"]
 
-    try:
-        return tokenizer.apply_chat_template(messages, **options)
-    except jinja2.TemplateError as error:
-        said = str(error)
+    def render_marked(self, messages: list[Message], number: int) -> tuple[str, list[Span]]:
+        """The messages as one text, and what the template marks in it as the assistant's.
+
+        Raises:
+            RecordError: the template refuses the messages, takes too much for them, or does
+                something with the assistant's part after marking it.
+            ValueError: the template is not one.
+        """
+        answer = self._ask(messages, number, add_generation_prompt=False, marked=True)
+        return answer["text"], [(start, end) for start, end in answer["spans"]]
+
+    def _ask(
+        self, messages: list[Message], number: int, add_generation_prompt: bool, marked: bool
+    ) -> dict[str, Any]:
+        if self._process is None:
+            self._start()
+        question = {
+            "messages": messages,
+            "add_generation_prompt": add_generation_prompt,
+            "marked": marked,
+        }
+        answer = self._answer_to(question)
+        if "failure" in answer:
+            raise RecordError(
+                f"the chat template of {_name(self._tokenizer)} {self._explained(answer, number)}"
+            ) from None
+        if has_half_surrogate(answer["text"]):
+            raise RecordError(
+                f"the chat template of {_name(self._tokenizer)} writes half a surrogate pair (not "
+                f"valid Unicode) for record {number}"
+            )
+        return answer
+
+    def _start(self) -> None:
+        # A session of its own: Ctrl-C in the terminal is for this process alone.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(_PROCESS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        answer = self._answer_to(
+            {
+                "template": self._tokenizer.get_chat_template(),
+                "variables": self._tokenizer.special_tokens_map,
+                "today": self._today and self._today.isoformat(),
+                "seconds": SECONDS,
+                "megabytes": MEGABYTES,
+                "characters": CHARACTERS,
+                "repeats": REPEATS,
+            }
+        )
+        if "failure" in answer:
+            raise ValueError(
+                f"the chat template of {_name(self._tokenizer)} {self._explained(answer, None)}"
+            )
+
+    def _answer_to(self, question: dict[str, Any]) -> dict[str, Any]:
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # It has ended, which the end of its answers tells too.
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        return {"failure": "end", "status": self._process.wait()}
+
+    def _explained(self, answer: dict[str, Any], number: int | None) -> str:
+        """How the template failed, after "the chat template of ..."; None: it was not read yet."""
+        failure, said = answer["failure"], answer.get("said", "")
+        messages = f"the messages of record {number}"
+        when = "to be read" if number is None else f"for {messages}"
+        if failure == "end" and answer["status"] == -getattr(signal, "SIGPROF", 0):
+            return f"takes more than {SECONDS} s of computing {when}; {_ADVICE}"
+        if failure == "end":
+            return f"stopped its process (exit status {answer['status']}) {when}; {_ADVICE}"
+        if failure == "memory":
+            return f"takes more than {MEGABYTES} MB {when}; {_ADVICE}"
+        if failure == "length":
+            return (
+                f"writes more than {CHARACTERS} characters and {REPEATS} times those "
+                f"of {messages}; {_ADVICE}"
+            )
+        if failure == "date":
+            return (
+                f"writes the current date into {messages}; set today, for instance to "
+                "datetime.datetime.now(), and keep it: with another date the tokens are others"
+            )
+        if failure == "marks":
+            return (
+                f"works on {messages} after it has marked the assistant's part, which can then not "
+                "be told from the rest; put {% generation %} where the content is written"
+            )
+        if failure == "syntax":
+            return f"is no Jinja template: {said}; {_ADVICE}"
+        if number is None:
+            return f"cannot be read ({failure}); {_ADVICE}"
         # What the template itself says may be repeated, what it took from the record may not.
-        known = said in str(tokenizer.get_chat_template())
-        reason = f": {said}" if known else f" ({type(error).__name__})"
-        raise ValueError(
-            f"the chat template refuses the messages of record {number}{reason}"
-        ) from None
+        known = said and said in self._tokenizer.get_chat_template()
+        return f"refuses {messages}" + (f": {said}" if known else f" ({failure})")
+
+
+_ADVICE = "correct tokenizer.chat_template"
+
+
+def _name(tokenizer: PreTrainedTokenizerBase) -> str:
+    return tokenizer.name_or_path or type(tokenizer).__name__

@@ -7,6 +7,7 @@ from typing import Any
 
 from dpjax.data.raw import RawColumns
 from dpjax.data.source import DataSource
+from dpjax.data.unicode import has_half_surrogate
 
 Checked = tuple[Any, str | None]
 """A value as a record holds it, and what is wrong with it."""
@@ -50,11 +51,6 @@ def check_text(value: object, name: str = "text") -> Checked:
     if has_half_surrogate(value):
         return "", f"{name} with half a surrogate pair (not valid Unicode)"
     return value, None
-
-
-def has_half_surrogate(value: str) -> bool:
-    """JSON can escape half a surrogate pair, which no tokenizer accepts."""
-    return not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _report(problem: str, positions: list[int], position_name: str) -> str:

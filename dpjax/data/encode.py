@@ -9,7 +9,13 @@ import numpy as np
 
 from dpjax.data.encoded import EncodedRecords
 from dpjax.data.records import Records
-from dpjax.data.tokenizing import TEXTS_AT_ONCE, check_max_length, check_tokenizer
+from dpjax.data.tokenizing import (
+    TEXTS_AT_ONCE,
+    check_max_length,
+    check_tokenizer,
+    leading_special_tokens,
+    tokenize_with_offsets,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +37,8 @@ def encode(
 ) -> TextDataset:
     """Tokenises every text with its special tokens, cuts it to `max_length` tokens and pads it.
 
+    A text that is written with the tokens that open a text gets no second ones.
+
     Raises:
         TypeError: the tokenizer is not a fast one.
         ValueError: `max_length` is below 8 or above what the tokenizer says its model takes, the
@@ -44,13 +52,14 @@ def encode(
         )
     check_max_length(max_length, tokenizer)
     labels = _label_ids(records.labels, label_names)
+    opening = leading_special_tokens(tokenizer)
     input_ids = np.empty((len(records), max_length), np.int32)
     attention_mask = np.empty((len(records), max_length), np.bool_)
     truncated = np.empty(len(records), np.bool_)
     for start in range(0, len(records), TEXTS_AT_ONCE):
         rows = slice(start, start + TEXTS_AT_ONCE)
         encoded = tokenizer(
-            records.texts[rows],
+            _without_opening(records.texts[rows], tokenizer, opening),
             truncation=True,
             max_length=max_length,
             padding="max_length",
@@ -61,6 +70,24 @@ def encode(
         attention_mask[rows] = encoded["attention_mask"]
         truncated[rows] = [bool(encoding.overflowing) for encoding in encoded.encodings]
     return TextDataset(input_ids, attention_mask, truncated, labels)
+
+
+def _without_opening(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, opening: list[int]
+) -> list[str]:
+    """The texts, cut where they begin with the tokens that the tokenizer will put there."""
+    written = tokenizer.convert_ids_to_tokens(opening)
+    # Few texts hold the first of them at all.
+    return [
+        text[_opening_end(text, tokenizer, opening) :] if written and written[0] in text else text
+        for text in texts
+    ]
+
+
+def _opening_end(text: str, tokenizer: PreTrainedTokenizerBase, opening: list[int]) -> int:
+    """How many characters of the text are the opening tokens, written out."""
+    ((ids, offsets),) = tokenize_with_offsets(tokenizer, [text])
+    return offsets[len(opening) - 1][1] if ids[: len(opening)] == opening else 0
 
 
 def _label_ids(labels: list[str], label_names: tuple[str, ...]) -> np.ndarray:

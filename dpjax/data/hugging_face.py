@@ -8,44 +8,52 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpjax.data.raw import RawColumns, Wanted
+from dpjax.data.raw import RawColumns, Wanted, check_names
 
 if TYPE_CHECKING:
     import datasets
+
+_LONGEST_REASON = 300
 
 
 def read_parquet(path: Path, wanted: Wanted) -> RawColumns:
     """The wanted columns of one Parquet file; class names stored by `datasets` are used.
 
     Raises:
-        ValueError: the file is not Parquet, or a column is missing.
+        ValueError: the file is not Parquet or is damaged, a column is missing or of a type that
+            Python does not have, or a name occurs twice.
     """
-    import pyarrow
     import pyarrow.parquet
 
     # Read here, not by `datasets`, which would write a copy into its cache.
-    try:
+    with _translated(f"{path} is not a readable Parquet file"):
         file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a readable Parquet file: {error}") from error
-    with file:
         schema = file.schema_arrow
+    with file:
+        check_names(schema.names, str(path))
         chosen = wanted.choose(schema.names, str(path))
-        table = file.read(columns=list(chosen.values()))
+        with _translated(f"{path} is damaged"):
+            table = file.read(columns=list(chosen.values()))
+            table.validate(full=True)
     features: Mapping[str, object] = {}
     if "label" in chosen and b"huggingface" in (schema.metadata or {}):
         import datasets
 
-        features = datasets.Features.from_arrow_schema(schema)
-    columns = {column: table.column(column).to_pylist() for column in chosen.values()}
-    return _rows(columns, chosen, features)
+        with _translated(f"{path}: what `datasets` wrote into it about its columns is damaged"):
+            features = datasets.Features.from_arrow_schema(schema)
+    columns = {}
+    for column in chosen.values():
+        kind = schema.field(column).type
+        with _translated(f"{path}: column {column!r} of type {kind} cannot be read", quote=False):
+            columns[column] = table.column(column).to_pylist()
+    return _rows(columns, chosen, features, str(path))
 
 
 def read_saved_folder(path: Path, wanted: Wanted) -> RawColumns:
     """The wanted columns of a folder written by `datasets.save_to_disk`.
 
     Raises:
-        ValueError: the folder holds something else, or a split or column is missing.
+        ValueError: the folder holds something else or is damaged, or a split or column is missing.
     """
     if not ((path / "state.json").exists() or (path / "dataset_dict.json").exists()):
         files = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
@@ -55,7 +63,8 @@ def read_saved_folder(path: Path, wanted: Wanted) -> RawColumns:
         )
     import datasets
 
-    with _without_progress_bars():
+    broken = f"{path} is a folder of datasets.save_to_disk that cannot be read; save it once more"
+    with _without_progress_bars(), _translated(broken):
         saved = datasets.load_from_disk(str(path), keep_in_memory=True)
     if isinstance(saved, datasets.DatasetDict):
         split = wanted.source.split
@@ -96,32 +105,71 @@ def read_hub(wanted: Wanted) -> RawColumns:
             f"{error}\nOf a dataset with several configurations, save one with "
             "datasets.load_dataset(id, configuration).save_to_disk(folder) and give the folder"
         ) from error
+    except Exception as error:  # Whatever parses the dataset's files raises.
+        raise ValueError(
+            f"the hub dataset {source.path!r} cannot be read: {_reason(error)}"
+        ) from error
     return _columns_of(loaded, wanted, f"{source.path} (split {source.split})")
 
 
 def _columns_of(dataset: datasets.Dataset, wanted: Wanted, place: str) -> RawColumns:
+    check_names(dataset.column_names, place)
     chosen = wanted.choose(dataset.column_names, place)
-    # A saved dataset remembers its format, which may be torch tensors.
-    columns = dataset.with_format(None).select_columns(list(chosen.values()))[:]
-    return _rows(columns, chosen, dataset.features)
+    names = list(chosen.values())
+    with _translated(f"{place}: the columns {names} cannot be read", quote=False):
+        # A saved dataset remembers its format, which may be torch tensors.
+        plain = dataset.with_format(None).select_columns(names)
+        # Arrow reads damaged memory without looking, and the process ends.
+        plain.data.validate(full=True)
+        columns = plain[:]
+    return _rows(columns, chosen, dataset.features, place)
 
 
 def _rows(
-    columns: Mapping[str, list[Any]], chosen: Mapping[str, str], features: Mapping[str, object]
+    columns: Mapping[str, list[Any]],
+    chosen: Mapping[str, str],
+    features: Mapping[str, object],
+    place: str,
 ) -> RawColumns:
     values = {field: columns[column] for field, column in chosen.items()}
     if "label" in chosen:
-        values["label"] = _with_class_names(values["label"], features.get(chosen["label"]))
+        names = getattr(features.get(chosen["label"]), "names", None)
+        if names is not None:
+            labels = enumerate(values["label"], start=1)
+            values["label"] = [_class_name(label, names, row, place) for row, label in labels]
     num_rows = len(next(iter(values.values())))
     return RawColumns(values, range(1, num_rows + 1), "row")
 
 
-def _with_class_names(labels: list[Any], feature: object) -> list[Any]:
-    names = getattr(feature, "names", None)
-    if names is None:
-        return labels
-    # -1 is how hub datasets write "no label", for instance in held-back test splits.
-    return [None if label is None or label < 0 else names[label] for label in labels]
+def _class_name(label: object, names: list[str], row: int, place: str) -> str | None:
+    """The name of a class by its number; -1 is how hub datasets write "no label"."""
+    if label is None or label == -1:
+        return None
+    if not isinstance(label, int) or not 0 <= label < len(names):
+        raise ValueError(
+            f"{place}, row {row}: the label is not the number of one of the {len(names)} classes "
+            "that the column has by its own account; save the dataset once more"
+        )
+    return names[label]
+
+
+@contextmanager
+def _translated(what: str, *, quote: bool = True) -> Iterator[None]:
+    """Whatever a parser raises becomes a ValueError that says `what` could not be read.
+
+    Args:
+        quote: whether the parser's words follow, which may repeat a value.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(error) if quote else type(error).__name__
+        raise ValueError(f"{what} ({reason})") from None
+
+
+def _reason(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return type(error).__name__ + (f": {said[:_LONGEST_REASON]}" if said else "")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from dpjax.data.raw import Layout, RawColumns, Wanted
 from dpjax.data.reading import read_columns
 from dpjax.data.record_columns import RecordColumns
 from dpjax.data.source import DataSource
+from dpjax.data.unicode import has_half_surrogate
 
 Content = str | list[Message]
 """A prompt or a completion: plain text, or messages that a chat template turns into text."""
@@ -72,11 +73,13 @@ def read_language_records(source: DataSource) -> LanguageRecords:
 
 
 def check_separator(separator: str, records: LanguageRecords) -> None:
-    """Refuses a separator where there is no prompt that is a text.
+    """Refuses a separator where there is no prompt that is a text, or that is not a text itself.
 
     Raises:
         ValueError: saying what the records are.
     """
+    if has_half_surrogate(separator):
+        raise ValueError(f"separator must be valid Unicode, got {separator!r}")
     if separator and not (isinstance(records, Completions) and records.are_texts):
         made_of = "texts without a prompt" if isinstance(records, Texts) else "messages"
         raise ValueError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dpjax.data.checks import Checked, has_half_surrogate
+from dpjax.data.checks import Checked
+from dpjax.data.unicode import has_half_surrogate
 
 Message = dict[str, str]
 """Who says what: the keys are `role` and `content`."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from dpjax.data.chat import check_chat_template
+from dpjax.data.chat import ChatTemplate, RecordError, check_chat_template
 from dpjax.data.encoded import EncodedRecords
 from dpjax.data.language_records import (
     Completions,
@@ -16,10 +18,9 @@ from dpjax.data.language_records import (
     LanguageRecords,
     check_separator,
 )
-from dpjax.data.messages import Message
 from dpjax.data.padding import pad_rows, padding_id
 from dpjax.data.target_tokens import prompt_tokens
-from dpjax.data.tokenizing import TEXTS_AT_ONCE, check_max_length, check_tokenizer
+from dpjax.data.tokenizing import check_max_length, check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,37 +34,61 @@ class EncodedPrompts(EncodedRecords):
     padding_side: ClassVar[Literal["left", "right"]] = "left"
 
 
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What a record asks, and what it answers.
+
+    Attributes:
+        number: of the record, from 1.
+        content: a text or messages; never empty.
+        answer: likewise; messages may be none.
+    """
+
+    number: int
+    content: Content
+    answer: Content
+
+
 def encode_prompts(
-    records: LanguageRecords,
+    records: LanguageRecords | list[Prompt],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     *,
     separator: str = "",
+    today: datetime.datetime | None = None,
 ) -> EncodedPrompts:
     """Tokenises what a model is to answer, as `encode_language` tokenises it before the answer.
 
     Of prompts and completions that is the prompt, of conversations all before the assistant's last
     message, or everything if the assistant says nothing; messages end with the chat template's
-    invitation to answer. `separator` must be that of training. Of a longer prompt the last
-    `max_length` tokens are kept.
+    invitation to answer. `separator` and `today` must be those of training. Of a longer prompt the
+    last `max_length` tokens are kept.
+
+    Args:
+        records: each with a prompt; or some of the prompts that `find_prompts` finds in records.
+        today: as for `encode_language`.
 
     Raises:
         TypeError: the tokenizer is not a fast one, or the records are texts, which have no prompt.
         ValueError: `max_length` is below 8 or above what the tokenizer says its model takes,
             messages meet a tokenizer without a chat template, a conversation begins with the
-            assistant's last message, or a separator is given for messages.
+            assistant's last message, the template refuses a prompt or takes too much for it, a
+            prompt has no tokens, or a separator is given for messages.
     """
     check_tokenizer(tokenizer)
     check_max_length(max_length, tokenizer)
-    prompts = _prompts(records)
-    check_separator(separator, records)
-    if isinstance(records, Conversations) or not records.are_texts:
+    if isinstance(records, list):
+        prompts = records
+    else:
+        prompts = _one_each(records)
+        check_separator(separator, records)
+    if any(not isinstance(prompt.content, str) for prompt in prompts):
         check_chat_template(tokenizer)
     ids: list[np.ndarray] = []
     truncated = np.zeros(len(prompts), np.bool_)
-    for start in range(0, len(prompts), TEXTS_AT_ONCE):
-        some = prompts[start : start + TEXTS_AT_ONCE]
-        for row, tokens in enumerate(prompt_tokens(some, tokenizer, separator, start + 1), start):
+    with ChatTemplate(tokenizer, today) as template:
+        contents = ((prompt.number, prompt.content) for prompt in prompts)
+        for row, tokens in enumerate(prompt_tokens(contents, tokenizer, template, separator)):
             ids.append(np.array(tokens[-max_length:], np.int32))
             truncated[row] = len(tokens) > max_length
     fill = padding_id(tokenizer.pad_token_id, tokenizer.eos_token_id)
@@ -76,23 +101,37 @@ def encode_prompts(
     )
 
 
-def _prompts(records: LanguageRecords) -> list[Content]:
+def find_prompts(records: LanguageRecords) -> list[Prompt]:
+    """The prompts of the records, in their order.
+
+    A conversation that begins with the assistant's last message has none.
+
+    Raises:
+        TypeError: the records are texts.
+    """
     if isinstance(records, Completions):
-        return records.prompts
+        pairs = enumerate(zip(records.prompts, records.completions, strict=True), start=1)
+        return [Prompt(number, *pair) for number, pair in pairs]
     if isinstance(records, Conversations):
-        return [
-            _before_last_answer(messages, number)
-            for number, messages in enumerate(records.conversations, start=1)
-        ]
+        return list(_before_last_answers(records))
     raise TypeError(f"{type(records).__name__} have no prompts; give Completions or Conversations")
 
 
-def _before_last_answer(messages: list[Message], number: int) -> list[Message]:
-    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
-    before = messages[: answers[-1]] if answers else messages
-    if not before:
-        raise ValueError(
+def _one_each(records: LanguageRecords) -> list[Prompt]:
+    prompts = find_prompts(records)
+    if len(prompts) < len(records):
+        present = {prompt.number for prompt in prompts}
+        number = next(number for number in range(1, len(records) + 1) if number not in present)
+        raise RecordError(
             f"the conversation of record {number} begins with the assistant's last message: there "
             "is nothing to answer"
         )
-    return before
+    return prompts
+
+
+def _before_last_answers(records: Conversations) -> Iterator[Prompt]:
+    for number, messages in enumerate(records.conversations, start=1):
+        answers = [place for place, said in enumerate(messages) if said["role"] == "assistant"]
+        last = answers[-1] if answers else len(messages)
+        if messages[:last]:
+            yield Prompt(number, messages[:last], messages[last : last + 1])

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 
 from dpjax.data.source import DataSource
 
 Layout = tuple[str, ...]
 """Fields that make up a record, such as ("text", "label"). The column of a field is named by the
 option of `DataSource` called after it: `text_column`."""
+
+
+_NAMES_SHOWN = 20
+_LONGEST_NAME_SHOWN = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Wanted:
         return f"{'_'.join(layout)} ({columns})"
 
     def _absent(self, columns: Collection[str], place: str) -> str:
-        listed = ", ".join(map(repr, columns)) or "none"
+        listed = _listed(columns)
         # Where half of the columns is there, the other half is what is misspelt.
         nearest = sorted(
             self.layouts, key=lambda layout: len(self._missing(layout, columns)) / len(layout)
@@ -103,3 +108,25 @@ class Wanted:
         field = self._missing(layout, columns)[0]
         near = difflib.get_close_matches(self.columns_of(layout)[field], columns, n=1)
         return f"Did you mean {field}_column={near[0]!r}?" if near else None
+
+
+def check_names(names: Iterable[str], place: str) -> None:
+    """Refuses columns of one name: which of them is meant cannot be told.
+
+    Raises:
+        ValueError: naming the first of them.
+    """
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{place}: the column name {_shown(repeated[0])} occurs more than once")
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = [_shown(name) for name in list(names)[:_NAMES_SHOWN]]
+    more = len(names) - len(shown)
+    return ", ".join(shown + [f"… ({more} more)"] * (more > 0)) or "none"
+
+
+def _shown(name: str) -> str:
+    short = name if len(name) <= _LONGEST_NAME_SHOWN else name[: _LONGEST_NAME_SHOWN - 1] + "…"
+    return repr(short)

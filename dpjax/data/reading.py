@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+from dpjax.data.delimited import read_delimited
 from dpjax.data.hugging_face import read_hub, read_parquet, read_saved_folder
+from dpjax.data.json_lines import read_json_lines
 from dpjax.data.raw import RawColumns, Wanted
-from dpjax.data.text_files import read_delimited, read_json_lines
 
 _READERS: dict[str, Callable[[Path, Wanted], RawColumns]] = {
     ".csv": read_delimited,
@@ -34,7 +35,10 @@ def read_columns(wanted: Wanted) -> RawColumns:
 
 def _read(wanted: Wanted) -> RawColumns:
     source = wanted.source
-    path = Path(source.path).expanduser()
+    try:
+        path = Path(source.path).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"no file {source.path}: {error}") from None
     reader = _READERS.get(path.suffix.lower())
     if source.column_names is not None and reader is not read_delimited:
         raise ValueError(

@@ -11,6 +11,7 @@ from dpjax.data.raw import Wanted
 from dpjax.data.reading import read_columns
 from dpjax.data.record_columns import RecordColumns
 from dpjax.data.source import DataSource
+from dpjax.data.unicode import has_half_surrogate
 
 _LAYOUTS = (("text", "label"),)
 _INTEGRAL_FLOAT = re.compile(r"(-?\d+)\.0+")
@@ -51,6 +52,8 @@ def _check_label(value: object) -> Checked:
         return "", "label missing or empty"
     if not isinstance(value, (str, int)):
         return "", f"label of type {type(value).__name__} instead of str, int or bool"
+    if isinstance(value, str) and has_half_surrogate(value):
+        return "", "label with half a surrogate pair (not valid Unicode)"
     label = str(value).strip()
     integral = _INTEGRAL_FLOAT.fullmatch(label)
     label = integral[1] if integral else label

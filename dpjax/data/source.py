@@ -6,6 +6,8 @@ import dataclasses
 import difflib
 from typing import Literal, get_args
 
+from dpjax.data.unicode import has_half_surrogate
+
 RecordFormat = Literal["auto", "text", "prompt_completion", "messages"]
 
 
@@ -14,7 +16,8 @@ class DataSource:
     """Records in a file, a folder or on the Hugging Face hub.
 
     Raises:
-        ValueError: `record_format` is not one of those below.
+        ValueError: `record_format` is not one of those below, the path is empty, or a string is not
+            valid Unicode.
     """
 
     path: str
@@ -41,6 +44,16 @@ class DataSource:
     """Split of a hub dataset, or of a saved folder that has several."""
 
     def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path must name a file, a folder or a hub dataset, got ''")
+        # They are written into files, after the training.
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            texts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(text, str) and has_half_surrogate(text) for text in texts):
+                raise ValueError(
+                    f"{field.name} must be valid Unicode, got {value!r}. Rename what it names"
+                )
         known = get_args(RecordFormat)
         if self.record_format not in known:
             near = difflib.get_close_matches(str(self.record_format), known, n=1)

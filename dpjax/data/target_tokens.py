@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpjax.data.chat import render, tokenize_marked
+from dpjax.data.answer_tokens import tokens_in_spans
+from dpjax.data.chat import ChatTemplate, RecordError
 from dpjax.data.language_records import Completions, Content, Conversations, LanguageRecords, Texts
-from dpjax.data.tokenizing import TEXTS_AT_ONCE, leading_special_tokens, tokenize
+from dpjax.data.tokenizing import (
+    in_batches,
+    leading_special_tokens,
+    opened,
+    tokenize,
+    tokenize_with_offsets,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,7 +27,10 @@ predicts it."""
 
 
 def target_tokens(
-    records: LanguageRecords, tokenizer: PreTrainedTokenizerBase, separator: str
+    records: LanguageRecords,
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
+    separator: str,
 ) -> Iterator[TargetTokens]:
     """The tokens of every record, whole.
 
@@ -30,102 +40,111 @@ def target_tokens(
     Raises:
         ValueError: the chat template refuses the messages of a record.
     """
-    for start in range(0, len(records), TEXTS_AT_ONCE):
-        rows = slice(start, start + TEXTS_AT_ONCE)
-        if isinstance(records, Texts):
-            yield from _of_texts(records.texts[rows], tokenizer)
-        elif isinstance(records, Completions):
-            pairs = zip(records.prompts[rows], records.completions[rows], strict=True)
-            texts = [
-                _as_texts(*pair, tokenizer, separator, number)
-                for number, pair in enumerate(pairs, start + 1)
-            ]
-            yield from _of_completions(texts, tokenizer)
-        else:
-            yield from _of_conversations(records, rows, tokenizer)
+    if isinstance(records, Texts):
+        return _of_texts(records.texts, tokenizer)
+    if isinstance(records, Completions):
+        return _of_completions(_as_texts(records, template, separator), tokenizer)
+    return _of_conversations(records, tokenizer, template)
 
 
 def prompt_tokens(
-    prompts: list[Content], tokenizer: PreTrainedTokenizerBase, separator: str, first_number: int
-) -> list[list[int]]:
+    prompts: Iterable[tuple[int, Content]],
+    tokenizer: PreTrainedTokenizerBase,
+    template: ChatTemplate,
+    separator: str,
+) -> Iterator[list[int]]:
     """The tokens of every prompt, the same as those that precede the completion in training.
 
     Args:
+        prompts: each with the number of its record, for errors.
         separator: ends every prompt that is a text.
-        first_number: of the first prompt, for errors.
 
     Raises:
-        ValueError: the chat template refuses the messages of a prompt.
+        RecordError: the chat template refuses the messages of a prompt, or it has no tokens.
+        ValueError: the chat template is not one.
     """
     opening = leading_special_tokens(tokenizer)
-    texts = [
-        prompt + separator
+    texts = (
+        (number, prompt + separator, True)
         if isinstance(prompt, str)
-        else render(tokenizer, prompt, number, add_generation_prompt=True)
-        for number, prompt in enumerate(prompts, first_number)
-    ]
-    return [
-        # A template writes the opening token itself.
-        opening + ids if isinstance(prompt, str) else ids
-        for prompt, ids in zip(prompts, tokenize(tokenizer, texts), strict=True)
-    ]
+        else (number, template.render(prompt, number, add_generation_prompt=True), False)
+        for number, prompt in prompts
+    )
+    for some in in_batches(texts, lambda text: len(text[1])):
+        tokens = tokenize(tokenizer, [text for _, text, _ in some])
+        for (number, _, is_plain), ids in zip(some, tokens, strict=True):
+            # A template writes the opening token itself.
+            whole = opened(ids, opening) if is_plain else ids
+            if not whole:
+                raise RecordError(
+                    f"the prompt of record {number} has no token: the tokenizer drops all of it"
+                )
+            yield whole
 
 
 def _of_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[TargetTokens]:
     opening = leading_special_tokens(tokenizer)
-    for ids in tokenize(tokenizer, texts):
-        whole = opening + _ended(ids, tokenizer)
-        yield whole, _from(len(opening), whole)
+    for some in in_batches(texts, len):
+        for ids in tokenize(tokenizer, some):
+            whole = opened(ids, opening) + _closing(ids, tokenizer)
+            yield whole, _from(len(opening), whole)
 
 
 def _of_completions(
-    texts: list[tuple[str, str, bool]], tokenizer: PreTrainedTokenizerBase
+    texts: Iterable[tuple[str, str, bool]], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[TargetTokens]:
     opening = leading_special_tokens(tokenizer)
-    prompts = tokenize(tokenizer, [prompt for prompt, _, _ in texts])
-    joined = tokenize(tokenizer, [prompt + completion for prompt, completion, _ in texts])
-    for (_, completion, is_plain), before, ids in zip(texts, prompts, joined, strict=True):
-        if ids[: len(before)] != before:
-            # A token would reach over the boundary.
-            ids = before + tokenize(tokenizer, [completion])[0]
-        if is_plain:
-            before, ids = opening + before, opening + _ended(ids, tokenizer)
-        yield ids, _from(len(before), ids)
+    for some in in_batches(texts, lambda text: len(text[0]) + len(text[1])):
+        prompts = tokenize(tokenizer, [prompt for prompt, _, _ in some])
+        joined = tokenize(tokenizer, [prompt + completion for prompt, completion, _ in some])
+        for (_, completion, is_plain), before, ids in zip(some, prompts, joined, strict=True):
+            if ids[: len(before)] != before:
+                # A token would reach over the boundary.
+                ids = before + tokenize(tokenizer, [completion])[0]
+            if is_plain:
+                answer = ids[len(before) :] + _closing(ids, tokenizer)
+                before = opened(before, opening)
+                ids = before + answer
+            yield ids, _from(len(before), ids)
 
 
 def _as_texts(
-    prompt: Content,
-    completion: Content,
-    tokenizer: PreTrainedTokenizerBase,
-    separator: str,
-    number: int,
-) -> tuple[str, str, bool]:
-    """Prompt and completion as texts, and whether they were: a template adds its own tokens."""
-    if isinstance(prompt, str):
-        return prompt + separator, completion, True
-    before = render(tokenizer, prompt, number, add_generation_prompt=True)
-    whole = render(tokenizer, prompt + completion, number)
-    if not whole.startswith(before):
-        raise ValueError(
-            f"record {number}: the chat template writes the prompt in another way once an answer "
-            "follows, so where the completion begins cannot be told; write the record as messages "
-            "and mark the assistant's part in the template, or as plain texts"
-        )
-    return before, whole[len(before) :], False
+    records: Completions, template: ChatTemplate, separator: str
+) -> Iterator[tuple[str, str, bool]]:
+    """Prompts and completions as texts, and whether they were: a template adds its own tokens."""
+    pairs = zip(records.prompts, records.completions, strict=True)
+    for number, (prompt, completion) in enumerate(pairs, start=1):
+        if isinstance(prompt, str):
+            yield prompt + separator, completion, True
+            continue
+        before = template.render(prompt, number, add_generation_prompt=True)
+        whole = template.render(prompt + completion, number)
+        if not whole.startswith(before):
+            raise RecordError(
+                f"record {number}: the chat template writes the prompt in another way once an "
+                "answer follows, so where the completion begins cannot be told; write the record "
+                "as messages and mark the assistant's part in the template, or as plain texts"
+            )
+        yield before, whole[len(before) :], False
 
 
 def _of_conversations(
-    records: Conversations, rows: slice, tokenizer: PreTrainedTokenizerBase
+    records: Conversations, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate
 ) -> Iterator[TargetTokens]:
-    for number, messages in enumerate(records.conversations[rows], rows.start + 1):
-        ids, marked = tokenize_marked(tokenizer, messages, number)
-        yield ids, _from(0, ids) & np.array(marked, np.bool_)
+    rendered = (
+        template.render_marked(messages, number)
+        for number, messages in enumerate(records.conversations, start=1)
+    )
+    for some in in_batches(rendered, lambda item: len(item[0])):
+        tokens = tokenize_with_offsets(tokenizer, [text for text, _ in some])
+        for (text, spans), (ids, offsets) in zip(some, tokens, strict=True):
+            yield ids, _from(0, ids) & tokens_in_spans(text, spans, offsets)
 
 
-def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A text that already ends a sequence is not ended twice."""
+def _closing(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The end-of-sequence token, unless a text's own tokens end with it already."""
     end = tokenizer.eos_token_id
-    return ids if ids[-1:] == [end] else [*ids, end]
+    return [] if ids[-1:] == [end] else [end]
 
 
 def _from(first: int, ids: list[int]) -> np.ndarray:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHORTEST_MAX_LENGTH = 8
-# Bounds the memory of the tokenizer's Python objects, which is far above that of the arrays.
+# These bound the memory of the tokenizer's Python objects, which is far above that of the arrays.
 TEXTS_AT_ONCE = 1024
+CHARACTERS_AT_ONCE = 4_000_000
+
+Item = TypeVar("Item")
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -44,18 +48,34 @@ def check_max_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> Non
         )
 
 
+def in_batches(
+    items: Iterable[Item], num_characters: Callable[[Item], int]
+) -> Iterator[list[Item]]:
+    """The items in lists that one call of the tokenizer may take; an item is at least one list."""
+    batch: list[Item] = []
+    characters = 0
+    for item in items:
+        size = num_characters(item)
+        if batch and (len(batch) == TEXTS_AT_ONCE or characters + size > CHARACTERS_AT_ONCE):
+            yield batch
+            batch, characters = [], 0
+        batch.append(item)
+        characters += size
+    if batch:
+        yield batch
+
+
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """The token ids of every text, whole, without the special tokens that would be put around."""
-    if not texts:
-        return []
-    return tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        # Cut later, where the end-of-sequence token is there: no warning about the length.
-        verbose=False,
-    )["input_ids"]
+    return _tokenized(tokenizer, texts)["input_ids"]
+
+
+def tokenize_with_offsets(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str]
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """The same, with the characters of each token: the first, and the one after the last."""
+    encoded = _tokenized(tokenizer, texts, return_offsets_mapping=True)
+    return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
 
 
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -63,3 +83,22 @@ def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     encoded = tokenizer("a", return_special_tokens_mask=True)
     pairs = zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
     return [token for token, _ in takewhile(lambda pair: pair[1], pairs)]
+
+
+def opened(ids: list[int], opening: list[int]) -> list[int]:
+    """The tokens of a text after those that open every text, unless the text writes them itself."""
+    return ids if ids[: len(opening)] == opening else opening + ids
+
+
+def _tokenized(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], return_offsets_mapping: bool = False
+) -> dict[str, list]:
+    return tokenizer(
+        texts,
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        return_offsets_mapping=return_offsets_mapping,
+        # Cut later, where the end-of-sequence token is there: no warning about the length.
+        verbose=False,
+    )

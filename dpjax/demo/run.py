@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +18,7 @@ from dpjax.finetuning.config import FinetuneConfig, Lora, Privacy, Training
 from dpjax.finetuning.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from dpjax.finetuning.run import FinetuneResult
+    from dpjax.finetuning.result import FinetuneResult
 
 NUM_TRAINING_RECORDS = 4000
 NUM_HELD_OUT_RECORDS = 1000
@@ -68,18 +68,20 @@ def execute(demo: Demo, console: Console) -> None:
         config = make_config(demo, train, held_out, non_private=name == "non_private")
         results[name] = run.execute(run.check(config), console)
     private = results["private"]
+    attacks = {
+        f"ε = {private.epsilon:.3g}": private.attack,
+        "not private": results["non_private"].attack,
+    }
+    picture = demo.folder / "roc.png"
     plot_roc(
-        {
-            f"ε = {private.epsilon:.3g}": private.attack,
-            "not private": results["non_private"].attack,
-        },
-        demo.folder / "roc.png",
+        {name: attack for name, attack in attacks.items() if attack is not None},
+        picture,
         epsilon=private.epsilon,
         delta=private.delta,
     )
     console.print(comparison(results["private"], results["non_private"]))
     console.print(f"Report: {private.output_dir / 'report.md'}", highlight=False)
-    console.print(f"Both attacks in one picture: {demo.folder / 'roc.png'}", highlight=False)
+    console.print(f"Both attacks in one picture: {picture}", highlight=False)
 
 
 def write_data(folder: Path) -> tuple[Path, Path]:
@@ -118,13 +120,21 @@ def comparison(private: FinetuneResult, non_private: FinetuneResult) -> Table:
     """Accuracy, ε and attack of both runs, a column each."""
     table = Table("", "private", "not private", title="The same recipe with and without privacy")
 
-    def attack(result: Any) -> str:
+    def accuracy(result: FinetuneResult) -> str:
+        return "not known" if result.eval_accuracy is None else f"{result.eval_accuracy:.3f}"
+
+    def attack(result: FinetuneResult) -> str:
+        if result.attack is None:
+            return "not made"
         low, high = result.attack.auc_interval
         return f"{result.attack.auc:.3f} ({low:.3f} to {high:.3f})"
 
+    def caught(result: FinetuneResult) -> str:
+        return "not made" if result.attack is None else f"{result.attack.tpr:.3f}"
+
     both = (private, non_private)
-    table.add_row("accuracy on held-out messages", *(f"{r.eval_accuracy:.3f}" for r in both))
+    table.add_row("accuracy on held-out messages", *map(accuracy, both))
     table.add_row("ε spent", f"{private.epsilon:.3f} at δ = {private.delta:g}", "unbounded")
-    table.add_row("attack AUC (95 %), 0.5 = guessing", *(attack(r) for r in both))
-    table.add_row("attack TPR at 1 % FPR", *(f"{r.attack.tpr:.3f}" for r in both))
+    table.add_row("attack AUC (95 %), 0.5 = guessing", *map(attack, both))
+    table.add_row("attack TPR at 1 % FPR", *map(caught, both))
     return table

@@ -90,6 +90,9 @@ class Training:
     """With task=causal_lm, the loss of a record: mean or sum over its tokens that count."""
     max_length: int = 128
     """Longer texts are cut to this many tokens."""
+    checkpoint_every_seconds: float = 60.0
+    """How often the state is stored while training goes on: a crash loses no more work than that.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +169,9 @@ class FinetuneConfig:
     seed: int | None = None
     """Fix all randomness, for tests: whoever guesses the seed can undo the privacy."""
     resume: bool = False
-    """Go on with the interrupted run in output_dir."""
+    """Go on with the interrupted run in output_dir; start it if it has not used its key yet."""
+    overwrite: bool = False
+    """Delete the unfinished run in output_dir and start afresh."""
 
     def __post_init__(self) -> None:
         _check_privacy(self.privacy, self.non_private)
@@ -177,6 +182,8 @@ class FinetuneConfig:
         _check_task(self)
         if self.num_layers is not None and self.num_layers < 1:
             raise ValueError(f"num_layers must be at least 1, got {self.num_layers}")
+        if self.resume and self.overwrite:
+            raise ValueError("resume goes on with the run that overwrite deletes: give one of them")
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise ValueError(f"seed must be in [0, 2**64), got {self.seed}")
 
@@ -325,6 +332,7 @@ def _check_training(training: Training) -> None:
     _check_positive("training.num_epochs", training.num_epochs)
     _check_positive("training.learning_rate", training.learning_rate)
     _check_positive("training.head_learning_rate", training.head_learning_rate)
+    _check_positive("training.checkpoint_every_seconds", training.checkpoint_every_seconds)
     if not 0 <= training.warmup_fraction < 1:
         raise ValueError(
             f"training.warmup_fraction must be in [0, 1), got {training.warmup_fraction}"

@@ -25,14 +25,14 @@ _VOCAB_CHUNK = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """Of every record.
+    """What a model makes of each record. Means are over the records whose loss is finite.
 
     Attributes:
         losses: `(N,)` float32 cross-entropy in nats; of a text, the mean over its tokens that
             count (0 if there is none).
         num_tokens: `(N,)` of texts, how many tokens count; None for labelled records.
         correct: `(N,)` bool of labelled records, whether the label predicted is right; None for
-            texts.
+            texts. A prediction whose loss is not finite is not right.
     """
 
     losses: np.ndarray
@@ -40,21 +40,37 @@ class Evaluation:
     correct: np.ndarray | None = None
 
     @property
+    def finite_losses(self) -> np.ndarray:
+        """`(M,)` the losses that are finite."""
+        return self.losses[np.isfinite(self.losses)]
+
+    @property
+    def num_nonfinite(self) -> int:
+        """How many losses are infinite or not numbers."""
+        return len(self.losses) - len(self.finite_losses)
+
+    @property
     def accuracy(self) -> float | None:
         """Share of records whose label is predicted; None for texts."""
         return None if self.correct is None else float(np.mean(self.correct))
 
     @property
-    def loss(self) -> float:
-        """Mean cross-entropy in nats: of records, or of all the tokens in all texts."""
+    def loss(self) -> float | None:
+        """Mean cross-entropy in nats: of records, or of all tokens in all texts; None of none."""
+        losses = self.finite_losses.astype(np.float64)
+        if not len(losses):
+            return None
         if self.num_tokens is None:
-            return float(np.mean(self.losses))
-        return float(np.sum(self.losses * self.num_tokens) / max(1, self.num_tokens.sum()))
+            return float(np.mean(losses))
+        tokens = self.num_tokens[np.isfinite(self.losses)]
+        return float(np.sum(losses * tokens) / max(1, tokens.sum()))
 
     @property
     def perplexity(self) -> float | None:
-        """exp(loss) per token of texts; None for labelled records."""
-        return None if self.num_tokens is None else math.exp(min(self.loss, 700.0))
+        """exp(loss) per token of texts; None for labelled records, and without a loss."""
+        if self.num_tokens is None or self.loss is None:
+            return None
+        return math.exp(min(self.loss, 700.0))
 
 
 def evaluate(
@@ -73,7 +89,7 @@ def evaluate(
         losses[kept], second[kept] = (np.asarray(part)[counts] for part in one)
     if writes:
         return Evaluation(losses, num_tokens=second)
-    return Evaluation(losses, correct=second == data.labels)
+    return Evaluation(losses, correct=(second == data.labels) & np.isfinite(losses))
 
 
 def _of_labelled(graphdef: Any) -> Any:

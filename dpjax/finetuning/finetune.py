@@ -42,6 +42,7 @@ def finetune(
     non_private: bool = False,
     seed: int | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     **unknown: Any,
 ) -> FinetuneResult:
     """Fine-tunes a pretrained model of texts under (ε, δ)-differential privacy.
@@ -62,13 +63,15 @@ def finetune(
 
     Returns:
         Accuracy or perplexity on the held-out records, (ε, δ), the attack's result; the model
-        itself is in `output_dir/model`.
+        itself is in `output_dir/model`. What failed once the model was written is None, and a
+        sentence in `warnings` says why.
 
     Raises:
         TypeError: an unknown or missing option, or a value of the wrong type.
         FileNotFoundError, FileExistsError, ValueError: what is given does not exist or does not
             fit; found before any compilation.
-        RunInterrupted: Ctrl-C; the run can be resumed.
+        RunInterrupted: Ctrl-C or SIGTERM; the run can be resumed.
+        RunStopped: the disk is full, or training has diverged.
     """
     options = {
         "model": os.fspath(model),
@@ -90,6 +93,7 @@ def finetune(
         "non_private": non_private,
         "seed": seed,
         "resume": resume,
+        "overwrite": overwrite,
     }
     config = FinetuneConfig.from_options({**options, **unknown})
     from dpjax.finetuning.run import check, execute

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,10 +16,12 @@ from rich.console import Console
 
 from dpjax.data import PoissonSampler, by_length, microbatches, trim_padding
 from dpjax.finetuning import checkpoint
-from dpjax.finetuning.interrupt import InterruptFlag, RunInterrupted
+from dpjax.finetuning.divergence import DivergenceWatch
+from dpjax.finetuning.interrupt import Interrupts, RunInterrupted
+from dpjax.finetuning.metrics_log import MetricsLog
 from dpjax.finetuning.prepare import Plan
 from dpjax.finetuning.progress import TrainingProgress
-from dpjax.finetuning.run_directory import MetricsLog, RunDirectory
+from dpjax.finetuning.run_directory import RunDirectory
 from dpjax.finetuning.step import (
     Accumulator,
     Steps,
@@ -30,15 +34,18 @@ from dpjax.finetuning.tasks import LabelledBatch, LanguageBatch
 from dpjax.privatize import RunKey
 
 PyTree = Any
-_SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """The tuned parameters, and the rows of metrics.jsonl."""
+    """The tuned parameters, and the rows of metrics.jsonl.
+
+    `num_missing_rows` says how many rows the file has lost.
+    """
 
     trainable: PyTree
     metrics: list[dict[str, Any]]
+    num_missing_rows: int
 
 
 def train(
@@ -49,45 +56,67 @@ def train(
     run_key: RunKey,
     directory: RunDirectory,
     console: Console,
-    on_checkpoint: Callable[[int], None],
+    note_progress: Callable[[int], None],
+    interrupts: Interrupts,
 ) -> Trained:
-    """Runs the steps that are not done yet; calls `on_checkpoint(step)` before state is saved.
+    """Runs the steps that are not done yet, and stores the state after the last one.
+
+    Args:
+        note_progress: puts steps on record; called before a state that they led to is stored.
 
     Raises:
-        RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is saved.
+        RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is stored.
+        RunDiverged: parameters or losses are not finite any more.
+        OSError: for instance because the disk is full; the state stored before stays.
     """
-    optimizer = make_optimizer(plan.config.training, plan.num_steps, plan.head)
+    training = plan.config.training
+    optimizer = make_optimizer(training, plan.num_steps, plan.head)
     steps, sampler, spent = _machinery(plan, graphdef, optimizer, run_key)
     state = optimizer.init(trainable)
     first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)
-    log = MetricsLog(directory.metrics, keep_steps=first)
-    last_saved = time.monotonic()
-    private = plan.mechanism is not None
-    progress = TrainingProgress(console, plan.num_steps, first, private)
-    with InterruptFlag() as interrupted, progress:
+    watch = DivergenceWatch(training.expected_batch_size)
+    progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
+    with (
+        MetricsLog(directory.metrics, keep_steps=first) as log,
+        checkpoint.CheckpointWriter(
+            directory.checkpoint, training.checkpoint_every_seconds, note_progress
+        ) as writer,
+        contextlib.ExitStack() as after_first_step,
+        progress,
+    ):
+        are_finite = None
         for step in range(first, plan.num_steps):
             start = time.monotonic()
             total = empty_accumulator(trainable)
             for batch, mask in _batches(plan, sampler.indices(step), run_key.dropout_key(step)):
                 total = steps.accumulate(trainable, frozen, total, batch, mask)
             trainable, state = steps.apply(trainable, state, total, run_key.noise_keys(step))
+            if are_finite is not None:
+                # Those before this step: nobody waits for what is being computed.
+                watch.check_parameters(step, bool(are_finite))
+            are_finite = steps.are_finite(trainable)
             row = _row(step + 1, total, spent, start)
+            if step == first:
+                # Until now an interruption lost nothing, and compiling may take minutes.
+                after_first_step.enter_context(interrupts.deferred())
             log.append(row)
             progress.update(step + 1, row["loss"], row.get("epsilon"), row["num_records"])
-            overdue = time.monotonic() - last_saved > _SECONDS_BETWEEN_CHECKPOINTS
-            if interrupted.is_set or overdue:
-                on_checkpoint(step + 1)
-                checkpoint.save(directory.checkpoint, step + 1, trainable, state)
-                last_saved = time.monotonic()
-            if interrupted.is_set and step + 1 < plan.num_steps:
-                log.close()
+            watch.check_losses(step + 1, row["num_records"], int(total.num_losses))
+            is_last = step + 1 == plan.num_steps
+            is_interrupted = interrupts.number is not None
+            if writer.is_due() or is_interrupted or is_last:
+                watch.check_parameters(step + 1, bool(are_finite))
+                writer.store(step + 1, trainable, state)
+            if is_interrupted and not is_last:
+                writer.wait()
                 raise RunInterrupted(
                     f"stopped after step {step + 1} of {plan.num_steps}; the same command with "
                     "--resume goes on from there",
                     step + 1,
+                    interrupts.acknowledge(),
                 )
-    log.close()
-    return Trained(trainable, log.rows)
+        writer.wait()
+        return Trained(trainable, log.rows, log.num_missing)
 
 
 def _machinery(
@@ -131,18 +160,19 @@ def _row(
     step: int, total: Accumulator, spent: EpsilonBySteps | None, start: float
 ) -> dict[str, Any]:
     # The clock is read after this: a call only starts the work that these numbers wait for.
-    loss, records, clipped, nonfinite = jax.device_get(total[1:])
+    loss, records, clipped, nonfinite, losses = jax.device_get(total[1:])
+    mean = float(loss) / int(losses) if losses else math.nan
     row = {
         "step": step,
-        # A batch without records has no loss.
-        "loss": float(loss) / int(records) if records else None,
+        # A batch without records has no loss, nor has one of which no record's loss is finite.
+        "loss": mean if math.isfinite(mean) else None,
         "num_records": int(records),
         "records_per_second": int(records) / (time.monotonic() - start),
+        "num_nonfinite": int(nonfinite),
     }
     if spent is not None:
         row |= {
             "epsilon": spent.at(step),
             "fraction_clipped": int(clipped) / int(records) if records else None,
-            "num_nonfinite": int(nonfinite),
         }
     return row

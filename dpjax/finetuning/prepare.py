@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 from dpjax_accounting import DPSGD, DatasetIdentity, calibrate_noise, default_delta, validate_delta
 
 from dpjax.data import (
-    Completions,
-    Conversations,
+    DataSource,
+    EncodedPrompts,
     EncodedRecords,
-    LanguageRecords,
+    Prompt,
     RecordColumns,
+    RecordError,
+    Records,
+    Texts,
+    encode_prompts,
+    find_prompts,
 )
 from dpjax.finetuning.config import FinetuneConfig, Privacy, Training
 from dpjax.finetuning.tasks import CausalLanguage, SequenceClassification, task_of
 from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 DEFAULT_EPOCHS = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutPrompts:
+    """Prompts that the tuned model is to answer in the report, and their tokens.
+
+    `num_without` counts the held-out conversations that begin with the assistant's last message:
+    there is nothing to answer.
+    """
+
+    prompts: list[Prompt]
+    encoded: EncodedPrompts
+    num_without: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +55,8 @@ class Plan:
 
     `head` names the parts of the model that tuning makes anew. Without privacy the mechanism and δ
     are None; without a ledger the identity is; without prompts to answer in the report, `prompts`
-    is.
+    is. `started_at` is when the run was started, in local time: chat templates get this date, and a
+    resumed run must have the same.
     """
 
     config: FinetuneConfig
@@ -39,7 +65,8 @@ class Plan:
     head: tuple[str, ...]
     train: EncodedRecords
     evaluation: EncodedRecords
-    prompts: LanguageRecords | None
+    prompts: HeldOutPrompts | None
+    started_at: datetime.datetime
     num_steps: int
     mechanism: DPSGD | None
     delta: float | None
@@ -51,13 +78,17 @@ class Plan:
         return self.train.fingerprint()
 
 
-def prepare(config: FinetuneConfig) -> Plan:
+def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = None) -> Plan:
     """Checks checkpoint and data, encodes the records, and fixes the mechanism.
+
+    Args:
+        started_at: local time at which a resumed run was started; default: now.
 
     Raises:
         FileNotFoundError, ValueError: something given does not exist or does not fit; the message
             says what was seen and what to do.
     """
+    started_at = datetime.datetime.now() if started_at is None else started_at
     checkpoint = resolve_checkpoint(config.model, config.revision)
     model = read_config(checkpoint)
     # Before the data: an encoder's tokenizer is no fit for texts to be written either.
@@ -71,7 +102,7 @@ def prepare(config: FinetuneConfig) -> Plan:
             f"training.max_length={config.training.max_length} is more than the "
             f"{model.max_positions} positions of {config.model}"
         )
-    task = task_of(config)
+    task = task_of(config, started_at)
     train_records, eval_records = task.read(config)
     if isinstance(task, SequenceClassification):
         task = task.with_labels_of(train_records, eval_records)
@@ -88,8 +119,12 @@ def prepare(config: FinetuneConfig) -> Plan:
         delta = default_delta(num_units) if delta is None else delta
         validate_delta(delta, num_units)
     tokenizer = load_tokenizer(checkpoint, needs_padding=config.task != "causal_lm")
-    train = task.encoded(train_records, tokenizer, config.training.max_length)
-    evaluation = task.encoded(eval_records, tokenizer, config.training.max_length)
+    with _naming(config.train_data):
+        train = task.encoded(train_records, tokenizer, config.training.max_length)
+    with _naming(config.eval_data):
+        evaluation = task.encoded(eval_records, tokenizer, config.training.max_length)
+        prompts = _prompts(config, eval_records, tokenizer, started_at)
+    _check_answers_fit(config, prompts, model.max_positions)
     mechanism = None
     if not config.non_private:
         mechanism = fix_mechanism(config.privacy, delta, num_units, batch, num_steps)
@@ -100,7 +135,8 @@ def prepare(config: FinetuneConfig) -> Plan:
         head=head,
         train=train,
         evaluation=evaluation,
-        prompts=_prompts(config, eval_records, model.max_positions),
+        prompts=prompts,
+        started_at=started_at,
         num_steps=num_steps,
         mechanism=mechanism,
         delta=None if config.non_private else delta,
@@ -109,21 +145,50 @@ def prepare(config: FinetuneConfig) -> Plan:
     )
 
 
+@contextmanager
+def _naming(source: DataSource) -> Iterator[None]:
+    """Says in errors about a record whose it is."""
+    try:
+        yield
+    except RecordError as error:
+        raise ValueError(f"{source.path}: {error}") from None
+
+
 def _prompts(
-    config: FinetuneConfig, records: RecordColumns, max_positions: int
-) -> LanguageRecords | None:
-    """The held-out records whose prompts the tuned model is to answer."""
+    config: FinetuneConfig,
+    records: RecordColumns,
+    tokenizer: PreTrainedTokenizerBase,
+    started_at: datetime.datetime,
+) -> HeldOutPrompts | None:
+    """The held-out prompts to answer: whatever could be wrong with them is found before training.
+
+    Labelled records and texts have none.
+    """
     wanted = config.generation.num_prompts
-    if not wanted or not isinstance(records, Completions | Conversations):
+    if not wanted or isinstance(records, Records | Texts):
         return None
+    found = find_prompts(records)
+    chosen = found[:wanted]
+    encoded = encode_prompts(
+        chosen,
+        tokenizer,
+        config.training.max_length,
+        separator=config.separator,
+        today=started_at,
+    )
+    return HeldOutPrompts(chosen, encoded, len(records) - len(found))
+
+
+def _check_answers_fit(
+    config: FinetuneConfig, prompts: HeldOutPrompts | None, max_positions: int
+) -> None:
     longest = config.training.max_length + config.generation.max_new_tokens
-    if longest > max_positions:
+    if prompts is not None and longest > max_positions:
         raise ValueError(
             f"generation.max_new_tokens={config.generation.max_new_tokens} after prompts of up to "
             f"training.max_length={config.training.max_length} tokens is more than the "
             f"{max_positions} positions of {config.model}; lower one of them"
         )
-    return records.split_at(min(wanted, len(records)))[0]
 
 
 def identity_of(records: RecordColumns) -> DatasetIdentity:

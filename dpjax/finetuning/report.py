@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from dpjax_accounting.durable import write_text
 
@@ -10,16 +10,14 @@ from dpjax.audit import plot_roc, plot_training, render_attack_section
 from dpjax.finetuning.config import Training
 from dpjax.finetuning.prepare import Plan
 from dpjax.finetuning.privacy_report import in_words
+from dpjax.finetuning.result import FinetuneResult
 from dpjax.finetuning.run_directory import RunDirectory
+from dpjax.finetuning.samples import Sample
 from dpjax.models import revision_of
 
-if TYPE_CHECKING:
-    from dpjax.finetuning.run import FinetuneResult
-    from dpjax.finetuning.samples import Sample
 
-
-def write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
-    """Writes report.md and its pictures, training.png and roc.png."""
+def draw_training(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
+    """Draws training.png: loss and ε over the steps."""
     with_loss = [row for row in result.metrics if row["loss"] is not None]
     epsilon = None
     if result.epsilon is not None:
@@ -27,23 +25,52 @@ def write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) ->
     plot_training(
         [row["step"] for row in with_loss],
         [row["loss"] for row in with_loss],
-        directory.path / "training.png",
+        directory.training_picture,
         epsilon=epsilon,
         target_epsilon=plan.config.privacy.target_epsilon,
     )
+
+
+def draw_roc(directory: RunDirectory, result: FinetuneResult) -> None:
+    """Draws roc.png: the attack, if it was made."""
+    if result.attack is None:
+        return
     name = "not private" if result.epsilon is None else f"ε = {result.epsilon:.3g}"
     plot_roc(
         {name: result.attack},
-        directory.path / "roc.png",
+        directory.roc_picture,
         epsilon=result.epsilon,
         delta=result.delta,
     )
-    write_text(directory.report, _markdown(plan, result))
 
 
-def _markdown(plan: Plan, result: FinetuneResult) -> str:
+def write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
+    """Writes report.md with the pictures that are there."""
+    write_text(directory.report, _markdown(directory, plan, result))
+
+
+def write_short_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
+    """Writes a report.md that says what was promised and what failed, and nothing else."""
+    sections = [f"# {_title(result)}", in_words(plan, plan.num_steps), *_warnings(result)]
+    write_text(directory.report, "\n\n".join(sections) + "\n")
+
+
+def _title(result: FinetuneResult) -> str:
+    return "Fine-tuning WITHOUT privacy" if result.epsilon is None else "Private fine-tuning"
+
+
+def _warnings(result: FinetuneResult) -> list[str]:
+    return [
+        f"> **Warning.** {_line(text)}" for text in (*result.privacy["warnings"], *result.warnings)
+    ]
+
+
+def _picture(path: Path, title: str) -> list[str]:
+    return [f"![{title}]({path.name})"] if path.exists() else []
+
+
+def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> str:
     config, training = plan.config, plan.config.training
-    title = "Fine-tuning WITHOUT privacy" if result.epsilon is None else "Private fine-tuning"
     how = config.tuning
     if config.tuning == "last_layers":
         how = f"the last {config.num_trained_layers} layers"
@@ -60,8 +87,8 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
         if config.lora.start_a == "principal":
             how += ", A from principal components of random texts"
     rows = [
-        _quality(result, len(plan.evaluation)),
-        ("Cross-entropy on held-out records", f"{result.eval_loss:.4f} nats"),
+        _quality(plan, result),
+        ("Cross-entropy on held-out records", _number(result.eval_loss, ".4f", " nats")),
         ("Privacy", in_words(plan, plan.num_steps)),
         *_lifetime(result),
         ("Checkpoint", _checkpoint(plan)),
@@ -73,11 +100,19 @@ def _markdown(plan: Plan, result: FinetuneResult) -> str:
         ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    sections = [f"# {title}", f"| | |\n|---|---|\n{table}", "![Loss and ε](training.png)"]
-    sections += [f"> **Warning.** {warning}" for warning in result.privacy["warnings"]]
-    sections += ["## Membership inference", _attack_text(result), "![ROC](roc.png)"]
+    sections = [f"# {_title(result)}", f"| | |\n|---|---|\n{table}"]
+    sections += _picture(directory.training_picture, "Loss and ε")
+    sections += _warnings(result)
+    if result.attack is not None:
+        sections += ["## Membership inference", _attack_text(result)]
+        sections += _picture(directory.roc_picture, "ROC")
     if result.samples:
         sections += ["## Answers to held-out prompts", _samples_table(result.samples)]
+    if plan.prompts is not None and plan.prompts.num_without:
+        sections.append(
+            f"{plan.prompts.num_without} of {len(plan.evaluation)} held-out conversations begin "
+            "with the assistant's last message: there is nothing to answer."
+        )
     if result.privacy["private"]:
         sections.append("privacy.html says what is promised, in words and numbers.")
     for heading, key in (("Assumptions", "assumptions"), ("Not covered", "not_covered")):
@@ -91,10 +126,17 @@ def _checkpoint(plan: Plan) -> str:
     return plan.config.model if revision is None else f"{plan.config.model} at {revision}"
 
 
-def _quality(result: FinetuneResult, num_records: int) -> tuple[str, str]:
-    if result.eval_perplexity is not None:
-        return "Perplexity of held-out tokens", f"{result.eval_perplexity:.3f}, {num_records} texts"
-    return "Accuracy on held-out records", f"{result.eval_accuracy:.4f} of {num_records}"
+def _quality(plan: Plan, result: FinetuneResult) -> tuple[str, str]:
+    num_records = len(plan.evaluation)
+    if not plan.task.labels:
+        perplexity = _number(result.eval_perplexity, ".3f", f", {num_records} texts")
+        return "Perplexity of held-out tokens", perplexity
+    accuracy = _number(result.eval_accuracy, ".4f", f" of {num_records}")
+    return "Accuracy on held-out records", accuracy
+
+
+def _number(value: float | None, form: str, unit: str) -> str:
+    return "not known" if value is None else f"{value:{form}}{unit}"
 
 
 def _lifetime(result: FinetuneResult) -> list[tuple[str, str]]:
@@ -121,7 +163,12 @@ def _samples_table(samples: list[Sample]) -> str:
 
 def _cell(text: str) -> str:
     """Any text inside a cell of a Markdown table."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+    return _line(text.replace("|", "\\|"))
+
+
+def _line(text: str) -> str:
+    """Any text on one line of Markdown, without HTML."""
+    return " ".join(text.replace("<", "&lt;").split())
 
 
 def _attack_text(result: FinetuneResult) -> str:

@@ -1,300 +1,319 @@
-"""One fine-tuning run from start to end: plan, train, evaluate, attack, report."""
+"""One fine-tuning run from start to end: check, train, write the model, then measure it."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import datetime
 import secrets
-from pathlib import Path
+import shutil
 from typing import Any
 
-import numpy as np
 from dpjax_accounting import Ledger
-from dpjax_accounting.durable import write_text
-from dpjax_accounting.remarks import SEED_WARNING
-from dpjax_accounting.report_page import report_page
+from dpjax_accounting.durable import finish_folder
 from flax import nnx
 from rich.console import Console
 
-from dpjax.audit import AttackResult, loss_attack
-from dpjax.finetuning import privacy_report
+from dpjax.finetuning import checkpoint, identity, privacy_report, result
+from dpjax.finetuning.after_training import Stages, measure
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.evaluate import Evaluation, evaluate
-from dpjax.finetuning.interrupt import RunInterrupted
-from dpjax.finetuning.loop import train
+from dpjax.finetuning.directory_lock import DirectoryLock
+from dpjax.finetuning.headline import headline
+from dpjax.finetuning.interrupt import Interrupts, RunInterrupted
+from dpjax.finetuning.loop import Trained, train
+from dpjax.finetuning.metrics_log import read_rows
 from dpjax.finetuning.prepare import Plan, prepare
-from dpjax.finetuning.report import write_report
-from dpjax.finetuning.run_directory import RunDirectory, write_json
+from dpjax.finetuning.result import FinetuneResult
+from dpjax.finetuning.run_directory import RunDirectory, RunState, partial_of, write_json
 from dpjax.finetuning.run_ledger import RunLedger
-from dpjax.finetuning.samples import Sample, write_samples
+from dpjax.finetuning.split_model import split_model
 from dpjax.finetuning.start_a import store_a, with_a_started
+from dpjax.finetuning.stopped import RunDiverged, RunStopped, stopping_on_file_errors
 from dpjax.models import (
-    CausalLM,
-    LoraConfig,
-    Trainable,
-    add_lora,
     has_lora,
     is_own_base,
     revision_of,
     save_adapter,
     save_model,
-    split_trainable,
     trained_share,
 )
 from dpjax.privatize import RunKey
-
-_ATTACK_RECORDS = 2000
-
-
-@dataclasses.dataclass(frozen=True)
-class FinetuneResult:
-    """What a finished run came to.
-
-    `epsilon` and `delta` are None without privacy, `eval_accuracy` of texts, `eval_perplexity` of
-    labelled records. `samples` are answers to held-out prompts, where there are prompts.
-    """
-
-    output_dir: Path
-    epsilon: float | None
-    delta: float | None
-    eval_accuracy: float | None
-    eval_loss: float
-    eval_perplexity: float | None
-    attack: AttackResult
-    privacy: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    samples: list[Sample]
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run that has passed every check and has yet to be executed.
 
-    `run_id` names it in its privacy report and in the ledger, if it keeps one.
+    Attributes:
+        run_id: names it in its privacy report and in the ledger, if it keeps one.
+        identity: what must be the same when it is resumed.
+        lock: of the folder, where that was there already.
+        resumes: whether it goes on with one that was interrupted.
+        notices: sentences for whoever asked for the run.
     """
 
     plan: Plan
     directory: RunDirectory
     run_key: RunKey
     run_id: str
+    identity: dict[str, Any]
     ledger: RunLedger | None
     graphdef: Any
     trainable: Any
     frozen: Any
+    lock: DirectoryLock | None
+    resumes: bool
+    notices: tuple[str, ...]
 
 
-def check(config: FinetuneConfig) -> Run:
+@dataclasses.dataclass(frozen=True)
+class MeasuredRun:
+    """A run that wrote all its results and was stopped while its secrets were deleted."""
+
+    directory: RunDirectory
+    lock: DirectoryLock | None
+    result: FinetuneResult
+
+
+def check(config: FinetuneConfig) -> Run | MeasuredRun:
     """Does all that can fail because of what was asked: nothing is compiled or written.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
+        RunInUse: another process has the folder.
     """
     directory = RunDirectory(config.output_dir)
-    if config.resume:
-        directory.check_resumable()
+    lock = directory.lock() if directory.private.is_dir() else None
+    try:
+        return _check(config, directory, lock)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneResult:
+    """Trains, writes the tuned model, evaluates, attacks and reports.
+
+    Raises:
+        RunInterrupted: Ctrl-C or SIGTERM; the run can be resumed.
+        RunStopped: the disk is full, or training has diverged.
+        RunInUse: another process has the folder.
+    """
+    console = console or Console()
+    with (
+        run.lock or run.directory.lock() as lock,
+        Interrupts() as interrupts,
+        interrupts.saying("stopped; the same command with --resume goes on from there", 0),
+    ):
+        finished = _execute(run, console, interrupts) if isinstance(run, Run) else run.result
+        with (
+            interrupts.saying(
+                "stopped while private/ was being deleted; everything else is done, and the same "
+                "command with --resume deletes the rest",
+                len(finished.metrics),
+            ),
+            stopping_on_file_errors("while private/ was being deleted", "deletes the rest"),
+        ):
+            run.directory.forget_secrets(lock)
+    for warning in finished.warnings:
+        console.print(f"WARNING: {warning}", highlight=False, markup=False, soft_wrap=True)
+    return finished
+
+
+def _check(
+    config: FinetuneConfig, directory: RunDirectory, lock: DirectoryLock | None
+) -> Run | MeasuredRun:
+    state, notices = _checked_state(config, directory)
+    if state is RunState.MEASURED:
+        return MeasuredRun(directory, lock, result.load(directory))
+    resumes = state is RunState.UNFINISHED
+    stored = identity.read(directory.identity) if resumes else {}
+    started_at = datetime.datetime.now().replace(microsecond=0)
+    if resumes:
+        started_at = datetime.datetime.fromisoformat(stored["started_at"])
+    plan = prepare(config, started_at=started_at)
+    described = identity.describe(plan)
+    if resumes:
+        identity.check_same(stored, described)
+        checkpoint.completed_steps(directory.checkpoint)
+        run_key, run_id = directory.load_key(), stored["run_id"]
     else:
-        directory.check_free()
-    plan = prepare(config)
-    run_key, run_id = _secrets(directory, plan)
+        seed = config.seed
+        run_key = RunKey.from_os_entropy() if seed is None else RunKey.from_seed(seed)
+        run_id = secrets.token_hex(16)
     ledger = RunLedger.of(plan, run_key, run_id)
     if ledger is not None:
         ledger.check()
-    model = plan.task.load(plan.checkpoint, config, run_key.model_key("head"))
-    if config.tuning == "lora":
-        settings = config.lora
-        add_lora(
-            model,
-            LoraConfig(
-                rank=settings.rank,
-                alpha=settings.alpha,
-                use_rslora=settings.use_rslora,
-                target_modules=_target_modules(settings.target_modules),
-                modules_to_save=settings.modules_to_save,
-                layers_to_transform=settings.layers_to_transform,
-                freeze_a=settings.freeze_a,
-                dropout=settings.dropout,
-            ),
-            key=run_key.model_key("lora"),
-        )
-    trainable = Trainable(config.tuning, num_layers=config.num_trained_layers)
-    parts = split_trainable(model, trainable)
-    return Run(plan, directory, run_key, run_id, ledger, *parts)
-
-
-def execute(run: Run, console: Console | None = None) -> FinetuneResult:
-    """Trains, evaluates, attacks and writes the run directory.
-
-    Raises:
-        RunInterrupted: Ctrl-C; the run can be resumed.
-    """
-    console = console or Console()
-    run = with_a_started(run)
-    plan, directory = run.plan, run.directory
-    if not plan.config.resume:
-        _open(run)
-        store_a(run)
-    # On record before any of it is released.
-    ledger = None if run.ledger is None else run.ledger.charge()
-    console.print(_headline(run), highlight=False, soft_wrap=True)
-
-    def note_progress(step: int) -> None:
-        write_json(directory.privacy, _privacy(run, ledger, step))
-
-    if not plan.config.resume:
-        note_progress(0)
-    try:
-        trained = train(
-            plan,
-            run.graphdef,
-            run.trainable,
-            run.frozen,
-            run.run_key,
-            directory,
-            console,
-            note_progress,
-        )
-    except RunInterrupted as interrupted:
-        if ledger is not None:
-            ledger.settle(run.run_id, interrupted.step)
-            note_progress(interrupted.step)
-        raise
-    if ledger is not None:
-        ledger.settle(run.run_id, plan.num_steps)
-    # What was spent is on record before anything that spent it is written.
-    privacy = _privacy(run, ledger, plan.num_steps)
-    write_json(directory.privacy, privacy)
-    parts = (run.graphdef, trained.trainable, run.frozen)
-    held_out = evaluate(plan.task, *parts, plan.evaluation)
-    attack = _attack(plan, parts, held_out)
-    tuned = nnx.merge(*parts)
-    save_model(tuned, plan.checkpoint, directory.model, label_names=plan.task.labels)
-    if has_lora(tuned) and is_own_base(tuned, plan.checkpoint):
-        save_adapter(
-            tuned, directory.adapter, plan.config.model, revision=revision_of(plan.checkpoint)
-        )
-    samples = write_samples(plan, tuned) if isinstance(tuned, CausalLM) else []
-    return _finish(plan, directory, privacy, held_out, attack, trained.metrics, samples)
-
-
-def _target_modules(names: tuple[str, ...]) -> str | tuple[str, ...]:
-    return "all-linear" if names == ("all-linear",) else names
-
-
-def _secrets(directory: RunDirectory, plan: Plan) -> tuple[RunKey, str]:
-    """Key and name of the run: those of the interrupted one if it is resumed, else new ones."""
-    config = plan.config
-    if config.resume:
-        stored = json.loads(directory.identity.read_text())
-        _check_same(stored, json.loads(json.dumps(_identity(plan))))
-        return directory.load_run_key(), stored["run_id"]
-    run_key = RunKey.from_os_entropy() if config.seed is None else RunKey.from_seed(config.seed)
-    return run_key, secrets.token_hex(16)
-
-
-def _open(run: Run) -> None:
-    directory, plan = run.directory, run.plan
-    directory.create(run.run_key)
-    write_json(directory.identity, {"run_id": run.run_id, **_identity(plan)}, mode=0o600)
-    write_json(directory.config, plan.config.to_dict())
-
-
-def _privacy(run: Run, ledger: Ledger | None, step: int) -> dict[str, Any]:
-    return privacy_report.build(run.plan, run.run_key, run.run_id, step, ledger)
-
-
-def _identity(plan: Plan) -> dict[str, Any]:
-    """What must not change between an interruption and the resumption."""
-    return {
-        "config": _comparable(plan.config.to_dict()),
-        "revision": revision_of(plan.checkpoint),
-        "data": plan.fingerprint(),
-        "mechanism": plan.mechanism and plan.mechanism.to_dict(),
-    }
-
-
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in ("resume", "output_dir")}
-
-
-def _check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
-    for name in stored["config"]:
-        if stored["config"][name] != given["config"][name]:
-            raise ValueError(
-                f"cannot resume: the interrupted run had {name}={stored['config'][name]}, "
-                f"now it is {given['config'][name]}"
-            )
-    if stored["revision"] != given["revision"]:
-        raise ValueError(
-            f"cannot resume: {given['config']['model']} was at revision {stored['revision']}, now "
-            f"it is at {given['revision']}; give that revision"
-        )
-    if stored["data"] != given["data"]:
-        raise ValueError("cannot resume: the training data is not what the interrupted run had")
-    if stored["mechanism"] != given["mechanism"]:
-        raise ValueError(
-            "cannot resume: the mechanism comes out differently now (another version of the "
-            f"accountant?): {stored['mechanism']} became {given['mechanism']}"
-        )
-
-
-def _headline(run: Run) -> str:
-    plan = run.plan
-    lines = [
-        f"{len(plan.train)} training records, {len(plan.evaluation)} held out, "
-        f"{plan.task.summary()}, {plan.num_steps} steps, "
-        + trained_share(run.trainable, run.frozen),
-        privacy_report.in_words(plan, plan.num_steps),
-    ]
-    nothing = getattr(plan.train, "num_without_targets", 0)
-    if nothing:
-        lines.append(
-            f"{nothing} training records have no token to learn after "
-            f"{plan.config.training.max_length} tokens; they still count in the guarantee"
-        )
-    if plan.train.num_truncated:
-        lines.append(
-            f"{plan.train.num_truncated} training records are longer than "
-            f"{plan.config.training.max_length} tokens and were cut"
-        )
-    if run.run_key.fixed_seed is not None and plan.mechanism is not None:
-        lines.append(f"WARNING: {SEED_WARNING}")
-    return "\n".join(lines)
-
-
-def _attack(plan: Plan, parts: tuple[Any, Any, Any], held_out: Evaluation) -> AttackResult:
-    """The loss attack on a random part of the training records against the held-out ones."""
-    # Public randomness: which records are attacked is no secret and changes no guarantee.
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(plan.train))[:_ATTACK_RECORDS]
-    members = evaluate(plan.task, *parts, plan.train.take(np.sort(chosen)))
-    non_members = rng.permutation(held_out.losses)[:_ATTACK_RECORDS]
-    return loss_attack(members.losses, non_members)
-
-
-def _finish(
-    plan: Plan,
-    directory: RunDirectory,
-    privacy: dict[str, Any],
-    held_out: Evaluation,
-    attack: AttackResult,
-    metrics: list[dict[str, Any]],
-    samples: list[Sample],
-) -> FinetuneResult:
-    guarantee = privacy["guarantee"] or {"epsilon": None, "delta": None}
-    result = FinetuneResult(
-        output_dir=directory.path,
-        epsilon=guarantee["epsilon"],
-        delta=guarantee["delta"],
-        eval_accuracy=held_out.accuracy,
-        eval_loss=held_out.loss,
-        eval_perplexity=held_out.perplexity,
-        attack=attack,
-        privacy=privacy,
-        metrics=metrics,
-        samples=samples,
+    graphdef, trainable, frozen = split_model(plan, run_key)
+    run = Run(
+        plan=plan,
+        directory=directory,
+        run_key=run_key,
+        run_id=run_id,
+        identity={"run_id": run_id, "started_at": started_at.isoformat(), **described},
+        ledger=ledger,
+        graphdef=graphdef,
+        trainable=trainable,
+        frozen=frozen,
+        lock=lock,
+        resumes=resumes,
+        notices=notices,
     )
-    write_json(directory.attack, attack.to_dict())
-    write_report(directory, plan, result)
-    write_text(directory.privacy_page, report_page(privacy))
-    directory.forget_secrets()
-    return result
+    return with_a_started(run) if resumes else run
+
+
+def _checked_state(
+    config: FinetuneConfig, directory: RunDirectory
+) -> tuple[RunState, tuple[str, ...]]:
+    """What to go on from, NEW if from nothing, and what there is to say about it."""
+    if config.overwrite:
+        directory.check_replaceable()
+        return RunState.NEW, directory.remarks_on_clearing()
+    if not config.resume:
+        directory.check_free()
+        return RunState.NEW, ()
+    state = directory.check_resumable()
+    if state in (RunState.NEW, RunState.NOT_STARTED):
+        return RunState.NEW, (
+            f"nothing to resume: {directory.path} holds {state.value}; the run starts there",
+        )
+    return state, directory.remarks_on_resuming()
+
+
+def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResult:
+    plan, directory = run.plan, run.directory
+    start = "stopped before a step was done; the same command with --resume goes on from there"
+    if not run.resumes:
+        with interrupts.saying(start, 0):
+            directory.clear_for_new_run(overwrite=plan.config.overwrite)
+    with (
+        interrupts.saying(start, 0),
+        stopping_on_file_errors("before a step was done", "goes on from there"),
+    ):
+        for notice in run.notices:
+            console.print(notice, highlight=False, soft_wrap=True)
+        if not run.resumes:
+            run = _begin(run)
+        elif not directory.has_config():
+            write_json(directory.config, dataclasses.replace(plan.config, resume=False).to_dict())
+        # On record before any of it is released.
+        ledger = None if run.ledger is None else run.ledger.charge()
+        console.print(
+            headline(plan, run.run_key, trained_share(run.trainable, run.frozen)),
+            highlight=False,
+            soft_wrap=True,
+        )
+        if not directory.privacy.exists():
+            _note_progress(run, ledger, 0)
+        interrupts.raise_pending()
+    trained = _train(run, ledger, console, interrupts)
+    parts = (run.graphdef, trained.trainable, run.frozen)
+    write = "stopped while the tuned model was being written; the same command with --resume "
+    with (
+        interrupts.saying(f"{write}writes it", plan.num_steps),
+        stopping_on_file_errors("while the tuned model was being written", "writes it"),
+    ):
+        if ledger is not None:
+            ledger.settle(run.run_id, plan.num_steps)
+        # What was spent is on record before anything that spent it is written.
+        privacy = _note_progress(run, ledger, plan.num_steps)
+        _write_model(run, nnx.merge(*parts))
+    stages = Stages(interrupts)
+    try:
+        return measure(plan, parts, directory, privacy, trained, stages)
+    except KeyboardInterrupt:
+        raise RunInterrupted(
+            "stopped after the last step, with the tuned model and privacy.json written; left are "
+            f"{', '.join(stages.left)}, which the same command with --resume does",
+            plan.num_steps,
+            interrupts.acknowledge(),
+        ) from None
+
+
+def _begin(run: Run) -> Run:
+    """Writes what a resumption needs, the key last: without it nothing was used or spent."""
+    directory = run.directory
+    run = with_a_started(run)
+    write_json(directory.identity, run.identity, mode=0o600)
+    write_json(directory.config, run.plan.config.to_dict())
+    store_a(run)
+    checkpoint.start(directory.checkpoint)
+    directory.store_key(run.run_key)
+    return run
+
+
+def _train(run: Run, ledger: Ledger | None, console: Console, interrupts: Interrupts) -> Trained:
+    """Runs the steps; however that ends, what was spent is on record."""
+
+    def stop_at(step: int) -> None:
+        if ledger is not None:
+            ledger.settle(run.run_id, step)
+        _note_progress(run, ledger, step)
+
+    directory = run.directory
+    with stopping_on_file_errors("in training", "goes on from the state that was stored last"):
+        try:
+            return train(
+                run.plan,
+                run.graphdef,
+                run.trainable,
+                run.frozen,
+                run.run_key,
+                directory,
+                console,
+                lambda step: _note_progress(run, ledger, step),
+                interrupts,
+            )
+        except (RunInterrupted, RunDiverged) as stopped:
+            stop_at(stopped.step)
+            raise
+        except (RunStopped, OSError):
+            raise
+        except (KeyboardInterrupt, Exception) as error:
+            done = checkpoint.completed_steps(directory.checkpoint)
+            # An exception may be what somebody made of the KeyboardInterrupt.
+            if isinstance(error, KeyboardInterrupt) or interrupts.number is not None:
+                raise RunInterrupted(
+                    f"stopped at once; the same command with --resume goes on after step {done}, "
+                    "whose state is stored",
+                    done,
+                    interrupts.acknowledge(),
+                ) from None
+            if done == 0:
+                # It would fail again in the same way, and no state is lost.
+                stop_at(len(read_rows(directory.metrics)))
+                directory.forget_secrets()
+            raise
+
+
+def _note_progress(run: Run, ledger: Ledger | None, step: int) -> dict[str, Any]:
+    """Writes privacy.json as it is after `step` steps, and returns it."""
+    privacy = privacy_report.build(run.plan, run.run_key, run.run_id, step, ledger)
+    write_json(run.directory.privacy, privacy)
+    return privacy
+
+
+def _write_model(run: Run, tuned: nnx.Module) -> None:
+    """Writes model/ and adapter/, each as a whole; what is there already stays."""
+    plan, directory = run.plan, run.directory
+    writers = [
+        (
+            directory.model,
+            lambda folder: save_model(tuned, plan.checkpoint, folder, label_names=plan.task.labels),
+        )
+    ]
+    if has_lora(tuned) and is_own_base(tuned, plan.checkpoint):
+        revision = revision_of(plan.checkpoint)
+        writers.append(
+            (
+                directory.adapter,
+                lambda folder: save_adapter(tuned, folder, plan.config.model, revision=revision),
+            )
+        )
+    for folder, write in writers:
+        if folder.exists():
+            continue
+        partial = partial_of(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        write(partial)
+        finish_folder(partial, folder)

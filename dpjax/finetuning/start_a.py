@@ -6,11 +6,15 @@ Principal components may come out rotated on another machine, which a resumed ru
 from __future__ import annotations
 
 import dataclasses
+import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from dpjax_accounting.durable import finish_file
 from flax import nnx
 
+from dpjax.finetuning.run_directory import partial_of
 from dpjax.models import (
     LoraLinear,
     Trainable,
@@ -28,11 +32,10 @@ def with_a_started(run: Run) -> Run:
     if not _is_asked_for(run):
         return run
     model = nnx.merge(run.graphdef, run.trainable, run.frozen)
-    stored = run.directory.start_a
-    if stored.exists():
-        with np.load(stored) as arrays:
-            for name, layer in _adapted(model).items():
-                layer.lora_a[...] = arrays[name]
+    if run.resumes:
+        arrays = _load(run.directory.start_a)
+        for name, layer in _adapted(model).items():
+            layer.lora_a[...] = arrays[name]
     else:
         key = run.run_key.model_key("random texts")
         start_a_at_principal_directions(
@@ -48,10 +51,21 @@ def store_a(run: Run) -> None:
         return
     model = nnx.merge(run.graphdef, run.trainable, run.frozen)
     arrays = {name: np.asarray(layer.lora_a[...]) for name, layer in _adapted(model).items()}
-    partial = run.directory.start_a.with_suffix(".partial")
+    partial = partial_of(run.directory.start_a)
     with partial.open("wb") as file:
         np.savez(file, **arrays)
-    partial.replace(run.directory.start_a)
+    finish_file(partial, run.directory.start_a)
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    what_to_do = "put a copy of it back, or start afresh with --overwrite or in a new folder"
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"cannot resume: {path} is missing; {what_to_do}") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"cannot resume: {path} is damaged ({error}); {what_to_do}") from error
 
 
 def _is_asked_for(run: Run) -> bool:

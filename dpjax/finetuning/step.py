@@ -16,31 +16,44 @@ from dpjax.finetuning.tasks import LossOfFrozen
 from dpjax.privatize import clipped_grad, noisy_mean
 
 PyTree = Any
+# Gradients are summed as they are: none that float32 can take the norm of is longer.
+_UNREACHED_NORM = 1e30
 
 
 class Accumulator(NamedTuple):
-    """Sums over the microbatches of one step, float32 and int32. Private until noise is added."""
+    """Sums over the microbatches of one step, float32 and int32. Private until noise is added.
+
+    Attributes:
+        grads: of the gradients of all records where they are finite.
+        loss: of the losses that are finite.
+        num_records: how many records were drawn.
+        num_clipped: how many gradients were clipped.
+        num_nonfinite: how many records have a loss or a gradient that is not finite.
+        num_losses: how many losses are finite.
+    """
 
     grads: PyTree
     loss: jax.Array
     num_records: jax.Array
     num_clipped: jax.Array
     num_nonfinite: jax.Array
+    num_losses: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """The compiled functions of a run."""
+    """The compiled functions of a run; `are_finite` says whether all parameters are."""
 
     accumulate: Callable[[PyTree, PyTree, Accumulator, PyTree, jax.Array], Accumulator]
     apply: Callable[[PyTree, Any, Accumulator, jax.Array], tuple[PyTree, Any]]
+    are_finite: Callable[[PyTree], jax.Array]
 
 
 def empty_accumulator(trainable: PyTree) -> Accumulator:
     """All sums zero: what a step starts from, and all that an empty Poisson batch adds up to."""
     grads = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trainable)
     # Separate arrays, since the accumulator's buffers are donated.
-    counts = [jnp.zeros((), jnp.int32) for _ in range(3)]
+    counts = [jnp.zeros((), jnp.int32) for _ in range(4)]
     return Accumulator(grads, jnp.zeros((), jnp.float32), *counts)
 
 
@@ -55,18 +68,7 @@ def make_private_steps(
     `loss_of(frozen)` is the loss of one record, `(trainable, record) -> scalar`.
     """
 
-    def accumulate(
-        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: PyTree, mask: jax.Array
-    ) -> Accumulator:
-        clipped = clipped_grad(loss_of(frozen), clip_norm=clip_norm)
-        one = clipped(trainable, batch, mask)
-        return Accumulator(
-            jax.tree.map(jnp.add, total.grads, one.grads),
-            total.loss + jnp.sum(one.losses),
-            total.num_records + jnp.sum(mask, dtype=jnp.int32),
-            total.num_clipped + one.num_clipped,
-            total.num_nonfinite + one.num_nonfinite,
-        )
+    accumulate = _accumulate_clipped(loss_of, clip_norm)
 
     def apply(
         trainable: PyTree, optimizer_state: Any, total: Accumulator, noise_keys: jax.Array
@@ -80,22 +82,12 @@ def make_private_steps(
 def make_non_private_steps(
     loss_of: LossOfFrozen, optimizer: optax.GradientTransformation, expected_batch_size: int
 ) -> Steps:
-    """The same recipe without clipping and noise; `noise_keys` is ignored."""
+    """The same recipe without clipping and noise; `noise_keys` is ignored.
 
-    def accumulate(
-        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: PyTree, mask: jax.Array
-    ) -> Accumulator:
-        loss = loss_of(frozen)
+    Records whose gradient is not finite are left out here too: one of them would end the run.
+    """
 
-        def summed(params: PyTree) -> jax.Array:
-            return jnp.sum(jnp.where(mask, jax.vmap(loss, (None, 0))(params, batch), 0.0))
-
-        value, grads = jax.value_and_grad(summed)(trainable)
-        return total._replace(
-            grads=jax.tree.map(jnp.add, total.grads, grads),
-            loss=total.loss + value,
-            num_records=total.num_records + jnp.sum(mask, dtype=jnp.int32),
-        )
+    accumulate = _accumulate_clipped(loss_of, _UNREACHED_NORM)
 
     def apply(
         trainable: PyTree, optimizer_state: Any, total: Accumulator, noise_keys: jax.Array
@@ -107,10 +99,39 @@ def make_non_private_steps(
     return _compile(accumulate, apply)
 
 
+def _accumulate_clipped(loss_of: LossOfFrozen, clip_norm: float) -> Callable:
+    """Adds the clipped gradients of a microbatch, and what is counted of it, to the sums."""
+
+    def accumulate(
+        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: PyTree, mask: jax.Array
+    ) -> Accumulator:
+        one = clipped_grad(loss_of(frozen), clip_norm=clip_norm)(trainable, batch, mask)
+        has_loss = jnp.isfinite(one.losses)
+        return Accumulator(
+            jax.tree.map(jnp.add, total.grads, one.grads),
+            total.loss + jnp.sum(jnp.where(has_loss, one.losses, 0.0)),
+            total.num_records + _count(mask),
+            total.num_clipped + one.num_clipped,
+            total.num_nonfinite + _count(mask & ~(has_loss & jnp.isfinite(one.norms))),
+            total.num_losses + _count(mask & has_loss),
+        )
+
+    return accumulate
+
+
+def _count(flags: jax.Array) -> jax.Array:
+    return jnp.sum(flags, dtype=jnp.int32)
+
+
+def _are_finite(tree: PyTree) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def _compile(accumulate: Callable, apply: Callable) -> Steps:
     return Steps(
         jax.jit(accumulate, donate_argnames="total"),
         jax.jit(apply, donate_argnames=("trainable", "optimizer_state")),
+        jax.jit(_are_finite),
     )
 
 

@@ -6,6 +6,7 @@ Everything else in a run is the same for every task.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -147,11 +148,15 @@ class SequenceClassification:
 
 @dataclasses.dataclass(frozen=True)
 class CausalLanguage:
-    """Texts, or the answers in them, are to be written token by token."""
+    """Texts, or the answers in them, are to be written token by token.
+
+    `today` is the date and time that chat templates are given.
+    """
 
     reduction: Literal["mean", "sum"] = "mean"
     vocab_chunk: int | None = None
     separator: str = ""
+    today: datetime.datetime | None = None
     labels: tuple[str, ...] = ()
 
     def read(self, config: FinetuneConfig) -> tuple[LanguageRecords, LanguageRecords]:
@@ -169,7 +174,9 @@ class CausalLanguage:
         self, records: LanguageRecords, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> LanguageDataset:
         """The records as arrays, with the tokens that count."""
-        return encode_language(records, tokenizer, max_length, separator=self.separator)
+        return encode_language(
+            records, tokenizer, max_length, separator=self.separator, today=self.today
+        )
 
     def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:
         """The checkpoint as a language model; nothing in it is new."""
@@ -214,12 +221,16 @@ class CausalLanguage:
         return f"the {self.reduction} of the loss over the tokens that count"
 
 
-def task_of(config: FinetuneConfig) -> SequenceClassification | CausalLanguage:
+def task_of(
+    config: FinetuneConfig, started_at: datetime.datetime
+) -> SequenceClassification | CausalLanguage:
     """The task of a run; a classifier's labels are not known yet."""
     if config.task == "sequence_classification":
         return SequenceClassification(label_smoothing=config.training.label_smoothing)
     training = config.training
-    return CausalLanguage(training.loss_reduction, config.compute.vocab_chunk, config.separator)
+    return CausalLanguage(
+        training.loss_reduction, config.compute.vocab_chunk, config.separator, started_at
+    )
 
 
 def _merged(

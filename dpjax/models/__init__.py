@@ -14,10 +14,12 @@ from dpjax.models.files import resolve_checkpoint as resolve_checkpoint
 from dpjax.models.files import revision_of as revision_of
 from dpjax.models.generate import Generation as Generation
 from dpjax.models.generate import generate as generate
+from dpjax.models.generation_config import end_token_ids as end_token_ids
 from dpjax.models.heads import CausalLM as CausalLM
 from dpjax.models.heads import Model as Model
 from dpjax.models.heads import SequenceClassifier as SequenceClassifier
 from dpjax.models.heads import TokenClassifier as TokenClassifier
+from dpjax.models.labels import check_label_names as check_label_names
 from dpjax.models.load import Loading as Loading
 from dpjax.models.load import load_causal_lm as load_causal_lm
 from dpjax.models.load import load_classifier as load_classifier

@@ -7,17 +7,18 @@ usual names after the same prefix.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dpjax.models.families import ModuleName, Task, WeightName, family_of
-from dpjax.models.files import read_json_object
+from dpjax.models.files import ADAPTER_CONFIG, read_json_object
 from dpjax.models.heads import Model, task_of
 from dpjax.models.lora_config import LoraConfig
 from dpjax.models.targets import all_modules, head_modules
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
@@ -146,6 +147,29 @@ def _check_values(path: Path, contents: Mapping[str, Any]) -> None:
         )
     if not contents.get("target_modules"):
         raise ValueError(f"{path}: target_modules is missing, so that nothing is adapted")
+    for name in ("target_modules", "exclude_modules"):
+        _check_names(path, name, contents.get(name), is_pattern_allowed=True)
+    _check_names(path, "modules_to_save", contents.get("modules_to_save"))
+    layers = contents.get("layers_to_transform")
+    for layer in layers if isinstance(layers, list) else [layers]:
+        if layer is not None and type(layer) is not int:
+            raise ValueError(
+                f"{path}: layers_to_transform must be numbers of layers, got {layers!r}"
+            )
+
+
+def _check_names(path: Path, field: str, value: Any, *, is_pattern_allowed: bool = False) -> None:
+    if is_pattern_allowed and isinstance(value, str):
+        try:
+            re.compile(value)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(
+                f"{path}: {field} = {value!r} is not a regular expression: {error}"
+            ) from error
+    elif value is not None and not (
+        isinstance(value, list) and all(isinstance(name, str) for name in value)
+    ):
+        raise ValueError(f"{path}: {field} must be a list of names of modules, got {value!r}")
 
 
 def lora_config_of(
@@ -157,7 +181,7 @@ def lora_config_of(
 ) -> LoraConfig:
     """The options of adapters that were read; ValueError for impossible values."""
     try:
-        return LoraConfig(
+        config = LoraConfig(
             rank=contents["r"],
             alpha=contents["lora_alpha"],
             use_rslora=bool(contents.get("use_rslora", False)),
@@ -166,10 +190,13 @@ def lora_config_of(
             freeze_a=freeze_a,
             dropout=contents.get("lora_dropout", 0.0),
         )
+        if not math.isfinite(config.scaling):
+            raise ValueError(f"lora_alpha = {config.alpha} is not finite")
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {error}") from error
+    return config
 
 
 def lora_weights(module: ModuleName) -> Iterator[WeightName]:

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dpjax.models.adapter_layout import (
-    ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     PREFIX,
     classification_head,
@@ -23,7 +21,7 @@ from dpjax.models.adapter_layout import (
     tied_head_name,
 )
 from dpjax.models.families import ModuleName, WeightName
-from dpjax.models.files import Readers, open_safetensors
+from dpjax.models.files import ADAPTER_CONFIG
 from dpjax.models.heads import Model
 from dpjax.models.lora import add_lora, has_lora
 from dpjax.models.lora_config import ALL_LINEAR, LoraConfig
@@ -37,7 +35,10 @@ from dpjax.models.targets import (
     lies_in,
     own_path,
 )
+from dpjax.models.tensors import Tensor, Tensors, are_equal, open_safetensors
 
+# What peft puts around a module to save: itself, and the module before tuning.
+_TUNED, _BEFORE = "modules_to_save", "original_module"
 # Tensors of adapters that are not a plain pair of A and B.
 _OTHER_TENSORS = {
     ".lora_magnitude_vector": "DoRA (a magnitude beside A and B)",
@@ -69,23 +70,22 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
     folder = Path(folder)
     contents = read_adapter_config(folder, model)
     path = folder / ADAPTER_WEIGHTS
-    readers = _open(path)
-    adapted, whole = _modules_of(path, model, readers, contents)
+    tensors = _tied_once(path, model, contents, _open(path))
+    adapted, whole = _modules_of(path, model, tensors, contents)
     _check_targets(path, model, contents, adapted)
-    _check_tied(path, model, contents, readers, whole)
     head = classification_head(model)
     saved = [module.hf_name for module in whole if module not in head]
     config = lora_config_of(folder / ADAPTER_CONFIG, contents, adapted, saved, freeze_a)
     weights = [weight for module in adapted for weight in lora_weights(module)]
     weights += [weight for module in whole for weight in module.weights()]
-    values = _values(path, model, config, weights, readers)
+    values = _values(path, model, config, weights, tensors)
     add_lora(model, config, key=jax.random.key(0))
     for own, value in values.items():
         variable = getattr(get_module(model, own[:-1]), own[-1])
         variable[...] = jax.device_put(value, variable[...].sharding)
 
 
-def _open(path: Path) -> Readers:
+def _open(path: Path) -> Tensors:
     """The tensors by name without prefix."""
     if not path.is_file():
         if path.with_suffix(".bin").is_file():
@@ -95,28 +95,46 @@ def _open(path: Path) -> Readers:
                 "it with peft and call save_pretrained"
             )
         raise FileNotFoundError(f"{path.parent} has no {ADAPTER_WEIGHTS}")
-    readers: Readers = {}
-    for name, read in open_safetensors(path).items():
-        for part, what in _OTHER_TENSORS.items():
+    found = open_safetensors(path)
+    for part, what in _OTHER_TENSORS.items():
+        for name in found:
             if part in name:
                 raise ValueError(f"{path}: tensor {name} belongs to {what}: not supported")
+    tensors: Tensors = {}
+    for name, tensor in found.items():
         if not name.startswith(PREFIX):
             raise ValueError(f"{path}: tensor {name} does not start with {PREFIX!r}")
-        readers[name.removeprefix(PREFIX)] = read
-    return readers
+        tensors[name.removeprefix(PREFIX)] = tensor
+    return _without_wrappers(path, tensors)
+
+
+def _without_wrappers(path: Path, tensors: Tensors) -> Tensors:
+    """Without what peft stores again of a module to save, once the vocabulary has been resized.
+
+    Beside `lm_head.weight`, which it reads back, there are `lm_head.modules_to_save.weight`, the
+    same, and `lm_head.original_module.weight`, what was there before tuning.
+    """
+    kept = {n: t for n, t in tensors.items() if not re.search(rf"\.({_TUNED}|{_BEFORE})\.", n)}
+    for name, tensor in tensors.items():
+        usual = re.sub(rf"\.({_TUNED}|{_BEFORE})\.", ".", name)
+        if usual not in kept:
+            raise ValueError(f"{path}: tensor {PREFIX}{usual} is missing, there is only {name}")
+        if f".{_TUNED}." in name and not are_equal(tensor, kept[usual]):
+            raise ValueError(
+                f"{path}: tensors {PREFIX}{usual} and {PREFIX}{name} differ: which was trained "
+                "cannot be told; save the adapter again with peft"
+            )
+    return kept
 
 
 def _modules_of(
-    path: Path, model: Model, readers: Readers, contents: Mapping[str, Any]
+    path: Path, model: Model, tensors: Tensors, contents: Mapping[str, Any]
 ) -> tuple[list[ModuleName], list[ModuleName]]:
     """The modules with an adapter and those stored in full; every tensor belongs to one."""
     modules = all_modules(model)
     known = {weight.hf_name: module for module in modules for weight in module.weights()}
     known |= {weight.hf_name: module for module in modules for weight in lora_weights(module)}
-    tied = tied_embedding(model)
-    if tied is not None:
-        known[f"{tied_head_name(model)}.weight"] = tied
-    unknown = sorted(readers.keys() - known.keys())
+    unknown = sorted(tensors.keys() - known.keys())
     if unknown:
         raise ValueError(
             f"{path}: {len(unknown)} tensors, such as {unknown[0]}, are for modules that this "
@@ -124,25 +142,27 @@ def _modules_of(
             f"(it was made for {contents.get('base_model_name_or_path')!r})."
             + did_you_mean(unknown[0], known)
         )
-    adapted = {known[name] for name in readers if ".lora_" in name}
-    whole = {known[name] for name in readers if ".lora_" not in name}
+    adapted = {known[name] for name in tensors if ".lora_" in name}
+    whole = {known[name] for name in tensors if ".lora_" not in name}
     for module in adapted - set(adaptable_modules(model)):
         raise ValueError(
             f"{path}: an adapter on {module.hf_name} is not supported: it is trained in full, or "
             "not at all"
         )
-    for module in adapted | whole:
-        expected = [*(lora_weights(module) if module in adapted else ())]
-        expected += module.weights() if module in whole else ()
-        missing = [weight.hf_name for weight in expected if weight.hf_name not in readers]
-        if missing:
-            raise ValueError(f"{path}: tensor {PREFIX}{missing[0]} is missing")
     head = classification_head(model)
     if head and head[-1] not in whole:
         raise ValueError(
             f"{path}: the adapter brings no {head[-1].hf_name}, which tuning makes: its "
             "modules_to_save left it out"
         )
+    names = contents.get("modules_to_save") or ()
+    whole |= {module for module in modules if any(lies_in(module, name) for name in names)}
+    for module in adapted | whole:
+        expected = [*(lora_weights(module) if module in adapted else ())]
+        expected += module.weights() if module in whole else ()
+        missing = [weight.hf_name for weight in expected if weight.hf_name not in tensors]
+        if missing:
+            raise ValueError(f"{path}: tensor {PREFIX}{missing[0]} is missing")
     return [m for m in modules if m in adapted], [m for m in modules if m in whole]
 
 
@@ -184,26 +204,34 @@ def _matches(module: ModuleName, names: str | Sequence[str]) -> bool:
     return any(ends_with(module, name) for name in names)
 
 
-def _check_tied(
-    path: Path,
-    model: Model,
-    contents: Mapping[str, Any],
-    readers: Readers,
-    whole: Collection[ModuleName],
-) -> None:
-    """Refuse an embedding that is stored without the head that is tied to it."""
+def _tied_once(path: Path, model: Model, contents: Mapping[str, Any], tensors: Tensors) -> Tensors:
+    """The tensors with an embedding that is also the head under the embedding's name only.
+
+    Refuses a file that would make two of them: peft then computes with both.
+    """
     tied = tied_embedding(model)
-    if tied not in whole:
-        return
-    head = readers.get(f"{tied_head_name(model)}.weight")
-    if not contents.get("ensure_weight_tying") or (
-        head is not None and not np.array_equal(head(), readers[f"{tied.hf_name}.weight"]())
-    ):
-        raise ValueError(
-            f"{path}: the adapter brings {tied.hf_name} apart from the head that is tied to it in "
-            "this model (ensure_weight_tying is not set, or the two differ): load a base whose "
-            "config.json says tie_word_embeddings = false"
+    if tied is None:
+        return tensors
+    embedding, head = (f"{name}.weight" for name in (tied.hf_name, tied_head_name(model)))
+    others = {name: tensor for name, tensor in tensors.items() if name != head}
+    if head in tensors and embedding in tensors:
+        if not are_equal(tensors[head], tensors[embedding]):
+            raise _untied(path, f"{embedding} and {head}, which differ", "are one")
+        return others
+    for name in (head, embedding):
+        is_trained = any(
+            f".{name}".endswith(f".{n}.weight") for n in contents.get("modules_to_save") or ()
         )
+        if name in tensors and is_trained and not contents.get("ensure_weight_tying"):
+            raise _untied(path, f"{name} alone", "is head and embedding in one")
+    return others | ({embedding: tensors[head]} if head in tensors else {})
+
+
+def _untied(path: Path, what: str, tied: str) -> ValueError:
+    return ValueError(
+        f"{path}: the adapter brings {what}, but in this model that {tied}: load a base that "
+        "was saved with a head of its own (tie_word_embeddings = false in config.json)"
+    )
 
 
 def _values(
@@ -211,7 +239,7 @@ def _values(
     model: Model,
     config: LoraConfig,
     weights: Sequence[WeightName],
-    readers: Readers,
+    tensors: Tensors,
 ) -> dict[tuple[str | int, ...], np.ndarray]:
     """The tensors in our layout and float32, those of stacked layers together."""
     grouped: dict[tuple[str | int, ...], list[np.ndarray]] = {}
@@ -220,22 +248,28 @@ def _values(
         own = own_path(model, weight.path)
         if own != weight.path:
             stacked.add(own)
-        value = readers[weight.hf_name]()
-        expected = _shape(model, config, weight)
-        expected = expected[::-1] if weight.transposed else expected
-        if value.shape != expected:
-            raise ValueError(
-                f"{path}: tensor {PREFIX}{weight.hf_name} has shape {value.shape}, but this model "
-                f"and adapter_config.json imply {expected}"
-            )
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise ValueError(
-                f"{path}: tensor {PREFIX}{weight.hf_name} is {value.dtype}; only floating-point "
-                "weights are read"
-            )
+        tensor = tensors[weight.hf_name]
+        shape = _shape(model, config, weight)
+        expected = shape[::-1] if weight.transposed else shape
+        _check_rows(path, weight, tensor, expected)
+        tensor.check(
+            f"{PREFIX}{weight.hf_name} in {path}", expected, f"the model and {ADAPTER_CONFIG} imply"
+        )
+        value = tensor.read()
         value = value.T if weight.transposed else value
         grouped.setdefault(own, []).append(value.astype(np.float32))
     return {own: np.stack(v) if own in stacked else v[0] for own, v in grouped.items()}
+
+
+def _check_rows(path: Path, weight: WeightName, tensor: Tensor, expected: tuple[int, ...]) -> None:
+    """Refuses an adapter that was made after tokens were added to another base than this."""
+    is_table = weight.path[-2] in ("embed_tokens", "lm_head") and weight.path[-1] != "bias"
+    if is_table and tensor.shape[1:] == expected[1:] and tensor.shape != expected:
+        raise ValueError(
+            f"{path}: tensor {PREFIX}{weight.hf_name} has {tensor.shape[0]} rows, this model "
+            f"{expected[0]}: the adapter was made with another number of tokens; load a base that "
+            f"was saved after resize_token_embeddings({tensor.shape[0]})"
+        )
 
 
 def _shape(model: Model, config: LoraConfig, weight: WeightName) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from flax import nnx
 
 from dpjax.models.adapter_layout import (
-    ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     PREFIX,
     adapter_config,
@@ -18,12 +17,13 @@ from dpjax.models.adapter_layout import (
     tied_head_name,
 )
 from dpjax.models.families import family_of
-from dpjax.models.files import open_tensors
+from dpjax.models.files import ADAPTER_CONFIG
 from dpjax.models.heads import Model, task_of
 from dpjax.models.lora import has_lora
 from dpjax.models.read_config import read_config
 from dpjax.models.save import tensor_of
 from dpjax.models.targets import select_saved, select_targets
+from dpjax.models.tensors import open_tensors
 
 
 def is_own_base(model: Model, folder: str | Path) -> bool:
@@ -89,5 +89,6 @@ def save_adapter(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    text = json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
+    # In ASCII: the name of a folder need not be text.
+    text = json.dumps(contents, indent=2) + "\n"
     (folder / ADAPTER_CONFIG).write_text(text, encoding="utf-8")

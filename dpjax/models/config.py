@@ -10,6 +10,8 @@ NORM_PLACEMENTS = ("pre", "post", "branch", "sandwich")
 LAYER_TYPES = ("full", "sliding")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("einsum", "cudnn")
+MOST_LAYERS = 1000
+_LARGEST_SIZE = 10**8
 # The largest heads that cuDNN's kernel takes, on Hopper and later.
 _LARGEST_CUDNN_HEAD = 256
 
@@ -129,12 +131,17 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         sizes = (
-            "vocab_size hidden_size num_layers num_heads num_kv_heads head_size intermediate_size "
-            "max_positions norm_eps attention_scale initializer_range"
+            "vocab_size hidden_size num_heads num_kv_heads head_size intermediate_size "
+            "max_positions attention_scale initializer_range"
         )
-        for name in sizes.split():
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        largest = dict.fromkeys(sizes.split(), _LARGEST_SIZE) | {"num_layers": MOST_LAYERS}
+        for name, most in largest.items():
+            if not 0 < getattr(self, name) <= most:
+                raise ValueError(
+                    f"{name} must be positive and at most {most}, got {getattr(self, name)}"
+                )
+        if not 0 <= self.norm_eps < 1:
+            raise ValueError(f"norm_eps must be at least 0 and below 1, got {self.norm_eps}")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_kv_heads ({self.num_kv_heads}) does not divide num_heads ({self.num_heads})"

@@ -1,17 +1,11 @@
-"""Checkpoint folders: finding one, reading its config.json, opening its tensors."""
+"""Checkpoint folders: finding one, and reading its JSON files."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-
-Readers = dict[str, Callable[[], np.ndarray]]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -29,8 +23,9 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
-# Carried along when a model is saved.
-OTHER_FILES = ("generation_config.json",)
+GENERATION_CONFIG = "generation_config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+_DEEPEST_JSON = 64
 
 
 def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -77,7 +72,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     patterns = [CONFIG, POOLING_CONFIG, WEIGHTS, "model-*.safetensors", INDEX, *TOKENIZER_FILES]
-    patterns += OTHER_FILES
+    patterns.append(GENERATION_CONFIG)
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
@@ -105,76 +100,47 @@ def read_config_json(folder: Path) -> dict[str, Any]:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The contents of a JSON file; ValueError if it is damaged or not an object."""
+    """The contents of a JSON file.
+
+    Raises:
+        ValueError: if it is damaged, no object, nested too deeply, or holds a text that no file can
+            hold.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply: it is not a file of transformers") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is not a JSON object")
+    _check_json(path, value)
     return value
 
 
-def open_tensors(folder: Path) -> Readers:
-    """The weights of a checkpoint: `{name: function that reads this tensor}`.
-
-    Each call maps its file anew and lets go of it: pages read would count as used otherwise, and
-    loading would take twice the memory of the weights.
-
-    Raises:
-        FileNotFoundError: without a safetensors file.
-        ValueError: if a file is truncated or damaged.
-    """
-    tensors: Readers = {}
-    for path in _weight_files(folder):
-        tensors |= open_safetensors(path)
-    return tensors
-
-
-def open_safetensors(path: Path) -> Readers:
-    """The tensors of one file, as in `open_tensors`; ValueError if it is truncated or damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: partial(_read_tensor, path, name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+def _check_json(path: Path, contents: dict[str, Any]) -> None:
+    """Refuses what would fail later: when it is copied, compared or written again."""
+    level: list[Any] = [contents]
+    for _ in range(_DEEPEST_JSON):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += [*value.keys(), *value.values()]
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str) and not is_writable(value):
+                raise ValueError(f"{path} holds {value!r}, half a surrogate pair; correct the text")
+        level = inner
+    if level:
         raise ValueError(
-            f"{path} is truncated or damaged ({error}); copy or download it again"
-        ) from error
-
-
-def _read_tensor(path: Path, name: str) -> np.ndarray:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="numpy") as file:
-        return file.get_tensor(name)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if (folder / INDEX).is_file():
-        return _shards(folder)
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
-    if pickles:
-        raise FileNotFoundError(
-            f"{folder} holds its weights only as pickles ({', '.join(pickles)}), which can run "
-            "code when opened and are not read. Convert them where you trust the file: "
-            "transformers.AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
+            f"{path} is nested more than {_DEEPEST_JSON} deep: it is not a file of transformers"
         )
-    raise FileNotFoundError(f"{folder} has no {WEIGHTS}")
 
 
-def _shards(folder: Path) -> list[Path]:
-    path = folder / INDEX
-    weight_map = read_json_object(path).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ValueError(f"{path} has no weight_map: it does not say which file holds which tensor")
-    names = sorted(set(map(str, weight_map.values())))
-    for name in names:
-        if Path(name).name != name:
-            raise ValueError(f"{path} names {name!r}, which is not a file of the folder")
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{path} names {name}, which is missing")
-    return [folder / name for name in names]
+def is_writable(text: str) -> bool:
+    """Whether a file can hold the text: half a surrogate pair has no UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,13 @@ from flax import nnx
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families import Family, ModuleName, Task, WeightName, family_of
-from dpjax.models.files import Readers, open_tensors, read_config_json
+from dpjax.models.files import read_config_json
+from dpjax.models.generation_config import read_generation_config
 from dpjax.models.heads import CausalLM, Model, SequenceClassifier, TokenClassifier
 from dpjax.models.labels import check_label_names, label_order
 from dpjax.models.pooling import Pooling, append_mean_pooling, resolve_pooling
 from dpjax.models.read_config import parse_config
+from dpjax.models.tensors import Tensor, Tensors, are_equal, open_tensors
 
 _log = logging.getLogger(__name__)
 
@@ -66,13 +69,14 @@ def load_causal_lm(folder: str | Path, *, loading: Loading = Loading()) -> Causa
     config = _with(parse_config(raw), loading)
     family = family_of(raw["model_type"])
     family.head("causal_lm")
-    shapes = nnx.eval_shape(lambda: CausalLM(config, rngs=nnx.Rngs(0)))
-    readers = _by_table_name(folder, family, "causal_lm", open_tensors(folder))
+    # What is saved with the tuned model is checked before it is tuned.
+    read_generation_config(folder)
+    tensors = _by_table_name(folder, family, "causal_lm", open_tensors(folder))
     if config.tied_head:
-        # Some checkpoints hold the tied head a second time.
-        for _, theirs, _ in family.head("causal_lm").layers:
-            readers.pop(f"{theirs}.weight", None)
-    return _filled(shapes, folder, family, "causal_lm", config, config, readers, loading)
+        tensors, is_tied = _tied(family, config, tensors)
+        config = dataclasses.replace(config, tied_head=is_tied)
+    make = partial(CausalLM, config)
+    return _filled(make, folder, family, "causal_lm", config, config, tensors, loading)
 
 
 def load_classifier(
@@ -143,10 +147,10 @@ def _load_labelled(
     family = family_of(raw["model_type"])
     family.head(task)
     config = _with(_shortened(whole, num_layers), loading)
-    shapes = nnx.eval_shape(lambda: make(config, num_labels=len(label_names), rngs=nnx.Rngs(0)))
-    readers = _by_table_name(folder, family, task, open_tensors(folder))
-    readers = _with_head(readers, raw, family, task, config, label_names, key)
-    return _filled(shapes, folder, family, task, whole, config, readers, loading)
+    tensors = _by_table_name(folder, family, task, open_tensors(folder))
+    tensors = _with_head(tensors, raw, family, task, config, label_names, key)
+    make = partial(make, config, num_labels=len(label_names))
+    return _filled(make, folder, family, task, whole, config, tensors, loading)
 
 
 def _with(config: TransformerConfig, loading: Loading) -> TransformerConfig:
@@ -180,36 +184,63 @@ def _shortened(config: TransformerConfig, num_layers: int | None) -> Transformer
     )
 
 
-def _by_table_name(folder: Path, family: Family, task: Task, tensors: Readers) -> Readers:
+def _by_table_name(folder: Path, family: Family, task: Task, found: Tensors) -> Tensors:
     """The tensors under the names of the family's table, ignored ones dropped."""
-    readers: Readers = {}
-    for name, read in tensors.items():
+    tensors: Tensors = {}
+    for name, tensor in found.items():
         table_name = family.table_name(name, task)
-        if table_name in readers:
+        if table_name in tensors:
             raise ValueError(f"{folder}: the tensor {table_name} occurs under two names")
         if table_name is not None:
-            readers[table_name] = read
-    return readers
+            tensors[table_name] = tensor
+    return tensors
+
+
+def _tied(family: Family, config: TransformerConfig, tensors: Tensors) -> tuple[Tensors, bool]:
+    """The tensors of a model whose config ties head and embedding, and whether they are tied.
+
+    As in transformers: a head that differs from the embedding is used, and either may be missing.
+    """
+    (embedding,) = (
+        weight.hf_name
+        for weight in family.weight_names(config, "causal_lm")
+        if weight.path == ("transformer", "embed_tokens", "embedding")
+    )
+    ((_, theirs, _),) = family.head("causal_lm").layers
+    head = f"{theirs}.weight"
+    if head not in tensors:
+        return tensors, True
+    if embedding in tensors and not are_equal(tensors[embedding], tensors[head]):
+        _log.warning(
+            "config.json ties %s to %s, but the checkpoint holds two that differ: both are used, "
+            "untied",
+            head,
+            embedding,
+        )
+        return tensors, False
+    others = {name: tensor for name, tensor in tensors.items() if name != head}
+    return {embedding: tensors[head]} | others, True
 
 
 def _with_head(
-    readers: Readers,
+    tensors: Tensors,
     raw: dict[str, Any],
     family: Family,
     task: Task,
     config: TransformerConfig,
     label_names: Sequence[str],
     key: jax.Array,
-) -> Readers:
+) -> Tensors:
     """The tensors with those of the head reordered, or new where there are none that fit."""
     *dense, last = family.head_modules(config, task)
     names = [weight.hf_name for weight in last.weights()]
-    present = readers.keys() & set(names)
-    found = len(readers[min(present)]()) if present else 0
+    present = tensors.keys() & set(names)
+    shape = tensors[min(present)].shape if present else ()
+    found = shape[0] if shape else 0
     if found == len(label_names):
         _log.info("using the checkpoint's classification head (%d labels)", found)
         order = label_order(raw, label_names)
-        readers = readers | {name: _rows(readers[name], order) for name in present}
+        tensors = tensors | {name: _rows(tensors[name], order) for name in present}
     else:
         if found:
             _log.warning(
@@ -220,68 +251,92 @@ def _with_head(
             )
         else:
             _log.info("the checkpoint has no classification head: starting a new one")
-        readers = readers | _new_dense(last, len(label_names), config, key)
+        tensors = tensors | _new_dense(last, len(label_names), config, key)
     for index, module in enumerate(dense):
-        if not readers.keys() & {weight.hf_name for weight in module.weights()}:
+        if not tensors.keys() & {weight.hf_name for weight in module.weights()}:
             _log.info("the checkpoint has no %s: starting a new one", module.hf_name)
             own_key = jax.random.fold_in(key, 1 + index)
-            readers = readers | _new_dense(module, config.hidden_size, config, own_key)
-    return readers
+            tensors = tensors | _new_dense(module, config.hidden_size, config, own_key)
+    return tensors
 
 
-def _rows(read: Callable[[], np.ndarray], order: list[int]) -> Callable[[], np.ndarray]:
-    return lambda: read()[order]
+def _rows(tensor: Tensor, order: list[int]) -> Tensor:
+    return dataclasses.replace(tensor, read=lambda: tensor.read()[order])
 
 
 def _new_dense(
     module: ModuleName, outputs: int, config: TransformerConfig, key: jax.Array
-) -> Readers:
-    normal = jax.random.normal(key, (outputs, config.hidden_size), jnp.float32)
-    readers: Readers = {
-        f"{module.hf_name}.weight": lambda: np.asarray(config.initializer_range * normal)
-    }
+) -> Tensors:
+    shape = (outputs, config.hidden_size)
+
+    def normal() -> np.ndarray:
+        return np.asarray(config.initializer_range * jax.random.normal(key, shape, jnp.float32))
+
+    tensors = {f"{module.hf_name}.weight": Tensor(shape, "F32", normal)}
     if module.has_bias:
-        readers[f"{module.hf_name}.bias"] = lambda: np.zeros(outputs, np.float32)
-    return readers
+        bias = Tensor((outputs,), "F32", lambda: np.zeros(outputs, np.float32))
+        tensors[f"{module.hf_name}.bias"] = bias
+    return tensors
 
 
 def _filled(
-    shapes: Model,
+    make: Callable[..., Model],
     folder: Path,
     family: Family,
     task: Task,
     whole: TransformerConfig,
     config: TransformerConfig,
-    readers: Readers,
+    tensors: Tensors,
     loading: Loading,
 ) -> Any:
-    """The model with every abstract parameter replaced by its tensor, one at a time."""
+    """The model with every abstract parameter replaced by its tensor, one at a time.
+
+    All that can be refused is refused before anything is read.
+    """
     expected = {weight.hf_name for weight in family.weight_names(whole, task)}
-    _check_names(folder, expected=expected, found=readers)
-    graphdef, state = nnx.split(shapes)
+    _check_names(folder, expected=expected, found=tensors)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(rngs=_SameKey())))
     parameters = nnx.to_pure_dict(state)
     grouped: dict[tuple, list[WeightName]] = {}
     for weight in family.weight_names(config, task):
         grouped.setdefault(_own_path(weight, config), []).append(weight)
     for path, weights in grouped.items():
-        *parents, leaf = path
-        owner = parameters
-        for part in parents:
-            owner = owner[part]
         stacked = config.scan_layers and path[:2] == ("transformer", "layers")
-        shape = owner[leaf].shape[1:] if stacked else owner[leaf].shape
-        if stacked:
-            value = np.empty((len(weights), *shape), jnp.dtype(loading.param_dtype))
+        shape = _owner(parameters, path)[path[-1]].shape[stacked:]
+        for weight in weights:
+            implied = shape[::-1] if weight.transposed else shape
+            tensors[weight.hf_name].check(weight.hf_name, implied, "config.json implies")
+    for path, weights in grouped.items():
+        owner, leaf = _owner(parameters, path), path[-1]
+        if config.scan_layers and path[:2] == ("transformer", "layers"):
+            value = np.empty(owner[leaf].shape, jnp.dtype(loading.param_dtype))
             for row, weight in zip(value, weights, strict=True):
-                row[...] = _read_tensor(weight, readers[weight.hf_name], shape, loading)
+                row[...] = _read(weight, tensors[weight.hf_name], loading)
         else:
-            value = _read_tensor(weights[0], readers[weights[0].hf_name], shape, loading)
+            value = _read(weights[0], tensors[weights[0].hf_name], loading)
         dotted = ".".join(map(str, path))
         sharding = None if loading.placement is None else loading.placement(dotted)
         # Waits: until a copy is done, JAX holds what it is made from, and more would pile up.
         owner[leaf] = jax.block_until_ready(jax.device_put(value, sharding))
         row = value = None
     return nnx.merge(graphdef, parameters)
+
+
+class _SameKey:
+    """In the place of `nnx.Rngs` where only shapes are asked for.
+
+    Counting draws while they are traced takes a second for a model of 30 layers.
+    """
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
+
+
+def _owner(parameters: dict[str, Any], path: tuple) -> dict[Any, Any]:
+    """The innermost dict around the parameter at a path."""
+    for part in path[:-1]:
+        parameters = parameters[part]
+    return parameters
 
 
 def _own_path(weight: WeightName, config: TransformerConfig) -> tuple:
@@ -304,20 +359,7 @@ def _check_names(folder: Path, *, expected: Iterable[str], found: Iterable[str])
         )
 
 
-def _read_tensor(
-    weight: WeightName, read: Callable[[], np.ndarray], shape: tuple[int, ...], loading: Loading
-) -> np.ndarray:
+def _read(weight: WeightName, tensor: Tensor, loading: Loading) -> np.ndarray:
     """The tensor in our layout and in the dtype that parameters are to have."""
-    value = read()
-    expected = shape[::-1] if weight.transposed else shape
-    if value.shape != expected:
-        raise ValueError(
-            f"tensor {weight.hf_name} has shape {value.shape}, but config.json implies {expected}"
-        )
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(
-            f"tensor {weight.hf_name} is {value.dtype}; only floating-point weights are read, "
-            "quantised checkpoints are not supported"
-        )
-    value = value.astype(jnp.dtype(loading.param_dtype), copy=False)
+    value = tensor.read().astype(jnp.dtype(loading.param_dtype), copy=False)
     return value.T if weight.transposed else value

@@ -8,7 +8,6 @@ hand, moves the mean there. It is never trained: nothing in it depends on any da
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dpjax.models.config import TransformerConfig
-from dpjax.models.files import POOLING_CONFIG
+from dpjax.models.files import POOLING_CONFIG, read_json_object
 from dpjax.models.heads import SequenceClassifier
 
 Pooling = Literal["auto", "first", "mean"]
@@ -33,15 +32,17 @@ def resolve_pooling(folder: Path, pooling: str) -> str:
     """Returns "first" or "mean"; "auto" is what the checkpoint's sentence-transformers file says.
 
     Raises:
-        ValueError: `pooling` is not one of auto, first, mean.
+        ValueError: `pooling` is not one of auto, first, mean, or that file is damaged.
     """
     if pooling not in ("auto", "first", "mean"):
         raise ValueError(f"pooling must be auto, first or mean, got {pooling!r}")
     path = folder / POOLING_CONFIG
     if pooling != "auto" or not path.is_file():
         return "first" if pooling == "auto" else pooling
-    modes = json.loads(path.read_text(encoding="utf-8"))
-    return "mean" if modes.get("pooling_mode_mean_tokens") is True else "first"
+    is_mean = read_json_object(path).get("pooling_mode_mean_tokens", False)
+    if not isinstance(is_mean, bool):
+        raise ValueError(f"{path}: pooling_mode_mean_tokens must be true or false, got {is_mean!r}")
+    return "mean" if is_mean else "first"
 
 
 def append_mean_pooling(model: SequenceClassifier) -> SequenceClassifier:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flax import nnx
@@ -14,16 +14,21 @@ from flax import nnx
 from dpjax.models.families import AVERAGING_LAYER, WeightName, family_of
 from dpjax.models.files import (
     CONFIG,
+    GENERATION_CONFIG,
     INDEX,
-    OTHER_FILES,
     TOKENIZER_FILES,
     WEIGHTS,
     read_config_json,
 )
-from dpjax.models.heads import CausalLM, Model, task_of
+from dpjax.models.generation_config import end_token_ids, read_generation_config
+from dpjax.models.heads import CausalLM, Model, SequenceClassifier, task_of
 from dpjax.models.labels import check_label_names
 from dpjax.models.lora import merge_lora
 from dpjax.models.targets import own_path
+from dpjax.models.tokenizer import has_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SHARD_BYTES = 5 * 10**9
 
@@ -61,8 +66,13 @@ def save_model(
     merge_lora(plain)
     parameters = nnx.to_pure_dict(nnx.split(plain)[1])
     _write_weights(model, parameters, out, shard_bytes)
-    _write_config(model, parameters, source, out, label_names)
-    for name in (*TOKENIZER_FILES, *OTHER_FILES):
+    tokenizer = None
+    if model.config.causal and has_tokenizer(source):
+        tokenizer = load_tokenizer(source, needs_padding=False)
+    _write_config(model, parameters, source, out, label_names, tokenizer)
+    if isinstance(model, CausalLM):
+        _write_generation_config(source, out, tokenizer)
+    for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
 
@@ -83,6 +93,7 @@ def _write_config(
     source: Path,
     out: Path,
     label_names: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
     config = read_config_json(source)
     family, layers = family_of(model.config.model_type), model.config.num_layers
@@ -102,8 +113,39 @@ def _write_config(
         config["label2id"] = {name: row for row, name in enumerate(label_names)}
     if model.config.averaging_layer:
         config[AVERAGING_LAYER] = True
-    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    (out / CONFIG).write_text(text, encoding="utf-8")
+    if isinstance(model, CausalLM):
+        config["tie_word_embeddings"] = model.config.tied_head
+    if isinstance(model, SequenceClassifier) and model.config.causal:
+        config["pad_token_id"] = _padding(model, config, tokenizer)
+    _write_json(out / CONFIG, config)
+
+
+def _padding(
+    model: Model, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None
+) -> int | None:
+    """The id by which transformers finds a text's last token; None if there is none to go by."""
+    if tokenizer is not None and tokenizer.pad_token_id is not None:
+        return tokenizer.pad_token_id
+    given = config.get("pad_token_id")
+    is_known = type(given) is int and 0 <= given < model.config.vocab_size
+    return given if is_known else None
+
+
+def _write_generation_config(
+    source: Path, out: Path, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    """The source's, with every token that ends a text."""
+    contents = read_generation_config(source)
+    ends = list(end_token_ids(source, tokenizer))
+    if ends:
+        contents["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    if contents:
+        _write_json(out / GENERATION_CONFIG, contents)
+
+
+def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    text = json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def _write_weights(model: Model, parameters: dict[str, Any], out: Path, shard_bytes: int) -> None:
@@ -122,7 +164,7 @@ def _write_weights(model: Model, parameters: dict[str, Any], out: Path, shard_by
         total += sum(tensor.nbytes for tensor in tensors.values())
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        _write_json(out / INDEX, index)
 
 
 def _shards(

@@ -14,6 +14,8 @@ from dpjax.privatize.explicit_axes import explicit_mesh, with_automatic_axes
 from dpjax.privatize.fixed import is_fixed, merged, split, with_zeros
 from dpjax.privatize.rules import ClippingRule, FlatClipping, RowStatistics, leaf_groups
 from dpjax.privatize.strategies import strategy_named
+from dpjax.privatize.structured.effects import trace_gradient
+from dpjax.privatize.varying import axes_of, check_reducible, example_types, vary
 
 PyTree = Any
 LossFn = Callable[[PyTree, PyTree], Any]
@@ -125,8 +127,8 @@ class ClippedGradFn:
         Raises:
             TypeError: a parameter is complex or a random key, or none is floating-point; or the
                 mask is not boolean.
-            ValueError: leading axes differ, the loss is not a scalar, or the rule's groups do not
-                fit the parameters.
+            ValueError: leading axes differ, the loss is not a scalar, the gradient of one example
+                exchanges values over a named axis, or the rule's groups do not fit the parameters.
         """
         batch_size = _checked_batch_size(batch)
         mesh = explicit_mesh((params, batch, mask))
@@ -134,8 +136,12 @@ class ClippedGradFn:
             return ClippedGrad(*with_automatic_axes(self, mesh, params, batch, mask))
         mask = _checked_mask(mask, batch_size)
         _check_params(params)
-        _check_loss_is_scalar(self.loss_fn, params, batch, self.has_aux)
+        check_reducible(params)
+        loss = _checked_loss(self.loss_fn, params, batch, self.has_aux)
         trained, fixed = split(params)
+        # The gradient of what is the same on all devices would be the sum over devices. What rows
+        # and rule vary over, the backward pass will too.
+        trained = vary(trained, axes_of((loss, mask, list(vars(self.rule).values()))))
 
         def loss_fn(trained: PyTree, example: PyTree) -> Any:
             return self.loss_fn(merged(trained, fixed), example)
@@ -150,9 +156,16 @@ class ClippedGradFn:
         if batch_size == 0:
             return self._empty(loss_fn, params, batch)
         clip_one = strategy_named(self.strategy)(loss_fn, self.rule, self.has_aux)
-        if self.microbatch_size is None or self.microbatch_size >= batch_size:
-            return _assembled(*clip_one(params, batch, mask))
-        return _assembled(*microbatch.run(clip_one, params, batch, mask, self.microbatch_size))
+        try:
+            if self.microbatch_size is None or self.microbatch_size >= batch_size:
+                return _assembled(*clip_one(params, batch, mask))
+            return _assembled(*microbatch.run(clip_one, params, batch, mask, self.microbatch_size))
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                f"JAX cannot compute loss_fn for several examples at once: {error}. Every strategy "
+                "needs jax.vmap of it. For jax.lax.ragged_dot, multiply by every expert and select "
+                "with a one-hot mask, or write the operation with jax.lax.map"
+            ) from error
 
     def _empty(self, loss_fn: LossFn, params: PyTree, batch: PyTree) -> ClippedGrad:
         # vmap over no examples would leave reductions over an empty axis, which have no identity.
@@ -163,7 +176,7 @@ class ClippedGradFn:
             groups = jnp.zeros((0, len(self.rule.group_names)), jnp.float32)
         aux = None
         if self.has_aux:
-            _, one = jax.eval_shape(loss_fn, params, _one_example(batch))
+            _, one = jax.eval_shape(loss_fn, params, example_types(batch))
             aux = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
         return _assembled(grads, RowStatistics(floats, flags, flags, groups), floats, aux)
 
@@ -262,8 +275,9 @@ def _check_params(params: PyTree) -> None:
         raise TypeError("params has integers and truth values only: there is nothing to train")
 
 
-def _check_loss_is_scalar(loss_fn: LossFn, params: PyTree, batch: PyTree, has_aux: bool) -> None:
-    loss = jax.eval_shape(loss_fn, params, _one_example(batch))
+def _checked_loss(loss_fn: LossFn, params: PyTree, batch: PyTree, has_aux: bool) -> Any:
+    """The abstract loss of one example."""
+    _, loss = trace_gradient(loss_fn, params, example_types(batch), return_shape=True)
     if has_aux:
         if not (isinstance(loss, tuple) and len(loss) == 2):
             raise ValueError("with has_aux=True the loss must return (scalar, aux)")
@@ -274,12 +288,7 @@ def _check_loss_is_scalar(loss_fn: LossFn, params: PyTree, batch: PyTree, has_au
             f"loss_fn must return one scalar for one example, got {seen}; it is called without a "
             "batch axis (a loss that returns a tuple needs has_aux=True)"
         )
-
-
-def _one_example(batch: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), batch
-    )
+    return loss
 
 
 def _assembled(grads: PyTree, rows: RowStatistics, losses: jax.Array, aux: PyTree) -> ClippedGrad:

@@ -13,17 +13,24 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize.rules import ClippingRule, leaf_groups, scale
+from dpjax.privatize.structured.effects import trace_gradient
 from dpjax.privatize.structured.scaling import dense_norm
+from dpjax.privatize.varying import example_types
 
 PyTree = Any
 
 
 def materialize(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Callable:
-    """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by `vmap` of `grad`."""
-    value_and_grad = jax.vmap(jax.value_and_grad(loss_fn, has_aux=has_aux), in_axes=(None, 0))
+    """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by `vmap` of `grad`.
+
+    `clip` raises ValueError if the gradient of one example exchanges values over a named axis.
+    """
+    of_one = jax.value_and_grad(loss_fn, has_aux=has_aux)
+    value_and_grad = jax.vmap(of_one, in_axes=(None, 0))
 
     def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple:
         groups = leaf_groups(rule, params)
+        trace_gradient(of_one, params, example_types(batch))
         value, per_example = value_and_grad(params, batch)
         losses, aux = value if has_aux else (value, None)
         leaves, tree = jax.tree.flatten(per_example)

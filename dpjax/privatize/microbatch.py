@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.privatize.varying import axes_of, vary
+
 PyTree = Any
 
 
@@ -47,7 +49,7 @@ def run(clip: Callable, params: PyTree, batch: PyTree, mask: jax.Array, size: in
         rows, counted = jax.tree.map(
             lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, first, taken, axis=1), grouped
         )
-        counted &= first + jnp.arange(taken) >= index * taken
+        counted &= (first + jnp.arange(taken) >= index * taken)[None]
         rows, counted = jax.tree.map(
             lambda leaf: leaf.reshape(size, *leaf.shape[2:]), (rows, counted)
         )
@@ -63,5 +65,6 @@ def run(clip: Callable, params: PyTree, batch: PyTree, mask: jax.Array, size: in
         return leaf.reshape(batch_size, *leaf.shape[2:])
 
     zeros = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
+    zeros = vary(zeros, axes_of((params, batch, mask)))
     grads, per_row = jax.lax.scan(step, zeros, jnp.arange(num_slices))
     return grads, *jax.tree.map(in_order, per_row)

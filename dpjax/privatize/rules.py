@@ -22,7 +22,8 @@ from dpjax.privatize.structured.scaling import hypot
 PyTree = Any
 Scalar = float | jax.Array
 
-# One part in 2¹⁹ ≈ 1.9e-6: many times the rounding error of a float32 norm, factor and product.
+# One part in 2¹⁹ ≈ 1.9e-6: many times the rounding error of a float32 factor and product. Norms are
+# enlarged by what rounding can do to them (`scaling.enlarged`).
 ROUNDING_MARGIN = 2.0**-19
 
 

@@ -2,12 +2,16 @@
 
 import copy
 import json
+import random
+import signal
 
 import numpy as np
 import pytest
 from flax import nnx
 
 import dpjax
+from dpjax.finetuning import loop
+from dpjax.finetuning.interrupt import RunInterrupted
 
 GOOD = ("fine", "lovely", "bright", "warm")
 BAD = ("dull", "awful", "cold", "grim")
@@ -113,7 +117,150 @@ def options(base_options, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def cheap_options(base_options):
+    """Those of a run that is cheap to train and to account for, without the folder."""
+    changes = {
+        "privacy": {"noise_multiplier": 4.0, "delta": 1e-5, "clip_norm": 0.5},
+        "training": base_options["training"] | {"num_steps": 4},
+        "tuning": "head",
+    }
+    return copy.deepcopy(base_options) | changes
+
+
+@pytest.fixture(scope="session")
+def whole(cheap_options, tmp_path_factory):
+    """The result of the cheap run, left alone from start to end."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return dpjax.finetune(**copy.deepcopy(cheap_options), output_dir=folder)
+
+
+@pytest.fixture(scope="session")
+def interrupted(cheap_options, stop_after, tmp_path_factory):
+    """The folder of the cheap run, stopped after two steps; tests copy it."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    stop_after(2, **copy.deepcopy(cheap_options), output_dir=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stop_after():
+    """Function that runs until a signal comes in a step, and returns what is raised."""
+
+    def run(step, number=signal.SIGINT, **options):
+        update = loop.TrainingProgress.update
+
+        def stop(self, done, *arguments):
+            update(self, done, *arguments)
+            if done == step:
+                signal.raise_signal(number)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(RunInterrupted) as stopped:
+            patch.setattr(loop.TrainingProgress, "update", stop)
+            dpjax.finetune(**options)
+        return stopped.value
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def finished(base_options, tmp_path_factory):
     """The result of a run with these options, which many tests read and none changes."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     return dpjax.finetune(**copy.deepcopy(base_options), output_dir=folder)
+
+
+COLOURS = {"apple": "red", "sky": "blue", "grass": "green", "snow": "white"}
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}{{ m.content }}"
+    "{{ eos_token }}{% endgeneration %}{% else %}U:{{ m.content }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A:{% endif %}"
+)
+TINY_GPT2 = {
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "n_embd": 24,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 48,
+    "initializer_range": 0.1,
+}
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory):
+    """A random GPT-2 with a byte-level tokenizer that has no padding token, as a folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from dpjax.models import CausalLM, parse_config, save_model
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [f"the {thing} is {colour}" for thing, colour in COLOURS.items()] * 3
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    source = tmp_path_factory.mktemp("decoder")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(source)
+    raw = TINY_GPT2 | {"vocab_size": len(fast), "eos_token_id": 0, "bos_token_id": 0}
+    (source / "config.json").write_text(json.dumps(raw))
+    model = CausalLM(parse_config(raw), rngs=nnx.Rngs(0))
+    folder = tmp_path_factory.mktemp("decoder") / "checkpoint"
+    save_model(model, source, folder)
+    return folder
+
+
+def write_lines(path, num, seed, make):
+    things = random.Random(seed).choices(list(COLOURS), k=num)
+    path.write_text("".join(json.dumps(make(thing, COLOURS[thing])) + "\n" for thing in things))
+    return path
+
+
+FORMATS = {
+    "text": lambda thing, colour: {"text": f"the {thing} is {colour}"},
+    "prompt_completion": lambda thing, colour: {
+        "prompt": f"the {thing} is",
+        "completion": f" {colour}",
+    },
+    "messages": lambda thing, colour: {
+        "messages": [
+            {"role": "user", "content": f"the {thing}?"},
+            {"role": "assistant", "content": colour},
+        ]
+    },
+}
+
+
+@pytest.fixture
+def language_options(decoder, tmp_path):
+    """Function from a format to the options of a run of a few seconds."""
+
+    def make(record_format, **changes):
+        make_record = FORMATS[record_format]
+        options = {
+            "model": decoder,
+            "task": "causal_lm",
+            "train_data": write_lines(tmp_path / "train.jsonl", 200, 0, make_record),
+            "eval_data": write_lines(tmp_path / "eval.jsonl", 40, 1, make_record),
+            "output_dir": tmp_path / "run",
+            "tuning": "full",
+            "privacy": {"noise_multiplier": 0.5, "clip_norm": 1.0},
+            "training": {
+                "expected_batch_size": 64,
+                "microbatch_size": 32,
+                "num_steps": 30,
+                "learning_rate": 1e-2,
+                "max_length": 24,
+            },
+            "generation": {"num_prompts": 4, "max_new_tokens": 8},
+            "seed": 5,
+        }
+        return options | changes
+
+    return make

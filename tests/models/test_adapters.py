@@ -200,8 +200,12 @@ def test_an_embedding_without_its_tied_head_is_refused(tmp_path):
     save_adapter(adapt(model_of("gemma"), modules_to_save=("embed_tokens",)), tmp_path, "base")
     contents = json.loads((tmp_path / CONFIG).read_text())
     assert contents["ensure_weight_tying"] is True
-    edit(tmp_path, ensure_weight_tying=False)
-    refused(tmp_path, ValueError, "tie_word_embeddings = false", model_of("gemma"))
+    name = "base_model.model.lm_head.weight"
+    head = load_file(tmp_path / WEIGHTS)[name]
+    edit(tmp_path, tensors={name: head + 1})
+    refused(tmp_path, ValueError, "which differ.*tie_word_embeddings = false", model_of("gemma"))
+    edit(tmp_path, ensure_weight_tying=False, tensors={name: None})
+    refused(tmp_path, ValueError, "embed_tokens.weight alone", model_of("gemma"))
 
 
 def test_adapters_on_heads_are_refused(tmp_path):

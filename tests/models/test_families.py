@@ -285,8 +285,12 @@ def test_old_and_new_spellings_of_a_configuration_are_one():
     ("family", "change", "message"),
     [
         ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "RoPE of type 'yarn'"),
-        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "type 'dynamic'"),
-        ("llama", {"hidden_act": "mish"}, "activation 'mish' is not supported"),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}},
+            "RoPE of type 'dynamic'",
+        ),
+        ("llama", {"hidden_act": "mish"}, "hidden_act = 'mish' is not supported"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("opt", {"word_embed_proj_dim": 16}, "word_embed_proj_dim = 16 is not supported"),
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),

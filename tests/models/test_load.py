@@ -219,7 +219,7 @@ class TestBadCheckpoint:
             ({"is_decoder": True}, "is_decoder = True is not supported"),
             ({"add_cross_attention": True}, "add_cross_attention"),
             ({"quantization_config": {"bits": 4}}, "quantization_config"),
-            ({"hidden_act": "mish"}, "activation 'mish' is not supported; supported: gelu,"),
+            ({"hidden_act": "mish"}, "hidden_act = 'mish' is not supported, only gelu,"),
             ({"hidden_size": "24"}, "hidden_size must be a positive whole number, got '24'"),
             ({"num_attention_heads": 5}, "5 attention heads do not divide the hidden size 24"),
         ],

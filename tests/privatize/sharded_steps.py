@@ -110,6 +110,20 @@ def private(strategy, microbatch_size, mesh=None):
     return step
 
 
+def in_shard_map(strategy, microbatch_size):
+    """Each device clips its own examples; the sums are added up afterwards."""
+    fn = private(strategy, microbatch_size)
+
+    def step(params, ids, mask):
+        grads, norms, losses = fn(params, ids, mask)
+        return jax.lax.psum(grads, "data"), norms, losses
+
+    rows = P("data")
+    return jax.shard_map(
+        step, mesh=make_mesh("data"), in_specs=(P(), rows, rows), out_specs=(P(), rows, rows)
+    )
+
+
 def noisy(params, ids, mask):
     del ids, mask
     keys = RunKey.from_seed(5).noise_keys(0)
@@ -184,6 +198,9 @@ def main():
         for strategy in (*STRATEGIES, "auto"):
             report.under("data", f"data, {strategy}{suffix}", private(strategy, size), clipped)
     report.under("data", "data, smaller last microbatch", private("materialize", 24), clipped)
+    for strategy in (*STRATEGIES, "auto"):
+        step = in_shard_map(strategy, 2 if strategy == "two_backwards" else None)
+        report.under("data", f"shard_map, {strategy}", step, clipped)
     for mesh in ("fsdp", "tensor"):
         gather_over = make_mesh("fsdp") if mesh == "fsdp" else None
         report.under(mesh, f"{mesh}, non-private", non_private(None, gather_over), ordinary)

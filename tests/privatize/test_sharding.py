@@ -54,7 +54,7 @@ def entries(case, operation):
 
 def test_every_result_equals_that_of_one_device(cases):
     different = {name: case["difference"] for name, case in cases.items() if "difference" in case}
-    assert len(different) == 22
+    assert len(different) == 26
     assert max(different.values()) < 2e-6
 
 
@@ -67,6 +67,14 @@ def test_data_parallel_exchanges_the_gradient_and_nothing_else(cases, strategy, 
     assert counts(case)["all-reduce"] <= counts(ordinary)["all-reduce"]
     # The tied table is the sum of two terms, which are exchanged apart.
     assert entries(case, "all-reduce") <= UP + DOWN + 2 * TABLE
+
+
+@pytest.mark.parametrize("strategy", [*STRATEGIES, "auto"])
+def test_inside_shard_map_nothing_but_the_clipped_sums_is_added_up(cases, strategy):
+    """A gradient that is added up before it is clipped would be exchanged example by example."""
+    case = cases[f"shard_map, {strategy}"]
+    assert set(counts(case)) == {"all-reduce"}
+    assert entries(case, "all-reduce") == UP + DOWN + TABLE
 
 
 @pytest.mark.parametrize("suffix", ["", ", microbatches"])

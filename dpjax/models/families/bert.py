@@ -6,7 +6,7 @@ from typing import Any
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.family import Family, Head
-from dpjax.models.families.read import activation, require, sizes
+from dpjax.models.families.read import activation, epsilon, number, require, sizes, whole
 
 # Our own key in config.json: the last layer was appended for pooling and is not trained.
 AVERAGING_LAYER = "dpjax_averaging_layer"
@@ -14,23 +14,28 @@ AVERAGING_LAYER = "dpjax_averaging_layer"
 
 def _read_encoder(hf: Any, *, inner: str, act: str, eps: float, **fields: Any) -> TransformerConfig:
     """An encoder; `inner` and `act` name attributes of the configuration."""
-    require(hf, is_decoder=False, add_cross_attention=False, position_embedding_type="absolute")
-    return TransformerConfig(
-        **sizes(hf),
-        intermediate_size=getattr(hf, inner),
-        causal=False,
-        activation=activation(getattr(hf, act)),
-        norm="layer",
-        norm_placement="post",
-        norm_eps=eps,
-        final_norm=False,
-        embedding_norm=True,
-        qkv_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        initializer_range=hf.initializer_range,
-        **fields,
+    require(
+        hf,
+        is_decoder=False,
+        is_causal=False,
+        is_encoder_decoder=False,
+        add_cross_attention=False,
+        position_embedding_type="absolute",
     )
+    known = sizes(hf, inner=inner) | {
+        "causal": False,
+        "activation": activation(hf, act),
+        "norm": "layer",
+        "norm_placement": "post",
+        "norm_eps": eps,
+        "final_norm": False,
+        "embedding_norm": True,
+        "qkv_bias": True,
+        "output_bias": True,
+        "mlp_bias": True,
+        "initializer_range": number(hf, "initializer_range"),
+    }
+    return TransformerConfig(**known | fields)
 
 
 def _read_bert(hf: Any) -> TransformerConfig:
@@ -38,37 +43,36 @@ def _read_bert(hf: Any) -> TransformerConfig:
         hf,
         inner="intermediate_size",
         act="hidden_act",
-        eps=hf.layer_norm_eps,
-        max_positions=hf.max_position_embeddings,
-        type_vocab_size=hf.type_vocab_size,
+        eps=epsilon(hf, "layer_norm_eps"),
+        type_vocab_size=whole(hf, "type_vocab_size"),
         pooler_activation="tanh",
         averaging_layer=getattr(hf, AVERAGING_LAYER, False) is True,
     )
 
 
 def _read_roberta(hf: Any) -> TransformerConfig:
+    rows, padding = whole(hf, "max_position_embeddings"), hf.pad_token_id
     # Position 0 has the row after the one of the padding token.
-    offset = hf.pad_token_id + 1
+    if type(padding) is not int or not 0 <= padding < rows - 1:
+        raise ValueError(
+            f"config.json: pad_token_id must be below max_position_embeddings - 1 = {rows - 1}, "
+            f"since positions are counted from it; got {padding!r}"
+        )
     return _read_encoder(
         hf,
         inner="intermediate_size",
         act="hidden_act",
-        eps=hf.layer_norm_eps,
-        max_positions=hf.max_position_embeddings - offset,
-        position_offset=offset,
-        type_vocab_size=hf.type_vocab_size,
+        eps=epsilon(hf, "layer_norm_eps"),
+        max_positions=rows - padding - 1,
+        position_offset=padding + 1,
+        type_vocab_size=whole(hf, "type_vocab_size"),
         pooler_activation="tanh",
     )
 
 
 def _read_distilbert(hf: Any) -> TransformerConfig:
     return _read_encoder(
-        hf,
-        inner="hidden_dim",
-        act="activation",
-        eps=1e-12,
-        max_positions=hf.max_position_embeddings,
-        pooler_activation="relu",
+        hf, inner="hidden_dim", act="activation", eps=1e-12, pooler_activation="relu"
     )
 
 

@@ -6,81 +6,68 @@ from typing import Any
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.family import Family, Head
-from dpjax.models.families.read import activation, require, rope, sizes
+from dpjax.models.families.read import activation, epsilon, number, require, rope, sizes
+
+
+def _fields(hf: Any, *, inner: str, act: str) -> dict[str, Any]:
+    """What all of them have; `inner` and `act` name attributes of the configuration."""
+    require(hf, is_causal=True, is_encoder_decoder=False, add_cross_attention=False)
+    return sizes(hf, inner=inner) | {
+        "causal": True,
+        "activation": activation(hf, act),
+        "norm": "layer",
+        "norm_placement": "pre",
+        "qkv_bias": True,
+        "output_bias": True,
+        "mlp_bias": True,
+        "tied_head": hf.tie_word_embeddings,
+    }
 
 
 def _read_gpt2(hf: Any) -> TransformerConfig:
-    require(
-        hf,
-        scale_attn_by_inverse_layer_idx=False,
-        reorder_and_upcast_attn=False,
-        add_cross_attention=False,
-    )
-    shared = sizes(hf)
+    require(hf, scale_attn_by_inverse_layer_idx=False, reorder_and_upcast_attn=False)
+    inner = "hidden_size" if hf.n_inner is None else "n_inner"
+    fields = _fields(hf, inner=inner, act="activation_function") | {
+        "norm_eps": epsilon(hf, "layer_norm_epsilon"),
+        "fused_qkv": "blocks",
+        "initializer_range": number(hf, "initializer_range"),
+    }
+    if hf.n_inner is None:
+        fields["intermediate_size"] = 4 * fields["hidden_size"]
     if not hf.scale_attn_weights:
-        shared["attention_scale"] = 1.0
-    return TransformerConfig(
-        **shared,
-        intermediate_size=hf.n_inner or 4 * hf.hidden_size,
-        max_positions=hf.max_position_embeddings,
-        causal=True,
-        activation=activation(hf.activation_function),
-        norm="layer",
-        norm_placement="pre",
-        norm_eps=hf.layer_norm_epsilon,
-        qkv_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        fused_qkv="blocks",
-        tied_head=hf.tie_word_embeddings,
-        initializer_range=hf.initializer_range,
-    )
+        fields["attention_scale"] = 1.0
+    return TransformerConfig(**fields)
 
 
 def _read_gpt_neox(hf: Any) -> TransformerConfig:
-    require(hf, is_decoder=False)
-    shared = sizes(hf)
-    return TransformerConfig(
-        **shared,
-        intermediate_size=hf.intermediate_size,
-        max_positions=hf.max_position_embeddings,
-        causal=True,
-        activation=activation(hf.hidden_act),
-        norm="layer",
-        norm_placement="pre",
-        norm_eps=hf.layer_norm_eps,
-        parallel_residual=hf.use_parallel_residual,
-        qkv_bias=hf.attention_bias,
-        output_bias=hf.attention_bias,
-        mlp_bias=True,
-        fused_qkv="heads",
-        rope=rope(hf.rope_parameters, shared["head_size"]),
-        tied_head=hf.tie_word_embeddings,
-        initializer_range=hf.initializer_range,
-    )
+    # Of this family transformers takes head_dim for the rotation only.
+    require(hf, is_decoder=False, head_dim=None)
+    fields = _fields(hf, inner="intermediate_size", act="hidden_act") | {
+        "norm_eps": epsilon(hf, "layer_norm_eps"),
+        "parallel_residual": hf.use_parallel_residual,
+        "qkv_bias": hf.attention_bias,
+        "output_bias": hf.attention_bias,
+        "fused_qkv": "heads",
+        "initializer_range": number(hf, "initializer_range"),
+    }
+    turned = rope(hf.rope_parameters, fields["head_size"], is_partial=True)
+    return TransformerConfig(**fields, rope=turned)
 
 
 def _read_opt(hf: Any) -> TransformerConfig:
     require(hf, word_embed_proj_dim=hf.hidden_size, layer_norm_elementwise_affine=True)
-    shared = sizes(hf)
     before = hf.do_layer_norm_before
-    return TransformerConfig(
-        **shared,
-        intermediate_size=hf.ffn_dim,
-        max_positions=hf.max_position_embeddings,
-        causal=True,
-        activation=activation(hf.activation_function),
-        norm="layer",
-        norm_placement="pre" if before else "post",
-        norm_eps=1e-5,
-        final_norm=before and not hf._remove_final_layer_norm,
-        qkv_bias=hf.enable_bias,
-        output_bias=hf.enable_bias,
-        mlp_bias=hf.enable_bias,
-        position_offset=2,
-        tied_head=hf.tie_word_embeddings,
-        initializer_range=hf.init_std,
-    )
+    fields = _fields(hf, inner="ffn_dim", act="activation_function") | {
+        "norm_placement": "pre" if before else "post",
+        "norm_eps": 1e-5,
+        "final_norm": before and not hf._remove_final_layer_norm,
+        "qkv_bias": hf.enable_bias,
+        "output_bias": hf.enable_bias,
+        "mlp_bias": hf.enable_bias,
+        "position_offset": 2,
+        "initializer_range": number(hf, "init_std"),
+    }
+    return TransformerConfig(**fields)
 
 
 GPT2 = Family(

@@ -6,7 +6,7 @@ from typing import Any
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.family import Family, Head, Task
-from dpjax.models.families.read import activation, require, rope, sizes
+from dpjax.models.families.read import activation, epsilon, number, require, rope, sizes, whole
 
 _NAMES = {
     "embed_tokens": "model.embed_tokens",
@@ -36,24 +36,35 @@ _BRANCH_NAMES = _NAMES | {
 }
 
 
-def _fields(hf: Any) -> dict[str, Any]:
-    """What all of them have, under the names that all of them use."""
-    bias = getattr(hf, "attention_bias", False)
-    return sizes(hf) | {
-        "intermediate_size": hf.intermediate_size,
-        "max_positions": hf.max_position_embeddings,
+def _fields(hf: Any, *, act: str = "hidden_act") -> dict[str, Any]:
+    """What all of them have, under the names that all of them use; `act` names the activation's."""
+    require(hf, is_causal=True, is_encoder_decoder=False)
+    fields = sizes(hf)
+    if getattr(hf, "head_dim", None) is not None:
+        fields["head_size"] = whole(hf, "head_dim")
+    shared = whole(hf, "num_key_value_heads")
+    if fields["num_heads"] % shared:
+        raise ValueError(
+            f"config.json: num_key_value_heads = {shared} does not divide num_attention_heads = "
+            f"{fields['num_heads']}"
+        )
+    return fields | {
+        "num_kv_heads": shared,
+        "attention_scale": fields["head_size"] ** -0.5,
         "causal": True,
-        "activation": activation(hf.hidden_act if hasattr(hf, "hidden_act") else "silu"),
+        "activation": activation(hf, act),
         "gated": True,
         "norm": "rms",
         "norm_placement": "pre",
-        "norm_eps": hf.rms_norm_eps,
-        "qkv_bias": bias,
-        "output_bias": bias,
-        "mlp_bias": getattr(hf, "mlp_bias", False),
+        "norm_eps": epsilon(hf, "rms_norm_eps"),
         "tied_head": hf.tie_word_embeddings,
-        "initializer_range": hf.initializer_range,
+        "initializer_range": number(hf, "initializer_range"),
     }
+
+
+def _attention_bias(hf: Any) -> dict[str, Any]:
+    """Of the families that let config.json decide."""
+    return {"qkv_bias": hf.attention_bias, "output_bias": hf.attention_bias}
 
 
 def _windows(hf: Any) -> dict[str, Any]:
@@ -61,11 +72,11 @@ def _windows(hf: Any) -> dict[str, Any]:
     names = {"full_attention": "full", "sliding_attention": "sliding"}
     unknown = sorted(set(hf.layer_types) - names.keys())
     if unknown:
-        raise ValueError(f"config.json: layer type {unknown[0]!r} is not supported")
+        raise ValueError(f"config.json: layer_types: {unknown[0]!r} is not supported")
     types = tuple(names[kind] for kind in hf.layer_types)
     if "sliding" not in types:
         return {}
-    return {"layer_types": types, "sliding_window": hf.sliding_window}
+    return {"layer_types": types, "sliding_window": whole(hf, "sliding_window")}
 
 
 def _one_window(hf: Any) -> dict[str, Any]:
@@ -73,83 +84,91 @@ def _one_window(hf: Any) -> dict[str, Any]:
     if hf.sliding_window is None:
         return {}
     types = ("sliding",) * hf.num_hidden_layers
-    return {"layer_types": types, "sliding_window": hf.sliding_window}
+    return {"layer_types": types, "sliding_window": whole(hf, "sliding_window")}
+
+
+def _with_rope(hf: Any, fields: dict[str, Any]) -> TransformerConfig:
+    return TransformerConfig(**fields, rope=rope(hf.rope_parameters, fields["head_size"]))
 
 
 def _read_llama(hf: Any) -> TransformerConfig:
-    fields = _fields(hf)
-    return TransformerConfig(**fields, rope=rope(hf.rope_parameters, fields["head_size"]))
+    return _with_rope(hf, _fields(hf) | _attention_bias(hf) | {"mlp_bias": hf.mlp_bias})
 
 
 def _read_mistral(hf: Any) -> TransformerConfig:
-    fields = _fields(hf) | _one_window(hf)
-    return TransformerConfig(**fields, rope=rope(hf.rope_parameters, fields["head_size"]))
+    # With layer_types in config.json transformers makes a Ministral of it.
+    windows = _windows(hf) if hf.model_type == "ministral" else _one_window(hf)
+    return _with_rope(hf, _fields(hf) | windows | {"model_type": "mistral"})
 
 
 def _read_qwen2(hf: Any) -> TransformerConfig:
-    fields = _fields(hf) | _windows(hf) | {"qkv_bias": True}
-    return TransformerConfig(**fields, rope=rope(hf.rope_parameters, fields["head_size"]))
+    return _with_rope(hf, _fields(hf) | _windows(hf) | {"qkv_bias": True})
 
 
 def _read_qwen3(hf: Any) -> TransformerConfig:
-    fields = _fields(hf) | _windows(hf) | {"qk_norm": "head"}
-    return TransformerConfig(**fields, rope=rope(hf.rope_parameters, fields["head_size"]))
+    fields = _fields(hf) | _windows(hf) | _attention_bias(hf)
+    return _with_rope(hf, fields | {"qk_norm": "head"})
 
 
 def _read_phi3(hf: Any) -> TransformerConfig:
     fields = _fields(hf) | _one_window(hf)
     fields |= {"fused_qkv": "blocks", "fused_gate_up": True}
-    return TransformerConfig(**fields, rope=rope(hf.rope_parameters, fields["head_size"]))
+    turned = rope(hf.rope_parameters, fields["head_size"], is_partial=True)
+    return TransformerConfig(**fields, rope=turned)
 
 
 def _read_olmo2(hf: Any) -> TransformerConfig:
-    fields = _fields(hf) | {"norm_placement": "branch", "qk_norm": "projection"}
-    return TransformerConfig(**fields, rope=rope(hf.rope_parameters, fields["head_size"]))
+    fields = _fields(hf) | _attention_bias(hf)
+    return _with_rope(hf, fields | {"norm_placement": "branch", "qk_norm": "projection"})
 
 
 def _read_smollm3(hf: Any) -> TransformerConfig:
-    fields = _fields(hf) | (_windows(hf) if hf.use_sliding_window else {})
-    rotated = tuple(bool(flag) for flag in hf.no_rope_layers[: hf.num_hidden_layers])
-    return TransformerConfig(
-        **fields, rope_layers=rotated, rope=rope(hf.rope_parameters, fields["head_size"])
-    )
+    if len(hf.no_rope_layers) != hf.num_hidden_layers:
+        raise ValueError(
+            f"config.json: no_rope_layers names {len(hf.no_rope_layers)} layers, there are "
+            f"{hf.num_hidden_layers}"
+        )
+    fields = _fields(hf) | _windows(hf) | _attention_bias(hf)
+    rotated = tuple(bool(flag) for flag in hf.no_rope_layers)
+    return _with_rope(hf, fields | {"mlp_bias": hf.mlp_bias, "rope_layers": rotated})
 
 
-def _gemma_fields(hf: Any) -> dict[str, Any]:
+def _gemma_fields(hf: Any, *, act: str) -> dict[str, Any]:
     require(hf, use_bidirectional_attention=False)
-    return _fields(hf) | {"norm": "rms_plus_one", "embedding_scale": hf.hidden_size**0.5}
+    own = {"norm": "rms_plus_one", "embedding_scale": hf.hidden_size**0.5}
+    return _fields(hf, act=act) | _attention_bias(hf) | own
 
 
 def _read_gemma(hf: Any) -> TransformerConfig:
-    fields = _gemma_fields(hf)
-    return TransformerConfig(**fields, rope=rope(hf.rope_parameters, fields["head_size"]))
+    return _with_rope(hf, _gemma_fields(hf, act="hidden_act"))
 
 
 def _sandwich_fields(hf: Any) -> dict[str, Any]:
     """What Gemma 2 and 3 share."""
+    caps = {
+        "attention_softcap": "attn_logit_softcapping",
+        "logit_softcap": "final_logit_softcapping",
+    }
     return (
-        _gemma_fields(hf)
+        _gemma_fields(hf, act="hidden_activation")
         | _windows(hf)
         | {
-            "activation": activation(hf.hidden_activation),
             "norm_placement": "sandwich",
-            "attention_scale": hf.query_pre_attn_scalar**-0.5,
-            "attention_softcap": hf.attn_logit_softcapping,
-            "logit_softcap": hf.final_logit_softcapping,
+            "attention_scale": number(hf, "query_pre_attn_scalar") ** -0.5,
         }
+        | {ours: number(hf, name) for ours, name in caps.items() if getattr(hf, name) is not None}
     )
 
 
 def _read_gemma2(hf: Any) -> TransformerConfig:
-    fields = _sandwich_fields(hf)
-    return TransformerConfig(**fields, rope=rope(hf.rope_parameters, fields["head_size"]))
+    return _with_rope(hf, _sandwich_fields(hf))
 
 
 def _read_gemma3(hf: Any) -> TransformerConfig:
     fields = _sandwich_fields(hf) | {"qk_norm": "head"}
     of_types = {
-        kind: rope(parameters, fields["head_size"])
-        for kind, parameters in hf.rope_parameters.items()
+        kind: rope(hf.rope_parameters[kind], fields["head_size"])
+        for kind in ("full_attention", "sliding_attention")
     }
     return TransformerConfig(
         **fields, rope=of_types["full_attention"], sliding_rope=of_types["sliding_attention"]

@@ -18,7 +18,8 @@ import numpy as np
 from dpjax.privatize.structured.methods import Budget, gram_block, use_gram
 from dpjax.privatize.structured.pieces import ContractionArrays
 from dpjax.privatize.structured.products import product
-from dpjax.privatize.structured.scaling import dense_norm, power_of_two, root
+from dpjax.privatize.structured.scaling import dense_norm, enlarged, hypot, power_of_two, root
+from dpjax.privatize.varying import axes_of, vary
 
 # A Gram form is a sum of large products that may cancel; a norm that comes out too small would let
 # an example contribute more than the clip norm. Rounding of T² products of size xₜ·xₛ, with
@@ -37,9 +38,11 @@ def contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     broken.
     """
     length, inputs = arrays.a.shape[-2:]
-    if use_gram(length, inputs, arrays.g.shape[-1]):
-        return _gram_norm(arrays, budget)
-    return _formed_norm(arrays, budget)
+    outputs = arrays.g.shape[-1]
+    if use_gram(length, inputs, outputs):
+        # Products of tokens add up `inputs` and `outputs` values, their squares two axes of tokens.
+        return enlarged(_gram_norm(arrays, budget), 2 * length + (inputs + outputs) / 2)
+    return enlarged(_formed_norm(arrays, budget), length)
 
 
 def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
@@ -55,14 +58,13 @@ def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
             product("...td,...sd->...ts", _rows(x, first, block), _rows(x, second, block))
             for x in arrays
         )
-        new = _new(first, block, length)[:, None] * _new(second, block, length)
+        new = jnp.outer(_new(first, block, length), _new(second, block, length))
         same = first == second
         diagonal = jnp.where(same, jnp.eye(block, dtype=jnp.float32), 0.0) * new
         # The Gram matrices are symmetric: a pair of different blocks counts twice.
         square = a * g * (jnp.where(same, 1.0, 2.0) * new + GRAM_MARGIN * diagonal)
-        lengths = math.sqrt(outputs) * jnp.sqrt(jnp.abs(a)) + math.sqrt(inputs) * jnp.sqrt(
-            jnp.abs(g)
-        )
+        # `root` has a derivative at zero; a value without any would break that of the reduction.
+        lengths = math.sqrt(outputs) * root(jnp.abs(a)) + math.sqrt(inputs) * root(jnp.abs(g))
         return jnp.stack(_two_sums(square, (1 + lengths) * diagonal))
 
     pairs = np.array([(i, j) for i in range(-(-length // block)) for j in range(i + 1)], np.int32)
@@ -71,7 +73,7 @@ def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     else:
         sums, _ = jax.lax.scan(
             lambda total, pair: (total + of_pair(pair[0], pair[1]), None),
-            jnp.zeros(2, jnp.float32),
+            vary(jnp.zeros(2, jnp.float32), axes_of(arrays)),
             jnp.asarray(pairs),
         )
     square, lost = sums
@@ -82,11 +84,14 @@ def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
 
 
 def _two_sums(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums over all axes, in one reduction: compilers take long over many small ones."""
+    """Sums over all axes, together: compilers take long over many small reductions.
+
+    One axis of tokens after the other: fewer additions in a row round less.
+    """
     zero = jnp.zeros((), jnp.float32)
-    return jax.lax.reduce(
-        (x, y), (zero, zero), lambda p, q: (p[0] + q[0], p[1] + q[1]), tuple(range(x.ndim))
-    )
+    for axes in ((x.ndim - 2,), tuple(range(x.ndim - 1))):
+        x, y = jax.lax.reduce((x, y), (zero, zero), lambda p, q: (p[0] + q[0], p[1] + q[1]), axes)
+    return x, y
 
 
 def rounding_slack(arrays: ContractionArrays) -> jax.Array | float:
@@ -99,7 +104,7 @@ def rounding_slack(arrays: ContractionArrays) -> jax.Array | float:
         return 0.0
     unit = float(jnp.finfo(jnp.bfloat16).eps) / 2
     lengths, scale = 1.0, 1.0
-    for x in arrays:
+    for x in jax.lax.stop_gradient(arrays):
         own = power_of_two(x)
         lengths *= jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32) / own), axis=-1))
         scale *= own
@@ -116,10 +121,11 @@ def in_slices(
     block: int,
     function: Callable[[Any, jax.Array], jax.Array],
     combine: Callable[[jax.Array, jax.Array], jax.Array] = jnp.add,
+    axes: frozenset[str] = frozenset(),
 ) -> jax.Array:
     """Combines `function(start, counts)` over slices; `counts` is 0 for what came before.
 
-    The last slice starts early enough to be whole.
+    The last slice starts early enough to be whole. The results vary over the `axes` of a mesh.
     """
     if block >= length:
         return function(0, jnp.ones(length, jnp.float32))
@@ -129,7 +135,8 @@ def in_slices(
         return combine(total, function(start, _new(index, block, length))), None
 
     count = -(-length // block)
-    total, _ = jax.lax.scan(step, jnp.zeros((), jnp.float32), jnp.arange(count, dtype=jnp.int32))
+    start = vary(jnp.zeros((), jnp.float32), axes)
+    total, _ = jax.lax.scan(step, start, jnp.arange(count, dtype=jnp.int32))
     return total
 
 
@@ -144,15 +151,21 @@ def _formed_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
 
     def of_slice(start: Any, counts: jax.Array) -> jax.Array:
         g = jax.lax.dynamic_slice_in_dim(arrays.g, start, block, axis=-1)
-        return dense_norm(formed(ContractionArrays(arrays.a, g)) * counts)
+        columns = formed(ContractionArrays(arrays.a, g))
+        return dense_norm(columns * counts.reshape(*[1] * (columns.ndim - 1), block))
 
-    return in_slices(outputs, block, of_slice, jnp.hypot)
+    return in_slices(outputs, block, of_slice, _both, axes_of(arrays))
+
+
+def _both(one: jax.Array, other: jax.Array) -> jax.Array:
+    return hypot([one, other])
 
 
 def norm_if_orthogonal(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     """√Σ_t ‖a_t‖²‖g_t‖², what rounding errors of sums over pairs of tokens are about."""
     length = arrays.a.shape[-2]
     block = budget.portion(length, arrays.num_groups * max(x.shape[-1] for x in arrays))
+    arrays = jax.lax.stop_gradient(arrays)
     scales = [power_of_two(x) for x in arrays]
 
     def of_slice(start: Any, counts: jax.Array) -> jax.Array:
@@ -162,7 +175,8 @@ def norm_if_orthogonal(arrays: ContractionArrays, budget: Budget) -> jax.Array:
             squares *= jnp.sum(jnp.square(part.astype(jnp.float32) / scale), axis=-1)
         return jnp.sum(squares)
 
-    return scales[0] * scales[1] * jnp.sqrt(in_slices(length, block, of_slice))
+    square = in_slices(length, block, of_slice, axes=axes_of(arrays))
+    return scales[0] * scales[1] * jnp.sqrt(square)
 
 
 def _rows(x: jax.Array, index: int | jax.Array, block: int) -> jax.Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize.structured.program import Atom, Constant, Equation, Loop, Program, Value
+from dpjax.privatize.varying import axes_of, example_types, vary
 
 PyTree = Any
 
@@ -45,20 +46,30 @@ def values_request(atoms: Sequence[Atom]) -> Request:
     return Request(tuple(atoms), lambda values, _: values)
 
 
+def _prints(equation: Equation) -> bool:
+    return equation.prints
+
+
+def _keeps_none(equation: Equation) -> bool:
+    return False
+
+
 def run(
     program: Program,
     known: Mapping[Value, Any],
     requests: Sequence[Request],
     written: Callable[[Any], Any] = lambda x: x,
     outside: Sequence[Sequence[Any]] | None = None,
+    keeps: Callable[[Equation], bool] = _keeps_none,
 ) -> list[PyTree]:
     """The results of the requests, from the values that are known (inputs, or any others).
 
     `written` is applied to what a request reads and the program computes more from, except to the
     first of such values: the identity, in a form that makes the compiler write a value to memory.
-    `outside` has what each request reads of the program around this one.
+    `outside` has what each request reads of the program around this one. `keeps` says which
+    equations are evaluated though no request needs them.
     """
-    plan = make_plan(program, known, requests)
+    plan = make_plan(program, known, requests, keeps)
     crossings = _later_crossings(plan, requests)
     values = dict(known)
     inner_results: dict[int, PyTree] = {}
@@ -99,6 +110,7 @@ class LoopPlan:
     inputs: list[int]
     carry: list[int]
     stacked: list[int]
+    keeps: Callable[[Equation], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +137,13 @@ def _later_crossings(plan: Plan, requests: Sequence[Request]) -> set[Atom]:
     return crossings & later
 
 
-def make_plan(program: Program, known: Container[Value], requests: Sequence[Request]) -> Plan:
-    """Works backwards from the requests to what is known."""
+def make_plan(
+    program: Program,
+    known: Container[Value],
+    requests: Sequence[Request],
+    keeps: Callable[[Equation], bool] = _keeps_none,
+) -> Plan:
+    """Works backwards from the requests, and the equations to keep, to what is known."""
     inside: dict[Equation, list[Request]] = {}
     for request in requests:
         for equation, inner in request.loops:
@@ -136,25 +153,32 @@ def make_plan(program: Program, known: Container[Value], requests: Sequence[Requ
     for equation in reversed(program.equations):
         wanted = [value in read and value not in known for value in equation.outputs]
         inner = inside.get(equation, [])
-        if not (any(wanted) or inner):
+        kept = keeps(equation)
+        if not (any(wanted) or inner or kept):
             continue
         if equation.loop is None:
             read |= dict.fromkeys(equation.inputs)
         else:
-            loops[equation] = _plan_loop(equation.loop, wanted, inner)
+            inside_keeps = _prints if kept else _keeps_none
+            loops[equation] = _plan_loop(equation.loop, wanted, inner, inside_keeps)
             read |= {equation.inputs[index]: None for index in loops[equation].inputs}
             read |= {atom: None for request in inner for atom in request.outside or ()}
         equations.append(equation)
     return Plan(equations[::-1], loops, read)
 
 
-def _plan_loop(loop: Loop, wanted: Sequence[bool], requests: list[Request]) -> LoopPlan:
+def _plan_loop(
+    loop: Loop,
+    wanted: Sequence[bool],
+    requests: list[Request],
+    keeps: Callable[[Equation], bool],
+) -> LoopPlan:
     """A carried value is kept if anything kept reads it; that may take a few rounds."""
     stacked = [i for i in range(loop.num_carry, len(wanted)) if wanted[i]]
     carry = [i for i in range(loop.num_carry) if wanted[i]]
     while True:
         outputs = [loop.body.outputs[i] for i in carry + stacked]
-        plan = make_plan(loop.body, set(), [*requests, values_request(outputs)])
+        plan = make_plan(loop.body, set(), [*requests, values_request(outputs)], keeps)
         inputs = [i for i, value in enumerate(loop.body.inputs) if value in plan.read]
         needed = {
             i - loop.num_consts
@@ -165,7 +189,8 @@ def _plan_loop(loop: Loop, wanted: Sequence[bool], requests: list[Request]) -> L
             break
         carry = sorted(needed | set(carry))
     first = loop.num_consts
-    return LoopPlan(requests, sorted({*inputs, *(first + i for i in carry)}), carry, stacked)
+    inputs = sorted({*inputs, *(first + i for i in carry)})
+    return LoopPlan(requests, inputs, carry, stacked, keeps)
 
 
 def _run_loop(
@@ -184,7 +209,8 @@ def _run_loop(
         known |= {body_inputs[first_carry + i]: x for i, x in zip(plan.carry, carry, strict=True)}
         known |= {body_inputs[i]: x for i, x in zip(slice_indices, slices, strict=True)}
         extra = [[], *([] if values is None else [*values, iteration] for values in outside)]
-        outputs, *results = run(loop.body, known, [outputs_request, *plan.requests], outside=extra)
+        requests = [outputs_request, *plan.requests]
+        outputs, *results = run(loop.body, known, requests, outside=extra, keeps=plan.keeps)
         return outputs[: len(plan.carry)], outputs[len(plan.carry) :], results
 
     carry = [_array(inputs[first_carry + i]) for i in plan.carry]
@@ -220,10 +246,10 @@ def _zeros_of_sums(
 ) -> list[PyTree]:
     if not any(adds_up):
         return []
-    one = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in slices]
+    one = example_types(slices)
     _, _, results = jax.eval_shape(body, carry, one)
     return [
-        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), result)
+        jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), axes_of(x)), result)
         for result, added in zip(results, adds_up, strict=True)
         if added
     ]

@@ -20,6 +20,8 @@ from dpjax.privatize.structured.cost import (
 )
 from dpjax.privatize.structured.gradient import gradient_program
 from dpjax.privatize.structured.methods import kept_formed
+from dpjax.privatize.structured.versions import check_version
+from dpjax.privatize.varying import example_types
 
 PyTree = Any
 
@@ -111,12 +113,11 @@ def explain(
         params, batch: arrays or shapes; the leaves of `batch` have a leading example axis.
 
     Raises:
-        UnknownLayoutError: this version of JAX writes its programs in a way that is not known;
-            `clipped_grad` then computes every per-example gradient.
+        UnreadableProgramError: the loss keeps state, or this version of JAX writes its programs in
+            a way that is not known; `clipped_grad` then computes every per-example gradient.
     """
-    example = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), batch
-    )
+    check_version()
+    example = example_types(batch)
     batch_size = jnp.shape(jax.tree.leaves(batch)[0])[0]
     trained, fixed = split(params)
 

@@ -10,6 +10,7 @@ import jax
 
 from dpjax.privatize.structured.program import Atom, Program, Value, trace
 from dpjax.privatize.structured.roots import Terms, find_terms
+from dpjax.privatize.varying import abstract
 
 PyTree = Any
 
@@ -45,7 +46,8 @@ def gradient_program(
     """Traces the gradient of `loss_fn(params, example)`; `example` is abstract.
 
     Raises:
-        UnknownLayoutError: JAX's program cannot be read.
+        UnreadableProgramError: the program cannot be taken apart.
+        ValueError: it exchanges values over a named axis.
     """
 
     def with_aux(params: PyTree, example: PyTree) -> tuple[jax.Array, PyTree]:
@@ -56,7 +58,7 @@ def gradient_program(
         return loss, aux, backward(cotangent)[0]
 
     loss = jax.eval_shape(with_aux, params, example)[0]
-    cotangent = jax.ShapeDtypeStruct((), loss.dtype)
+    cotangent = abstract((), loss)
     program, (_, aux, _) = trace(gradient, params, example, cotangent)
     num_params, num_aux = len(jax.tree.leaves(params)), len(jax.tree.leaves(aux))
     gradients = program.outputs[1 + num_aux :]

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from dpjax.privatize.structured.moves import Pad, Reshape, Scale, Transpose
+from dpjax.privatize.structured.moves import Pad, Reshape, Transpose, signed_factor_of, times
 from dpjax.privatize.structured.pieces import ContractionArrays, Form, Piece, RowsArrays
 
 _GROUP, _LEFT, _RIGHT = "group", "left", "right"
@@ -71,9 +71,10 @@ class Box:
         if isinstance(piece.arrays, RowsArrays):
             ids, updates = piece.arrays
             assert not exchanged
-            return RowsArrays(ids, _times(updates, self.factor))
+            return RowsArrays(ids, times(updates, self.factor))
         a, g = piece.arrays
-        g = _times(g, self.factor)
+        # The smaller one, since that makes a copy of it.
+        a, g = (times(a, self.factor), g) if a.size < g.size else (a, times(g, self.factor))
         return ContractionArrays(g, a) if exchanged else ContractionArrays(a, g)
 
 
@@ -99,11 +100,8 @@ def box_of(form: Form) -> Box | None:
     for role, size in zip(roles, form.shape, strict=True):
         axes.append(_Axis(role if size > 1 else None, (order, order), size, 0, size))
         order += size > 1
-    factor = 1.0
     for move in form.moves:
-        if isinstance(move, Scale):
-            factor *= move.factor
-        elif isinstance(move, Transpose):
+        if isinstance(move, Transpose):
             axes = [axes[axis] for axis in move.permutation]
         elif isinstance(move, Reshape):
             axes = _reshaped(axes, move.shape)
@@ -114,7 +112,7 @@ def box_of(form: Form) -> Box | None:
     return Box(
         *(_along(axes, role) for role in (_GROUP, _LEFT, _RIGHT)),
         tuple((axis.first, axis.filled) for axis in axes),
-        factor,
+        signed_factor_of(form.moves),
         form.num_rows is not None,
     )
 
@@ -184,7 +182,3 @@ def _padded(axes: Sequence[_Axis], move: Pad) -> list[_Axis] | None:
 def _along(axes: Sequence[_Axis], role: str) -> tuple[int, ...]:
     positions = [position for position, axis in enumerate(axes) if axis.role == role]
     return tuple(sorted(positions, key=lambda position: axes[position].orders))
-
-
-def _times(x, factor: float):
-    return x if factor == 1.0 else x * factor

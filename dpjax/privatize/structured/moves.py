@@ -8,6 +8,7 @@ commute with sums over examples.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import jax
@@ -55,29 +56,46 @@ class Scale:
 
     factor: float
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The moved array."""
-        return x * self.factor
-
 
 Move = Transpose | Reshape | Pad | Scale
 Moves = tuple[Move, ...]
 
+# A product of constants that is far outside could vanish or overflow in float32, alone or times an
+# array, in a sum but not in a norm.
+_SMALLEST_FACTOR, _LARGEST_FACTOR = 2.0**-60, 2.0**60
+
 
 def apply_moves(moves: Sequence[Move], x: jax.Array) -> jax.Array:
-    """The moves one after the other; x float32."""
+    """The moves one after the other; x float32.
+
+    All constants are applied as one, as they are in norms: one after the other, two that cancel
+    could overflow in between.
+    """
     for move in moves:
-        x = move(x)
-    return x
+        if not isinstance(move, Scale):
+            x = move(x)
+    return times(x, signed_factor_of(moves))
+
+
+def times(x: jax.Array, factor: float) -> jax.Array:
+    """factor · x in float32, without rounding the factor to the format of x; x for a factor 1."""
+    return x if factor == 1.0 else x.astype(jnp.float32) * factor
+
+
+def signed_factor_of(moves: Sequence[Move]) -> float:
+    """The product of all constants."""
+    return math.prod(move.factor for move in moves if isinstance(move, Scale))
 
 
 def factor_of(moves: Sequence[Move]) -> float:
     """What the moves multiply every norm by."""
-    factor = 1.0
-    for move in moves:
-        if isinstance(move, Scale):
-            factor *= abs(move.factor)
-    return factor
+    return abs(signed_factor_of(moves))
+
+
+def are_safe(moves: Sequence[Move]) -> bool:
+    """Whether the constants, together, are finite and not so extreme that float32 loses them."""
+    factor = factor_of(moves)
+    return factor == 0.0 or _SMALLEST_FACTOR <= factor <= _LARGEST_FACTOR
 
 
 def read_moves(equation: Equation, output: Value) -> list[tuple[Atom, Moves]] | None:

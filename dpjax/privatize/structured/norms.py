@@ -30,7 +30,15 @@ from dpjax.privatize.structured.pieces import (
     RowsArrays,
 )
 from dpjax.privatize.structured.products import product
-from dpjax.privatize.structured.scaling import dense_norm, hypot, normalised, power_of_two, root
+from dpjax.privatize.structured.scaling import (
+    dense_norm,
+    enlarged,
+    hypot,
+    normalised,
+    power_of_two,
+    root,
+)
+from dpjax.privatize.varying import axes_of
 
 
 def norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
@@ -87,21 +95,22 @@ def _norm_of_one(piece: Piece, budget: Budget) -> jax.Array:
 
 
 def rows_norm(rows: RowsArrays) -> jax.Array:
-    """The norm of a table of rows."""
+    """The norm of a table of rows, Σ_{t: ids_t = row} u_t each, by sorting: no T × T array."""
     updates, scale = normalised(rows.updates)
-    return scale * jnp.sqrt(_rows_square(RowsArrays(rows.ids, updates)))
+    return scale * enlarged(
+        dense_norm(_sums_by_row(RowsArrays(rows.ids, updates))), rows.ids.shape[0]
+    )
 
 
-def _rows_square(rows: RowsArrays) -> jax.Array:
-    """Σ over rows ‖Σ_{t: ids_t = row} u_t‖², by sorting: no T × T array."""
+def _sums_by_row(rows: RowsArrays) -> jax.Array:
+    """`(T, K)` float32: the sums of the updates of each row that occurs, then zeros."""
     order = jnp.argsort(rows.ids)
     ids, updates = rows.ids[order], rows.updates[order].astype(jnp.float32)
     starts = jnp.concatenate([jnp.zeros(1, jnp.int32), (ids[1:] != ids[:-1]).astype(jnp.int32)])
     segments = jnp.cumsum(starts)
-    sums = jax.ops.segment_sum(
+    return jax.ops.segment_sum(
         updates, segments, num_segments=ids.shape[0], indices_are_sorted=True
     )
-    return jnp.sum(jnp.square(sums))
 
 
 def _clusters(boxes: Sequence[Box | None]) -> list[list[int]] | None:
@@ -147,8 +156,15 @@ def _along_time(arrays: Sequence, axis: int):
     kind = type(arrays[0])
     parts = zip(*arrays, strict=True)
     if kind is RowsArrays:
-        return RowsArrays(*[jnp.concatenate(part, axis=0) for part in parts])
-    return ContractionArrays(*[jnp.concatenate(part, axis=axis) for part in parts])
+        return RowsArrays(*[_joined(part, 0) for part in parts])
+    return ContractionArrays(*[_joined(part, axis) for part in parts])
+
+
+def _joined(parts: Sequence[jax.Array], axis: int) -> jax.Array:
+    """Arrays of one format as they are, of several in float32: JAX does not mix short formats."""
+    if len({part.dtype for part in parts}) > 1:
+        parts = [part.astype(jnp.float32) for part in parts]
+    return jnp.concatenate(parts, axis=axis)
 
 
 def _norm_of_both(
@@ -191,9 +207,9 @@ def cross(
     def of_slice(start: Any, counts: jax.Array) -> jax.Array:
         ids, some = (jax.lax.dynamic_slice_in_dim(x, start, block) for x in (rows.ids, updates))
         picked = picked_columns(contraction.a, ids, first) / a_scale
-        return jnp.sum(picked * product("sk,tk->st", g, some) * counts)
+        return jnp.sum(picked * product("sk,tk->st", g, some) * counts[None])
 
-    value = in_slices(rows.ids.shape[0], block, of_slice)
+    value = in_slices(rows.ids.shape[0], block, of_slice, axes=axes_of((contraction, rows)))
     return Cross(factor * value, (a_scale, g_scale, rows_scale))
 
 
@@ -234,5 +250,5 @@ def with_rows(
         # One after the other: the product of all scales may leave the range of float32 first.
         square += 2.0 * value * (first / scale) * second * (third / scale)
     # What the products of the cross terms are about, as for a Gram form.
-    apart = [*orthogonal, dense_norm(rows.updates)]
+    apart = [*orthogonal, jax.lax.stop_gradient(dense_norm(rows.updates))]
     return scale * root(square + GRAM_MARGIN * sum(jnp.square(norm / scale) for norm in apart))

@@ -102,7 +102,7 @@ def arrays_of(root: Contraction | Rows | Dense, lookup: Callable[[Atom], Any]) -
             side_of(root, lookup(root.a), second=False), side_of(root, lookup(root.g), second=True)
         )
     if isinstance(root, Rows):
-        ids = lookup(root.ids).reshape(-1)
+        ids = _as_int32(lookup(root.ids)).reshape(-1)
         updates = lookup(root.updates).reshape(ids.shape[0], -1)
         if not root.clamped:
             inside = (ids >= 0) & (ids < root.shape[0])
@@ -119,7 +119,16 @@ def side_of(root: Contraction, value: Any, *, second: bool) -> jax.Array:
 
 def row_numbers(root: Rows, ids: Any) -> jax.Array:
     """`(T,)` int32 in [0, V) from the value of `root.ids`; those outside at the nearest end."""
-    return jnp.clip(ids.reshape(-1), 0, root.shape[0] - 1).astype(jnp.int32)
+    return jnp.clip(_as_int32(ids).reshape(-1), 0, root.shape[0] - 1)
+
+
+def _as_int32(ids: jax.Array) -> jax.Array:
+    """Row numbers in a format that the size of a table fits into; what is outside stays outside."""
+    info = jnp.iinfo(ids.dtype)
+    if info.bits < 32 or ids.dtype == jnp.int32:
+        return ids.astype(jnp.int32)
+    largest = jnp.iinfo(jnp.int32).max
+    return jnp.clip(ids, max(info.min, -1), largest).astype(jnp.int32)
 
 
 def piece_of(

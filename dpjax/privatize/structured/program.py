@@ -17,18 +17,23 @@ import jax
 import jax.extend.core as jex
 import numpy as np
 
-PyTree = Any
+from dpjax.privatize.structured.effects import (
+    open_jaxpr,
+    prints,
+    trace_gradient,
+    unknown_effect,
+)
 
-# Layouts that the tests have seen. Another version may work, but nobody has looked.
-_KNOWN_VERSIONS = ((0, 10), (0, 11))
+PyTree = Any
 
 _INLINED_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 _BARRIER = "optimization_barrier"
 _BODY_PARAMS = ("jaxpr", "call_jaxpr")
 
 
-class UnknownLayoutError(Exception):
-    """This version of JAX writes its programs in a way that is not known here."""
+class UnreadableProgramError(Exception):
+    """A program that cannot be taken apart: JAX writes it in a way that is not known here, or it
+    keeps state."""
 
 
 class Value:
@@ -82,7 +87,7 @@ class Equation:
     outputs: tuple[Value, ...]
     params: Mapping[str, Any]
     apply: Callable[..., Sequence[Any]]
-    has_effects: bool = False
+    prints: bool = False
     loop: Loop | None = None
 
 
@@ -131,32 +136,23 @@ def trace(function: Callable[..., PyTree], *args: PyTree) -> tuple[Program, PyTr
         The program of the flat function, and the output as a pytree of shapes.
 
     Raises:
-        UnknownLayoutError: the program cannot be read.
+        UnreadableProgramError: the program cannot be read.
+        ValueError: it exchanges values over a named axis.
     """
-    check_version()
-    closed, out_shape = jax.make_jaxpr(function, return_shape=True)(*args)
+    closed, out_shape = trace_gradient(function, *args, return_shape=True)
+    effect = unknown_effect(closed)
+    if effect is not None:
+        raise UnreadableProgramError(f"{effect}, whose order matters")
     return read(closed), out_shape
-
-
-def check_version() -> None:
-    """Raises UnknownLayoutError for a version of JAX whose layout was never tested."""
-    version = tuple(int(part) for part in jax.__version__.split(".")[:2])
-    if version not in _KNOWN_VERSIONS:
-        raise UnknownLayoutError(f"JAX {jax.__version__} is not one of {_KNOWN_VERSIONS}")
 
 
 def read(closed: Any) -> Program:
     """A (closed) jaxpr as a program, with calls inlined."""
     reader = _Reader()
-    inputs = _open(closed)[0].invars
+    inputs = open_jaxpr(closed)[0].invars
     values = tuple(_new_value(var) for var in inputs)
     outputs = reader.add(closed, values)
     return Program(values, outputs, tuple(reader.equations))
-
-
-def _open(closed: Any) -> tuple[Any, Sequence[Any]]:
-    """The jaxpr and its constants, whether or not there is a class that holds both."""
-    return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
 
 
 def _new_value(var: Any) -> Value:
@@ -169,7 +165,7 @@ class _Reader:
 
     def add(self, closed: Any, inputs: Sequence[Atom]) -> tuple[Atom, ...]:
         """Appends the equations of a jaxpr applied to `inputs`; returns its outputs."""
-        jaxpr, consts = _open(closed)
+        jaxpr, consts = open_jaxpr(closed)
         atoms: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
         atoms |= {var: Constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
 
@@ -195,7 +191,7 @@ class _Reader:
                 outputs,
                 eqn.params,
                 _applier(eqn),
-                bool(eqn.effects),
+                prints(eqn),
                 _read_loop(eqn) if name == "scan" else None,
             )
         )
@@ -224,7 +220,9 @@ def _body(eqn: Any) -> Any:
     for name in _BODY_PARAMS:
         if name in eqn.params:
             return eqn.params[name]
-    raise UnknownLayoutError(f"the call {eqn.primitive.name} has parameters {sorted(eqn.params)}")
+    raise UnreadableProgramError(
+        f"the call {eqn.primitive.name} has parameters {sorted(eqn.params)}"
+    )
 
 
 def _is_plain_call(eqn: Any) -> bool:
@@ -234,9 +232,7 @@ def _is_plain_call(eqn: Any) -> bool:
         for name in ("in_shardings", "out_shardings", "in_layouts", "out_layouts")
         for item in eqn.params.get(name, ())
     ]
-    return not eqn.effects and all(
-        item is None or type(item).__name__ == "UnspecifiedValue" for item in placements
-    )
+    return all(item is None or type(item).__name__ == "UnspecifiedValue" for item in placements)
 
 
 def _applier(eqn: Any) -> Callable[..., Sequence[Any]]:
@@ -271,10 +267,10 @@ def _loop_arity(params: Mapping[str, Any]) -> tuple[int, int]:
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     if "ft_in" not in params:
-        raise UnknownLayoutError(f"scan has parameters {sorted(params)}")
+        raise UnreadableProgramError(f"scan has parameters {sorted(params)}")
     groups = [len(group) for group in params["ft_in"].unpack()]
-    if len(groups) != 3 or sum(groups) != len(_open(params["jaxpr"])[0].invars):
-        raise UnknownLayoutError(f"scan has inputs grouped as {params['ft_in']}")
+    if len(groups) != 3 or sum(groups) != len(open_jaxpr(params["jaxpr"])[0].invars):
+        raise UnreadableProgramError(f"scan has inputs grouped as {params['ft_in']}")
     return groups[0], groups[1]
 
 
@@ -288,11 +284,11 @@ def depends_on(program: Program, seeds: Iterable[Value]) -> set[Value]:
 
 
 def needed_for(program: Program, wanted: Iterable[Atom]) -> list[Equation]:
-    """The equations that `wanted` is computed from, in order, and those with effects."""
+    """The equations that `wanted` is computed from, in order, and those that print."""
     needed = {atom for atom in wanted if isinstance(atom, Value)}
     kept = []
     for equation in reversed(program.equations):
-        if equation.has_effects or any(value in needed for value in equation.outputs):
+        if equation.prints or any(value in needed for value in equation.outputs):
             kept.append(equation)
             needed.update(atom for atom in equation.inputs if isinstance(atom, Value))
     return kept[::-1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from dpjax.privatize.structured.moves import Moves, read_moves
+from dpjax.privatize.structured.moves import Moves, are_safe, read_moves
 from dpjax.privatize.structured.program import (
     Atom,
     Constant,
@@ -106,6 +106,8 @@ def _expand(program: Program, atom: Atom) -> list[Term]:
     if isinstance(atom, Constant):
         # A gradient that does not depend on the example.
         return [] if scalar_constant(atom) == 0.0 else [(Dense(atom, "a constant"), ())]
+    if atom.size == 0:
+        return []
     equation = program.makers.get(atom)
     if equation is None:
         return [(Dense(atom, "an input"), ())]
@@ -120,6 +122,8 @@ def _expand(program: Program, atom: Atom) -> list[Term]:
         for operand, moves in pieces
         for root, inner in _expand(program, operand)
     ]
+    if not all(are_safe(moves) for _, moves in terms):
+        return [(Dense(atom, "a product with an extreme constant"), ())]
     # A sum of dense values is one dense value: no cross terms.
     return terms if is_structured(terms) or not terms else [(Dense(atom, equation.primitive), ())]
 
@@ -139,7 +143,9 @@ def _contraction(equation: Equation, value: Value) -> list[Term] | None:
     if isinstance(a, Constant) or isinstance(g, Constant):
         return None
     root = Contraction(a, g, equation.params["dimension_numbers"], value.shape)
-    _, _, inputs, outputs = root.sizes
+    _, length, inputs, outputs = root.sizes
+    if length == 0:
+        return []
     # With nothing free on one side the product is no larger than the other operand.
     return None if min(inputs, outputs) == 1 else [(root, ())]
 
@@ -158,6 +164,8 @@ def _rows(program: Program, equation: Equation, value: Value) -> list[Term] | No
     )
     if not simple or _expand(program, table):
         return None
+    if math.prod(updates.shape) == 0:
+        return []
     clamped = equation.params["mode"].name == "CLIP"
     return [(Rows(indices, updates, clamped, value.shape), ())]
 
@@ -165,6 +173,8 @@ def _rows(program: Program, equation: Equation, value: Value) -> list[Term] | No
 def _loop_output(program: Program, equation: Equation, value: Value) -> list[Term] | None:
     loop = equation.loop
     index = equation.outputs.index(value)
+    if loop.length == 0:
+        return _expand(program, equation.inputs[loop.num_consts + index])
     if index >= loop.num_carry:
         terms = find_terms(loop.body, loop.body.outputs[index])
         if not is_structured(terms):

@@ -24,7 +24,7 @@ from dpjax.privatize.structured.gradient import GradientProgram, gradient_progra
 from dpjax.privatize.structured.methods import DEFAULT_BUDGET_VALUES, Budget, kept_formed
 from dpjax.privatize.structured.notices import mention_dense_terms
 from dpjax.privatize.structured.per_example import PerExample
-from dpjax.privatize.structured.program import UnknownLayoutError
+from dpjax.privatize.structured.program import UnreadableProgramError
 from dpjax.privatize.structured.requests import (
     KeptSum,
     norm_and_pieces_request,
@@ -34,6 +34,8 @@ from dpjax.privatize.structured.requests import (
     take_sums,
 )
 from dpjax.privatize.structured.sums import without
+from dpjax.privatize.structured.versions import check_version
+from dpjax.privatize.varying import example_types
 
 PyTree = Any
 Clip = Callable[[PyTree, PyTree, jax.Array], tuple]
@@ -41,39 +43,49 @@ Clip = Callable[[PyTree, PyTree, jax.Array], tuple]
 
 def one_backward(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory: all operands."""
-    return _structured(loss_fn, rule, has_aux, lambda *_: "one_backward")
+    return _or_materialize(loss_fn, rule, has_aux, "one_backward")
 
 
 def two_backwards(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory of a step."""
-    return _structured(loss_fn, rule, has_aux, lambda *_: "two_backwards")
+    return _or_materialize(loss_fn, rule, has_aux, "two_backwards")
 
 
 def auto(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by the cheapest way."""
-    return _structured(loss_fn, rule, has_aux, choose)
+    return _or_materialize(loss_fn, rule, has_aux, "auto")
 
 
-def _structured(
-    loss_fn: Callable,
-    rule: ClippingRule,
-    has_aux: bool,
-    pick: Callable[[GradientProgram, int], str],
-) -> Clip:
+def _or_materialize(loss_fn: Callable, rule: ClippingRule, has_aux: bool, name: str) -> Clip:
+    """A strategy by name; `materialize`, with a warning, where a program cannot be taken apart."""
+
     def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple:
         try:
-            gradient = gradient_program(loss_fn, has_aux, params, _one_example(batch))
-        except UnknownLayoutError as error:
+            check_version()
+            return clip_structured(loss_fn, rule, has_aux, name)(params, batch, mask)
+        except UnreadableProgramError as error:
             warnings.warn(
                 f"computing every per-example gradient (strategy materialize): {error}",
                 stacklevel=2,
             )
             return materialize(loss_fn, rule, has_aux)(params, batch, mask)
-        name = pick(gradient, mask.shape[0])
-        if name == "materialize":
+
+    return clip
+
+
+def clip_structured(loss_fn: Callable, rule: ClippingRule, has_aux: bool, name: str) -> Clip:
+    """The same for any version of JAX.
+
+    `clip` raises UnreadableProgramError where the program cannot be taken apart.
+    """
+
+    def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple:
+        gradient = gradient_program(loss_fn, has_aux, params, example_types(batch))
+        chosen = choose(gradient, mask.shape[0]) if name == "auto" else name
+        if chosen == "materialize":
             return materialize(loss_fn, rule, has_aux)(params, batch, mask)
         mention_dense_terms(gradient, params)
-        sums = {"one_backward": _one_backward, "two_backwards": _two_backwards}[name]
+        sums = {"one_backward": _one_backward, "two_backwards": _two_backwards}[chosen]
         return sums(gradient, rule, params, batch, mask)
 
     return clip
@@ -134,12 +146,6 @@ def _two_backwards(
     return _result(gradient, grads, rows, outputs, mask)
 
 
-def _one_example(batch: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), batch
-    )
-
-
 def _finite(
     all_pieces: list[PyTree], depths: Sequence[int], leaf_norms: Sequence[jax.Array]
 ) -> list[PyTree]:
@@ -149,13 +155,22 @@ def _finite(
     """
     if not leaf_norms:
         return all_pieces
-    broken = ~jnp.all(jnp.isfinite(jnp.stack(leaf_norms)), axis=0)
 
-    def replace(state: tuple) -> tuple:
-        zeroed = [without(broken, own, depth) for own, depth in zip(state[1], depths, strict=True)]
-        return jnp.zeros((), bool), zeroed
+    def zeroed(all_pieces: list[PyTree], broken: jax.Array) -> list[PyTree]:
+        return [without(broken, own, depth) for own, depth in zip(all_pieces, depths, strict=True)]
 
-    return jax.lax.while_loop(lambda state: state[0], replace, (jnp.any(broken), all_pieces))[1]
+    @jax.custom_jvp
+    def replaced(all_pieces: list[PyTree], broken: jax.Array) -> list[PyTree]:
+        start = (jnp.any(broken), all_pieces)
+        step = lambda state: (state[0] & False, zeroed(state[1], broken))  # noqa: E731
+        return jax.lax.while_loop(lambda state: state[0], step, start)[1]
+
+    @replaced.defjvp
+    def derivative(primals: tuple, tangents: tuple) -> tuple:
+        # A loop cannot be differentiated in reverse; the selection that it stands for can.
+        return replaced(*primals), zeroed(tangents[0], primals[1])
+
+    return replaced(all_pieces, ~jnp.all(jnp.isfinite(jnp.stack(leaf_norms)), axis=0))
 
 
 def _result(

@@ -1,4 +1,4 @@
-"""CSV, TSV and JSON Lines, read value by value without guessing a type.
+"""CSV and TSV, read value by value without guessing a type.
 
 The standard library is used rather than the loaders of `datasets`: those write a copy of the
 private text into a cache, take a date or "NA" for something other than text, and shift the
@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
-from dpjax.data.raw import RawColumns, Wanted
+from dpjax.data.raw import RawColumns, Wanted, check_names
+from dpjax.data.text_lines import open_lines
 
 # The largest value that fits a C long everywhere; csv refuses fields over 128 KiB by default.
 CSV_FIELD_LIMIT = 2**31 - 1
@@ -31,8 +30,8 @@ def read_delimited(path: Path, wanted: Wanted) -> RawColumns:
     """
     is_csv = path.suffix.lower() == ".csv"
     # Universal newlines would break a text apart at a lone carriage return.
-    with _open_text(path, newline="" if is_csv else "\n") as file, _long_csv_fields():
-        rows = _csv_rows(file, path) if is_csv else _tsv_rows(file)
+    with open_lines(path, newline="" if is_csv else "\n") as lines_read, _long_csv_fields():
+        rows = _csv_rows(lines_read, path) if is_csv else _tsv_rows(lines_read)
         header, chosen = _header(rows, path, wanted)
         indices = {field: header.index(column) for field, column in chosen.items()}
         values: dict[str, list[object]] = {field: [] for field in chosen}
@@ -45,43 +44,6 @@ def read_delimited(path: Path, wanted: Wanted) -> RawColumns:
     return RawColumns(values, lines, "line")
 
 
-def read_json_lines(path: Path, wanted: Wanted) -> RawColumns:
-    """The wanted columns of JSON objects, one per line; blank lines are skipped.
-
-    Raises:
-        ValueError: a line is not a JSON object, no object has the column, or the bytes are not
-            UTF-8.
-    """
-    records: list[dict[str, object]] = []
-    lines: list[int] = []
-    names: dict[str, None] = {}
-    with _open_text(path, newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            record = _json_object(line, number, path)
-            names.update(dict.fromkeys(record))
-            records.append({name: record.get(name) for name in wanted.all_columns})
-            lines.append(number)
-    chosen = wanted.choose(names, str(path)) if lines else {}
-    values = {field: [record[name] for record in records] for field, name in chosen.items()}
-    return RawColumns(values, lines, "line")
-
-
-@contextmanager
-def _open_text(path: Path, newline: str) -> Iterator[TextIO]:
-    # utf-8-sig drops the byte order mark that spreadsheet programs put before the first name.
-    with path.open(encoding="utf-8-sig", newline=newline) as file:
-        try:
-            yield file
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise ValueError(
-                f"{path} is not UTF-8 text (byte 0x{byte:02x}: {error.reason}); convert it, for "
-                "instance with `iconv -f LATIN1 -t UTF-8`"
-            ) from None
-
-
 @contextmanager
 def _long_csv_fields() -> Iterator[None]:
     limit = csv.field_size_limit(CSV_FIELD_LIMIT)
@@ -91,8 +53,8 @@ def _long_csv_fields() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(file, strict=True)
+def _csv_rows(lines: Iterator[str], path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(lines, strict=True)
     line = 1
     while True:
         try:
@@ -109,8 +71,8 @@ def _csv_rows(file: TextIO, path: Path) -> Iterator[tuple[int, list[str]]]:
         line = reader.line_num + 1
 
 
-def _tsv_rows(file: TextIO) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(file, start=1):
+def _tsv_rows(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(lines, start=1):
         fields = line.rstrip("\r\n")
         if fields:
             yield number, fields.split("\t")
@@ -130,9 +92,7 @@ def _header(
         if set(wanted.all_columns).isdisjoint(header):
             raise ValueError(_not_a_header(header, path, wanted))
         chosen = wanted.choose(header, str(path))
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated:
-        raise ValueError(f"{path}: the column name {repeated[0]!r} occurs more than once")
+    check_names(header, str(path))
     if "messages" in chosen:
         raise ValueError(
             f"{path}: messages are lists of objects, which a {path.suffix} file cannot hold; write "
@@ -200,26 +160,3 @@ def _check_fields(
             f"{path}, line {line} repeats column_names: the file has a header line, so leave "
             "column_names out"
         )
-
-
-def _json_object(line: str, number: int, path: Path) -> dict[str, object]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        if number == 1 and line.lstrip().startswith("["):
-            raise ValueError(f"{path} {_ARRAY}") from None
-        # Neither the line nor the exception that holds it is passed on: it is private text.
-        raise ValueError(
-            f"{path}, line {number}: malformed JSON at column {error.colno}: {error.msg}; one "
-            "complete object per line is needed"
-        ) from None
-    if isinstance(record, list):
-        raise ValueError(f"{path} {_ARRAY}")
-    if not isinstance(record, dict):
-        raise ValueError(
-            f"{path}, line {number} holds a {type(record).__name__}, not an object with columns"
-        )
-    return record
-
-
-_ARRAY = "holds a JSON array; one object per line is needed: `jq -c '.[]' array.json > lines.jsonl`"

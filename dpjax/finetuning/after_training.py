@@ -1,0 +1,208 @@
+"""What follows once the tuned model and its privacy report are written.
+
+The model is paid for: nothing that is measured, attacked, generated, drawn or reported here can end
+the run. What fails becomes a sentence in the results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from dpjax_accounting.durable import write_text
+from dpjax_accounting.report_page import report_page
+from flax import nnx
+
+from dpjax.audit import AttackResult, loss_attack
+from dpjax.finetuning import report
+from dpjax.finetuning.evaluate import Evaluation, evaluate
+from dpjax.finetuning.interrupt import Interrupts
+from dpjax.finetuning.loop import Trained
+from dpjax.finetuning.prepare import Plan
+from dpjax.finetuning.result import FinetuneResult, store
+from dpjax.finetuning.run_directory import RunDirectory, write_json
+from dpjax.finetuning.samples import write_samples
+from dpjax.models import CausalLM
+
+T = TypeVar("T")
+Parts = tuple[Any, Any, Any]
+
+STAGES = (
+    "privacy.html",
+    "the evaluation on held-out records",
+    "the attack",
+    "attack.json",
+    "the answers to held-out prompts",
+    "training.png",
+    "roc.png",
+    "report.md",
+    "the note of the results",
+)
+_ATTACK_RECORDS = 2000
+_LONGEST_REASON = 300
+
+
+class Stages:
+    """Does one stage after the other; one that fails leaves a sentence.
+
+    Attributes:
+        warnings: the sentences.
+        left: the names of the stages that are not done.
+    """
+
+    def __init__(self, interrupts: Interrupts) -> None:
+        self.warnings: list[str] = []
+        self.left = list(STAGES)
+        self._interrupts = interrupts
+
+    def attempt(self, name: str, action: Callable[[], T]) -> T | None:
+        """What `action` returns, or None if it fails.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM; the stage is still left.
+        """
+        try:
+            value = action()
+        except Exception as error:
+            # It may be what became of a KeyboardInterrupt.
+            self._interrupts.raise_pending()
+            self.warnings.append(_sentence(name, error))
+            value = None
+        self._interrupts.raise_pending()
+        self.left.remove(name)
+        return value
+
+
+def measure(
+    plan: Plan,
+    parts: Parts,
+    directory: RunDirectory,
+    privacy: dict[str, Any],
+    trained: Trained,
+    stages: Stages,
+) -> FinetuneResult:
+    """Evaluates, attacks, lets the model write, and reports.
+
+    Args:
+        plan: of the run.
+        parts: of the tuned model, as `nnx.merge` takes them.
+        directory: where model/ and privacy.json are already.
+        privacy: the privacy report.
+        trained: for the rows of metrics.jsonl.
+        stages: gets the sentence of each stage that fails.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM; `stages.left` says what is not done.
+    """
+    stages.attempt("privacy.html", lambda: write_text(directory.privacy_page, report_page(privacy)))
+    stages.warnings += _training_remarks(trained)
+    held_out = stages.attempt(
+        "the evaluation on held-out records", lambda: evaluate(plan.task, *parts, plan.evaluation)
+    )
+    stages.warnings += _evaluation_remarks(held_out)
+    attack = stages.attempt("the attack", lambda: _attack(plan, parts, held_out))
+    stages.attempt("attack.json", lambda: _write_attack(directory, attack))
+    samples = stages.attempt("the answers to held-out prompts", lambda: _samples(plan, parts))
+    guarantee = privacy["guarantee"] or {"epsilon": None, "delta": None}
+    result = FinetuneResult(
+        output_dir=directory.path,
+        epsilon=guarantee["epsilon"],
+        delta=guarantee["delta"],
+        eval_accuracy=None if held_out is None else held_out.accuracy,
+        eval_loss=None if held_out is None else held_out.loss,
+        eval_perplexity=None if held_out is None else held_out.perplexity,
+        attack=attack,
+        privacy=privacy,
+        metrics=trained.metrics,
+        samples=samples or [],
+    )
+
+    def with_warnings() -> FinetuneResult:
+        return dataclasses.replace(result, warnings=tuple(stages.warnings))
+
+    stages.attempt("training.png", lambda: report.draw_training(directory, plan, result))
+    stages.attempt("roc.png", lambda: report.draw_roc(directory, result))
+    stages.attempt("report.md", lambda: _write_report(directory, plan, with_warnings()))
+    stages.attempt("the note of the results", lambda: store(directory, with_warnings()))
+    return with_warnings()
+
+
+def _write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
+    """Writes report.md; if that fails, one with the privacy and the warnings alone."""
+    try:
+        report.write_report(directory, plan, result)
+    except Exception as error:
+        warnings = (*result.warnings, _sentence("report.md", error))
+        report.write_short_report(directory, plan, dataclasses.replace(result, warnings=warnings))
+        raise
+
+
+def _attack(plan: Plan, parts: Parts, held_out: Evaluation | None) -> AttackResult | None:
+    """The loss attack on a random part of the training records against the held-out ones."""
+    if held_out is None:
+        return None
+    # Public randomness: which records are attacked is no secret and changes no guarantee.
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(plan.train))[:_ATTACK_RECORDS]
+    members = evaluate(plan.task, *parts, plan.train.take(np.sort(chosen)))
+    non_members = rng.permutation(held_out.finite_losses)[:_ATTACK_RECORDS]
+    result = loss_attack(members.finite_losses, non_members)
+    if not members.num_nonfinite and not held_out.num_nonfinite:
+        return result
+    left_out = (
+        f"Left out, because their loss is not finite: {members.num_nonfinite} of the "
+        f"{len(members.losses)} training records and {held_out.num_nonfinite} of the "
+        f"{len(held_out.losses)} held-out ones."
+    )
+    return dataclasses.replace(result, notes=(*result.notes, left_out))
+
+
+def _write_attack(directory: RunDirectory, attack: AttackResult | None) -> None:
+    # An earlier one may be there, of an attempt that was interrupted.
+    directory.attack.unlink(missing_ok=True)
+    if attack is not None:
+        write_json(directory.attack, attack.to_dict())
+
+
+def _samples(plan: Plan, parts: Parts) -> list[Any]:
+    tuned = nnx.merge(*parts)
+    return write_samples(plan, tuned) if isinstance(tuned, CausalLM) else []
+
+
+def _training_remarks(trained: Trained) -> list[str]:
+    remarks = []
+    counts = [row["num_nonfinite"] for row in trained.metrics]
+    if any(counts):
+        remarks.append(
+            f"In {sum(count > 0 for count in counts)} of {len(counts)} steps there are records "
+            "whose loss or gradient is not finite: they take no part in the mean loss, and a "
+            "gradient that is not finite is left out of the sum. metrics.jsonl counts them in "
+            "num_nonfinite."
+        )
+    if trained.num_missing_rows:
+        remarks.append(
+            f"metrics.jsonl has lost the rows of {trained.num_missing_rows} steps: the file was "
+            "missing or damaged when the run was resumed. The model does not depend on it."
+        )
+    return remarks
+
+
+def _evaluation_remarks(held_out: Evaluation | None) -> list[str]:
+    if held_out is None or not held_out.num_nonfinite:
+        return []
+    if not len(held_out.finite_losses):
+        return ["No held-out record has a finite loss: the tuned model is of no use."]
+    wrong = "" if held_out.correct is None else ", and count as wrong"
+    return [
+        f"The loss of {held_out.num_nonfinite} of {len(held_out.losses)} held-out records is not "
+        f"finite: they take no part in the mean loss and the attack{wrong}."
+    ]
+
+
+def _sentence(name: str, error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    if len(reason) > _LONGEST_REASON:
+        reason = reason[:_LONGEST_REASON] + " …"
+    return f"{name} failed: {type(error).__name__}{': ' if reason else ''}{reason}"

@@ -1,0 +1,54 @@
+"""How a run ends that cannot go on now: each in one sentence, with what is left and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class RunStopped(Exception):
+    """The run cannot go on now; the message says why, and how it is resumed."""
+
+
+class RunStoppedByFiles(RunStopped, OSError):
+    """A file could not be written or read, for instance because the disk is full."""
+
+
+class RunDiverged(RunStopped):
+    """Training has left the numbers that can be computed with.
+
+    Attributes:
+        step: how many steps were done.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+@contextlib.contextmanager
+def stopping_on_file_errors(doing: str, then: str) -> Iterator[None]:
+    """Turns what the operating system refuses into one sentence.
+
+    Args:
+        doing: what was going on, such as "in training".
+        then: what `--resume` does.
+
+    Raises:
+        RunStoppedByFiles: from an OSError, or from an error of safetensors, which writes files.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except RunStopped:
+        raise
+    except (OSError, SafetensorError) as error:
+        is_full = getattr(error, "errno", None) in _FULL or "No space left" in str(error)
+        first = "make room on the disk, and " if is_full else ""
+        raise RunStoppedByFiles(
+            f"the run stopped {doing}: {error}; {first}the same command with --resume {then}"
+        ) from error
