@@ -38,8 +38,8 @@ def calibrate_noise(
     """Return the mechanism with (nearly) the least noise whose ε does not exceed `target_epsilon`.
 
     The ε of the returned mechanism has been computed: it lies between 99.9 % and 100 % of the
-    target. On one CPU core this takes half a second in usual settings, 3 s where the noise
-    multiplier comes out near 0.2, and 7 s at a sampling probability of 4e-5 and 1e5 steps.
+    target. On one CPU core this takes a third of a second in usual settings, 1 s where the noise
+    multiplier comes out near 0.2, and 4 s at a sampling probability of 4e-5 and 1e5 steps.
 
     Args:
         target_epsilon: above 0, at most 100.

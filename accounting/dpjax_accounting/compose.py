@@ -126,10 +126,12 @@ class ComposedLoss:
         if key not in self._shared:
             log_delta = -decades * math.log(10)
             kept = self._shared_kept(decades)
-            tilt = kept.order_for_delta(log_delta) if order is None else order
-            # What comes round to ε = 0 is then a share of the smallest δ, even without the tilt.
-            log_wrapped = min(LOG_WRAPPED, _LOG_LEFT_OUT + log_delta - kept.at(tilt))
-            window = self._window(kept, tilt, log_delta, log_wrapped)
+            log_wrapped = LOG_WRAPPED
+            if order is None:
+                order = kept.order_for_delta(log_delta)
+                # What comes round to ε = 0 is a share of the smallest δ, even without the tilt.
+                log_wrapped = min(LOG_WRAPPED, _LOG_LEFT_OUT + log_delta - kept.at(order))
+            window = self._window(kept, order, log_delta, log_wrapped)
             self._shared[key] = window.part(0.0, log_delta - math.log(10))
         return self._shared[key]
 
@@ -239,8 +241,11 @@ def _decades(log_delta: float) -> int:
 
 
 def _rounded(order: float) -> float:
-    """Return the nearest power of √2, which many orders share."""
-    return 2.0 ** (round(2 * math.log2(order)) / 2)
+    """Return the next power of √2 below, which many orders share.
+
+    A tilt that is too strong may move most of the mass to the rare large losses.
+    """
+    return 2.0 ** (math.floor(2 * math.log2(order)) / 2)
 
 
 def _next_size(points: int) -> int:

@@ -17,20 +17,24 @@ from dpjax_accounting.pairs import Array
 LOG_WRAPPED = math.log(1e-8)
 # Of a number that float64 still holds when it is multiplied by what there is; beyond it, ε is not.
 LARGEST_EXPONENT = 600.0
-# The share of δ up to which what was left out does not count. A grid adds several times as much.
-TIGHT = 2e-5
+# The share of δ up to which what was left out does not count. The grid adds more.
+TIGHT = 5e-5
 
 
 class Window:
     """Upper bounds on δ at every ε, from composed probabilities that are accurate near one ε.
 
     With l₀ the centre, log_scale = K(θ) − θ·l₀ and `weights` = P(loss) / exp(log_scale), δ at grid
-    point ε is exp(log_scale) · (Σ_{l > ε} (1 − e^{ε − l}) weights(l)) plus what was left out. It is
-    a bound at every grid point: each weight is at least the probability less its round-off, since
-    what wraps around only adds, and `slack` holds the round-off of all points above and the
-    probability of what was cut off. Between grid points δ of losses on the grid is linear in e^ε,
-    and so are the bounds. Far from l₀ slack and wrapped mass outweigh δ; where they do not, the
-    bound is *tight*.
+    point ε is exp(log_scale) · (Σ_{l > ε} (1 − e^{ε − l}) weights(l)) plus what was left out.
+
+    Why every value is an upper bound, for any ε and not only near l₀: (1) a weight is at least the
+    probability less its round-off, because what wraps around only adds to it; (2) `slack` at a grid
+    point holds the round-off of all points above it, and the probability of what was cut off, which
+    raises δ by at most that much; (3) where an exponent would be cut, the subtracted sum counts as
+    0, or the bound as infinite; (4) δ falls in ε, so a bound at a smaller ε holds; (5) between two
+    grid points there is no loss, so δ is linear in e^ε there, and below the chord of two bounds.
+
+    Far from l₀ slack and wrapped mass outweigh δ; where they do not, the bound is *tight*.
 
     Args:
         losses: (N,) grid points, rising.
@@ -55,21 +59,23 @@ class Window:
         self.losses = losses
         self.log_scale = scale
         self._order, self._centre = order, centre
+        self._slack, self._wrapped = slack, wrapped
         # Σ_{l > ε} w and Σ_{l > ε} w e^{ε − l}, for ε at every grid point; both from the far end.
-        exponents = centre - losses
-        far = np.abs(exponents) > LARGEST_EXPONENT
-        falling = np.exp(np.clip(exponents, -LARGEST_EXPONENT, LARGEST_EXPONENT))
+        falling = np.exp(np.clip(centre - losses, -LARGEST_EXPONENT, LARGEST_EXPONENT))
+        subtracted = weights * falling
         # Where the exponent is cut, the second sum counts as 0, which can only make δ larger.
-        subtracted = np.where(far & (exponents < 0), 0.0, weights * falling)
-        self._discounted = np.where(far, 0.0, sums_beyond(subtracted) / falling)
-        relative = sums_beyond(weights) - self._discounted + slack
-        untilting = order * exponents
-        cut = untilting > LARGEST_EXPONENT
-        relative[cut] = math.inf
+        below, above = np.searchsorted(
+            losses, (centre - LARGEST_EXPONENT, centre + LARGEST_EXPONENT)
+        )
+        subtracted[above:] = 0.0
+        self._discounted = sums_beyond(subtracted) / falling
+        self._discounted[:below] = 0.0
+        self.relative = sums_beyond(weights) - self._discounted + slack
+        if order > 0:
+            cut = np.searchsorted(losses, centre - LARGEST_EXPONENT / order)
+            self.relative[:cut] = math.inf
         # δ falls in ε: a bound at a smaller one holds too.
-        self.relative = np.minimum.accumulate(relative)
-        surplus = wrapped * np.exp(np.minimum(untilting, LARGEST_EXPONENT))
-        self._tight = ~(far | cut) & (slack + surplus <= TIGHT * self.relative)
+        np.minimum.accumulate(self.relative, out=self.relative)
 
     @property
     def interval(self) -> float:
@@ -87,8 +93,8 @@ class Window:
         last = len(self.losses) - int(np.searchsorted(self.relative[::-1], small, "right"))
         kept = slice(first, max(last, first + 1) + 1)
         part = copy.copy(self)
-        part.losses, part.relative = self.losses[kept].copy(), self.relative[kept].copy()
-        part._tight, part._discounted = self._tight[kept].copy(), self._discounted[kept].copy()
+        for name in ("losses", "relative", "_slack", "_discounted"):
+            setattr(part, name, getattr(self, name)[kept].copy())
         return part
 
     def is_tight(self, epsilon: float) -> bool:
@@ -96,7 +102,13 @@ class Window:
         if not self.losses[0] <= epsilon <= self.losses[-1]:
             return False
         left = self._left(epsilon)
-        return bool(self._tight[left : left + 2].all())
+        near = slice(left, left + 2)
+        distances = self._centre - self.losses[near]
+        untilting = self._order * distances
+        if max(np.abs(distances).max(), untilting.max()) > LARGEST_EXPONENT:
+            return False
+        excess = self._slack[near] + self._wrapped * np.exp(untilting)
+        return bool(np.all(excess <= TIGHT * self.relative[near]))
 
     def log_delta(self, epsilon: float) -> float:
         """Return log δ at `epsilon`; between grid points δ is linear in e^ε."""
@@ -141,5 +153,6 @@ class Window:
 
 def sums_beyond(values: Array) -> Array:
     """Return, for each of `values`, the sum of those after it."""
-    sums = np.cumsum(values[::-1])[::-1]
-    return np.append(sums[1:], 0.0)
+    sums = np.zeros(len(values))
+    np.cumsum(values[:0:-1], out=sums[-2::-1])
+    return sums
