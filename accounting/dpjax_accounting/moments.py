@@ -99,9 +99,13 @@ class Moments:
         usable = slice(0, -_RESERVED)
         return float(self.orders[(self.values - self.orders * epsilon)[usable].argmin()])
 
-    def log_probability_above(self, epsilon: float) -> float:
-        """Return the least Chernoff bound on log P[loss > epsilon]."""
-        return float((self.values - self.orders * epsilon).min())
+    def log_probability_above(self, epsilon: float, order: float = 0.0) -> float:
+        """Return the least Chernoff bound on log P[loss > epsilon], the loss tilted by `order`."""
+        above = self.orders > order
+        if not above.any():
+            return 0.0
+        growth = self.values[above] - (self.at(order) if order else 0.0)
+        return float((growth - (self.orders[above] - order) * epsilon).min())
 
     def log_delta(self, order: float) -> float:
         """Return an estimate of log δ where the loss tilted by `order` has its mean.

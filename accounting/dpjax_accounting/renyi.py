@@ -5,6 +5,7 @@ It is there for comparison, where no privacy loss distribution exists, and to st
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -68,4 +69,10 @@ def delta_of_rdp(orders: Array, rdp: Array, epsilon: float) -> float:
 
 
 def _divergences(blend: Blend, orders: Array) -> Array:
-    return np.array([log_moment(blend, order - 1) / (order - 1) for order in orders])
+    return np.array(_divergences_at(blend, tuple(orders.tolist())))
+
+
+# Every δ and every number of steps asks for the same ones.
+@functools.lru_cache(maxsize=16)
+def _divergences_at(blend: Blend, orders: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(log_moment(blend, order - 1) / (order - 1) for order in orders)

@@ -25,8 +25,7 @@ def trade_off(mechanism: Mechanism, fpr: ArrayLike) -> Array:
     function made symmetric in which data set is which (proposition 2.12). The least bound of 48 of
     them down to δ = 1e-12 is returned: an upper bound on TPR, concave in FPR. Of Gaussians with μ
     up to 13, computed in this way, it lies at most 0.01 above the exact TPR (0.002 up to μ = 1).
-    The first call for a sampled mechanism takes as long as 48 times :meth:`Mechanism.delta`; the
-    profile is remembered.
+    The first call for a sampled mechanism takes a few compositions; the profile is remembered.
 
     Args:
         mechanism: whose output the test sees.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from dpjax_accounting import DeltaWarning, calibrate, calibrate_noise
 
@@ -95,4 +97,9 @@ def test_target_that_delta_alone_meets_is_refused(monkeypatch):
 
 def test_search_reports_a_jump_across_the_target():
     with pytest.raises(ArithmeticError, match="stopped at 1"):
-        calibrate._search(lambda noise: 2.0 if noise < 1 else 0.5, 1.0, noise=2.0, slope=-1.0)
+        calibrate._search(
+            lambda noise: 2.0 if noise < 1 else 0.5,
+            1.0,
+            calibrate._Found(noise=2.0, epsilon=math.nan, slope=-1.0),
+            calibrate._ACCEPTED,
+        )

