@@ -141,10 +141,10 @@ def test_equal_numbers_are_added_without_drifting(shape):
         got, additions = jax.jit(sum_in_blocks)(jnp.full(shape, value))
         right = np.prod(shape, dtype=float) * float(value)
         assert abs(float(got) - right) <= (int(additions) + 1) / 2 * 2**-24 * right
-        assert additions < 130
+        assert additions < 130 + (shape[-1] if len(shape) > 1 else 0)
         norm = float(jax.jit(dense_norm)(jnp.full(shape, value)))
         exact = np.sqrt(np.prod(shape, dtype=float)) * float(value)
-        assert exact * (1 - 2**-23) <= norm <= exact * (1 + 4e-6)
+        assert exact * (1 - 2**-23) <= norm <= exact * (1 + int(additions) * 2**-24)
 
 
 def test_numbers_that_are_not_finite_are_seen():

@@ -32,17 +32,23 @@ def dense_norm(x: jax.Array) -> jax.Array:
 
 # How many numbers may be added one after the other.
 _LONGEST = 32
+# How many neighbours in memory, for which compilers make fast code: that costs 2⁻¹⁴ of a norm.
+_LONGEST_ROW = 4096
 
 
 def sum_in_blocks(x: jax.Array) -> tuple[jax.Array, int]:
     """The sum of numbers that are not negative, few at a time, and how many follow each other.
 
     A compiler may add up all entries one after the other. Of n equal ones, each addition may round
-    the same way, and the sum is off by up to n·2⁻²⁵ of itself. Here each axis is added up by
-    blocks, then blocks of blocks, 32 numbers in a row at most: about 100 additions for a million
-    entries. Axes stay apart, since devices may hold parts of them.
+    the same way, and the sum is off by up to n·2⁻²⁵ of itself. Here the last axis is added up
+    first, 4,096 numbers at most, then every other axis by blocks, 32 numbers at most, then blocks
+    of blocks. Axes stay apart, since devices may hold parts of them.
     """
     additions = 0
+    if x.ndim > 1:
+        row = next(n for n in range(min(x.shape[-1], _LONGEST_ROW), 0, -1) if x.shape[-1] % n == 0)
+        additions += row
+        x = _added_up(x.reshape(*x.shape[:-1], -1, row), -1)
     while x.ndim:
         while (length := x.shape[0]) > _LONGEST:
             block = _block(length)
