@@ -14,6 +14,8 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
+# The first bytes of gzip, zip, xz and Zstandard.
+_COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 # A column's name or the beginning of a JSON object: ASCII whatever the texts are.
 _BEGINNING = 64
 _FEWEST_ZEROS = 4
@@ -27,7 +29,10 @@ def open_lines(path: Path, newline: str) -> Iterator[Iterator[str]]:
         ValueError: the bytes are not UTF-8, or one is zero; names the line.
     """
     with path.open("rb") as raw:
-        encoding = _wide_encoding(raw.read(_BEGINNING))
+        beginning = raw.read(_BEGINNING)
+    if beginning.startswith(_COMPRESSED):
+        raise ValueError(f"{path} is a compressed file, not text; unpack it first")
+    encoding = _wide_encoding(beginning)
     if encoding is not None:
         raise ValueError(
             f"{path} is {encoding} text, not UTF-8; convert it, for instance with "

@@ -100,7 +100,8 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
     if config.training.max_length > model.max_positions:
         raise ValueError(
             f"training.max_length={config.training.max_length} is more than the "
-            f"{model.max_positions} positions of {config.model}"
+            f"{model.max_positions} positions of {config.model}; give "
+            f"training.max_length={model.max_positions} or less"
         )
     task = task_of(config, started_at)
     train_records, eval_records = task.read(config)

@@ -93,8 +93,10 @@ class RunDirectory:
         state = self.state()
         if state is RunState.NEW:
             return
-        if state is RunState.OTHER and not self.config.exists():
-            raise FileExistsError(f"output_dir {self.path} is not empty; name a new folder")
+        if state is RunState.OTHER:
+            raise FileExistsError(
+                f"output_dir {self.path} is not empty and holds no run; name a new folder"
+            )
         resume = " (or --resume, to finish the run that was interrupted)"
         afresh = " (or --overwrite, to delete it and start afresh)"
         hint = {
@@ -165,7 +167,15 @@ class RunDirectory:
 
     def remarks_on_resuming(self) -> tuple[str, ...]:
         """What to say about files that are not needed to go on, and missing or damaged."""
-        return () if self.has_config() else (f"{self.config} was missing or damaged: written anew",)
+        remarks = []
+        if not self.has_config():
+            remarks.append(f"{self.config} was missing or damaged: written anew")
+        if not self.checkpoint.exists():
+            remarks.append(
+                f"{self.checkpoint} is missing: the run starts again from its first step, with the "
+                "draws and the noise that it had"
+            )
+        return tuple(remarks)
 
     def has_config(self) -> bool:
         """Whether config.json is there and whole."""

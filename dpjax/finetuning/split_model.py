@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from dpjax.finetuning.prepare import Plan
 from dpjax.models import LoraConfig, Trainable, add_lora, split_trainable
 from dpjax.privatize import RunKey
@@ -33,7 +36,22 @@ def split_model(plan: Plan, run_key: RunKey) -> tuple[Any, Any, Any]:
             ),
             key=run_key.model_key("lora"),
         )
-    return split_trainable(model, Trainable(config.tuning, num_layers=config.num_trained_layers))
+    trainable = Trainable(config.tuning, num_layers=config.num_trained_layers)
+    graphdef, trained, frozen = split_trainable(model, trainable)
+    _check_finite(trained, config.model)
+    return graphdef, trained, frozen
+
+
+def _check_finite(trained: Any, model: str) -> None:
+    """A step would be paid for before a run noticed what was in the checkpoint from the start."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+            raise ValueError(
+                f"{model}: the parameter {name} has infinite entries, or some that are not "
+                "numbers, and tuning would train it; repair the checkpoint, or leave the parameter "
+                "frozen (--tuning lora)"
+            )
 
 
 def _target_modules(names: tuple[str, ...]) -> str | tuple[str, ...]:

@@ -96,6 +96,10 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     config = read_json_object(path)
     if "model_type" not in config:
         raise ValueError(f"{path} names no model_type: it is not a config of transformers")
+    if not isinstance(config["model_type"], str):
+        raise ValueError(
+            f"{path}: model_type must be the name of a family, got {config['model_type']!r}"
+        )
     return config
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import lzma
 import random
 import shutil
 
@@ -47,6 +49,13 @@ TEXTS = {"a.csv": CSV, "a.tsv": TSV, "a.jsonl": JSON_LINES}
 def test_wide_encodings(name, encoding, said, tmp_path):
     (tmp_path / name).write_bytes(TEXTS[name].encode(encoding))
     refused(tmp_path / name, rf"is {said} text, not UTF-8; convert it.*`iconv -f {said} -t UTF-8`")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+def test_a_compressed_file_is_told_from_text(name, compress, tmp_path):
+    (tmp_path / name).write_bytes(compress(TEXTS[name].encode()))
+    refused(tmp_path / name, "is a compressed file, not text; unpack it first")
 
 
 @pytest.mark.parametrize("name", TEXTS)

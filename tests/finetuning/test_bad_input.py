@@ -153,11 +153,11 @@ def test_unsupported_family(refuse, options, tmp_path):
     assert "t5" in said and "bert" in said
 
 
-def test_output_directory_that_holds_another_run(refuse, tmp_path):
+def test_output_directory_that_holds_a_checkpoint(refuse, tmp_path):
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    assert "holds another run" in refuse(output_dir=folder)
+    assert "is not empty and holds no run; name a new folder" in refuse(output_dir=folder)
 
 
 def test_output_directory_that_is_not_empty(refuse, tmp_path):

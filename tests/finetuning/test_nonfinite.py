@@ -134,6 +134,13 @@ def test_one_text_without_a_loss(odd_language_options, tmp_path, data):
     assert np.isfinite(result.eval_perplexity)
 
 
+def test_a_checkpoint_with_a_broken_parameter_that_would_be_trained(odd_options):
+    """No record looks that row up: the first step, paid for, would be the last."""
+    with pytest.raises(ValueError, match=r"embed.*not numbers.*repair the checkpoint"):
+        dpjax.finetune(**odd_options | {"tuning": "full"})
+    assert not odd_options["output_dir"].exists()
+
+
 def test_means_are_over_finite_losses():
     found = Evaluation(np.array([1, np.nan, 3, np.inf], np.float32), correct=np.ones(4, bool))
     assert (found.loss, found.num_nonfinite, found.accuracy) == (2.0, 2, 1.0)

@@ -95,7 +95,9 @@ def test_what_is_not_needed_does_not_stop_a_run(stopped, whole, capsys):
     (folder / "privacy.json").write_text("")
     shutil.rmtree(folder / "private" / "checkpoint")
     result = dpjax.finetune(**stopped)
-    assert "config.json was missing or damaged" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "config.json was missing or damaged" in said
+    assert "checkpoint is missing: the run starts again from its first step" in said
     assert json.loads((folder / "config.json").read_text())["training"]["num_steps"] == 4
     assert weights(folder) == weights(whole.output_dir)
     # From its first step on, so that the log is whole again.

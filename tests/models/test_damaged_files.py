@@ -32,6 +32,14 @@ def load(folder):
     return load_classifier(folder, label_names=("a", "b"), key=jax.random.key(0), pooling="auto")
 
 
+@pytest.mark.parametrize("value", [["llama"], {"llama": 1}, 3, True, None])
+def test_a_family_is_a_name(folder, value):
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"model_type": value}))
+    with pytest.raises(ValueError, match=r"config\.json: model_type must be the name of a family"):
+        load(folder)
+
+
 @pytest.mark.parametrize("contents", NO_JSON_OBJECT)
 @pytest.mark.parametrize("name", ["config.json", INDEX, "1_Pooling/config.json"])
 def test_a_json_file_that_is_none_is_named(folder, name, contents):
