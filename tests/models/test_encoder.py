@@ -98,8 +98,8 @@ def test_attention_ignores_masked_keys_only():
     ("change", "message"),
     [
         ({"num_kv_heads": 2}, r"num_kv_heads \(2\) does not divide num_heads \(3\)"),
-        ({"num_layers": 0}, "num_layers must be positive, got 0"),
-        ({"norm_eps": 0.0}, "norm_eps must be positive"),
+        ({"num_layers": 0}, "num_layers must be positive and at most 1000, got 0"),
+        ({"norm_eps": -1e-6}, "norm_eps must be at least 0 and below 1"),
     ],
 )
 def test_impossible_sizes_are_refused(folder, change, message):
