@@ -98,7 +98,7 @@ def test_what_varies_beside_the_batch(varies, strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("microbatch_size", [None, 2])
 def test_a_mesh_of_which_one_axis_stays_automatic(microbatch_size, strategy):
-    mesh = jax.make_mesh((1, 1), ("d", "m"), devices=jax.devices()[:1])
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("d", "m"))
     fn = dpjax.clipped_grad(
         lambda w, x: jnp.sum(jnp.tanh(x @ w) ** 2),
         clip_norm=0.7,
