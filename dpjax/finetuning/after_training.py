@@ -148,6 +148,9 @@ def _attack(plan: Plan, parts: Parts, held_out: Evaluation | None) -> AttackResu
     chosen = rng.permutation(len(plan.train))[:_ATTACK_RECORDS]
     members = evaluate(plan.task, *parts, plan.train.take(np.sort(chosen)))
     non_members = rng.permutation(held_out.finite_losses)[:_ATTACK_RECORDS]
+    for records, evaluation in (("training", members), ("held-out", held_out)):
+        if not len(evaluation.finite_losses):
+            raise ValueError(f"no {records} record has a finite loss")
     result = loss_attack(members.finite_losses, non_members)
     if not members.num_nonfinite and not held_out.num_nonfinite:
         return result

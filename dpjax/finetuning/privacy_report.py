@@ -36,6 +36,8 @@ NOT_COVERED = (
     "metrics.jsonl, attack.json, report.md and anything else in the run directory beside model/, "
     "adapter/ and this report: they are computed from the private records without noise.",
     "Choosing hyper-parameters, or one of several runs, by looking at results on private data.",
+    "That a run stopped because it diverged: whoever sees this learns that its losses were not "
+    "finite.",
     "The evaluation records, and the data the pretrained checkpoint was made from.",
     "Other trainings on the same records, unless a ledger has them: their ε compose.",
 )
@@ -72,6 +74,12 @@ _DATA_USES = (
         "Choice of a checkpoint, early stopping",
         "not done",
         "The model after the last step is taken.",
+    ),
+    (
+        "Stopping a run that diverged",
+        "not covered",
+        "A run stops when no loss is finite for a whole batch. This depends on the records, and "
+        "no noise is added to it.",
     ),
     (
         "Evaluation",

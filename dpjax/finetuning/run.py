@@ -159,6 +159,8 @@ def _check(
         resumes=resumes,
         notices=notices,
     )
+    # What the accountant cannot answer is found now: the model is written after this report.
+    privacy_report.build(plan, run_key, run_id, plan.num_steps)
     return with_a_started(run) if resumes else run
 
 

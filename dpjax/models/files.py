@@ -25,6 +25,7 @@ TOKENIZER_FILES = (
 )
 GENERATION_CONFIG = "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+_LFS_POINTER = b"version https://git-lfs"
 _DEEPEST_JSON = 64
 
 
@@ -110,8 +111,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ValueError: if it is damaged, no object, nested too deeply, or holds a text that no file can
             hold.
     """
+    check_fetched(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise ValueError(f"{path} starts with a byte order mark; save it as UTF-8 without one")
+    try:
+        value = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     except RecursionError:
@@ -120,6 +128,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a JSON object")
     _check_json(path, value)
     return value
+
+
+def check_fetched(path: Path) -> None:
+    """Raises ValueError for the pointer that Git LFS leaves where a large file is missing."""
+    with path.open("rb") as file:
+        is_pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
+    if is_pointer:
+        raise ValueError(
+            f"{path} is a Git LFS pointer and not the file itself; run `git lfs pull` in its folder"
+        )
 
 
 def _check_json(path: Path, contents: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from dpjax.models.files import ADAPTER_CONFIG, INDEX, WEIGHTS, read_json_object
+from dpjax.models.files import ADAPTER_CONFIG, INDEX, WEIGHTS, check_fetched, read_json_object
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ def open_safetensors(path: Path) -> Tensors:
     """The tensors of one file, as in `open_tensors`; ValueError if it is truncated or damaged."""
     from safetensors import SafetensorError, safe_open
 
+    check_fetched(path)
     try:
         # Checks the whole header, which is then read for the places of the tensors.
         with safe_open(path, framework="numpy"):

@@ -172,6 +172,25 @@ DAMAGES = {
 }
 
 
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS])
+def test_a_file_that_git_lfs_left_out(folder, name):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / name).write_text(pointer)
+    with pytest.raises(ValueError, match=rf"{name} is a Git LFS pointer.*`git lfs pull`"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "advice"),
+    [("utf-8-sig", "starts with a byte order mark"), ("utf-16", "is not UTF-8 text")],
+)
+def test_a_config_in_another_encoding(folder, encoding, advice):
+    path = folder / "config.json"
+    path.write_text(path.read_text(), encoding=encoding)
+    with pytest.raises(ValueError, match=rf"config\.json {advice}.*save it as UTF-8"):
+        load(folder)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_header(folder, damage):
     header, data = header_of(folder / WEIGHTS)

@@ -61,6 +61,11 @@ def test_another_version_is_checked_for_itself():
     assert versions._mark("1.0.0") != versions._mark("1.0.1")
 
 
+def test_a_version_without_the_options_that_save_time_compiles_without_them(monkeypatch):
+    monkeypatch.setattr(versions, "_FAST_TO_COMPILE", {"xla_no_such_option": True})
+    assert versions.self_check() is None
+
+
 def turned(read):
     """Loops read as if they ran the other way."""
 
