@@ -35,8 +35,8 @@ from dpjax_accounting import (
     gaussian_dp,
     posterior_belief,
 )
-from dpjax_accounting.answer_cache import computed_afresh
-from dpjax_accounting.unamplified import NotSampled, unamplified_epsilon
+from dpjax_accounting.engine.answer_cache import computed_afresh
+from dpjax_accounting.readings.unamplified import NotSampled, unamplified_epsilon
 
 REFERENCE = pathlib.Path(__file__).parents[1] / "tests" / "accounting" / "reference.json"
 _NUM_UNITS = 10**9

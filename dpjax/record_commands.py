@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from dpjax_accounting import command
+from dpjax_accounting import cli
 from tyro.conf import Positional
 
 
@@ -22,7 +22,7 @@ class Verify:
 
     def run(self) -> int:
         """Does it; returns the exit status."""
-        return command.verify(self.report, self.ledger)
+        return cli.verify(self.report, self.ledger)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Show:
 
     def run(self) -> int:
         """Does it; returns the exit status."""
-        return command.show(self.report, self.html)
+        return cli.show(self.report, self.html)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ShowLedger:
 
     def run(self) -> int:
         """Does it; returns the exit status."""
-        return command.show_ledger(self.ledger)
+        return cli.show_ledger(self.ledger)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TotalOfLedger:
 
     def run(self) -> int:
         """Does it; returns the exit status."""
-        return command.total_of_ledger(self.ledger, self.delta)
+        return cli.total_of_ledger(self.ledger, self.delta)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ class MergeLedgers:
 
     def run(self) -> int:
         """Does it; returns the exit status."""
-        return command.merge(self.ledgers, self.output)
+        return cli.merge(self.ledgers, self.output)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,37 +5,42 @@ The package stands alone: it imports no JAX, so a reviewer can check a claim wit
 
 from __future__ import annotations
 
-from dpjax_accounting.adaptive_clipping import AdaptiveClippingDPSGD
-from dpjax_accounting.banded import BandedDPSGD
-from dpjax_accounting.belief import best_guess_accuracy, posterior_belief
-from dpjax_accounting.calibrate import calibrate_noise
-from dpjax_accounting.calibrate_run import calibrate_batch_size, calibrate_steps
-from dpjax_accounting.chain import TamperedError
-from dpjax_accounting.claims import claim
-from dpjax_accounting.compare import Comparison, compare
-from dpjax_accounting.composition import Composition
-from dpjax_accounting.dataset import DatasetIdentity
+from dpjax_accounting.calibrate.noise import calibrate_noise
+from dpjax_accounting.calibrate.steps_and_batch import calibrate_batch_size, calibrate_steps
 from dpjax_accounting.delta import DeltaWarning, default_delta, validate_delta
-from dpjax_accounting.dpsgd import DPSGD
-from dpjax_accounting.fixed_size import FixedSizeDPSGD
-from dpjax_accounting.full_batch import FullBatch
-from dpjax_accounting.gaussian_bound import GaussianBound, NotGaussian, gaussian_dp, zcdp_rho
-from dpjax_accounting.ledger import Ledger
-from dpjax_accounting.ledger_merge import merge_ledgers
-from dpjax_accounting.lifetime import dataset_total
-from dpjax_accounting.mechanism import Mechanism, NoRenyiDivergence, mechanism_from_dict
-from dpjax_accounting.profile_points import profile
-from dpjax_accounting.random_allocation import RandomAllocationDPSGD
-from dpjax_accounting.render import render_html, render_markdown
-from dpjax_accounting.schedule import DPSGDSchedule, Segment
-from dpjax_accounting.selection import BestOfRuns
-from dpjax_accounting.shuffled import ShuffledDPSGD
-from dpjax_accounting.spent import EpsilonBySteps
-from dpjax_accounting.strongest_test import trade_off
-from dpjax_accounting.tradeoff import tpr_ceiling
-from dpjax_accounting.truncated_poisson import TruncatedPoissonDPSGD
-from dpjax_accounting.user_level import GroupOfRecords, UserLevelDPSGD
-from dpjax_accounting.verify import read_report, verify_report
+from dpjax_accounting.ledger.chained_file import TamperedError
+from dpjax_accounting.ledger.dataset_identity import DatasetIdentity
+from dpjax_accounting.ledger.dataset_total import dataset_total
+from dpjax_accounting.ledger.ledger import Ledger
+from dpjax_accounting.ledger.merge import merge_ledgers
+from dpjax_accounting.mechanisms.adaptive_clipping import AdaptiveClippingDPSGD
+from dpjax_accounting.mechanisms.best_of_runs import BestOfRuns
+from dpjax_accounting.mechanisms.composition import Composition
+from dpjax_accounting.mechanisms.dpsgd import DPSGD
+from dpjax_accounting.mechanisms.mechanism import Mechanism, NoRenyiDivergence, mechanism_from_dict
+from dpjax_accounting.mechanisms.other_samplings.banded import BandedDPSGD
+from dpjax_accounting.mechanisms.other_samplings.fixed_size import FixedSizeDPSGD
+from dpjax_accounting.mechanisms.other_samplings.full_batch import FullBatch
+from dpjax_accounting.mechanisms.other_samplings.random_allocation import RandomAllocationDPSGD
+from dpjax_accounting.mechanisms.other_samplings.shuffled import ShuffledDPSGD
+from dpjax_accounting.mechanisms.other_samplings.truncated_poisson import TruncatedPoissonDPSGD
+from dpjax_accounting.mechanisms.schedule import DPSGDSchedule, Segment
+from dpjax_accounting.mechanisms.user_level import GroupOfRecords, UserLevelDPSGD
+from dpjax_accounting.readings.belief import best_guess_accuracy, posterior_belief
+from dpjax_accounting.readings.epsilon_by_step import EpsilonBySteps
+from dpjax_accounting.readings.gaussian_bound import (
+    GaussianBound,
+    NotGaussian,
+    gaussian_dp,
+    zcdp_rho,
+)
+from dpjax_accounting.readings.profile import profile
+from dpjax_accounting.readings.tpr_ceiling import tpr_ceiling
+from dpjax_accounting.readings.trade_off import trade_off
+from dpjax_accounting.readings.two_accountants import Comparison, compare
+from dpjax_accounting.report.claim import claim
+from dpjax_accounting.report.render import render_html, render_markdown
+from dpjax_accounting.report.verify import read_report, verify_report
 
 __all__ = [
     "DPSGD",

@@ -2,6 +2,6 @@
 
 import sys
 
-from dpjax_accounting.command import main
+from dpjax_accounting.cli import main
 
 sys.exit(main())

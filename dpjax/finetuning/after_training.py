@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from dpjax_accounting.durable import write_text
-from dpjax_accounting.report_page import report_page
+from dpjax_accounting.report.page import report_page
+from dpjax_accounting.safe_files import write_text
 from flax import nnx
 
 from dpjax.audit import AttackResult, loss_attack

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from dpjax_accounting.durable import finish_file, write_text
+from dpjax_accounting.safe_files import finish_file, write_text
 
 PyTree = Any
 _LATEST = "latest.json"

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from typing import Any
 
 from dpjax_accounting import Ledger, claim, dataset_total
-from dpjax_accounting.remarks import NON_PRIVATE_WARNING, SEED_WARNING
-from dpjax_accounting.report_schema import SCHEMA_VERSION
+from dpjax_accounting.report.caveats import NON_PRIVATE_WARNING, SEED_WARNING
+from dpjax_accounting.report.schema import SCHEMA_VERSION
 
 from dpjax.finetuning.environment import environment
 from dpjax.finetuning.prepare import Plan

@@ -9,7 +9,7 @@ import shutil
 from typing import Any
 
 from dpjax_accounting import Ledger
-from dpjax_accounting.durable import finish_folder
+from dpjax_accounting.safe_files import finish_folder
 from flax import nnx
 from rich.console import Console
 

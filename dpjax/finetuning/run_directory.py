@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dpjax_accounting.durable import write_text
+from dpjax_accounting.safe_files import write_text
 
 from dpjax.finetuning.directory_lock import DirectoryLock
 from dpjax.privatize import RunKey

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from dpjax_accounting import DPSGD, DatasetIdentity, Ledger
-from dpjax_accounting.chain import ChainedFile
+from dpjax_accounting.ledger.chained_file import ChainedFile
 
 from dpjax.finetuning.prepare import Plan
 from dpjax.privatize import RunKey

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from dpjax_accounting.durable import finish_file
+from dpjax_accounting.safe_files import finish_file
 from flax import nnx
 
 from dpjax.finetuning.run_directory import partial_of

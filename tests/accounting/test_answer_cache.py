@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from dpjax_accounting import DPSGD, Composition, FullBatch, answer_cache, verify_report
-from dpjax_accounting.mechanism import Mechanism
+from dpjax_accounting import DPSGD, Composition, FullBatch, verify_report
+from dpjax_accounting.engine import answer_cache
+from dpjax_accounting.mechanisms.mechanism import Mechanism
 
 RUN = DPSGD(1000, 100, 8.0, 40)
 DELTA = 1e-5
@@ -69,14 +71,25 @@ def test_another_engine_or_library_computes_again(folder, computed, monkeypatch)
     assert len(computed) == 3
 
 
-def test_the_engine_is_the_source_of_every_module(tmp_path, monkeypatch):
-    for name in ("one.py", "two.py"):
-        (tmp_path / name).write_text(name)
-    monkeypatch.setattr(answer_cache, "__file__", str(tmp_path / "answer_cache.py"))
+def test_touching_any_module_changes_the_engine(tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    shutil.copytree(answer_cache._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(answer_cache, "_PACKAGE", package)
     before = answer_cache._hash_of_source()
-    (tmp_path / "two.py").write_text("two.py changed")
-    assert answer_cache._hash_of_source() not in (before, None)
-    monkeypatch.setattr(answer_cache, "__file__", str(tmp_path / "archive.zip" / "module.py"))
+    assert before == answer_cache._ENGINE
+    modules = sorted(package.rglob("*.py"))
+    assert {"mechanisms", "engine", "readings"} <= {module.parent.name for module in modules}
+    for module in modules:
+        text = module.read_text()
+        module.write_text(text + "# touched\n")
+        assert answer_cache._hash_of_source() not in (before, None), module
+        module.write_text(text)
+    modules[-1].rename(modules[-1].with_name("renamed.py"))
+    assert answer_cache._hash_of_source() != before
+
+
+def test_a_package_whose_source_cannot_be_read_has_no_engine(tmp_path, monkeypatch):
+    monkeypatch.setattr(answer_cache, "_PACKAGE", tmp_path / "archive.zip")
     assert answer_cache._hash_of_source() is None
 
 
@@ -224,7 +237,7 @@ def test_another_process_reads_it(folder):
     RUN.epsilon(DELTA)
     program = (
         "from dpjax_accounting import DPSGD\n"
-        "from dpjax_accounting.mechanism import Mechanism\n"
+        "from dpjax_accounting.mechanisms.mechanism import Mechanism\n"
         "Mechanism._computed_epsilon = None\n"
         f"print(DPSGD(1000, 100, 8.0, 40).epsilon({DELTA!r}))"
     )

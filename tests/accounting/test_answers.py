@@ -34,8 +34,9 @@ few = hypothesis.settings(max_examples=2, deadline=None, derandomize=True, datab
 @pytest.fixture
 def no_closed_form(monkeypatch):
     """Treat Gaussians as mechanisms of which only the profile is known."""
-    for module in ("strongest_test", "gaussian_bound", "belief"):
-        monkeypatch.setattr(f"dpjax_accounting.{module}.gaussian_mu", lambda mechanism: None)
+    for module in ("trade_off", "gaussian_bound", "belief"):
+        place = f"dpjax_accounting.readings.{module}.gaussian_mu"
+        monkeypatch.setattr(place, lambda mechanism: None)
 
 
 @pytest.mark.parametrize("relation", ["add_or_remove_one", "zero_out", "replace_one"])

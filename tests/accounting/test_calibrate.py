@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from dpjax_accounting import DeltaWarning, calibrate, calibrate_noise
+from dpjax_accounting import DeltaWarning, calibrate_noise
+from dpjax_accounting.calibrate import noise
 
 # num_units, expected batch size, steps, delta, target epsilon, and the noise multiplier that
 # Brent's method finds on privacy loss distributions; complex-contour inversion puts its epsilon
@@ -87,7 +88,7 @@ def test_refusals(change, error, words):
 
 
 def test_target_that_delta_alone_meets_is_refused(monkeypatch):
-    monkeypatch.setattr(calibrate, "SMALLEST_NOISE_MULTIPLIER", 0.8)
+    monkeypatch.setattr(noise, "SMALLEST_NOISE_MULTIPLIER", 0.8)
     with (
         pytest.warns(DeltaWarning, match=r"delta=0\.01 is not below 1 / num_units"),
         pytest.raises(ValueError, match=r"is met by every noise multiplier .* already 0\.8 gives"),
@@ -97,9 +98,9 @@ def test_target_that_delta_alone_meets_is_refused(monkeypatch):
 
 def test_search_reports_a_jump_across_the_target():
     with pytest.raises(ArithmeticError, match="stopped at 1"):
-        calibrate._search(
+        noise._search(
             lambda noise: 2.0 if noise < 1 else 0.5,
             1.0,
-            calibrate._Found(noise=2.0, epsilon=math.nan, slope=-1.0),
-            calibrate._ACCEPTED,
+            noise._Found(noise=2.0, epsilon=math.nan, slope=-1.0),
+            noise._ACCEPTED,
         )

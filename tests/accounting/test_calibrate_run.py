@@ -9,7 +9,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 from dpjax_accounting import DPSGD, calibrate_batch_size, calibrate_noise, calibrate_steps
-from dpjax_accounting.largest_within import largest_within
+from dpjax_accounting.calibrate.integer_search import largest_within
 
 N = 10**5
 few = hypothesis.settings(max_examples=3, deadline=None, derandomize=True, database=None)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from dpjax_accounting import TamperedError
-from dpjax_accounting.chain import ChainedFile, Head
+from dpjax_accounting.ledger.chained_file import ChainedFile, Head
 
 
 @pytest.fixture

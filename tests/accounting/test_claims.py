@@ -20,9 +20,9 @@ from dpjax_accounting import (
     claim,
     tpr_ceiling,
 )
-from dpjax_accounting.gaussian import gaussian_log_delta
-from dpjax_accounting.strongest_test import largest_tpr
-from dpjax_accounting.unamplified import NotSampled, unamplified_epsilon
+from dpjax_accounting.engine.gaussian import gaussian_log_delta
+from dpjax_accounting.readings.trade_off import largest_tpr
+from dpjax_accounting.readings.unamplified import NotSampled, unamplified_epsilon
 
 FULL = FullBatch(noise_multiplier=8.0, num_steps=4)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from dp_accounting import pld
 from dpjax_accounting import DPSGD
-from dpjax_accounting.compose import ComposedLoss
+from dpjax_accounting.engine.composed_loss import ComposedLoss
 from scipy import optimize, stats
 
 # num_units, expected batch size, noise multiplier, steps, delta.

@@ -27,7 +27,7 @@ from dpjax_accounting import (
     compare,
     mechanism_from_dict,
 )
-from dpjax_accounting.selection import _negative_binomial
+from dpjax_accounting.mechanisms.best_of_runs import _negative_binomial
 
 SST2 = DPSGD(67349, 1024, 1.0, 198)
 KINDS = [

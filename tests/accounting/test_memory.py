@@ -6,9 +6,9 @@ import tracemalloc
 
 import pytest
 from dpjax_accounting import DPSGD, DPSGDSchedule, Segment
-from dpjax_accounting.discrete import discretise
-from dpjax_accounting.pairs import _table
-from dpjax_accounting.privacy_loss import privacy_loss
+from dpjax_accounting.engine.one_step_grid import discretise
+from dpjax_accounting.engine.pairs import _table
+from dpjax_accounting.engine.privacy_loss import privacy_loss
 
 MIB = 2**20
 

@@ -17,8 +17,8 @@ from dpjax_accounting import (
     compare,
     gaussian_dp,
 )
-from dpjax_accounting.command import _parser
-from dpjax_accounting.gaussian import gaussian_epsilon
+from dpjax_accounting.cli import _parser
+from dpjax_accounting.engine.gaussian import gaussian_epsilon
 
 # Three of the rows in reference.json where the approximation is too low, with their ε.
 ROWS = [
@@ -62,7 +62,7 @@ def test_reports_ledgers_and_gaussians_bound_it_too(tmp_path):
 
 
 def test_nothing_public_is_named_after_it():
-    kinds = dpjax_accounting.mechanism._KINDS.values()
+    kinds = dpjax_accounting.mechanisms.mechanism._KINDS.values()
     names = {name for kind in kinds for name in dir(kind)} | set(dpjax_accounting.__all__)
     assert "epsilon" in names
     assert [name for name in names if any(word in name.lower() for word in NAMES_OF_IT)] == []

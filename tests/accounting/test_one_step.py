@@ -11,8 +11,8 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.privacy_accountant import NeighboringRelation
 from dpjax_accounting import DPSGD, UserLevelDPSGD
-from dpjax_accounting.discrete import discretise
-from dpjax_accounting.releases import poisson
+from dpjax_accounting.engine.one_step_grid import discretise
+from dpjax_accounting.engine.releases import poisson
 from scipy import stats
 
 

@@ -19,8 +19,8 @@ from dpjax_accounting import (
     ShuffledDPSGD,
     compare,
     mechanism_from_dict,
-    random_allocation,
 )
+from dpjax_accounting.mechanisms.other_samplings import random_allocation
 from scipy import special
 
 SMALL = RandomAllocationDPSGD(1000, 10, 1.0, 1)

@@ -4,7 +4,7 @@ import html.parser
 import re
 
 from dpjax_accounting import render_html, render_markdown
-from dpjax_accounting.command import main
+from dpjax_accounting.cli import main
 
 
 class Texts(html.parser.HTMLParser):

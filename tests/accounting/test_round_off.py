@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 from dpjax_accounting import DPSGD
-from dpjax_accounting.compose import ComposedLoss
-from dpjax_accounting.discrete import discretise
-from dpjax_accounting.window import Window
+from dpjax_accounting.engine.composed_loss import ComposedLoss
+from dpjax_accounting.engine.one_step_grid import discretise
+from dpjax_accounting.engine.window import Window
 
 pytestmark = pytest.mark.skipif(
     np.finfo(np.longdouble).eps > 1e-18, reason="long double has no more digits than double here"

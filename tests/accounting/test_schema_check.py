@@ -1,8 +1,8 @@
 """The schema that is shipped, and the checker that reads it."""
 
 import pytest
-from dpjax_accounting.report_schema import report_schema
-from dpjax_accounting.schema_check import violations
+from dpjax_accounting.report.schema import report_schema
+from dpjax_accounting.report.schema_check import violations
 
 
 def parts(schema):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from dpjax_accounting import DPSGD, FullBatch
-from dpjax_accounting.second_opinion import in_words, second_opinion
+from dpjax_accounting.readings.second_opinion import in_words, second_opinion
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from dpjax_accounting import (
     TruncatedPoissonDPSGD,
     UserLevelDPSGD,
 )
-from dpjax_accounting.pictures import epsilon_picture
-from dpjax_accounting.steps import stopped_after
+from dpjax_accounting.mechanisms.stepwise import stopped_after
+from dpjax_accounting.report.pictures import epsilon_picture
 
 MECHANISM = DPSGD(1000, 100, 6.0, 40)
 

@@ -17,8 +17,8 @@ from dpjax_accounting import (
     read_report,
     verify_report,
 )
-from dpjax_accounting.command import main
-from dpjax_accounting.remarks import remarks
+from dpjax_accounting.cli import main
+from dpjax_accounting.report.caveats import remarks
 
 MECHANISM = DPSGD(1000, 100, 8.0, 40)
 

@@ -9,9 +9,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from dpjax_accounting import DPSGD, claim
-from dpjax_accounting.compose import ComposedLoss
-from dpjax_accounting.privacy_loss import PrivacyLoss
-from dpjax_accounting.window import TIGHT, Window, sums_beyond
+from dpjax_accounting.engine.composed_loss import ComposedLoss
+from dpjax_accounting.engine.privacy_loss import PrivacyLoss
+from dpjax_accounting.engine.window import TIGHT, Window, sums_beyond
 from scipy.special import ndtr
 
 RUNS = {

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from dpjax_accounting import durable
+from dpjax_accounting import safe_files
 
 import dpjax
 from dpjax.finetuning import after_training, checkpoint, loop, metrics_log, report, run
@@ -186,10 +186,10 @@ def test_half_a_line_is_not_left_by_a_full_disk_and_dropped_after_a_crash(tmp_pa
 
 def test_a_file_that_could_not_be_written_leaves_no_half_of_itself(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    durable.write_text(path, "old")
+    safe_files.write_text(path, "old")
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(OSError, match="No space"):
-        durable.write_text(path, "new")
+        safe_files.write_text(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

@@ -1,0 +1,1 @@
+"""The noise, the number of steps or the batch size that a target ε allows."""

@@ -1,0 +1,201 @@
+"""The noise multiplier that a target ε needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from dpjax_accounting.checks import checked_integer, checked_positive
+from dpjax_accounting.delta import validate_delta
+from dpjax_accounting.engine.privacy_loss import SMALLEST_NOISE_MULTIPLIER, PrivacyLoss, check_delta
+from dpjax_accounting.engine.releases import LARGEST_NOISE_MULTIPLIER
+from dpjax_accounting.mechanisms.dpsgd import DPSGD
+
+LARGEST_TARGET = 100.0
+# ε is accepted from this share of the target up to the target itself.
+_ACCEPTED = 0.999
+# The same for a first guess.
+_ROUGHLY = 0.97
+# The factor on the grid's interval with which the guess is refined, in a tenth of the time.
+_COARSER = 10.0
+# How often the middle is tried instead of where a chord points.
+_MIDDLE_EVERY = 5
+_MAX_EVALUATIONS = 60
+
+
+def calibrate_noise(
+    target_epsilon: float,
+    delta: float,
+    num_units: int,
+    expected_batch_size: float,
+    num_steps: int,
+    *,
+    sampling: str = "poisson",
+    unit: str = "record",
+    neighboring: str = "add_or_remove_one",
+) -> DPSGD:
+    """Return the mechanism with (nearly) the least noise whose ε does not exceed `target_epsilon`.
+
+    The ε of the returned mechanism has been computed: it lies between 99.9 % and 100 % of the
+    target. On one CPU core this takes a third of a second in usual settings, 1 s where the noise
+    multiplier comes out near 0.2, and 4 s at a sampling probability of 4e-5 and 1e5 steps.
+
+    Args:
+        target_epsilon: above 0, at most 100.
+        delta: between 0 and 1, at least 1e-25.
+        num_units: as for :class:`DPSGD`, like the arguments that follow.
+        expected_batch_size: as for :class:`DPSGD`.
+        num_steps: at least 1.
+        sampling: as for :class:`DPSGD`.
+        unit: as for :class:`DPSGD`.
+        neighboring: as for :class:`DPSGD`.
+
+    Raises:
+        TypeError: if an argument has the wrong type.
+        ValueError: if an argument is out of range or not supported, or if no noise multiplier
+            between 0.1 and 1e6 meets the target.
+
+    Warns:
+        DeltaWarning: if `delta` is at least 1 / num_units.
+    """
+    target = checked_target(target_epsilon)
+    steps = checked_steps(num_steps, "any noise multiplier")
+    # A provisional noise multiplier, so that every other field is checked before any search.
+    mechanism = DPSGD(
+        num_units=num_units,
+        expected_batch_size=expected_batch_size,
+        noise_multiplier=1.0,
+        num_steps=steps,
+        sampling=sampling,
+        unit=unit,
+        neighboring=neighboring,
+    )
+    delta = check_delta(validate_delta(delta, mechanism.num_units))
+    return dataclasses.replace(mechanism, noise_multiplier=_least_noise(mechanism, target, delta))
+
+
+def checked_target(target_epsilon: object) -> float:
+    """Return a target ε as a float above 0 and at most the largest that is worth meeting."""
+    target = checked_positive("target_epsilon", target_epsilon)
+    if target > LARGEST_TARGET:
+        raise ValueError(
+            f"target_epsilon={target:g} is above {LARGEST_TARGET:g}, which protects nobody. Choose"
+            " a smaller target, or leave the target out and give every parameter instead."
+        )
+    return target
+
+
+def checked_steps(num_steps: object, whatever: str) -> int:
+    """Return a number of steps that release something; `whatever` names what is calibrated."""
+    steps = checked_integer("num_steps", num_steps, minimum=0)
+    if steps == 0:
+        raise ValueError(
+            f"num_steps=0 releases nothing, so epsilon is 0 with {whatever}: there is"
+            " nothing to calibrate. Give at least one step."
+        )
+    return steps
+
+
+def _least_noise(mechanism: DPSGD, target: float, delta: float) -> float:
+    def with_noise(noise: float) -> DPSGD:
+        return dataclasses.replace(mechanism, noise_multiplier=noise)
+
+    def quick(noise: float) -> float:
+        return PrivacyLoss(with_noise(noise).releases()).rough_epsilon(delta)
+
+    def coarse(noise: float) -> float:
+        return PrivacyLoss(with_noise(noise).releases(), _COARSER).epsilon(delta)
+
+    def real(noise: float) -> float:
+        return with_noise(noise).epsilon(delta)
+
+    guess = _Found(noise=1.0, epsilon=math.nan, slope=-1.0)
+    for epsilon_of, accepted in ((quick, _ROUGHLY), (coarse, _ACCEPTED), (real, _ACCEPTED)):
+        guess = _search(epsilon_of, target, guess, accepted)
+    if guess.epsilon > target:
+        raise ValueError(
+            f"target_epsilon={target:g} cannot be met: even a noise multiplier of {guess.noise:g}"
+            f" gives epsilon={guess.epsilon:.4g} at delta={delta:g}. Choose a larger target or"
+            " delta, or fewer steps."
+        )
+    if guess.epsilon < _ACCEPTED * target:
+        raise ValueError(
+            f"target_epsilon={target:g} is met by every noise multiplier that is accounted for:"
+            f" already {guess.noise:g} gives epsilon={guess.epsilon:.4g} at delta={delta:g}."
+            " Choose a smaller target or delta, or give a noise multiplier instead."
+        )
+    return guess.noise
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    noise: float
+    epsilon: float
+    slope: float  # d log ε / d log noise
+
+
+def _search(
+    epsilon_of: Callable[[float], float], target: float, start: _Found, accepted: float
+) -> _Found:
+    """Return where `epsilon_of`, falling in the noise, comes just below `target`.
+
+    If that is nowhere, return the end of the range of noise multipliers that comes closest.
+
+    Args:
+        epsilon_of: ε of a noise multiplier.
+        target: ε.
+        start: where to begin, and the slope there.
+        accepted: the share of the target from which ε is near enough.
+    """
+    goal = math.log(target * (1 + accepted) / 2)
+    noise, slope = start.noise, start.slope
+    previous = too_little = enough = None
+    for tried in range(_MAX_EVALUATIONS):
+        epsilon = epsilon_of(noise)
+        at_an_end = noise == (
+            LARGEST_NOISE_MULTIPLIER if epsilon > target else SMALLEST_NOISE_MULTIPLIER
+        )
+        point = math.log(noise), math.log(epsilon) if epsilon > 0 else -math.inf
+        slope = _slope(previous, point) or slope
+        if at_an_end or accepted * target <= epsilon <= target:
+            return _Found(noise, epsilon, slope)
+        previous = point
+        if epsilon > target:
+            too_little = point
+        else:
+            enough = point
+        if too_little is None or enough is None:
+            log_noise = _step(point, goal, slope)
+        else:
+            log_noise = _interpolate(too_little, enough, goal, tried)
+        noise = min(max(math.exp(log_noise), SMALLEST_NOISE_MULTIPLIER), LARGEST_NOISE_MULTIPLIER)
+    raise ArithmeticError(
+        f"The search for a noise multiplier that gives epsilon={target:g} stopped at"
+        f" {noise:.9g} with {epsilon:.9g}. Choose a slightly different target."
+    )
+
+
+def _slope(first: tuple[float, float] | None, second: tuple[float, float]) -> float | None:
+    """Return the slope between two points; None unless it is finite and falls, as ε must."""
+    if first is None or first[0] == second[0]:
+        return None
+    slope = (second[1] - first[1]) / (second[0] - first[0])
+    return slope if -math.inf < slope < 0 else None
+
+
+def _step(point: tuple[float, float], goal: float, slope: float) -> float:
+    """Return where the tangent meets `goal`, but at most twice and at least half the noise."""
+    x, y = point
+    # ε = 0 tells only that there is less noise to look for.
+    move = (goal - y) / slope if math.isfinite(y) else -math.inf
+    return x + min(max(move, -math.log(2)), math.log(2))
+
+
+def _interpolate(
+    too_little: tuple[float, float], enough: tuple[float, float], goal: float, tried: int
+) -> float:
+    """Return where the chord meets `goal`; at times the midpoint, so that no chord stalls."""
+    (left, high), (right, low) = too_little, enough
+    share = 0.5 if tried % _MIDDLE_EVERY == 0 else (high - goal) / (high - low)
+    return left + (right - left) * share

@@ -1,0 +1,1 @@
+"""All runs on one data set, in a file that shows tampering."""

@@ -1,0 +1,70 @@
+"""DP-SGD whose clip norm follows a privately released quantile."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from dpjax_accounting.checks import check_common_fields
+from dpjax_accounting.engine.privacy_loss import Releases, check_noise
+from dpjax_accounting.engine.releases import poisson
+from dpjax_accounting.mechanisms.stepwise import Stepwise
+
+_REFUSED = {
+    "zero_out": "a unit with a zero gradient still counts as not clipped, so that the count moves"
+    " by up to 1 instead of ½",
+    "replace_one": "the sum moves by twice the clip norm and the count by 1, which is not"
+    " implemented",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveClippingDPSGD(Stepwise):
+    """DP-SGD that also releases, in every step, a noisy count of the units that were not clipped.
+
+    A unit moves the clipped sum by at most the clip norm C, and the count, centred as Σ(bᵢ − ½), by
+    at most ½. With noise z_Δ·C and σ_b both together are one Gaussian release with noise multiplier
+    z, 1/z² = 1/z_Δ² + 1/(2σ_b)² (Andrew et al. 2021, "Differentially Private Learning with Adaptive
+    Clipping", theorem 1).
+
+    Attributes:
+        num_units: number of privacy units in the training data, at least 1.
+        expected_batch_size: mean number of units per step, at most `num_units`.
+        gradient_noise_multiplier: z_Δ, above 0.
+        count_stddev: σ_b, the standard deviation of the count's noise in units, above 0.
+        num_steps: number of steps, at least 0.
+        unit: "record".
+        neighboring: "add_or_remove_one".
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if a field is out of range, or a name unknown or not supported.
+    """
+
+    name: ClassVar[str] = "adaptive_clipping_dpsgd"
+
+    num_units: int
+    expected_batch_size: float
+    gradient_noise_multiplier: float
+    count_stddev: float
+    num_steps: int
+    unit: str = "record"
+    neighboring: str = "add_or_remove_one"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_common_fields(self, ("add_or_remove_one",), _REFUSED)
+
+    @property
+    def noise_multiplier(self) -> float:
+        """z, the noise multiplier of both releases together."""
+        squares = self.gradient_noise_multiplier**-2 + (2 * self.count_stddev) ** -2
+        return squares**-0.5
+
+    def releases(self) -> Releases:
+        """Return the Poisson-sampled joint release, `num_steps` times."""
+        if self.num_steps == 0:
+            return ()
+        check_noise(self.noise_multiplier)
+        probability = self.expected_batch_size / self.num_units
+        return ((poisson(probability, self.noise_multiplier, self.neighboring), self.num_steps),)

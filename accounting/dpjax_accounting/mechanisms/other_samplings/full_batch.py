@@ -1,0 +1,48 @@
+"""Gradient descent on all units in every step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from dpjax_accounting.checks import check_common_fields
+from dpjax_accounting.engine.privacy_loss import Releases
+from dpjax_accounting.engine.releases import RELATIONS, gaussian
+from dpjax_accounting.mechanisms.stepwise import Stepwise
+
+
+@dataclasses.dataclass(frozen=True)
+class FullBatch(Stepwise):
+    """The Gaussian mechanism on the clipped sum over all units, `num_steps` times.
+
+    ε and δ are exact (Balle and Wang 2018, theorem 8, with √num_steps for the composition, which is
+    exact for Gaussians: Dong, Roth and Su 2022, corollary 3.3, numbers of arXiv:1905.02383).
+
+    Attributes:
+        noise_multiplier: noise standard deviation / clip norm, above 0.
+        num_steps: number of noisy releases, at least 0.
+        unit: "record".
+        neighboring: "add_or_remove_one", "zero_out" or "replace_one"; a unit that is replaced moves
+            the sum by twice the clip norm.
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if a field is out of range, or a name unknown or not supported.
+    """
+
+    name: ClassVar[str] = "full_batch"
+
+    noise_multiplier: float
+    num_steps: int
+    unit: str = "record"
+    neighboring: str = "add_or_remove_one"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_common_fields(self, RELATIONS)
+
+    def releases(self) -> Releases:
+        """Return the Gaussian release, `num_steps` times."""
+        if self.num_steps == 0:
+            return ()
+        return ((gaussian(self.noise_multiplier, self.neighboring), self.num_steps),)

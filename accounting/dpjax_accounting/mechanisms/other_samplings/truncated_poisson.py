@@ -1,0 +1,75 @@
+"""DP-SGD with Poisson sampling into batches of at most a given size."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from dpjax_accounting.checks import check_common_fields
+from dpjax_accounting.engine.privacy_loss import Releases, check_noise
+from dpjax_accounting.engine.releases import blended, poisson
+from dpjax_accounting.mechanisms.stepwise import Stepwise
+
+_REFUSED = {
+    "add_or_remove_one": "whether a batch overflows depends on the number of units, which must"
+    " therefore be public",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TruncatedPoissonDPSGD(Stepwise):
+    """DP-SGD whose Poisson batches lose random units where they exceed `largest_batch_size`.
+
+    With p = P[Bin(n − 1, q) ≥ L] the chance that a unit meets a full batch and
+    q′ = P[Bin(n, q) > L] · L / (n p) that it is in it then, displacing another one, a step is
+    dominated by a mixture of which one knows the part: with probability 1 − p a Poisson step, with
+    probability p one with sampling probability q′ in which the sum moves by twice as much
+    (Ganesh 2025, "Tighter Privacy Analysis for Truncated Poisson Sampling", arXiv:2508.15089;
+    derived in docs/accounting.md; dp-accounting's TruncatedSubsampledGaussianDpEvent is the same).
+
+    Attributes:
+        num_units: n, at least 1; public.
+        expected_batch_size: mean number of units per step before truncation.
+        largest_batch_size: L, at least 1. B + 6√B or more costs next to nothing.
+        noise_multiplier: noise standard deviation / clip norm, above 0.
+        num_steps: number of noisy releases, at least 0.
+        unit: "record".
+        neighboring: "zero_out" or "replace_one".
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if a field is out of range, or a name unknown or not supported.
+    """
+
+    name: ClassVar[str] = "truncated_poisson_dpsgd"
+
+    num_units: int
+    expected_batch_size: float
+    largest_batch_size: int
+    noise_multiplier: float
+    num_steps: int
+    unit: str = "record"
+    neighboring: str = "zero_out"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
+
+    def releases(self) -> Releases:
+        """Return the mixture of a Poisson step and a full one, `num_steps` times."""
+        from scipy import stats
+
+        if self.num_steps == 0:
+            return ()
+        check_noise(self.noise_multiplier)
+        n, most = self.num_units, self.largest_batch_size
+        q = self.expected_batch_size / n
+        usual = poisson(q, self.noise_multiplier, self.neighboring)
+        full = float(stats.binom.sf(most - 1, n - 1, q))
+        if full == 0.0:
+            return ((usual, self.num_steps),)
+        inside = min(1.0, float(stats.binom.sf(most, n, q)) * most / (n * full))
+        moved = poisson(inside, self.noise_multiplier / 2, "replace_one")
+        if full == 1.0:
+            return ((moved, self.num_steps),)
+        return ((blended(((1 - full, usual), (full, moved))), self.num_steps),)

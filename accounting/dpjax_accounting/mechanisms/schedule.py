@@ -1,0 +1,115 @@
+"""DP-SGD whose noise or batch size changes during the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+from dpjax_accounting.checks import (
+    check_common_fields,
+    checked_batch_size,
+    checked_integer,
+    checked_positive,
+    nearest,
+    set_fields,
+)
+from dpjax_accounting.engine.privacy_loss import Releases, check_noise
+from dpjax_accounting.engine.releases import RELATIONS, Release, poisson
+from dpjax_accounting.mechanisms.stepwise import Stepwise, checked_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Successive steps with the same parameters.
+
+    Attributes:
+        expected_batch_size: mean number of units per step, above 0 and at most `num_units`.
+        noise_multiplier: noise standard deviation / clip norm of these steps, above 0.
+        num_steps: at least 0.
+    """
+
+    expected_batch_size: float
+    noise_multiplier: float
+    num_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DPSGDSchedule(Stepwise):
+    """DP-SGD with Poisson sampling in segments, each with its own batch size and noise.
+
+    Apart from that it is :class:`DPSGD`. The schedule is fixed beforehand, not chosen by looking at
+    the data.
+
+    Attributes:
+        num_units: number of privacy units in the training data, at least 1.
+        segments: at least one, in the order of the run.
+        unit: "record".
+        neighboring: "add_or_remove_one", "zero_out" or "replace_one".
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if a field is out of range, or a name unknown or not supported.
+    """
+
+    name: ClassVar[str] = "dpsgd_schedule"
+
+    num_units: int
+    segments: tuple[Segment, ...]
+    unit: str = "record"
+    neighboring: str = "add_or_remove_one"
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        check_common_fields(self, RELATIONS)
+        if not isinstance(self.segments, list | tuple) or not self.segments:
+            raise ValueError(
+                f"segments must be a tuple of at least one Segment; got {self.segments!r}."
+            )
+        segments = tuple(_checked(segment, self.num_units) for segment in self.segments)
+        set_fields(self, segments=segments)
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps of all segments."""
+        return sum(segment.num_steps for segment in self.segments)
+
+    def after(self, step: int) -> DPSGDSchedule:
+        """Return the schedule stopped after `step` steps, as for :meth:`Stepwise.after`."""
+        left = checked_step(step, self.num_steps)
+        begun = []
+        for segment in self.segments:
+            begun.append(dataclasses.replace(segment, num_steps=min(left, segment.num_steps)))
+            left -= begun[-1].num_steps
+            if left == 0:
+                break
+        return dataclasses.replace(self, segments=tuple(begun))
+
+    def releases(self) -> Releases:
+        """Return the Poisson-sampled Gaussian of every segment with its number of steps."""
+        segments = (segment for segment in self.segments if segment.num_steps)
+        return tuple((self._release(segment), segment.num_steps) for segment in segments)
+
+    def _release(self, segment: Segment) -> Release:
+        check_noise(segment.noise_multiplier)
+        probability = segment.expected_batch_size / self.num_units
+        return poisson(probability, segment.noise_multiplier, self.neighboring)
+
+
+def _checked(segment: object, num_units: int) -> Segment:
+    if isinstance(segment, Mapping):
+        known = [field.name for field in dataclasses.fields(Segment)]
+        for name in segment:
+            if name not in known:
+                raise ValueError(f"A segment has no field {name!r}.{nearest(str(name), known)}")
+        missing = [name for name in known if name not in segment]
+        if missing:
+            raise ValueError(f"A segment lacks {', '.join(missing)}.")
+        segment = Segment(**segment)
+    if not isinstance(segment, Segment):
+        raise TypeError(f"segments must hold Segments; got {segment!r}.")
+    return Segment(
+        checked_batch_size(segment.expected_batch_size, num_units),
+        checked_positive("noise_multiplier", segment.noise_multiplier),
+        checked_integer("num_steps", segment.num_steps, minimum=0),
+    )

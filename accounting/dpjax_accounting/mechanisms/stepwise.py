@@ -1,0 +1,45 @@
+"""Mechanisms that take place in steps, and stop before the last."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Self
+
+from dpjax_accounting.checks import checked_integer
+from dpjax_accounting.mechanisms.mechanism import Mechanism
+
+
+class Stepwise(Mechanism):
+    """A mechanism in `num_steps` steps, whose first ones are a mechanism of the same kind."""
+
+    num_steps: int
+
+    def after(self, step: int) -> Self:
+        """Return the same mechanism stopped after `step` steps; 0 means that nothing was released.
+
+        Raises:
+            TypeError: if `step` is not an integer.
+            ValueError: if `step` is negative or beyond `num_steps`.
+        """
+        return dataclasses.replace(self, num_steps=checked_step(step, self.num_steps))
+
+
+def checked_step(step: object, num_steps: int) -> int:
+    """Return `step` as a Python int from 0 to `num_steps`, or raise."""
+    number = checked_integer("step", step, minimum=0)
+    if number > num_steps:
+        raise ValueError(f"step={number} lies beyond the last one: num_steps={num_steps}.")
+    return number
+
+
+def stopped_after(mechanism: Mechanism, num_steps: int) -> Mechanism:
+    """Return what `mechanism` released in its first `num_steps` steps, as a mechanism.
+
+    Raises:
+        TypeError: if `num_steps` is not an integer.
+        ValueError: if it is negative or beyond the last step, or the mechanism has no steps: then
+            it counts in full.
+    """
+    if isinstance(mechanism, Stepwise):
+        return mechanism.after(num_steps)
+    raise ValueError(f"A {mechanism.name!r} mechanism has no steps: it counts in full.")

@@ -1,0 +1,1 @@
+"""What else a mechanism can be asked: profiles, trade-offs, bounds, ε by step."""

@@ -1,0 +1,1 @@
+"""The privacy report: its claim, its schema, its check, its page."""

@@ -1,0 +1,17 @@
+"""The JSON Schema of privacy reports, which the package ships."""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from typing import Any
+
+SCHEMA_VERSION = 4
+
+
+@functools.cache
+def report_schema() -> dict[str, Any]:
+    """Return the JSON Schema that every privacy report fits (privacy-report.schema.json)."""
+    file = resources.files("dpjax_accounting.report") / "privacy-report.schema.json"
+    return json.loads(file.read_text(encoding="utf-8"))

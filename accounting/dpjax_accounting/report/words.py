@@ -1,0 +1,243 @@
+"""A privacy report in words that need no knowledge of the field."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dpjax_accounting.report.caveats import remarks
+
+_RELATIONS = {
+    "add_or_remove_one": "one {unit} more or less",
+    "replace_one": "one {unit} exchanged for another",
+    "zero_out": "one {unit} left out of the computation, the number of {unit}s being known",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+    """Of the document (level 1) or of a section (level 2)."""
+
+    text: str
+    level: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Paragraph:
+    """Prose; a warning stands out."""
+
+    text: str
+    warning: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Bullets:
+    """Sentences that stand on their own."""
+
+    lines: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of as many cells as the header has."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+Block = Heading | Paragraph | Bullets | Table
+
+
+def in_words(report: Mapping[str, Any]) -> list[Block]:
+    """Return a report that fits the schema as a document, most important things first."""
+    blocks: list[Block] = [Heading("Privacy report", level=1)]
+    blocks += [Paragraph(text, warning=True) for text in remarks(report)]
+    if not report["private"]:
+        return [*blocks, *_run(report)]
+    return [
+        *blocks,
+        *_promise(report),
+        *_numbers(report),
+        *_lifetime(report),
+        *_training(report),
+        *_limits(report),
+        *_run(report),
+        *_check(report),
+    ]
+
+
+def _promise(report: Mapping[str, Any]) -> list[Block]:
+    guarantee = report["guarantee"]
+    unit, epsilon = guarantee["unit"], guarantee["epsilon"]
+    relation = _RELATIONS.get(guarantee["neighboring"], guarantee["neighboring"].replace("_", " "))
+    recognised = "; ".join(
+        f"one that wrongly accuses {_percent(test['false_positive_rate'])} of those who did not"
+        f" take part recognises at most {_percent(test['largest_true_positive_rate'], up=True)} of"
+        " those who did"
+        for test in guarantee["tests"]
+    )
+    right = (1 + guarantee["largest_advantage"]) / 2
+    return [
+        Heading("What is promised"),
+        Paragraph(
+            f"The training data contains {unit}s. Take any one {unit}. Whoever sees what was"
+            f" released, knows every other {unit} and has any computing power cannot tell well"
+            f" whether this {unit} was used. How well at most was proved for the method, not"
+            " measured on this model."
+        ),
+        Paragraph(
+            f"The measure of it is ε = {_rounded_up(epsilon)} at δ = {guarantee['delta']:.3g}, for"
+            f" data sets that differ by {relation.format(unit=unit)}. Smaller is safer. It means: a"
+            f" result that is likely with the {unit} is at most {_rounded_up(math.exp(epsilon))}"
+            f" times less likely without it, and the other way round, apart from a probability of"
+            f" {guarantee['delta']:.3g} for which nothing is promised."
+            if epsilon < 50
+            else f"The measure of it is ε = {_rounded_up(epsilon)} at δ = {guarantee['delta']:.3g}."
+            " That is so large that it promises nothing of use."
+        ),
+        Paragraph(
+            f"Somebody who has to guess whether a {unit} was used, when both are equally likely, is"
+            f" right in at most {_percent(right, up=True)} of the cases; without the model it would"
+            f" be 50 %. Of all tests, {recognised}."
+        ),
+    ]
+
+
+def _numbers(report: Mapping[str, Any]) -> list[Block]:
+    guarantee = report["guarantee"]
+    rows = [
+        ("ε of what was done", f"{guarantee['epsilon']:.6g}"),
+        ("δ", f"{guarantee['delta']:.6g}"),
+        ("Privacy unit", guarantee["unit"]),
+        ("Neighbouring relation", guarantee["neighboring"].replace("_", " ")),
+    ]
+    if guarantee["num_units"] is not None:
+        share = guarantee["delta_times_num_units"]
+        compared = "below" if share < 1 else "NOT below"
+        rows.append((f"Number of {guarantee['unit']}s n (public)", f"{guarantee['num_units']:,}"))
+        rows.append(("δ compared with 1/n", f"{share:.3g} of it, {compared} it as it should be"))
+    for pair in guarantee["other_deltas"]:
+        rows.append((f"ε at δ = {pair['delta']:.3g}", f"{pair['epsilon']:.6g}"))
+    if report["status"] == "unfinished":
+        rows.append(("ε of all steps planned", f"{guarantee['epsilon_planned']:.6g}"))
+    if guarantee["epsilon_unamplified"] is not None:
+        what = f"ε if it is known which {guarantee['unit']}s were drawn in which step"
+        rows.append((what, f"{guarantee['epsilon_unamplified']:.6g}"))
+    if guarantee["epsilon_renyi"] is not None:
+        what = "ε by a second accountant (Rényi differential privacy, looser)"
+        rows.append((what, f"{guarantee['epsilon_renyi']:.6g}"))
+    accountant = report["accountant"]
+    by = f"{accountant['package']} {accountant['version']}: {accountant['method']}"
+    return [
+        Heading("The numbers"),
+        Table(("Quantity", "Value"), (*rows, ("Computed by", by))),
+    ]
+
+
+def _lifetime(report: Mapping[str, Any]) -> list[Block]:
+    total = report["dataset_total"]
+    if total is None:
+        text = (
+            "No ledger was kept. If the same data was or will be used again, the ε of all uses"
+            " compose to a larger one, which this report does not know."
+        )
+    else:
+        runs = "1 run" if total["num_runs"] == 1 else f"{total['num_runs']} runs"
+        text = (
+            f"The ledger of the data set has {runs}, this one included. Together they spent ε ="
+            f" {_rounded_up(total['epsilon'])} at δ = {total['delta']:.3g}: that is the promise to"
+            " somebody who sees all of their results. What is not in the ledger is not in the"
+            f" number. The ledger then had {total['ledger_head']['num_lines']} lines, the last with"
+            f" the hash {total['ledger_head']['sha256']}."
+        )
+    return [Heading("The same data over its lifetime"), Paragraph(text)]
+
+
+def _training(report: Mapping[str, Any]) -> list[Block]:
+    mechanism, done = report["mechanism"], report["implementation"]
+    rows = [("Mechanism", str(mechanism["mechanism"]))]
+    rows += [
+        (_label(name), _shown(value)) for name, value in mechanism.items() if name != "mechanism"
+    ]
+    if report["steps_planned"] is not None:
+        of = f"{report['steps_completed']:,} of {report['steps_planned']:,}"
+        rows.append(("Steps executed, of those planned", of))
+    rows += [(_label(name), _shown(value)) for name, value in done.items()]
+    rows += [(_label(name), _shown(value)) for name, value in report["randomness"].items()]
+    return [Heading("What was done"), Table(("Parameter", "Value"), tuple(rows))]
+
+
+def _limits(report: Mapping[str, Any]) -> list[Block]:
+    trust = report["trust"]
+    uses = tuple((use["use"], use["status"], use["explanation"]) for use in report["data_uses"])
+    return [
+        Heading("Whom it takes trust in"),
+        Paragraph(
+            "One party holds the data and adds the noise (the central model). The promise does not"
+            " bind those who see the data before that:"
+        ),
+        Bullets(tuple(trust["trusted_with_records"])),
+        Heading("What may be published"),
+        Bullets(tuple(trust["released"])),
+        Heading("What must stay secret"),
+        Bullets(tuple(trust["kept_secret"])),
+        Heading("What must be true for the promise to hold"),
+        Bullets(tuple(report["assumptions"])),
+        Heading("What the promise does not cover"),
+        Bullets(tuple(report["not_covered"])),
+        Heading("Other uses of the private data"),
+        Table(("Use", "Status", "Explanation"), uses),
+    ]
+
+
+def _run(report: Mapping[str, Any]) -> list[Block]:
+    rows = [(_label(name), _shown(value)) for name, value in report["run"].items()]
+    rows += [(name, value) for name, value in report["versions"].items()]
+    rows += [
+        (_label(name), "unknown" if value is None else _shown(value))
+        for name, value in report["environment"].items()
+    ]
+    return [Heading("The run"), Table(("", "Value"), tuple(rows))]
+
+
+def _check(report: Mapping[str, Any]) -> list[Block]:
+    return [
+        Heading("How to check this report"),
+        Paragraph(
+            "The command `dpjax_accounting verify privacy.json` computes every number again from"
+            " the parameters. It cannot see whether the run did what is stated here."
+        ),
+    ]
+
+
+def _label(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "; ".join(map(_shown, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(one)}" for key, one in value.items())
+    return str(value)
+
+
+def _rounded_up(value: float) -> str:
+    """Three digits, never less than the value."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
+    # The allowance keeps what has three digits already as it is.
+    return f"{math.ceil(value / unit - 1e-9) * unit:.3g}"
+
+
+def _percent(share: float, up: bool = False) -> str:
+    return f"{_rounded_up(100 * share) if up else f'{100 * share:.3g}'} %"
