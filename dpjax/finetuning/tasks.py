@@ -22,7 +22,7 @@ from dpjax.data import (
     RecordColumns,
     Records,
     TextDataset,
-    encode,
+    encode_labelled,
     encode_language,
     label_names,
     read_language_records,
@@ -109,7 +109,7 @@ class SequenceClassification:
         self, records: Records, tokenizer: PreTrainedTokenizerBase, max_length: int
     ) -> TextDataset:
         """The records as arrays."""
-        return encode(records, tokenizer, self.labels, max_length)
+        return encode_labelled(records, tokenizer, self.labels, max_length)
 
     def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:
         """The checkpoint as a classifier."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpjax.data import Conversations, encode_language
-from dpjax.data.answer_tokens import tokens_in_spans
+from dpjax.data.encode.answer_tokens import tokens_in_spans
 
 
 def naive(text, spans, offsets):

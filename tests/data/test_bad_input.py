@@ -209,7 +209,7 @@ def test_missing_paths_are_not_looked_up_on_the_hub(given, message, tmp_path, mo
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "train.csv").touch()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dpjax.data.reading.read_hub", pytest.fail)
+    monkeypatch.setattr("dpjax.data.read.read.read_hub", pytest.fail)
     with pytest.raises(FileNotFoundError, match=message):
         read_records(DataSource(given))
 

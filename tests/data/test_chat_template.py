@@ -15,7 +15,7 @@ from dpjax.data import (
     encode_language,
     encode_prompts,
 )
-from dpjax.data.chat import ChatTemplate
+from dpjax.data.encode.chat_template import ChatTemplate
 
 TALK = [
     {"role": "system", "content": ""},
@@ -156,7 +156,7 @@ def test_memory_is_bounded(what, make_gpt):
     ],
 )
 def test_time_is_bounded(loop, make_gpt, monkeypatch):
-    monkeypatch.setattr("dpjax.data.chat.SECONDS", 0.5)
+    monkeypatch.setattr("dpjax.data.encode.chat_template.SECONDS", 0.5)
     tokenizer = make_gpt(chat_template=loop + GENERATION)
     with pytest.raises(ValueError, match=r"takes more than 0.5 s of computing for the messages of"):
         encode(tokenizer)

@@ -43,7 +43,7 @@ def test_arrays(tokenizer):
         ["the films is good", "unheard", " ".join(["bad"] * 6), " ".join(["bad"] * 7)],
         ["good", "bad", "bad", "good"],
     )
-    dataset = encode(records, tokenizer, NAMES, 8)
+    dataset = encode_labelled(records, tokenizer, NAMES, 8)
     expected = [
         [CLS, 4, 5, 10, 6, 7, SEP, PAD],
         [CLS, UNK, SEP, PAD, PAD, PAD, PAD, PAD],
@@ -63,7 +63,7 @@ def test_many_records_keep_their_order(make_tokenizer):
     # The padding side of the checkpoint must not matter.
     tokenizer = make_tokenizer(padding_side="left")
     texts = [" ".join(WORDS[4 + i % 6] for i in range(n % 9 + 1)) for n in range(2500)]
-    dataset = encode(Records(texts, ["bad"] * 2500), tokenizer, NAMES, 8)
+    dataset = encode_labelled(Records(texts, ["bad"] * 2500), tokenizer, NAMES, 8)
     for row in range(0, 2500, 97):
         ids = tokenizer(texts[row], truncation=True, max_length=8)["input_ids"]
         np.testing.assert_array_equal(dataset.input_ids[row, : len(ids)], ids)
@@ -73,7 +73,7 @@ def test_many_records_keep_their_order(make_tokenizer):
 
 
 def test_no_records(tokenizer):
-    dataset = encode(Records([], []), tokenizer, NAMES, 8)
+    dataset = encode_labelled(Records([], []), tokenizer, NAMES, 8)
     assert dataset.input_ids.shape == (0, 8)
     assert len(dataset) == dataset.num_truncated == 0
 
@@ -103,7 +103,7 @@ def test_take():
 )
 def test_refusals(max_length, options, labels, message, make_tokenizer):
     with pytest.raises(ValueError, match=message):
-        encode(Records(["film"], labels), make_tokenizer(**options), NAMES, max_length)
+        encode_labelled(Records(["film"], labels), make_tokenizer(**options), NAMES, max_length)
 
 
 def test_slow_tokenizer():
@@ -111,4 +111,4 @@ def test_slow_tokenizer():
         is_fast = False
 
     with pytest.raises(TypeError, match=r"fast tokenizer.*got SlowTokenizer"):
-        encode(Records(["film"], ["bad"]), SlowTokenizer(), NAMES, 8)
+        encode_labelled(Records(["film"], ["bad"]), SlowTokenizer(), NAMES, 8)

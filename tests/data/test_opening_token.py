@@ -10,7 +10,7 @@ from dpjax.data import (
     Conversations,
     Records,
     Texts,
-    encode,
+    encode_labelled,
     encode_language,
     encode_prompts,
 )
@@ -85,4 +85,6 @@ def test_labelled_texts(opens, max_length):
     texts = ["the film is good and the play is bad", "a book"]
     written = Records([token + text for text in texts], ["x"] * 2)
     plain = Records(texts, ["x"] * 2)
-    assert_equal(*(encode(records, tokenizer, ("x",), max_length) for records in (written, plain)))
+    assert_equal(
+        *(encode_labelled(records, tokenizer, ("x",), max_length) for records in (written, plain))
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpjax.data.chat import Span
+from dpjax.data.encode.chat_template import Span
 
 
 def tokens_in_spans(text: str, spans: Sequence[Span], offsets: Sequence[Span]) -> np.ndarray:

@@ -6,10 +6,10 @@ import dataclasses
 import math
 import re
 
-from dpjax.data.checks import Checked, check_records, check_text
-from dpjax.data.raw import Wanted
-from dpjax.data.reading import read_columns
-from dpjax.data.record_columns import RecordColumns
+from dpjax.data.read.columns import Wanted
+from dpjax.data.read.read import read_columns
+from dpjax.data.records.base import RecordColumns
+from dpjax.data.records.checks import Checked, check_records, check_text
 from dpjax.data.source import DataSource
 from dpjax.data.unicode import has_half_surrogate
 

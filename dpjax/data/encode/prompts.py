@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from dpjax.data.chat import ChatTemplate, RecordError, check_chat_template
-from dpjax.data.encoded import EncodedRecords
-from dpjax.data.language_records import (
+from dpjax.data.encode.base import EncodedRecords
+from dpjax.data.encode.chat_template import ChatTemplate, RecordError, check_chat_template
+from dpjax.data.encode.padding import pad_rows, padding_id
+from dpjax.data.encode.target_tokens import prompt_tokens
+from dpjax.data.encode.tokenizing import check_max_length, check_tokenizer
+from dpjax.data.records.language import (
     Completions,
     Content,
     Conversations,
     LanguageRecords,
     check_separator,
 )
-from dpjax.data.padding import pad_rows, padding_id
-from dpjax.data.target_tokens import prompt_tokens
-from dpjax.data.tokenizing import check_max_length, check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpjax.data.raw import RawColumns, Wanted, check_names
+from dpjax.data.read.columns import RawColumns, Wanted, check_names
 
 if TYPE_CHECKING:
     import datasets

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dpjax.data.messages import Message
+from dpjax.data.records.messages import Message
 from dpjax.data.unicode import has_half_surrogate
 
 if TYPE_CHECKING:

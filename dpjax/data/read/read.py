@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from dpjax.data.delimited import read_delimited
-from dpjax.data.hugging_face import read_hub, read_parquet, read_saved_folder
-from dpjax.data.json_lines import read_json_lines
-from dpjax.data.raw import RawColumns, Wanted
+from dpjax.data.read.columns import RawColumns, Wanted
+from dpjax.data.read.delimited import read_delimited
+from dpjax.data.read.hugging_face import read_hub, read_parquet, read_saved_folder
+from dpjax.data.read.json_lines import read_json_lines
 
 _READERS: dict[str, Callable[[Path, Wanted], RawColumns]] = {
     ".csv": read_delimited,

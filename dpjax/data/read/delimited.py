@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dpjax.data.raw import RawColumns, Wanted, check_names
-from dpjax.data.text_lines import open_lines
+from dpjax.data.read.columns import RawColumns, Wanted, check_names
+from dpjax.data.read.text_lines import open_lines
 
 # The largest value that fits a C long everywhere; csv refuses fields over 128 KiB by default.
 CSV_FIELD_LIMIT = 2**31 - 1

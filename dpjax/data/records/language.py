@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from dpjax.data.checks import Checked, check_records, check_text
-from dpjax.data.messages import Message, check_messages
-from dpjax.data.raw import Layout, RawColumns, Wanted
-from dpjax.data.reading import read_columns
-from dpjax.data.record_columns import RecordColumns
+from dpjax.data.read.columns import Layout, RawColumns, Wanted
+from dpjax.data.read.read import read_columns
+from dpjax.data.records.base import RecordColumns
+from dpjax.data.records.checks import Checked, check_records, check_text
+from dpjax.data.records.messages import Message, check_messages
 from dpjax.data.source import DataSource
 from dpjax.data.unicode import has_half_surrogate
 

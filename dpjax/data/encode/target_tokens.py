@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpjax.data.answer_tokens import tokens_in_spans
-from dpjax.data.chat import ChatTemplate, RecordError
-from dpjax.data.language_records import Completions, Content, Conversations, LanguageRecords, Texts
-from dpjax.data.tokenizing import (
+from dpjax.data.encode.answer_tokens import tokens_in_spans
+from dpjax.data.encode.chat_template import ChatTemplate, RecordError
+from dpjax.data.encode.tokenizing import (
     in_batches,
     leading_special_tokens,
     opened,
     tokenize,
     tokenize_with_offsets,
 )
+from dpjax.data.records.language import Completions, Content, Conversations, LanguageRecords, Texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dpjax.data.raw import RawColumns, Wanted
-from dpjax.data.text_lines import open_lines
+from dpjax.data.read.columns import RawColumns, Wanted
+from dpjax.data.read.text_lines import open_lines
 
 _ARRAY = "holds a JSON array; one object per line is needed: `jq -c '.[]' array.json > lines.jsonl`"
 

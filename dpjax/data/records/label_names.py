@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from dpjax.data.records import Records
+from dpjax.data.records.labelled import Records
 
 MANY_LABELS = 20
 

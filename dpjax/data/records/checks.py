@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dpjax.data.raw import RawColumns
+from dpjax.data.read.columns import RawColumns
 from dpjax.data.source import DataSource
 from dpjax.data.unicode import has_half_surrogate
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpjax.data.checks import Checked
+from dpjax.data.records.checks import Checked
 from dpjax.data.unicode import has_half_surrogate
 
 Message = dict[str, str]

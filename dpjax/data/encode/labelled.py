@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpjax.data.encoded import EncodedRecords
-from dpjax.data.records import Records
-from dpjax.data.tokenizing import (
+from dpjax.data.encode.base import EncodedRecords
+from dpjax.data.encode.tokenizing import (
     TEXTS_AT_ONCE,
     check_max_length,
     check_tokenizer,
     leading_special_tokens,
     tokenize_with_offsets,
 )
+from dpjax.data.records.labelled import Records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +29,7 @@ class TextDataset(EncodedRecords):
     """(N,) int32, positions in the label names."""
 
 
-def encode(
+def encode_labelled(
     records: Records,
     tokenizer: PreTrainedTokenizerBase,
     label_names: tuple[str, ...],

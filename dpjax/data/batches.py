@@ -1,7 +1,8 @@
-"""Exact Poisson sampling, cut into microbatches of one static shape."""
+"""Exact Poisson sampling, cut into microbatches of few static shapes with little padding."""
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -9,8 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from dpjax_accounting import DPSGD
 
+from dpjax.data.encode.base import Encoded, EncodedRecords
+
 if TYPE_CHECKING:
     from dpjax.privatize import RunKey
+
+# Each is at most 1.5 times the one before: few programs to compile, little padding left.
+_STATIC_LENGTHS = sorted(
+    length for power in range(4, 20) for length in (2**power, 3 * 2 ** (power - 1))
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,3 +63,19 @@ def microbatches(indices: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, n
         piece = indices[start : start + size]
         rows = np.concatenate([piece, np.full(size - len(piece), piece[0], piece.dtype)])
         yield rows, np.arange(size) < len(piece)
+
+
+def by_length(data: EncodedRecords, indices: np.ndarray) -> np.ndarray:
+    """`indices` ordered by the number of tokens of the records, shortest first."""
+    lengths = data.attention_mask[indices].sum(axis=1)
+    return indices[np.argsort(lengths, kind="stable")]
+
+
+def trim_padding(data: Encoded) -> Encoded:
+    """Drops columns that are padding in every record, down to 16, 24, 32, 48, 64, 96, ... tokens.
+
+    What a model computes for the remaining positions does not depend on the columns dropped.
+    """
+    longest = int(data.attention_mask.sum(axis=1).max(initial=1))
+    length = _STATIC_LENGTHS[bisect.bisect_left(_STATIC_LENGTHS, longest)]
+    return data.trimmed(length)

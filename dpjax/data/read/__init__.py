@@ -1,0 +1,1 @@
+"""Files and data sets, read into columns of values."""

@@ -1,0 +1,1 @@
+"""Columns of values, checked and turned into records."""
