@@ -30,7 +30,7 @@ from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 
-from dpjax.finetuning.tasks import LabelledBatch, SequenceClassification
+from dpjax.finetuning.tasks.registry import LabelledBatch, SequenceClassification
 from dpjax.models import (
     LoraConfig,
     SequenceClassifier,

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.models.losses import causal_lm_loss
+from dpjax.models.text.losses import causal_lm_loss
 
 PyTree = Any
 

@@ -14,11 +14,11 @@ from dpjax.audit import plot_roc
 from dpjax.data import DataSource, Records
 from dpjax.demo.checkpoint import find_minilm
 from dpjax.demo.clinic import generate
-from dpjax.finetuning.config import FinetuneConfig, Lora, Privacy, Training
-from dpjax.finetuning.run_directory import RunDirectory
+from dpjax.finetuning.config.options import FinetuneConfig, Lora, Privacy, Training
+from dpjax.finetuning.files.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from dpjax.finetuning.result import FinetuneResult
+    from dpjax.finetuning.reports.result import FinetuneResult
 
 NUM_TRAINING_RECORDS = 4000
 NUM_HELD_OUT_RECORDS = 1000

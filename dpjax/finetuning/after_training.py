@@ -16,14 +16,14 @@ from dpjax_accounting.safe_files import write_text
 from flax import nnx
 
 from dpjax.audit import AttackResult, loss_attack
-from dpjax.finetuning import report
-from dpjax.finetuning.evaluate import Evaluation, evaluate
-from dpjax.finetuning.interrupt import Interrupts
-from dpjax.finetuning.loop import Trained
-from dpjax.finetuning.prepare import Plan
-from dpjax.finetuning.result import FinetuneResult, store
-from dpjax.finetuning.run_directory import RunDirectory, write_json
-from dpjax.finetuning.samples import write_samples
+from dpjax.finetuning.files.run_directory import RunDirectory, write_json
+from dpjax.finetuning.reports import run_report
+from dpjax.finetuning.reports.result import FinetuneResult, store
+from dpjax.finetuning.reports.samples import write_samples
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.finetuning.training.evaluate import Evaluation, evaluate
+from dpjax.finetuning.training.interrupt import Interrupts
+from dpjax.finetuning.training.loop import Trained
 from dpjax.models import CausalLM
 
 T = TypeVar("T")
@@ -122,8 +122,8 @@ def measure(
     def with_warnings() -> FinetuneResult:
         return dataclasses.replace(result, warnings=tuple(stages.warnings))
 
-    stages.attempt("training.png", lambda: report.draw_training(directory, plan, result))
-    stages.attempt("roc.png", lambda: report.draw_roc(directory, result))
+    stages.attempt("training.png", lambda: run_report.draw_training(directory, plan, result))
+    stages.attempt("roc.png", lambda: run_report.draw_roc(directory, result))
     stages.attempt("report.md", lambda: _write_report(directory, plan, with_warnings()))
     stages.attempt("the note of the results", lambda: store(directory, with_warnings()))
     return with_warnings()
@@ -132,10 +132,12 @@ def measure(
 def _write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
     """Writes report.md; if that fails, one with the privacy and the warnings alone."""
     try:
-        report.write_report(directory, plan, result)
+        run_report.write_report(directory, plan, result)
     except Exception as error:
         warnings = (*result.warnings, _sentence("report.md", error))
-        report.write_short_report(directory, plan, dataclasses.replace(result, warnings=warnings))
+        run_report.write_short_report(
+            directory, plan, dataclasses.replace(result, warnings=warnings)
+        )
         raise
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpjax.data import DataSource
-from dpjax.finetuning.config import (
+from dpjax.finetuning.config.options import (
     Compute,
     FinetuneConfig,
     Generation,

@@ -13,24 +13,27 @@ from dpjax_accounting.safe_files import finish_folder
 from flax import nnx
 from rich.console import Console
 
-from dpjax.finetuning import checkpoint, identity, privacy_report, result
 from dpjax.finetuning.after_training import Stages, measure
-from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.directory_lock import DirectoryLock
-from dpjax.finetuning.headline import headline
-from dpjax.finetuning.interrupt import Interrupts, RunInterrupted
-from dpjax.finetuning.loop import Trained, train
-from dpjax.finetuning.metrics_log import read_rows
-from dpjax.finetuning.prepare import Plan, prepare
-from dpjax.finetuning.result import FinetuneResult
-from dpjax.finetuning.run_directory import RunDirectory, RunState, partial_of, write_json
-from dpjax.finetuning.run_ledger import RunLedger
-from dpjax.finetuning.split_model import split_model
-from dpjax.finetuning.start_a import store_a, with_a_started
-from dpjax.finetuning.stopped import RunDiverged, RunStopped, stopping_on_file_errors
+from dpjax.finetuning.config.options import FinetuneConfig
+from dpjax.finetuning.files import checkpoint
+from dpjax.finetuning.files.directory_lock import DirectoryLock
+from dpjax.finetuning.files.metrics_log import read_rows
+from dpjax.finetuning.files.run_directory import RunDirectory, RunState, partial_of, write_json
+from dpjax.finetuning.reports import privacy_report, result
+from dpjax.finetuning.reports.headline import headline
+from dpjax.finetuning.reports.result import FinetuneResult
+from dpjax.finetuning.setup import identity
+from dpjax.finetuning.setup.initial_a import store_a, with_a_started
+from dpjax.finetuning.setup.plan import Plan, prepare
+from dpjax.finetuning.setup.run_ledger import RunLedger
+from dpjax.finetuning.setup.split_model import split_model
+from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
+from dpjax.finetuning.training.loop import Trained, train
+from dpjax.finetuning.training.stopped import RunDiverged, RunStopped, stopping_on_file_errors
 from dpjax.models import (
     has_lora,
     is_own_base,
+    merged_copy,
     revision_of,
     save_adapter,
     save_model,
@@ -301,7 +304,9 @@ def _write_model(run: Run, tuned: nnx.Module) -> None:
     writers = [
         (
             directory.model,
-            lambda folder: save_model(tuned, plan.checkpoint, folder, label_names=plan.task.labels),
+            lambda folder: save_model(
+                merged_copy(tuned), folder, source=plan.checkpoint, label_names=plan.task.labels
+            ),
         )
     ]
     if has_lora(tuned) and is_own_base(tuned, plan.checkpoint):
@@ -309,7 +314,9 @@ def _write_model(run: Run, tuned: nnx.Module) -> None:
         writers.append(
             (
                 directory.adapter,
-                lambda folder: save_adapter(tuned, folder, plan.config.model, revision=revision),
+                lambda folder: save_adapter(
+                    tuned, folder, base=plan.config.model, revision=revision
+                ),
             )
         )
     for folder, write in writers:

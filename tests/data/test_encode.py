@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dpjax.data import Records, TextDataset, encode
+from dpjax.data import Records, TextDataset, encode_labelled
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "film", "is", "good", "bad", "not", "##s"]
 PAD, UNK, CLS, SEP = range(4)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dpjax.cli import main
+from dpjax.cli.main import main
 from dpjax.demo import checkpoint, run
 
 

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 import dpjax
-from dpjax.finetuning import loop
-from dpjax.finetuning.interrupt import RunInterrupted
+from dpjax.finetuning.training import loop
+from dpjax.finetuning.training.interrupt import RunInterrupted
 
 GOOD = ("fine", "lovely", "bright", "warm")
 BAD = ("dull", "awful", "cold", "grim")
@@ -65,7 +65,7 @@ def tiny_checkpoint(tmp_path_factory):
     ).save_pretrained(source)
     model = SequenceClassifier(read_config(source), num_labels=3, rngs=nnx.Rngs(0))
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    save_model(model, source, folder, label_names=("x", "y", "z"))
+    save_model(model, folder, source=source, label_names=("x", "y", "z"))
     return folder
 
 
@@ -212,7 +212,7 @@ def decoder(tmp_path_factory):
     (source / "config.json").write_text(json.dumps(raw))
     model = CausalLM(parse_config(raw), rngs=nnx.Rngs(0))
     folder = tmp_path_factory.mktemp("decoder") / "checkpoint"
-    save_model(model, source, folder)
+    save_model(model, folder, source=source)
     return folder
 
 

@@ -9,10 +9,12 @@ import pytest
 from dpjax_accounting import verify_report
 
 import dpjax
-from dpjax.finetuning import after_training, loop, report, run
+from dpjax.finetuning import after_training, run
 from dpjax.finetuning.after_training import STAGES, Stages
-from dpjax.finetuning.interrupt import Interrupts, RunInterrupted
-from dpjax.finetuning.run_directory import RunDirectory
+from dpjax.finetuning.files.run_directory import RunDirectory
+from dpjax.finetuning.reports import run_report
+from dpjax.finetuning.training import loop
+from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 
 
 def fail(*_, **__):
@@ -26,9 +28,9 @@ PLACES = {
     "the attack": (after_training, "loss_attack"),
     "attack.json": (after_training, "write_json"),
     "the answers to held-out prompts": (after_training, "_samples"),
-    "training.png": (report, "plot_training"),
-    "roc.png": (report, "plot_roc"),
-    "report.md": (report, "_markdown"),
+    "training.png": (run_report, "plot_training"),
+    "roc.png": (run_report, "plot_roc"),
+    "report.md": (run_report, "_markdown"),
     "the note of the results": (after_training, "store"),
 }
 
@@ -37,8 +39,8 @@ PLACES = {
 def _quick_pictures(monkeypatch):
     """Pictures that nobody looks at are drawn elsewhere."""
     monkeypatch.setattr(after_training, "report_page", lambda privacy: "a page")
-    monkeypatch.setattr(report, "plot_training", lambda steps, losses, path, **_: path.touch())
-    monkeypatch.setattr(report, "plot_roc", lambda results, path, **_: path.touch())
+    monkeypatch.setattr(run_report, "plot_training", lambda steps, losses, path, **_: path.touch())
+    monkeypatch.setattr(run_report, "plot_roc", lambda results, path, **_: path.touch())
 
 
 def weights(folder):

@@ -8,7 +8,7 @@ import pytest
 from dpjax_accounting import DeltaWarning
 
 import dpjax
-from dpjax.cli import main
+from dpjax.cli.main import main
 
 
 @pytest.fixture

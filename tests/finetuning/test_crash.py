@@ -12,9 +12,12 @@ import pytest
 from dpjax_accounting import safe_files
 
 import dpjax
-from dpjax.finetuning import after_training, checkpoint, loop, metrics_log, report, run
-from dpjax.finetuning.run_directory import RunDirectory, RunState
-from dpjax.finetuning.stopped import RunStopped
+from dpjax.finetuning import after_training, run
+from dpjax.finetuning.files import checkpoint, metrics_log
+from dpjax.finetuning.files.run_directory import RunDirectory, RunState
+from dpjax.finetuning.reports import run_report
+from dpjax.finetuning.training import loop
+from dpjax.finetuning.training.stopped import RunStopped
 
 
 def weights(folder):
@@ -67,7 +70,7 @@ def test_a_kill_at_any_moment_loses_nothing(cheap_options, whole, tmp_path, monk
     # Not what is compared, and slow.
     monkeypatch.setattr(after_training, "report_page", draw_nothing)
     for name in ("plot_training", "plot_roc"):
-        monkeypatch.setattr(report, name, draw_nothing)
+        monkeypatch.setattr(run_report, name, draw_nothing)
     training = cheap_options["training"] | {"checkpoint_every_seconds": 1e-9}
     options = cheap_options | {"training": training}
     snapshots = Snapshots(tmp_path / "run", tmp_path / "snapshots")

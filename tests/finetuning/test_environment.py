@@ -5,8 +5,8 @@ import subprocess
 import jax
 import pytest
 
-from dpjax.finetuning import environment as module
-from dpjax.finetuning.environment import environment, git_state
+from dpjax.finetuning.setup import environment as module
+from dpjax.finetuning.setup.environment import environment, git_state
 
 UNKNOWN = {"git_commit": None, "uncommitted_changes": None}
 

@@ -7,8 +7,9 @@ import pytest
 from dpjax_accounting import DPSGD, Composition, Ledger, TamperedError, verify_report
 
 import dpjax
-from dpjax.finetuning import loop, run
-from dpjax.finetuning.interrupt import RunInterrupted
+from dpjax.finetuning import run
+from dpjax.finetuning.training import loop
+from dpjax.finetuning.training.interrupt import RunInterrupted
 
 
 @pytest.fixture

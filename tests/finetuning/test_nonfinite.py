@@ -10,10 +10,10 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import dpjax
-from dpjax.cli import main
-from dpjax.finetuning.divergence import DivergenceWatch
-from dpjax.finetuning.evaluate import Evaluation
-from dpjax.finetuning.stopped import RunDiverged
+from dpjax.cli.main import main
+from dpjax.finetuning.training.divergence import DivergenceWatch
+from dpjax.finetuning.training.evaluate import Evaluation
+from dpjax.finetuning.training.stopped import RunDiverged
 from dpjax.models import CausalLM, parse_config, save_model
 
 ODD_WORD = "xyzzy"
@@ -66,7 +66,7 @@ def odd_language_options(language_options, decoder, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(decoder, source)
     (source / "config.json").write_text(json.dumps(raw))
-    save_model(CausalLM(parse_config(raw), rngs=nnx.Rngs(0)), source, tmp_path / "llama")
+    save_model(CausalLM(parse_config(raw), rngs=nnx.Rngs(0)), tmp_path / "llama", source=source)
     vocabulary = json.loads((decoder / "tokenizer.json").read_text())["model"]["vocab"]
     model = with_nan_row(
         tmp_path / "llama", tmp_path / "odd", "model.embed_tokens.weight", vocabulary["Q"]

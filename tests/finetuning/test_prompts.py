@@ -9,9 +9,9 @@ from data.small_tokenizers import make_tokenizer
 from flax import nnx
 
 from dpjax.data import encode_language, read_language_records
-from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.prepare import prepare
-from dpjax.finetuning.samples import write_samples
+from dpjax.finetuning.config.options import FinetuneConfig
+from dpjax.finetuning.reports.samples import write_samples
+from dpjax.finetuning.setup.plan import prepare
 from dpjax.models import CausalLM, load_tokenizer, parse_config
 
 # Refuses what does not begin with the user; says what day it is.

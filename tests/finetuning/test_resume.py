@@ -15,11 +15,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import dpjax
-from dpjax.cli import main
-from dpjax.finetuning import identity, loop, run
-from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.directory_lock import RunInUse
-from dpjax.finetuning.run_directory import RunDirectory, RunState
+from dpjax.cli.main import main
+from dpjax.finetuning import run
+from dpjax.finetuning.config.options import FinetuneConfig
+from dpjax.finetuning.files.directory_lock import RunInUse
+from dpjax.finetuning.files.run_directory import RunDirectory, RunState
+from dpjax.finetuning.setup import identity
+from dpjax.finetuning.training import loop
 
 
 @pytest.fixture
@@ -399,7 +401,7 @@ def test_an_interruption_while_the_command_is_loading():
 def test_what_a_garbage_collector_drops_is_raised_again():
     code = """
 import gc, signal, time
-from dpjax.finetuning.interrupt import Interrupts
+from dpjax.finetuning.training.interrupt import Interrupts
 class Dropping:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)

@@ -12,8 +12,10 @@ from dpjax_accounting import DPSGD, verify_report
 from safetensors.numpy import load_file
 
 import dpjax
-from dpjax.finetuning import loop, run, start_a
-from dpjax.finetuning.interrupt import RunInterrupted
+from dpjax.finetuning import run
+from dpjax.finetuning.setup import initial_a
+from dpjax.finetuning.training import loop
+from dpjax.finetuning.training.interrupt import RunInterrupted
 
 
 def weights(result):
@@ -133,7 +135,7 @@ def test_a_resumed_run_has_the_a_that_it_started_with(options, tmp_path, monkeyp
         patch.setattr(loop.TrainingProgress, "update", stop_after_two)
         with pytest.raises(RunInterrupted):
             dpjax.finetune(**options)
-    monkeypatch.setattr(start_a, "start_a_at_principal_directions", no_longer)
+    monkeypatch.setattr(initial_a, "start_a_at_principal_directions", no_longer)
     resumed = dpjax.finetune(**options, resume=True)
     assert weights(resumed) == weights(whole) and losses(resumed) == losses(whole)
 

@@ -10,14 +10,14 @@ import pytest
 from dpjax_accounting import DPSGD
 from flax import nnx
 
-from dpjax.finetuning.config import Training
-from dpjax.finetuning.step import (
+from dpjax.finetuning.config.options import Training
+from dpjax.finetuning.tasks.registry import LabelledBatch, SequenceClassification
+from dpjax.finetuning.training.step import (
     empty_accumulator,
     make_non_private_steps,
     make_optimizer,
     make_private_steps,
 )
-from dpjax.finetuning.tasks import LabelledBatch, SequenceClassification
 from dpjax.privatize import RunKey, gaussian_noise
 
 CLIP_NORM, BATCH, SIGMA, RATE = 0.2, 6, 1.3, 0.5

@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dpjax.models import Loading, Trainable, load_causal_lm, split_trainable
-from dpjax.models.losses import causal_lm_loss
+from dpjax.models.text.losses import causal_lm_loss
 from dpjax.privatize import clipped_grad
 
 

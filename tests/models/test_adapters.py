@@ -39,7 +39,7 @@ def model_of(family="qwen3", task="causal_lm", **changes):
 def folder(tmp_path):
     """An adapter of a Qwen3 without its tied head."""
     model = adapt(model_of(), dropout=0.25)
-    save_adapter(model, tmp_path / "adapter", "qwen/base", revision="abc")
+    save_adapter(model, tmp_path / "adapter", base="qwen/base", revision="abc")
     return tmp_path / "adapter"
 
 
@@ -84,10 +84,10 @@ def test_unrolled_and_stacked_layers_write_and_read_the_same(
     model = adapt(model_of(scan_layers=written_stacked), **options)
     state = jax.tree.map(lambda leaf: leaf + 0.1, leaves(model))
     model = nnx.merge(nnx.graphdef(model), state)
-    save_adapter(model, tmp_path / "first", "base")
+    save_adapter(model, tmp_path / "first", base="base")
     again = model_of(scan_layers=read_stacked)
     load_adapter(again, tmp_path / "first", freeze_a=True)
-    save_adapter(again, tmp_path / "second", "base")
+    save_adapter(again, tmp_path / "second", base="base")
     first, second = (load_file(tmp_path / name / WEIGHTS) for name in ("first", "second"))
     assert first.keys() == second.keys()
     for name in first:
@@ -103,7 +103,7 @@ def test_scanned_adapters_compute_what_unrolled_ones_do(family, tmp_path):
     ids, mask = np.arange(6, dtype=np.int32)[None], np.ones((1, 6), bool)
     model = adapt(model_of(family), target_modules="all-linear")
     model = nnx.merge(nnx.graphdef(model), jax.tree.map(lambda leaf: leaf + 0.02, leaves(model)))
-    save_adapter(model, tmp_path / "adapter", "base")
+    save_adapter(model, tmp_path / "adapter", base="base")
     unrolled, scanned = model_of(family), model_of(family, scan_layers=True)
     blocks = [jax.tree.map(np.asarray, leaves(block)) for block in unrolled.transformer.layers]
     parameters = leaves(unrolled)
@@ -192,12 +192,12 @@ def test_adapters_for_another_base_are_refused(folder):
 
 def test_adapters_on_some_layers_need_unrolled_ones(tmp_path):
     model = adapt(model_of(), layers_to_transform=(1,))
-    save_adapter(model, tmp_path / "adapter", "base")
+    save_adapter(model, tmp_path / "adapter", base="base")
     refused(tmp_path / "adapter", ValueError, "in 1 of 2 layers", model_of(scan_layers=True))
 
 
 def test_an_embedding_without_its_tied_head_is_refused(tmp_path):
-    save_adapter(adapt(model_of("gemma"), modules_to_save=("embed_tokens",)), tmp_path, "base")
+    save_adapter(adapt(model_of("gemma"), modules_to_save=("embed_tokens",)), tmp_path, base="base")
     contents = json.loads((tmp_path / CONFIG).read_text())
     assert contents["ensure_weight_tying"] is True
     name = "base_model.model.lm_head.weight"
@@ -209,7 +209,7 @@ def test_an_embedding_without_its_tied_head_is_refused(tmp_path):
 
 
 def test_adapters_on_heads_are_refused(tmp_path):
-    save_adapter(adapt(model_of("llama")), tmp_path, "base")
+    save_adapter(adapt(model_of("llama")), tmp_path, base="base")
     head = {f"base_model.model.lm_head.lora_{part}.weight": ROW for part in "AB"}
     edit(tmp_path, tensors=head)
     refused(tmp_path, ValueError, "an adapter on lm_head is not supported", model_of("llama"))
@@ -217,7 +217,7 @@ def test_adapters_on_heads_are_refused(tmp_path):
 
 def test_a_classifier_needs_its_head(tmp_path):
     model = model_of("llama", "sequence_classification")
-    save_adapter(adapt(model), tmp_path, "base")
+    save_adapter(adapt(model), tmp_path, base="base")
     edit(tmp_path, tensors={"base_model.model.score.weight": None})
     fresh = model_of("llama", "sequence_classification")
     refused(tmp_path, ValueError, r"the adapter brings no score", fresh)
@@ -239,7 +239,7 @@ def test_damaged_and_missing_files(folder, tmp_path):
 
 def test_adapters_twice_and_none(folder, tmp_path):
     with pytest.raises(ValueError, match="has no adapters to save"):
-        save_adapter(model_of(), tmp_path / "other", "base")
+        save_adapter(model_of(), tmp_path / "other", base="base")
     assert not (tmp_path / "other").exists()
     model = adapt(model_of())
     with pytest.raises(ValueError, match="has LoRA adapters already"):
@@ -252,7 +252,7 @@ def test_a_checkpoint_with_all_that_an_adapter_does_not_bring_is_its_base(family
     base = tmp_path / "base"
     labels = () if family == "gpt2" else LABELS
     source = write_config(tmp_path / "source", family)
-    save_model(model_of(family, task), source, base, label_names=labels)
+    save_model(model_of(family, task), base, source=source, label_names=labels)
     model = adapt(model_of(family, task), target_modules="all-linear")
     assert is_own_base(model, base)
     tensors = load_file(base / "model.safetensors")
@@ -268,7 +268,7 @@ def test_a_checkpoint_with_all_that_an_adapter_does_not_bring_is_its_base(family
 def test_a_checkpoint_with_more_layers_is_not_the_base(tmp_path):
     source, base = write_config(tmp_path / "source", "bert"), tmp_path / "base"
     task = "sequence_classification"
-    save_model(model_of("bert", task), source, base, label_names=LABELS)
+    save_model(model_of("bert", task), base, source=source, label_names=LABELS)
     short = load_classifier(base, label_names=LABELS, key=jax.random.key(0), num_layers=1)
     assert not is_own_base(adapt(short, target_modules="all-linear"), base)
     longer = load_classifier(base, label_names=LABELS, key=jax.random.key(0), pooling="mean")

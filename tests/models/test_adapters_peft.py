@@ -127,7 +127,7 @@ def test_there_and_back(family, task, tmp_path):
     config = LoraConfig(rank=3, alpha=5, target_modules="all-linear", use_rslora=True, dropout=0.25)
     add_lora(model, config, key=jax.random.key(1))
     model = moved(model)
-    save_adapter(model, tmp_path / "ours", tmp_path / "base")
+    save_adapter(model, tmp_path / "ours", base=tmp_path / "base")
 
     adapted = peft.PeftModel.from_pretrained(base, tmp_path / "ours", is_trainable=True).eval()
     expected = logits_of(adapted)
@@ -148,7 +148,7 @@ def test_there_and_back(family, task, tmp_path):
 
     stacked = load(tmp_path / "base", task, scan_layers=True)
     load_adapter(stacked, tmp_path / "theirs")
-    save_adapter(stacked, tmp_path / "stacked", tmp_path / "base")
+    save_adapter(stacked, tmp_path / "stacked", base=tmp_path / "base")
     for name, value in load_file(tmp_path / "theirs" / "adapter_model.safetensors").items():
         other = load_file(tmp_path / "stacked" / "adapter_model.safetensors")[name]
         np.testing.assert_array_equal(other, value)
@@ -202,7 +202,7 @@ def test_adapters_that_peft_made_go_in_and_out(family, task, options, tmp_path):
     model = load(tmp_path / "base", task)
     load_adapter(model, tmp_path / "theirs")
     assert_equal(ours(model), expected)
-    save_adapter(model, tmp_path / "ours", tmp_path / "base")
+    save_adapter(model, tmp_path / "ours", base=tmp_path / "base")
     theirs, again = (
         load_file(tmp_path / name / "adapter_model.safetensors") for name in ("theirs", "ours")
     )

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from models.tiny_checkpoints import ragged_batch, random_model
 
-import dpjax.models.attention as attention
+import dpjax.models.net.attention as attention
 from dpjax.privatize import clipped_grad
 
 CALLS = re.compile(r"custom_call @__cudnn\$(\w+)\(.* : \((.*?)\) ->")

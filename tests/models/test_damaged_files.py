@@ -9,7 +9,7 @@ from models.tiny_checkpoints import raw_config
 from safetensors.numpy import load_file, save_file
 
 from dpjax.models import load_causal_lm, load_classifier, parse_config, save_model
-from dpjax.models.tensors import open_safetensors, open_tensors
+from dpjax.models.checkpoint.tensors import open_safetensors, open_tensors
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DEEP = '{"a": ' * 5000 + "1" + "}" * 5000
@@ -299,4 +299,4 @@ def test_labels_that_no_file_can_hold(folder, tmp_path, name):
     with pytest.raises(ValueError, match="half a surrogate pair"):
         load_classifier(folder, label_names=names, key=jax.random.key(0))
     with pytest.raises(ValueError, match="half a surrogate pair"):
-        save_model(load(folder), folder, tmp_path / "out", label_names=names)
+        save_model(load(folder), tmp_path / "out", source=folder, label_names=names)

@@ -6,7 +6,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from dpjax.models import TransformerConfig, load_classifier, load_tokenizer, read_config
-from dpjax.models.attention import attend
+from dpjax.models.net.attention import attend
 
 
 def test_hidden_states_and_logits_equal_a_naive_encoder(

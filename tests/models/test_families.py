@@ -128,7 +128,7 @@ def test_saved_models_open_in_transformers(family, task, tmp_path):
 
     model = random_model(family, task)
     source, out = write_config(tmp_path / "source", family), tmp_path / "saved"
-    save_model(model, source, out, label_names=() if task == "causal_lm" else LABELS)
+    save_model(model, out, source=source, label_names=() if task == "causal_lm" else LABELS)
     opened, report = getattr(transformers, _AUTO[task]).from_pretrained(
         out, output_loading_info=True, attn_implementation="eager"
     )
@@ -143,13 +143,13 @@ def test_a_saved_model_is_loaded_as_it_was(family, task, tmp_path):
     model = random_model(family, task)
     source, out = write_config(tmp_path / "source", family), tmp_path / "saved"
     labels = () if task == "causal_lm" else LABELS
-    save_model(model, source, out, label_names=labels, shard_bytes=20_000)
+    save_model(model, out, source=source, label_names=labels, shard_bytes=20_000)
     assert (out / "model.safetensors.index.json").is_file()
     loaded = load(out, task)
     assert loaded.config == model.config
     jax.tree.map(np.testing.assert_array_equal, nnx.state(loaded), nnx.state(model))
     stacked = load(out, task, scan_layers=True)
-    save_model(stacked, source, tmp_path / "again", label_names=labels)
+    save_model(stacked, tmp_path / "again", source=source, label_names=labels)
     again = load(tmp_path / "again", task)
     jax.tree.map(np.testing.assert_array_equal, nnx.state(again), nnx.state(model))
 
@@ -169,7 +169,7 @@ def test_stacked_rematerialised_layers_change_nothing(family, tmp_path):
     task = "causal_lm" if family in DECODERS else "token_classification"
     model = random_model(family, task)
     source, out = write_config(tmp_path / "source", family), tmp_path / "saved"
-    save_model(model, source, out, label_names=() if task == "causal_lm" else LABELS)
+    save_model(model, out, source=source, label_names=() if task == "causal_lm" else LABELS)
     stacked = load(out, task, scan_layers=True, rematerialise=True)
     ids, mask = ragged_batch()
     value, gradient = loss_and_gradient(model, ids, mask)

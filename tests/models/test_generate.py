@@ -17,10 +17,10 @@ from dpjax.models import (
     generate,
     load_causal_lm,
 )
-from dpjax.models.sampling import sample_tokens
+from dpjax.models.text.next_token import sample_tokens
 
 # The submodule: the package has the function under this name.
-module = sys.modules["dpjax.models.generate"]
+module = sys.modules["dpjax.models.text.generate"]
 NEW = 12
 
 

@@ -11,10 +11,10 @@ from flax import nnx
 from models.tiny_checkpoints import write_config
 from safetensors.numpy import save_file
 
-import dpjax.models.tensors as tensors
+import dpjax.models.checkpoint.tensors as tensors
 from dpjax.models import Loading, load_causal_lm, parse_config
+from dpjax.models.checkpoint.files import read_config_json
 from dpjax.models.families import family_of
-from dpjax.models.files import read_config_json
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 from privatize.properties import compiled
 
 import dpjax
-from dpjax.models import losses
-from dpjax.models.losses import (
+from dpjax.models.text import losses
+from dpjax.models.text.losses import (
     causal_lm_loss,
     sequence_classification_loss,
     token_classification_loss,

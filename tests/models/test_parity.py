@@ -110,7 +110,7 @@ def test_saved_model_opens_in_transformers(bert, forward, batch, tmp_path, tunin
             model, LoraConfig(rank=4, alpha=8, target_modules="all-linear"), key=jax.random.key(1)
         )
         randomise_b(model)
-    save_model(model, folder, tmp_path / "saved", label_names=AB)
+    save_model(model, tmp_path / "saved", source=folder, label_names=AB)
     opened, report = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "saved", output_loading_info=True
     )
@@ -124,7 +124,7 @@ def test_saved_minilm_opens_in_transformers_with_its_tokenizer(minilm, forward, 
     import transformers
 
     model = load_classifier(minilm, label_names=AB, key=jax.random.key(0))
-    save_model(model, minilm, tmp_path / "saved", label_names=AB)
+    save_model(model, tmp_path / "saved", source=minilm, label_names=AB)
     opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")
     encoded = tokenizer(TEXTS, padding=True, return_tensors="np")

@@ -68,7 +68,7 @@ def test_an_unknown_pooling_is_refused(folder):
 
 def test_saved_and_loaded_again_it_is_the_same_and_not_appended_twice(folder, batch, tmp_path):
     model = load(folder, "mean")
-    save_model(model, folder, tmp_path / "out", label_names=LABELS)
+    save_model(model, tmp_path / "out", source=folder, label_names=LABELS)
     again = load(tmp_path / "out", "auto")
     assert again.config == model.config
     assert again.config.averaging_layer
@@ -78,7 +78,7 @@ def test_saved_and_loaded_again_it_is_the_same_and_not_appended_twice(folder, ba
 def test_the_layer_is_appended_to_those_that_are_kept(folder, batch, tmp_path):
     model = load(folder, "mean", num_layers=1)
     assert model.config.num_layers == 2
-    save_model(model, folder, tmp_path / "out", label_names=LABELS)
+    save_model(model, tmp_path / "out", source=folder, label_names=LABELS)
     again = load(tmp_path / "out", "auto")
     np.testing.assert_array_equal(again(*batch), model(*batch))
     with pytest.raises(ValueError, match="num_layers=1: the last layer of this checkpoint"):
@@ -90,7 +90,7 @@ def test_transformers_gives_equal_logits(folder, batch, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
     model = load(folder, "mean")
-    save_model(model, folder, tmp_path / "out", label_names=LABELS)
+    save_model(model, tmp_path / "out", source=folder, label_names=LABELS)
     original = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     ids, mask = (torch.tensor(np.asarray(part)).long() for part in batch)
     # By itself transformers counts padding on the left as positions.

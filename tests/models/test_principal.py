@@ -131,7 +131,7 @@ def test_refusals(folder, model):
 
 
 def test_the_real_tokenizer_makes_readable_texts(minilm):
-    from dpjax.models.principal import _random_texts
+    from dpjax.models.adapters.principal_a import _random_texts
 
     tokenizer = load_tokenizer(minilm)
     ids = _random_texts(tokenizer, np.random.default_rng(0), 50, 16)

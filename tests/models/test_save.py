@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from safetensors import safe_open
 
-from dpjax.models import LoraConfig, add_lora, load_classifier, save_model
+from dpjax.models import LoraConfig, add_lora, load_classifier, merged_copy, save_model
 
 ABC = ("a", "b", "c")
 
@@ -29,7 +29,7 @@ def tuned(request, model):
 def test_saved_model_is_read_back_with_equal_logits(tuned, folder, tmp_path, batch):
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(tuned)))
     logits = tuned(*batch)
-    save_model(tuned, folder, tmp_path / "runs" / "out", label_names=ABC)
+    save_model(merged_copy(tuned), tmp_path / "runs" / "out", source=folder, label_names=ABC)
     jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(nnx.state(tuned)), before)
     again = load_classifier(tmp_path / "runs" / "out", label_names=ABC, key=jax.random.key(0))
     np.testing.assert_allclose(again(*batch), logits, atol=1e-5)
@@ -43,7 +43,7 @@ def test_folder_holds_config_weights_and_tokenizer_only(
     for name in ("vocab.txt", "tokenizer.json", "modules.json", "README.md"):
         (source / name).write_text(name)
     out = tmp_path / "out"
-    save_model(model, source, out, label_names=("ä", "b", "c"))
+    save_model(model, out, source=source, label_names=("ä", "b", "c"))
     assert sorted(path.name for path in out.iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -64,14 +64,20 @@ def test_folder_holds_config_weights_and_tokenizer_only(
 
 
 def test_labels_come_back_in_the_order_asked_for(model, folder, tmp_path, batch):
-    save_model(model, folder, tmp_path / "out", label_names=ABC)
+    save_model(model, tmp_path / "out", source=folder, label_names=ABC)
     again = load_classifier(tmp_path / "out", label_names=("c", "a", "b"), key=jax.random.key(0))
     np.testing.assert_array_equal(again(*batch), model(*batch)[:, jnp.asarray([2, 0, 1])])
 
 
 def test_bad_arguments(model, folder, tmp_path):
     with pytest.raises(ValueError, match="model has 3 labels, got 2 names"):
-        save_model(model, folder, tmp_path / "out", label_names=("a", "b"))
+        save_model(model, tmp_path / "out", source=folder, label_names=("a", "b"))
     with pytest.raises(ValueError, match="the folder of the original checkpoint"):
-        save_model(model, folder, folder, label_names=ABC)
+        save_model(model, folder, source=folder, label_names=ABC)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_with_adapters_is_refused(tuned, folder, tmp_path):
+    with pytest.raises(ValueError, match=r"save merged_copy\(model\), or .*save_adapter"):
+        save_model(tuned, tmp_path / "out", source=folder, label_names=ABC)
     assert not (tmp_path / "out").exists()

@@ -40,7 +40,7 @@ def test_a_decoder_that_classifies_says_the_padding_of_its_tokenizer(
 ):
     folder = source(family, pad_token_id=padding)
     model = random_model(family, "sequence_classification")
-    save_model(model, folder, tmp_path / "out", label_names=LABELS)
+    save_model(model, tmp_path / "out", source=folder, label_names=LABELS)
     assert contents(tmp_path / "out", "config.json")["pad_token_id"] == 0
 
 
@@ -48,7 +48,7 @@ def test_a_decoder_that_classifies_says_the_padding_of_its_tokenizer(
 def test_without_a_tokenizer_a_wrong_padding_is_left_out(tmp_path, padding, saved):
     folder = write_config(tmp_path / "source", "llama", pad_token_id=padding)
     model = random_model("llama", "sequence_classification")
-    save_model(model, folder, tmp_path / "out", label_names=LABELS)
+    save_model(model, tmp_path / "out", source=folder, label_names=LABELS)
     assert contents(tmp_path / "out", "config.json")["pad_token_id"] == saved
 
 
@@ -59,8 +59,8 @@ def test_transformers_finds_the_ends_of_padded_texts(source, tmp_path, padding):
     folder = source("llama", pad_token_id=padding)
     save_model(
         random_model("llama", "sequence_classification"),
-        folder,
         tmp_path / "out",
+        source=folder,
         label_names=LABELS,
     )
     opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
@@ -98,7 +98,7 @@ def test_any_end_token_ends_a_text(source, tmp_path, generation, config, ends):
     tokenizer = load_tokenizer(folder)
     assert tokenizer.eos_token_id == 3
     assert end_token_ids(folder, tokenizer) == ends
-    save_model(random_model("llama", "causal_lm"), folder, tmp_path / "out")
+    save_model(random_model("llama", "causal_lm"), tmp_path / "out", source=folder)
     saved = contents(tmp_path / "out", "generation_config.json")
     assert saved["eos_token_id"] == (list(ends) if len(ends) > 1 else ends[0])
     kept = {name: value for name, value in (generation or {}).items() if name != "eos_token_id"}
@@ -112,7 +112,7 @@ def test_transformers_stops_at_the_saved_end_tokens(source, tmp_path):
     transformers = pytest.importorskip("transformers")
     folder = source()
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
-    save_model(random_model("llama", "causal_lm"), folder, tmp_path / "out")
+    save_model(random_model("llama", "causal_lm"), tmp_path / "out", source=folder)
     opened = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert sorted(opened.generation_config.eos_token_id) == [2, 3]
 
@@ -123,7 +123,7 @@ def write_tied(folder, head):
 
     source = write_config(folder / "source", "llama", tie_word_embeddings=True)
     model = random_model("llama", "causal_lm", tied_head=True)
-    save_model(model, source, folder / "tied")
+    save_model(model, folder / "tied", source=source)
     tensors = load_file(folder / "tied" / "model.safetensors")
     embedding = tensors["model.embed_tokens.weight"]
     tensors["lm_head.weight"] = head(embedding)
@@ -144,7 +144,7 @@ def test_a_head_beside_a_tied_embedding_is_used_if_it_differs(tmp_path, head, is
     model = load_causal_lm(folder)
     assert model.config.tied_head == is_tied
     found = model(IDS, np.ones_like(IDS, bool))
-    save_model(model, folder, tmp_path / "again")
+    save_model(model, tmp_path / "again", source=folder)
     assert contents(tmp_path / "again", "config.json")["tie_word_embeddings"] == is_tied
     for saved in (folder, tmp_path / "again"):
         opened = transformers.AutoModelForCausalLM.from_pretrained(saved)

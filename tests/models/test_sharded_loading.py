@@ -13,7 +13,7 @@ def test_a_checkpoint_is_loaded_over_several_devices(tmp_path):
     # A vocabulary that four devices can share.
     model = random_model("llama", "causal_lm", vocab_size=64)
     source = write_config(tmp_path / "source", "llama", vocab_size=64)
-    save_model(model, source, tmp_path / "saved")
+    save_model(model, tmp_path / "saved", source=source)
     # The number of devices is fixed when JAX starts: hence a process of its own.
     script = Path(__file__).with_name("sharded_loading.py")
     done = subprocess.run(

@@ -9,7 +9,7 @@ import pytest
 from dpjax_accounting import DPSGD, DatasetIdentity, Ledger, mechanism_from_dict
 
 import dpjax
-from dpjax.cli import main
+from dpjax.cli.main import main
 
 HEAVY = (
     "transformers",

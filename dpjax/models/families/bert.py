@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dpjax.models.config import TransformerConfig
+from dpjax.models.families.config_fields import activation, epsilon, number, require, sizes, whole
 from dpjax.models.families.family import Family, Head
-from dpjax.models.families.read import activation, epsilon, number, require, sizes, whole
 
 # Our own key in config.json: the last layer was appended for pooling and is not trained.
 AVERAGING_LAYER = "dpjax_averaging_layer"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dpjax.models.config import TransformerConfig
+from dpjax.models.families.config_fields import activation, epsilon, number, require, rope, sizes
 from dpjax.models.families.family import Family, Head
-from dpjax.models.families.read import activation, epsilon, number, require, rope, sizes
 
 
 def _fields(hf: Any, *, inner: str, act: str) -> dict[str, Any]:

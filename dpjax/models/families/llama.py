@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from dpjax.models.config import TransformerConfig
+from dpjax.models.families.config_fields import (
+    activation,
+    epsilon,
+    number,
+    require,
+    rope,
+    sizes,
+    whole,
+)
 from dpjax.models.families.family import Family, Head, Task
-from dpjax.models.families.read import activation, epsilon, number, require, rope, sizes, whole
 
 _NAMES = {
     "embed_tokens": "model.embed_tokens",

@@ -1,0 +1,1 @@
+"""What a run says: its result, its privacy report, its page."""

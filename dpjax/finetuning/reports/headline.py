@@ -1,0 +1,32 @@
+"""What a run says before its first step."""
+
+from __future__ import annotations
+
+from dpjax_accounting.report.caveats import SEED_WARNING
+
+from dpjax.finetuning.reports import privacy_report
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.privatize import RunKey
+
+
+def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
+    """The records, what is trained, and what is promised, over a few lines."""
+    lines = [
+        f"{len(plan.train)} training records, {len(plan.evaluation)} held out, "
+        f"{plan.task.summary()}, {plan.num_steps} steps, " + trained_share,
+        privacy_report.in_words(plan, plan.num_steps),
+    ]
+    nothing = getattr(plan.train, "num_without_targets", 0)
+    if nothing:
+        lines.append(
+            f"{nothing} training records have no token to learn after "
+            f"{plan.config.training.max_length} tokens; they still count in the guarantee"
+        )
+    if plan.train.num_truncated:
+        lines.append(
+            f"{plan.train.num_truncated} training records are longer than "
+            f"{plan.config.training.max_length} tokens and were cut"
+        )
+    if run_key.fixed_seed is not None and plan.mechanism is not None:
+        lines.append(f"WARNING: {SEED_WARNING}")
+    return "\n".join(lines)

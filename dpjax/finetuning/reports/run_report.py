@@ -1,0 +1,175 @@
+"""report.md: the run on one page, with pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dpjax_accounting.safe_files import write_text
+
+from dpjax.audit import plot_roc, plot_training, render_attack_section
+from dpjax.finetuning.config.options import Training
+from dpjax.finetuning.files.run_directory import RunDirectory
+from dpjax.finetuning.reports.privacy_report import in_words
+from dpjax.finetuning.reports.result import FinetuneResult
+from dpjax.finetuning.reports.samples import Sample
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.models import revision_of
+
+
+def draw_training(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
+    """Draws training.png: loss and ε over the steps."""
+    with_loss = [row for row in result.metrics if row["loss"] is not None]
+    epsilon = None
+    if result.epsilon is not None:
+        epsilon = [row["epsilon"] for row in with_loss]
+    plot_training(
+        [row["step"] for row in with_loss],
+        [row["loss"] for row in with_loss],
+        directory.training_picture,
+        epsilon=epsilon,
+        target_epsilon=plan.config.privacy.target_epsilon,
+    )
+
+
+def draw_roc(directory: RunDirectory, result: FinetuneResult) -> None:
+    """Draws roc.png: the attack, if it was made."""
+    if result.attack is None:
+        return
+    name = "not private" if result.epsilon is None else f"ε = {result.epsilon:.3g}"
+    plot_roc(
+        {name: result.attack},
+        directory.roc_picture,
+        epsilon=result.epsilon,
+        delta=result.delta,
+    )
+
+
+def write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
+    """Writes report.md with the pictures that are there."""
+    write_text(directory.report, _markdown(directory, plan, result))
+
+
+def write_short_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
+    """Writes a report.md that says what was promised and what failed, and nothing else."""
+    sections = [f"# {_title(result)}", in_words(plan, plan.num_steps), *_warnings(result)]
+    write_text(directory.report, "\n\n".join(sections) + "\n")
+
+
+def _title(result: FinetuneResult) -> str:
+    return "Fine-tuning WITHOUT privacy" if result.epsilon is None else "Private fine-tuning"
+
+
+def _warnings(result: FinetuneResult) -> list[str]:
+    return [
+        f"> **Warning.** {_line(text)}" for text in (*result.privacy["warnings"], *result.warnings)
+    ]
+
+
+def _picture(path: Path, title: str) -> list[str]:
+    return [f"![{title}]({path.name})"] if path.exists() else []
+
+
+def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> str:
+    config, training = plan.config, plan.config.training
+    how = config.tuning
+    if config.tuning == "last_layers":
+        how = f"the last {config.num_trained_layers} layers"
+    if config.tuning == "lora":
+        targets = ", ".join(config.lora.target_modules)
+        how = f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha:g}, on {targets}"
+        if config.lora.layers_to_transform is not None:
+            how += f" of layers {', '.join(map(str, config.lora.layers_to_transform))}"
+        how += ", A frozen" if config.lora.freeze_a else ""
+        how += ", rsLoRA" if config.lora.use_rslora else ""
+        how += f", dropout {config.lora.dropout:g}" if config.lora.dropout else ""
+        if config.lora.modules_to_save:
+            how += f", {', '.join(config.lora.modules_to_save)} in full"
+        if config.lora.start_a == "principal":
+            how += ", A from principal components of random texts"
+    rows = [
+        _quality(plan, result),
+        ("Cross-entropy on held-out records", _number(result.eval_loss, ".4f", " nats")),
+        ("Privacy", in_words(plan, plan.num_steps)),
+        *_lifetime(result),
+        ("Checkpoint", _checkpoint(plan)),
+        ("Tuning", how),
+        ("Training records", f"{len(plan.train)}, {plan.task.summary()}"),
+        ("Expected batch size", str(training.expected_batch_size)),
+        ("Steps", str(plan.num_steps)),
+        ("Optimizer", f"Adam, {_learning_rates(training)}, {training.schedule}"),
+        ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    sections = [f"# {_title(result)}", f"| | |\n|---|---|\n{table}"]
+    sections += _picture(directory.training_picture, "Loss and ε")
+    sections += _warnings(result)
+    if result.attack is not None:
+        sections += ["## Membership inference", _attack_text(result)]
+        sections += _picture(directory.roc_picture, "ROC")
+    if result.samples:
+        sections += ["## Answers to held-out prompts", _samples_table(result.samples)]
+    if plan.prompts is not None and plan.prompts.num_without:
+        sections.append(
+            f"{plan.prompts.num_without} of {len(plan.evaluation)} held-out conversations begin "
+            "with the assistant's last message: there is nothing to answer."
+        )
+    if result.privacy["private"]:
+        sections.append("privacy.html says what is promised, in words and numbers.")
+    for heading, key in (("Assumptions", "assumptions"), ("Not covered", "not_covered")):
+        if result.privacy[key]:
+            sections += [f"## {heading}", "\n".join(f"- {line}" for line in result.privacy[key])]
+    return "\n\n".join(sections) + "\n"
+
+
+def _checkpoint(plan: Plan) -> str:
+    revision = revision_of(plan.checkpoint)
+    return plan.config.model if revision is None else f"{plan.config.model} at {revision}"
+
+
+def _quality(plan: Plan, result: FinetuneResult) -> tuple[str, str]:
+    num_records = len(plan.evaluation)
+    if not plan.task.labels:
+        perplexity = _number(result.eval_perplexity, ".3f", f", {num_records} texts")
+        return "Perplexity of held-out tokens", perplexity
+    accuracy = _number(result.eval_accuracy, ".4f", f" of {num_records}")
+    return "Accuracy on held-out records", accuracy
+
+
+def _number(value: float | None, form: str, unit: str) -> str:
+    return "not known" if value is None else f"{value:{form}}{unit}"
+
+
+def _lifetime(result: FinetuneResult) -> list[tuple[str, str]]:
+    total = result.privacy["dataset_total"]
+    if total is None:
+        return []
+    text = (
+        f"ε = {total['epsilon']:.4g} at δ = {total['delta']:.3g}, {total['num_runs']} in the ledger"
+    )
+    return [("All runs on the same records", text)]
+
+
+def _learning_rates(training: Training) -> str:
+    rate, head = training.learning_rate, training.head_learning_rate
+    return f"learning rate {rate:g}" + ("" if head is None else f" ({head:g} for the head)")
+
+
+def _samples_table(samples: list[Sample]) -> str:
+    rows = [(s.prompt, s.expected, s.written) for s in samples]
+    lines = ["| prompt | in the data | written by the model |", "|---|---|---|"]
+    lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Any text inside a cell of a Markdown table."""
+    return _line(text.replace("|", "\\|"))
+
+
+def _line(text: str) -> str:
+    """Any text on one line of Markdown, without HTML."""
+    return " ".join(text.replace("<", "&lt;").split())
+
+
+def _attack_text(result: FinetuneResult) -> str:
+    return render_attack_section(result.attack, epsilon=result.epsilon, delta=result.delta)

@@ -1,0 +1,1 @@
+"""Everything that happens before the first step."""

@@ -1,0 +1,146 @@
+"""What must not change between an interruption and the resumption.
+
+A step that is done again has the noise that it had. That costs no ε only where the noise is added
+to the sum that it was added to: whatever changes sums or draws is compared.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dpjax.finetuning.setup.environment import environment
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.models import revision_of
+
+_PACKAGES = ("dpjax", "jax", "jaxlib", "flax", "optax", "numpy")
+_JAX_SETTINGS = (
+    "jax_threefry_partitionable",
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_default_matmul_precision",
+    "jax_numpy_dtype_promotion",
+)
+_MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
+# Where a run is written, and how often: neither changes what it computes.
+_FREE_OPTIONS = ("resume", "overwrite", "output_dir", "training.checkpoint_every_seconds")
+_FIELDS = {"run_id", "started_at", "config", "revision", "checkpoint", "labels", "data"}
+_FIELDS |= {"evaluation_data", "mechanism", "versions", "jax", "devices"}
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Everything that enters sums and draws, ready for JSON."""
+    description = {
+        "config": _options(plan.config.to_dict()),
+        "revision": revision_of(plan.checkpoint),
+        "checkpoint": hash_of_checkpoint(plan.checkpoint),
+        "labels": plan.task.labels,
+        "data": plan.fingerprint(),
+        "evaluation_data": plan.evaluation.fingerprint(),
+        "mechanism": None if plan.mechanism is None else plan.mechanism.to_dict(),
+        "versions": {name: version(name) for name in _PACKAGES},
+        "jax": jax_settings(),
+        "devices": f"{jax.default_backend()}: {environment()['devices']}",
+    }
+    return json.loads(json.dumps(description))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `describe` said when the run was started, with its `run_id` and `started_at`.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or damaged; the message says what to do.
+    """
+    what_to_do = "put a copy of it back, or start afresh with --overwrite or in a new folder"
+    try:
+        stored = json.loads(path.read_bytes())
+        missing = _FIELDS - set(stored)
+        if missing:
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+        datetime.datetime.fromisoformat(stored["started_at"])
+    except FileNotFoundError:
+        raise FileNotFoundError(f"cannot resume: {path} is missing; {what_to_do}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"cannot resume: {path} is damaged ({error}); {what_to_do}") from error
+    return stored
+
+
+def check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raises ValueError with the first difference between what was started and what is given."""
+    _check_each("versions", stored, given, "with {name} {was}, here is {name} {now}")
+    _check_each("config", stored, given, "with {name}={was}, now it is {now}")
+    if stored["revision"] != given["revision"]:
+        raise ValueError(
+            f"cannot resume: {given['config']['model']} was at revision {stored['revision']}, now "
+            f"it is at {given['revision']}; give that revision"
+        )
+    if stored["checkpoint"] != given["checkpoint"]:
+        raise ValueError(
+            "cannot resume: the weights or the configuration in "
+            f"{given['config']['model']} are not those that the run was started with"
+        )
+    for name, what in (("data", "training"), ("evaluation_data", "evaluation")):
+        if stored[name] != given[name]:
+            raise ValueError(
+                f"cannot resume: the {what} data is not what the interrupted run had, or the "
+                "tokenizer is another one"
+            )
+    if stored["labels"] != given["labels"]:
+        raise ValueError(
+            f"cannot resume: the labels were {stored['labels']}, now they are {given['labels']}"
+        )
+    if stored["mechanism"] != given["mechanism"]:
+        raise ValueError(
+            "cannot resume: the mechanism comes out differently now (another version of the "
+            f"accountant?): {stored['mechanism']} became {given['mechanism']}"
+        )
+    _check_each("jax", stored, given, "with {name}={was}, which is {now} now")
+    if stored["devices"] != given["devices"]:
+        raise ValueError(
+            f"cannot resume: the run was started on {stored['devices']}, this is "
+            f"{given['devices']}; sums are rounded differently there"
+        )
+
+
+def _check_each(part: str, stored: dict[str, Any], given: dict[str, Any], words: str) -> None:
+    was, now = stored[part], given[part]
+    for name in [*was, *(name for name in now if name not in was)]:
+        if was.get(name) != now.get(name):
+            difference = words.format(name=name, was=was.get(name), now=now.get(name))
+            raise ValueError(f"cannot resume: the run was started {difference}")
+
+
+def hash_of_checkpoint(folder: Path) -> str:
+    """SHA-256 of the weights in all safetensors files of a checkpoint, and of its configuration."""
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for name in (*_MODEL_FILES, *names):
+        path = folder / name
+        if path.is_file():
+            with path.open("rb") as file:
+                digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+    return digest.hexdigest()
+
+
+def jax_settings() -> dict[str, str]:
+    """What of JAX's configuration changes how numbers are drawn, promoted or rounded."""
+    settings = {name: str(getattr(jax.config, name)) for name in _JAX_SETTINGS}
+    return settings | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+
+
+def _options(config: dict[str, Any]) -> dict[str, Any]:
+    """The options by their names on the command line, without those that change nothing."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": one for inner, one in value.items()}
+        else:
+            flat[name] = value
+    return {name: value for name, value in flat.items() if name not in _FREE_OPTIONS}

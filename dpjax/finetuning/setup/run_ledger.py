@@ -1,0 +1,54 @@
+"""What one run writes into the ledger of its data set."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from dpjax_accounting import DPSGD, DatasetIdentity, Ledger
+from dpjax_accounting.ledger.chained_file import ChainedFile
+
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.privatize import RunKey
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLedger:
+    """One run's place in a ledger: charged before the first step, settled after the last."""
+
+    path: Path
+    dataset: DatasetIdentity
+    run_id: str
+    mechanism: DPSGD
+    key: str
+    note: str
+
+    @classmethod
+    def of(cls, plan: Plan, run_key: RunKey, run_id: str) -> RunLedger | None:
+        """The place of a planned run, or None if it keeps no ledger."""
+        path = plan.config.privacy.ledger
+        if path is None:
+            return None
+        note = f"{plan.config.model} into {plan.config.output_dir}"
+        return cls(Path(path), plan.dataset, run_id, plan.mechanism, run_key.fingerprint(), note)
+
+    def check(self) -> None:
+        """Finds what a charge would refuse, without writing.
+
+        Raises:
+            FileNotFoundError: the folder of the ledger does not exist.
+            ValueError: the ledger was tampered with, is that of other data, or has a run with the
+                same key.
+        """
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(
+                f"privacy.ledger={self.path}: the folder {self.path.parent} does not exist; make it"
+            )
+        if ChainedFile(self.path).exists():
+            Ledger.open(self.path, self.dataset).check_charge(self.run_id, self.mechanism, self.key)
+
+    def charge(self) -> Ledger:
+        """Puts the run on record with all its steps, synced to the disk."""
+        ledger = Ledger.open(self.path, self.dataset)
+        ledger.charge(self.run_id, self.mechanism, self.key, self.note)
+        return ledger

@@ -1,0 +1,1 @@
+"""The steps: sampled, clipped, noised, applied, and interrupted."""

@@ -1,0 +1,44 @@
+"""Whether training has left the numbers that can be computed with."""
+
+from __future__ import annotations
+
+from dpjax.finetuning.training.stopped import RunDiverged
+
+_FEWEST_RECORDS = 16
+
+
+class DivergenceWatch:
+    """Looks at every step, and tells a run that diverged from records that have no finite loss.
+
+    One contributor, or a few, must not be able to end a run: without a finite loss among them
+    there must be as many records in a row as a batch has, and no fewer than 16.
+
+    Args:
+        expected_batch_size: of the run.
+    """
+
+    def __init__(self, expected_batch_size: float) -> None:
+        self._threshold = max(expected_batch_size, _FEWEST_RECORDS)
+        self._num_without_loss = 0
+
+    def check_losses(self, step: int, num_records: int, num_losses: int) -> None:
+        """Raises RunDiverged if no loss was finite for too long; `step` steps are done."""
+        self._num_without_loss = 0 if num_losses else self._num_without_loss + num_records
+        if self._num_without_loss >= self._threshold:
+            raise _diverged(
+                step, f"none of the last {self._num_without_loss} records has a finite loss"
+            )
+
+    def check_parameters(self, step: int, are_finite: bool) -> None:
+        """Raises RunDiverged if a parameter is not finite after `step` steps."""
+        if not are_finite:
+            raise _diverged(step, "trained parameters are infinite or not numbers")
+
+
+def _diverged(step: int, what: str) -> RunDiverged:
+    return RunDiverged(
+        f"the run diverged: after step {step} {what}; start another one with a lower "
+        "training.learning_rate, in a new folder or with --overwrite. The state that was stored "
+        "before is kept, but --resume would do the same steps again",
+        step,
+    )

@@ -1,0 +1,178 @@
+"""The training loop: sample, accumulate, add noise once, update; log and checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from dpjax_accounting import EpsilonBySteps
+from rich.console import Console
+
+from dpjax.data import PoissonSampler, by_length, microbatches, trim_padding
+from dpjax.finetuning.files import checkpoint
+from dpjax.finetuning.files.metrics_log import MetricsLog
+from dpjax.finetuning.files.run_directory import RunDirectory
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.finetuning.tasks.registry import LabelledBatch, LanguageBatch
+from dpjax.finetuning.training.divergence import DivergenceWatch
+from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
+from dpjax.finetuning.training.progress import TrainingProgress
+from dpjax.finetuning.training.step import (
+    Accumulator,
+    Steps,
+    empty_accumulator,
+    make_non_private_steps,
+    make_optimizer,
+    make_private_steps,
+)
+from dpjax.privatize import RunKey
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """The tuned parameters, and the rows of metrics.jsonl.
+
+    `num_missing_rows` says how many rows the file has lost.
+    """
+
+    trainable: PyTree
+    metrics: list[dict[str, Any]]
+    num_missing_rows: int
+
+
+def train(
+    plan: Plan,
+    graphdef: Any,
+    trainable: PyTree,
+    frozen: PyTree,
+    run_key: RunKey,
+    directory: RunDirectory,
+    console: Console,
+    note_progress: Callable[[int], None],
+    interrupts: Interrupts,
+) -> Trained:
+    """Runs the steps that are not done yet, and stores the state after the last one.
+
+    Args:
+        note_progress: puts steps on record; called before a state that they led to is stored.
+
+    Raises:
+        RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is stored.
+        RunDiverged: parameters or losses are not finite any more.
+        OSError: for instance because the disk is full; the state stored before stays.
+    """
+    training = plan.config.training
+    optimizer = make_optimizer(training, plan.num_steps, plan.head)
+    steps, sampler, spent = _machinery(plan, graphdef, optimizer, run_key)
+    state = optimizer.init(trainable)
+    first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)
+    watch = DivergenceWatch(training.expected_batch_size)
+    progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
+    with (
+        MetricsLog(directory.metrics, keep_steps=first) as log,
+        checkpoint.CheckpointWriter(
+            directory.checkpoint, training.checkpoint_every_seconds, note_progress
+        ) as writer,
+        contextlib.ExitStack() as after_first_step,
+        progress,
+    ):
+        are_finite = None
+        for step in range(first, plan.num_steps):
+            start = time.monotonic()
+            total = empty_accumulator(trainable)
+            for batch, mask in _batches(plan, sampler.indices(step), run_key.dropout_key(step)):
+                total = steps.accumulate(trainable, frozen, total, batch, mask)
+            trainable, state = steps.apply(trainable, state, total, run_key.noise_keys(step))
+            if are_finite is not None:
+                # Those before this step: nobody waits for what is being computed.
+                watch.check_parameters(step, bool(are_finite))
+            are_finite = steps.are_finite(trainable)
+            row = _row(step + 1, total, spent, start)
+            if step == first:
+                # Until now an interruption lost nothing, and compiling may take minutes.
+                after_first_step.enter_context(interrupts.deferred())
+            log.append(row)
+            progress.update(step + 1, row["loss"], row.get("epsilon"), row["num_records"])
+            watch.check_losses(step + 1, row["num_records"], int(total.num_losses))
+            is_last = step + 1 == plan.num_steps
+            is_interrupted = interrupts.number is not None
+            if writer.is_due() or is_interrupted or is_last:
+                watch.check_parameters(step + 1, bool(are_finite))
+                writer.store(step + 1, trainable, state)
+            if is_interrupted and not is_last:
+                writer.wait()
+                raise RunInterrupted(
+                    f"stopped after step {step + 1} of {plan.num_steps}; the same command with "
+                    "--resume goes on from there",
+                    step + 1,
+                    interrupts.acknowledge(),
+                )
+        writer.wait()
+        return Trained(trainable, log.rows, log.num_missing)
+
+
+def _machinery(
+    plan: Plan, graphdef: Any, optimizer: Any, run_key: RunKey
+) -> tuple[Steps, PoissonSampler, EpsilonBySteps | None]:
+    """Steps, sampler and ε display: with privacy all three read the one mechanism."""
+    loss_of = plan.task.loss_of(graphdef)
+    if plan.mechanism is None:
+        batch = plan.config.training.expected_batch_size
+        sampler = PoissonSampler(len(plan.train), batch / len(plan.train), run_key)
+        return make_non_private_steps(loss_of, optimizer, batch), sampler, None
+    clip_norm = plan.config.privacy.clip_norm
+    return (
+        make_private_steps(loss_of, optimizer, plan.mechanism, clip_norm),
+        PoissonSampler.for_mechanism(plan.mechanism, run_key),
+        EpsilonBySteps(plan.mechanism, plan.delta),
+    )
+
+
+def _batches(
+    plan: Plan, indices: np.ndarray, dropout_key: jax.Array
+) -> Iterator[tuple[LabelledBatch | LanguageBatch, np.ndarray]]:
+    """The microbatches of a step with their masks; each record drops what its own key says."""
+    drops = plan.config.tuning == "lora" and plan.config.lora.dropout > 0
+    ordered = by_length(plan.train, indices)
+    for rows, mask in microbatches(ordered, plan.config.training.microbatch_size):
+        batch = plan.task.batch(trim_padding(plan.train.take(rows)))
+        yield (
+            batch._replace(dropout_keys=_keys_of(dropout_key, rows)) if drops else batch,
+            mask,
+        )
+
+
+@jax.jit
+def _keys_of(key: jax.Array, rows: np.ndarray) -> jax.Array:
+    """Key data `(b, 2)` uint32: that of a record does not depend on the batch it is in."""
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
+
+
+def _row(
+    step: int, total: Accumulator, spent: EpsilonBySteps | None, start: float
+) -> dict[str, Any]:
+    # The clock is read after this: a call only starts the work that these numbers wait for.
+    loss, records, clipped, nonfinite, losses = jax.device_get(total[1:])
+    mean = float(loss) / int(losses) if losses else math.nan
+    row = {
+        "step": step,
+        # A batch without records has no loss, nor has one of which no record's loss is finite.
+        "loss": mean if math.isfinite(mean) else None,
+        "num_records": int(records),
+        "records_per_second": int(records) / (time.monotonic() - start),
+        "num_nonfinite": int(nonfinite),
+    }
+    if spent is not None:
+        row |= {
+            "epsilon": spent.at(step),
+            "fraction_clipped": int(clipped) / int(records) if records else None,
+        }
+    return row

@@ -1,0 +1,164 @@
+"""Low-rank adapters on linear layers (LoRA: Hu et al. 2021, arXiv:2106.09685)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dpjax.models.adapters.targets import (
+    adaptable_modules,
+    own_paths,
+    select_saved,
+    select_targets,
+)
+from dpjax.models.families import Path
+from dpjax.models.lora_config import LoraConfig
+from dpjax.models.net.heads import Model
+from dpjax.models.net.layers import Linear
+from dpjax.models.net.module_paths import get_module, own_path, set_module
+
+
+class LoraParam(nnx.Param):
+    """A parameter of a low-rank adapter that is trained."""
+
+
+class FrozenLoraParam(nnx.Param):
+    """A parameter of a low-rank adapter that stays as it is."""
+
+
+class DropoutKey(nnx.Variable):
+    """The data of a JAX key, `(2,)` uint32, from which an adapter draws what it drops."""
+
+
+class LoraLinear(nnx.Module):
+    """`y = base(x) + scaling * (x A) B`, with A `(in, r)` and B `(r, out)`, both float32.
+
+    A starts uniform in ±1/√in (the initialisation of peft: Kaiming uniform with a = √5), B at zero:
+    a fresh adapter changes nothing. With `freeze_a` only B is trained. On stacked layers A and B
+    have the leading axis of the base's kernel. A fused projection has one A and one B. Where
+    `drop_inputs` has left a key, the adapter reads x with dropout (Srivastava et al. 2014).
+    """
+
+    def __init__(
+        self,
+        base: Linear,
+        *,
+        rank: int,
+        scaling: float,
+        key: jax.Array,
+        freeze_a: bool = False,
+        dropout: float = 0.0,
+    ):
+        *layers, inputs, outputs = base.kernel.shape
+        bound = inputs**-0.5
+        self.base = base
+        self.scaling = scaling
+        self.dropout = dropout
+        self.dropout_key: DropoutKey | None = None
+        a = jax.random.uniform(key, (*layers, inputs, rank), jnp.float32, -bound, bound)
+        self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
+        self.lora_b = LoraParam(jnp.zeros((*layers, rank, outputs), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(..., in)` to `(..., out)`."""
+        a, b = (part[...].astype(x.dtype) for part in (self.lora_a, self.lora_b))
+        return self.base(x) + self.scaling * (self._dropped(x) @ a @ b)
+
+    def _dropped(self, x: jax.Array) -> jax.Array:
+        if self.dropout_key is None:
+            return x
+        key = jax.random.wrap_key_data(self.dropout_key[...], impl="threefry2x32")
+        kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
+        return jnp.where(kept, x / (1.0 - self.dropout), jnp.zeros((), x.dtype))
+
+    def merged(self) -> Linear:
+        """The base layer, its kernel now including the adapter."""
+        delta = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest")
+        kernel = self.base.kernel[...]
+        self.base.kernel[...] = (kernel + self.scaling * delta).astype(kernel.dtype)
+        return self.base
+
+
+def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
+    """Put an adapter on the chosen linear layers, in place.
+
+    The options are kept as `model.lora`: they say what `Trainable.lora` trains and what
+    `save_adapter` writes.
+
+    Args:
+        key: a JAX key for A.
+
+    Raises:
+        ValueError: for a model that has adapters already, a layer that does not exist or cannot be
+            adapted, and a name that matches no linear layer (a classification head is trained as it
+            is: no adapter) or, in modules_to_save, no module.
+    """
+    if has_lora(model):
+        raise ValueError("the model has LoRA adapters already; call merge_lora first")
+    paths = own_paths(model, select_targets(model, config))
+    own_paths(model, select_saved(model, config.modules_to_save))
+    for path, module_key in zip(paths, jax.random.split(key, len(paths)), strict=True):
+        lora = LoraLinear(
+            get_module(model, path),
+            rank=config.rank,
+            scaling=config.scaling,
+            key=module_key,
+            freeze_a=config.freeze_a,
+            dropout=config.dropout,
+        )
+        set_module(model, path, lora)
+    model.lora = config
+
+
+def merge_lora(model: Model) -> None:
+    """Fold every adapter into its base layer, W + scaling · A B, in place."""
+    for path, layer in _adapters(model).items():
+        set_module(model, path, layer.merged())
+    model.lora = None
+
+
+def merged_copy(model: Model) -> Model:
+    """A model with every adapter folded into its base layer; the given one keeps its adapters."""
+    graphdef, state = nnx.split(model)
+    # Merging a dict of plain arrays makes new variables.
+    copy = nnx.merge(graphdef, nnx.to_pure_dict(state))
+    merge_lora(copy)
+    return copy
+
+
+def drop_inputs(model: Model, key: jax.Array) -> None:
+    """Turn the adapters' dropout on, in place, with what is dropped fixed by `key`.
+
+    Meant for the model that a loss merges from its parts, which is thrown away afterwards: a model
+    whose adapters hold no key drops nothing. Every adapter, in every layer, draws of its own. To
+    keep one example's gradient free of the others', give each a key of its own.
+
+    Args:
+        key: a JAX key (threefry2x32).
+
+    Raises:
+        ValueError: for a model without adapters.
+    """
+    adapters = _adapters(model)
+    if not adapters:
+        raise ValueError("the model has no adapters that could drop anything: call add_lora first")
+    keys = jax.random.split(key, len(adapters))
+    for layer, own in zip(adapters.values(), keys, strict=True):
+        stacked = layer.base.kernel.shape[:-2]
+        own = jax.random.split(own, stacked) if stacked else own
+        layer.dropout_key = nnx.data(DropoutKey(jax.random.key_data(own)))
+
+
+def has_lora(model: Model) -> bool:
+    """Whether the model carries adapters."""
+    return model.lora is not None
+
+
+def _adapters(model: Model) -> dict[Path, LoraLinear]:
+    """The adapted layers and where they are in this model."""
+    paths = dict.fromkeys(
+        own_path(model.config, module.path) for module in adaptable_modules(model)
+    )
+    layers = {path: get_module(model, path) for path in paths}
+    return {path: layer for path, layer in layers.items() if isinstance(layer, LoraLinear)}

@@ -1,0 +1,92 @@
+"""An adapter as a folder that peft opens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flax import nnx
+
+from dpjax.models.adapters.lora import has_lora
+from dpjax.models.adapters.peft_layout import (
+    ADAPTER_WEIGHTS,
+    PREFIX,
+    adapter_config,
+    classification_head,
+    lora_weights,
+    tied_embedding,
+    tied_head_name,
+)
+from dpjax.models.adapters.targets import select_saved, select_targets
+from dpjax.models.checkpoint.config_json import read_config
+from dpjax.models.checkpoint.files import ADAPTER_CONFIG
+from dpjax.models.checkpoint.save import tensor_of
+from dpjax.models.checkpoint.tensors import open_tensors
+from dpjax.models.families import family_of
+from dpjax.models.net.heads import Model, task_of
+
+
+def is_own_base(model: Model, folder: str | Path) -> bool:
+    """Whether an adapter of the model fits the checkpoint in `folder` as it is.
+
+    It does not if layers were dropped, one was appended for pooling, or a layer that an adapter
+    does not bring (the pooler of BERT) was started anew because the checkpoint lacks it.
+    """
+    task, family = task_of(model), family_of(model.config.model_type)
+    if read_config(folder).num_layers != model.config.num_layers:
+        return False
+    present = {family.table_name(name, task) for name in open_tensors(Path(folder))}
+    brought = {w.hf_name for module in classification_head(model) for w in module.weights()}
+    return present | brought >= {w.hf_name for w in family.weight_names(model.config, task)}
+
+
+def save_adapter(
+    model: Model,
+    out: str | Path,
+    *,
+    base: str | Path,
+    revision: str | None = None,
+) -> None:
+    """Write adapter_config.json and adapter_model.safetensors; peft opens the folder.
+
+    What is written: the adapters, a frozen A too, the classification head and the modules to save.
+    The base is not: what a checkpoint lacks and was started anew when it was loaded must be among
+    them (the pooler of a BERT that was not pretrained with one), and a layer that was appended for
+    pooling must be in the base's folder (`save_model` before the adapters are added), which must
+    have as many layers as the model; `is_own_base` tells. The rows of a head are in the order of
+    the model's logits.
+
+    Args:
+        out: the folder to write; made if it does not exist.
+        base: the checkpoint the model was loaded from, a folder or a hub id.
+        revision: the commit of a hub id (`revision_of`), which peft then loads.
+
+    Raises:
+        ValueError: if the model has no adapters.
+    """
+    from safetensors.numpy import save_file
+
+    if not has_lora(model):
+        raise ValueError("the model has no adapters to save: call add_lora first, or save_model")
+    targets = select_targets(model, model.lora)
+    saved = select_saved(model, model.lora.modules_to_save)
+    whole = dict.fromkeys((*classification_head(model), *saved))
+    weights = [weight for module in targets for weight in lora_weights(module)]
+    weights += [weight for module in whole for weight in module.weights()]
+    parameters = nnx.to_pure_dict(nnx.split(model)[1])
+    tensors = {PREFIX + w.hf_name: tensor_of(model, parameters, w) for w in weights}
+    heads = list(dict.fromkeys(m.hf_name.partition(".")[0] for m in classification_head(model)))
+    names = [m.hf_name for m in saved if m.hf_name.partition(".")[0] not in heads]
+    contents = adapter_config(model, str(base), revision, targets, [*heads, *names])
+    tied = tied_embedding(model)
+    if tied in saved:
+        head = tied_head_name(model)
+        tensors[f"{PREFIX}{head}.weight"] = tensors[f"{PREFIX}{tied.hf_name}.weight"].copy()
+        contents["modules_to_save"].append(head)
+        contents["ensure_weight_tying"] = True
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    # In ASCII: the name of a folder need not be text.
+    text = json.dumps(contents, indent=2) + "\n"
+    (out / ADAPTER_CONFIG).write_text(text, encoding="utf-8")

@@ -1,0 +1,184 @@
+"""Which modules of a model a Hugging Face name, the ending of one, or a pattern stands for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from dpjax.models.families import ModuleName, Path, family_of
+from dpjax.models.lora_config import ALL_LINEAR, LoraConfig
+from dpjax.models.net.heads import Model, task_of
+from dpjax.models.net.module_paths import LAYERS, own_path
+from dpjax.models.net.pooling import is_fixed
+from dpjax.models.suggest import did_you_mean
+
+
+def all_modules(model: Model) -> tuple[ModuleName, ...]:
+    """Every module with parameters, as if layers were unrolled and nothing were adapted."""
+    return family_of(model.config.model_type).modules(model.config, task_of(model))
+
+
+def head_modules(model: Model) -> tuple[ModuleName, ...]:
+    """The modules that a model without a head lacks; none for a tied head."""
+    family = family_of(model.config.model_type)
+    modules = family.head_modules(model.config, task_of(model))
+    return tuple(m for m in modules if not m.hf_name.startswith(family.base_prefix))
+
+
+def adaptable_modules(model: Model) -> tuple[ModuleName, ...]:
+    """The linear layers that may carry an adapter: those below the head, nothing appended.
+
+    A language model's head is read as a matrix, in chunks of the vocabulary, not called as a layer.
+    """
+    head = head_modules(model)
+    return tuple(
+        module
+        for module in all_modules(model)
+        if module.kind in ("linear", "conv1d")
+        and module not in head
+        and not is_fixed(model.config, module.path)
+    )
+
+
+def select_targets(model: Model, config: LoraConfig) -> list[ModuleName]:
+    """The modules that get an adapter.
+
+    Raises:
+        ValueError: for a name or pattern that stands for no linear layer, or for something that
+            cannot be adapted besides, and for a layer that has no target module.
+    """
+    saved = select_saved(model, config.modules_to_save)
+    modules = [module for module in adaptable_modules(model) if module not in saved]
+    if config.target_modules == ALL_LINEAR:
+        targets = modules
+    else:
+        targets = _named(model, modules, config.target_modules)
+    if config.layers_to_transform is not None:
+        targets = _inside(targets, config.layers_to_transform)
+    if not targets:
+        raise ValueError(
+            f"all target modules lie in modules_to_save {list(config.modules_to_save)}: nothing is "
+            "left to adapt"
+        )
+    return targets
+
+
+def select_saved(model: Model, names: Sequence[str]) -> list[ModuleName]:
+    """The modules named by `modules_to_save`, or lying in one that is; ValueError for no such."""
+    modules = [m for m in all_modules(model) if not is_fixed(model.config, m.path)]
+    for name in names:
+        if not any(lies_in(module, name) for module in modules):
+            known = sorted({module.hf_name.rpartition(".")[2] for module in modules})
+            raise ValueError(
+                f"modules_to_save: {name!r} is no module of the model; there are "
+                f"{', '.join(known)}." + _tied(model, name) + did_you_mean(name, known)
+            )
+    return [m for m in modules if any(lies_in(m, name) for name in names)]
+
+
+def own_paths(model: Model, modules: Sequence[ModuleName]) -> list[Path]:
+    """Where the modules are in this model, each path once.
+
+    Raises:
+        ValueError: if layers are stacked and a module is meant in some of them only.
+    """
+    counts = Counter(own_path(model.config, module.path) for module in modules)
+    layers = model.config.num_layers if model.config.scan_layers else 1
+    for path, count in counts.items():
+        if path[:2] == LAYERS and count != layers:
+            raise ValueError(
+                f"{'.'.join(map(str, path[2:]))} is meant in {count} of {layers} layers, but these "
+                "are stacked: load the model with scan_layers=False"
+            )
+    return list(counts)
+
+
+def layer_of(module: ModuleName) -> int | None:
+    """The number of the layer that the module lies in."""
+    return module.path[2] if module.path[:2] == LAYERS else None
+
+
+def ends_with(module: ModuleName, target: str) -> bool:
+    """Whether `target` is the module's name or an ending of it, in whole parts."""
+    return f".{module.hf_name}".endswith(f".{target}")
+
+
+def lies_in(module: ModuleName, name: str) -> bool:
+    """Whether the module, or one around it, has a name that ends with `name`."""
+    return f".{name}." in f".{module.hf_name}."
+
+
+def _named(
+    model: Model, modules: Sequence[ModuleName], targets: str | tuple[str, ...]
+) -> list[ModuleName]:
+    if isinstance(targets, str):
+        found = [m for m in modules if re.fullmatch(targets, m.hf_name)]
+        if not found:
+            raise ValueError(
+                f"the pattern {targets!r} matches no whole name of a linear layer, such as "
+                f"{modules[0].hf_name!r}; for the ending of a name write ({targets!r},)"
+            )
+        besides = [m for m in _not_linear(model) if re.fullmatch(targets, m.hf_name)]
+    else:
+        for target in targets:
+            if not any(ends_with(module, target) for module in modules):
+                raise _no_such_target(model, modules, target)
+        found = [m for m in modules if any(ends_with(m, target) for target in targets)]
+        besides = [m for m in _not_linear(model) if any(ends_with(m, t) for t in targets)]
+    if besides:
+        raise ValueError(
+            f"target_modules also matches {besides[0].hf_name}, a module of kind "
+            f"{besides[0].kind}: only linear layers are adapted; name it in modules_to_save to "
+            "train it in full"
+        )
+    return found
+
+
+def _not_linear(model: Model) -> list[ModuleName]:
+    return [m for m in all_modules(model) if m.kind in ("norm", "embedding")]
+
+
+def _no_such_target(model: Model, modules: Sequence[ModuleName], target: str) -> ValueError:
+    other = [m for m in _not_linear(model) if ends_with(m, target)]
+    if other:
+        return ValueError(
+            f"target module {target!r} matches no linear layer: {other[0].hf_name} is of kind "
+            f"{other[0].kind}; name it in modules_to_save to train it in full"
+        )
+    if any(ends_with(module, target) for module in head_modules(model)):
+        return ValueError(
+            f"target module {target!r} matches no linear layer below the head, and a head gets no "
+            "adapter: a classification head is trained in full as it is, a language model's if "
+            "modules_to_save names it"
+        )
+    names = sorted({module.hf_name.rpartition(".")[2] for module in modules})
+    longer = ".".join(modules[0].hf_name.split(".")[-2:])
+    return ValueError(
+        f"target module {target!r} matches no linear layer of the model; there are "
+        f"{', '.join(names)}, longer endings such as {longer!r}, and {ALL_LINEAR!r}."
+        + _tied(model, target)
+        + did_you_mean(target, [*names, ALL_LINEAR])
+    )
+
+
+def _tied(model: Model, name: str) -> str:
+    """A sentence for those who ask for a head that does not exist."""
+    if task_of(model) != "causal_lm" or not model.config.tied_head:
+        return ""
+    heads = family_of(model.config.model_type).head("causal_lm").layers
+    if all(theirs != name for _, theirs, _ in heads):
+        return ""
+    (embedding,) = (m for m in all_modules(model) if m.path[-1] == "embed_tokens")
+    return f" The head is tied to {embedding.hf_name}: name that."
+
+
+def _inside(modules: Sequence[ModuleName], layers: Sequence[int]) -> list[ModuleName]:
+    """Those of `modules` that lie in one of `layers`."""
+    present = {layer_of(module) for module in modules} - {None}
+    if not layers or not present.issuperset(layers):
+        raise ValueError(
+            f"layers_to_transform is {list(layers)}; layers with a target module are "
+            f"{sorted(present)}"
+        )
+    return [module for module in modules if layer_of(module) in layers]

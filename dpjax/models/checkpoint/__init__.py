@@ -1,0 +1,1 @@
+"""Hugging Face checkpoint folders: configuration, weights, tokenizer, labels."""

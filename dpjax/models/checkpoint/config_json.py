@@ -1,0 +1,119 @@
+"""The config.json of a checkpoint as a `TransformerConfig`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dpjax.models.checkpoint.files import CONFIG, read_config_json
+from dpjax.models.config import MOST_LAYERS, TransformerConfig
+from dpjax.models.families import family_of
+
+# Without them a configuration would silently become that of the family's first model.
+_SIZES = (
+    ("vocab_size",),
+    ("hidden_size", "n_embd", "dim"),
+    ("num_hidden_layers", "n_layer", "n_layers"),
+    ("num_attention_heads", "n_head", "n_heads"),
+)
+# What transformers reads of any configuration, and would make another model of.
+_UNSUPPORTED = {
+    "quantization_config": "quantised checkpoints",
+    "per_layer_config": "settings of single layers",
+    "configuration_files": "other files in its place",
+    "transformers_weights": "weights under another name",
+    "text_config": "a configuration inside",
+    "text_encoder": "a configuration inside",
+    "decoder": "a configuration inside",
+    "generator": "a configuration inside",
+    "fusion_config": "fused modules",
+}
+# With layer_types, which decides.
+_READ_AS = {"mistral": "ministral"}
+# Of labels and their number only the head of the checkpoint and the data know.
+_LABELS = ("num_labels", "_num_labels", "id2label", "label2id", "problem_type")
+_MOST_LABELS = 10**6
+_LARGEST = 2**31 - 1
+
+
+def read_config(folder: str | Path) -> TransformerConfig:
+    """The model described by the config.json of a checkpoint folder.
+
+    Raises:
+        FileNotFoundError: without config.json.
+        ValueError: for a family or a switch that is not supported.
+    """
+    return parse_config(read_config_json(Path(folder)))
+
+
+def parse_config(raw: Mapping[str, Any]) -> TransformerConfig:
+    """The model described by the contents of a config.json, in old or new spelling.
+
+    transformers itself reads it: it fills in defaults and translates what was spelled differently
+    in the past.
+
+    Raises:
+        ValueError: for a family or a switch that is not supported, or a size missing or wrong.
+    """
+    family = family_of(raw["model_type"])
+    for name, what in _UNSUPPORTED.items():
+        if raw.get(name) is not None:
+            raise ValueError(f"config.json: {name} is given; {what} are not supported")
+    _check_sizes(raw)
+    hf = _as_transformers_reads_it(raw)
+    if hf.model_type not in (raw["model_type"], _READ_AS.get(raw["model_type"])):
+        raise ValueError(
+            f"config.json: transformers reads {raw['model_type']} with these fields as "
+            f"{hf.model_type}, which is not supported"
+        )
+    try:
+        return family.read_config(hf)
+    except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
+        raise ValueError(
+            f"config.json cannot be used ({type(error).__name__}: {error}): a field has a value of "
+            "a type that it never has"
+        ) from error
+
+
+def _check_sizes(raw: Mapping[str, Any]) -> None:
+    """Before transformers, which makes a list of the layers, for instance."""
+    for names in _SIZES:
+        given = [name for name in names if name in raw]
+        if not given:
+            raise ValueError(f"config.json: {names[0]} must be a whole number, but it is missing")
+        for name in given:
+            if type(raw[name]) is not int or raw[name] < 1:
+                raise ValueError(
+                    f"config.json: {name} must be a positive whole number, got {raw[name]!r}"
+                )
+    most = dict.fromkeys(_SIZES[2], MOST_LAYERS) | dict.fromkeys(_LABELS[:2], _MOST_LABELS)
+    for name, value in raw.items():
+        if type(value) is int and not -_LARGEST <= value <= most.get(name, _LARGEST):
+            raise ValueError(
+                f"config.json: {name} must be at most {most.get(name, _LARGEST)}, got {value}"
+            )
+
+
+def _as_transformers_reads_it(raw: Mapping[str, Any]) -> Any:
+    """transformers' configuration object, made by the rules by which it opens a checkpoint."""
+    from transformers import AutoConfig
+
+    # No code of the checkpoint is run: auto_map names some.
+    left_out = (*_LABELS, "auto_map")
+    known = {name: value for name, value in raw.items() if name not in left_out}
+    with TemporaryDirectory() as folder:
+        (Path(folder) / CONFIG).write_text(json.dumps(known), encoding="utf-8")
+        try:
+            config = AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+            if getattr(config, "rope_parameters", None):
+                # Models do this once more, when fields that are none of the class are known.
+                config.standardize_rope_params()
+        except Exception as error:
+            # transformers raises errors of many types for values that it cannot use.
+            raise ValueError(f"config.json cannot be used: {error}") from error
+    return config

@@ -1,0 +1,360 @@
+"""A Hugging Face checkpoint as a Flax NNX model."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dpjax.models.checkpoint.config_json import parse_config
+from dpjax.models.checkpoint.files import read_config_json
+from dpjax.models.checkpoint.generation_config import read_generation_config
+from dpjax.models.checkpoint.label_rows import check_label_names, label_order
+from dpjax.models.checkpoint.pooling_choice import resolve_pooling
+from dpjax.models.checkpoint.tensors import Tensor, Tensors, are_equal, open_tensors
+from dpjax.models.config import TransformerConfig
+from dpjax.models.families import Family, ModuleName, Task, WeightName, family_of
+from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, TokenClassifier
+from dpjax.models.net.module_paths import LAYERS, own_path
+from dpjax.models.net.pooling import Pooling, append_mean_pooling
+
+_log = logging.getLogger(__name__)
+
+ParamDtype = Literal["float32", "bfloat16"]
+# From a parameter's path, dotted, to where its array goes.
+Placement = Callable[[str], jax.sharding.Sharding]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """How a checkpoint is loaded; none of it changes what the model computes beyond rounding.
+
+    Attributes:
+        param_dtype: of the parameters; bfloat16 is for weights that are not trained themselves.
+        dtype: of activations.
+        attention: see `TransformerConfig`.
+        scan_layers: see `TransformerConfig`.
+        rematerialise: see `TransformerConfig`.
+        placement: sharding of each parameter by its dotted path; default: the first device.
+    """
+
+    param_dtype: ParamDtype = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["einsum", "cudnn"] = "einsum"
+    scan_layers: bool = False
+    rematerialise: bool = False
+    placement: Placement | None = None
+
+    def __post_init__(self) -> None:
+        if self.param_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"param_dtype must be float32 or bfloat16, got {self.param_dtype!r}")
+
+
+def load_causal_lm(folder: str | Path, *, loading: Loading = Loading()) -> CausalLM:
+    """Load a checkpoint folder (config.json and safetensors) as a language model.
+
+    Raises:
+        FileNotFoundError: without config.json or safetensors.
+        ValueError: for a family or switch that is not supported, an encoder, and for missing,
+            unexpected, damaged or wrongly shaped tensors.
+    """
+    folder = Path(folder)
+    raw = read_config_json(folder)
+    config = _with(parse_config(raw), loading)
+    family = family_of(raw["model_type"])
+    family.head("causal_lm")
+    # What is saved with the tuned model is checked before it is tuned.
+    read_generation_config(folder)
+    tensors = _by_table_name(folder, family, "causal_lm", open_tensors(folder))
+    if config.tied_head:
+        tensors, is_tied = _tied(family, config, tensors)
+        config = dataclasses.replace(config, tied_head=is_tied)
+    make = partial(CausalLM, config)
+    return _filled(make, folder, family, "causal_lm", config, config, tensors, loading)
+
+
+def load_classifier(
+    folder: str | Path,
+    *,
+    label_names: Sequence[str],
+    key: jax.Array,
+    pooling: Pooling = "first",
+    num_layers: int | None = None,
+    loading: Loading = Loading(),
+) -> SequenceClassifier:
+    """Load a checkpoint folder (config.json and safetensors) as a classifier of texts.
+
+    The head of the checkpoint is used if it has as many labels as `label_names` (its rows
+    reordered if config.json names the same labels in another order). Otherwise the head is new:
+    weights normal with the standard deviation `initializer_range` of the config, biases 0. The log
+    says which.
+
+    Args:
+        label_names: the labels in the order of the logits.
+        key: a JAX key for a new head.
+        pooling: "first" reads the text as transformers does: from the first token of an encoder,
+            the last of a decoder; "mean" appends a layer that averages the tokens (see
+            `append_mean_pooling`); "auto" averages if the checkpoint is a sentence encoder that
+            does.
+        num_layers: keep only this many layers, from the bottom (Sajjad et al. 2020, "Poor Man's
+            BERT", top-layer dropping); None keeps all.
+
+    Raises:
+        FileNotFoundError: without config.json or safetensors.
+        ValueError: for a family or switch that is not supported, fewer than two labels, more layers
+            than there are, and for missing, unexpected, damaged or wrongly shaped tensors.
+    """
+    pooling = resolve_pooling(Path(folder), pooling)
+    model = _load_labelled(
+        SequenceClassifier, "sequence_classification", folder, label_names, key, num_layers, loading
+    )
+    return append_mean_pooling(model) if pooling == "mean" else model
+
+
+def load_token_classifier(
+    folder: str | Path,
+    *,
+    label_names: Sequence[str],
+    key: jax.Array,
+    loading: Loading = Loading(),
+) -> TokenClassifier:
+    """Load a checkpoint folder as a classifier of tokens; everything as in `load_classifier`."""
+    return _load_labelled(
+        TokenClassifier, "token_classification", folder, label_names, key, None, loading
+    )
+
+
+def _load_labelled(
+    make: Callable[..., Any],
+    task: Task,
+    folder: str | Path,
+    label_names: Sequence[str],
+    key: jax.Array,
+    num_layers: int | None,
+    loading: Loading,
+) -> Any:
+    """A classifier of the class `make`, with the checkpoint's head or a new one."""
+    folder = Path(folder)
+    check_label_names(label_names)
+    raw = read_config_json(folder)
+    whole = parse_config(raw)
+    family = family_of(raw["model_type"])
+    family.head(task)
+    config = _with(_shortened(whole, num_layers), loading)
+    tensors = _by_table_name(folder, family, task, open_tensors(folder))
+    tensors = _with_head(tensors, raw, family, task, config, label_names, key)
+    make = partial(make, config, num_labels=len(label_names))
+    return _filled(make, folder, family, task, whole, config, tensors, loading)
+
+
+def _with(config: TransformerConfig, loading: Loading) -> TransformerConfig:
+    return dataclasses.replace(
+        config,
+        dtype=loading.dtype,
+        attention=loading.attention,
+        scan_layers=loading.scan_layers,
+        rematerialise=loading.rematerialise,
+    )
+
+
+def _shortened(config: TransformerConfig, num_layers: int | None) -> TransformerConfig:
+    if num_layers is None or num_layers == config.num_layers:
+        return config
+    if not 1 <= num_layers < config.num_layers:
+        raise ValueError(
+            f"num_layers={num_layers}: the checkpoint has {config.num_layers} layers, of which "
+            "between 1 and all can be kept"
+        )
+    if config.averaging_layer:
+        raise ValueError(
+            f"num_layers={num_layers}: the last layer of this checkpoint was appended to average "
+            "the tokens, which dropping it would undo; keep all"
+        )
+    return dataclasses.replace(
+        config,
+        num_layers=num_layers,
+        layer_types=config.layer_types[:num_layers],
+        rope_layers=config.rope_layers[:num_layers],
+    )
+
+
+def _by_table_name(folder: Path, family: Family, task: Task, found: Tensors) -> Tensors:
+    """The tensors under the names of the family's table, ignored ones dropped."""
+    tensors: Tensors = {}
+    for name, tensor in found.items():
+        table_name = family.table_name(name, task)
+        if table_name in tensors:
+            raise ValueError(f"{folder}: the tensor {table_name} occurs under two names")
+        if table_name is not None:
+            tensors[table_name] = tensor
+    return tensors
+
+
+def _tied(family: Family, config: TransformerConfig, tensors: Tensors) -> tuple[Tensors, bool]:
+    """The tensors of a model whose config ties head and embedding, and whether they are tied.
+
+    As in transformers: a head that differs from the embedding is used, and either may be missing.
+    """
+    (embedding,) = (
+        weight.hf_name
+        for weight in family.weight_names(config, "causal_lm")
+        if weight.path == ("transformer", "embed_tokens", "embedding")
+    )
+    ((_, theirs, _),) = family.head("causal_lm").layers
+    head = f"{theirs}.weight"
+    if head not in tensors:
+        return tensors, True
+    if embedding in tensors and not are_equal(tensors[embedding], tensors[head]):
+        _log.warning(
+            "config.json ties %s to %s, but the checkpoint holds two that differ: both are used, "
+            "untied",
+            head,
+            embedding,
+        )
+        return tensors, False
+    others = {name: tensor for name, tensor in tensors.items() if name != head}
+    return {embedding: tensors[head]} | others, True
+
+
+def _with_head(
+    tensors: Tensors,
+    raw: dict[str, Any],
+    family: Family,
+    task: Task,
+    config: TransformerConfig,
+    label_names: Sequence[str],
+    key: jax.Array,
+) -> Tensors:
+    """The tensors with those of the head reordered, or new where there are none that fit."""
+    *dense, last = family.head_modules(config, task)
+    names = [weight.hf_name for weight in last.weights()]
+    present = tensors.keys() & set(names)
+    shape = tensors[min(present)].shape if present else ()
+    found = shape[0] if shape else 0
+    if found == len(label_names):
+        _log.info("using the checkpoint's classification head (%d labels)", found)
+        order = label_order(raw, label_names)
+        tensors = tensors | {name: _rows(tensors[name], order) for name in present}
+    else:
+        if found:
+            _log.warning(
+                "the checkpoint's classification head has %d labels, the data %d: starting a new "
+                "one",
+                found,
+                len(label_names),
+            )
+        else:
+            _log.info("the checkpoint has no classification head: starting a new one")
+        tensors = tensors | _new_dense(last, len(label_names), config, key)
+    for index, module in enumerate(dense):
+        if not tensors.keys() & {weight.hf_name for weight in module.weights()}:
+            _log.info("the checkpoint has no %s: starting a new one", module.hf_name)
+            own_key = jax.random.fold_in(key, 1 + index)
+            tensors = tensors | _new_dense(module, config.hidden_size, config, own_key)
+    return tensors
+
+
+def _rows(tensor: Tensor, order: list[int]) -> Tensor:
+    return dataclasses.replace(tensor, read=lambda: tensor.read()[order])
+
+
+def _new_dense(
+    module: ModuleName, outputs: int, config: TransformerConfig, key: jax.Array
+) -> Tensors:
+    shape = (outputs, config.hidden_size)
+
+    def normal() -> np.ndarray:
+        return np.asarray(config.initializer_range * jax.random.normal(key, shape, jnp.float32))
+
+    tensors = {f"{module.hf_name}.weight": Tensor(shape, "F32", normal)}
+    if module.has_bias:
+        bias = Tensor((outputs,), "F32", lambda: np.zeros(outputs, np.float32))
+        tensors[f"{module.hf_name}.bias"] = bias
+    return tensors
+
+
+def _filled(
+    make: Callable[..., Model],
+    folder: Path,
+    family: Family,
+    task: Task,
+    whole: TransformerConfig,
+    config: TransformerConfig,
+    tensors: Tensors,
+    loading: Loading,
+) -> Any:
+    """The model with every abstract parameter replaced by its tensor, one at a time.
+
+    All that can be refused is refused before anything is read.
+    """
+    expected = {weight.hf_name for weight in family.weight_names(whole, task)}
+    _check_names(folder, expected=expected, found=tensors)
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(rngs=_SameKey())))
+    parameters = nnx.to_pure_dict(state)
+    grouped: dict[tuple, list[WeightName]] = {}
+    for weight in family.weight_names(config, task):
+        grouped.setdefault(own_path(config, weight.path), []).append(weight)
+    for path, weights in grouped.items():
+        stacked = config.scan_layers and path[:2] == LAYERS
+        shape = _owner(parameters, path)[path[-1]].shape[stacked:]
+        for weight in weights:
+            implied = shape[::-1] if weight.transposed else shape
+            tensors[weight.hf_name].check(weight.hf_name, implied, "config.json implies")
+    for path, weights in grouped.items():
+        owner, leaf = _owner(parameters, path), path[-1]
+        if config.scan_layers and path[:2] == LAYERS:
+            value = np.empty(owner[leaf].shape, jnp.dtype(loading.param_dtype))
+            for row, weight in zip(value, weights, strict=True):
+                row[...] = _read(weight, tensors[weight.hf_name], loading)
+        else:
+            value = _read(weights[0], tensors[weights[0].hf_name], loading)
+        dotted = ".".join(map(str, path))
+        sharding = None if loading.placement is None else loading.placement(dotted)
+        # Waits: until a copy is done, JAX holds what it is made from, and more would pile up.
+        owner[leaf] = jax.block_until_ready(jax.device_put(value, sharding))
+        row = value = None
+    return nnx.merge(graphdef, parameters)
+
+
+class _SameKey:
+    """In the place of `nnx.Rngs` where only shapes are asked for.
+
+    Counting draws while they are traced takes a second for a model of 30 layers.
+    """
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
+
+
+def _owner(parameters: dict[str, Any], path: tuple) -> dict[Any, Any]:
+    """The innermost dict around the parameter at a path."""
+    for part in path[:-1]:
+        parameters = parameters[part]
+    return parameters
+
+
+def _check_names(folder: Path, *, expected: Iterable[str], found: Iterable[str]) -> None:
+    missing, unexpected = set(expected) - set(found), set(found) - set(expected)
+    problems = [
+        f"{kind} {', '.join(sorted(names))}"
+        for kind, names in (("missing:", missing), ("unexpected:", unexpected))
+        if names
+    ]
+    if problems:
+        raise ValueError(
+            f"the tensors in {folder} do not fit its config.json; " + "; ".join(problems)
+        )
+
+
+def _read(weight: WeightName, tensor: Tensor, loading: Loading) -> np.ndarray:
+    """The tensor in our layout and in the dtype that parameters are to have."""
+    value = tensor.read().astype(jnp.dtype(loading.param_dtype), copy=False)
+    return value.T if weight.transposed else value

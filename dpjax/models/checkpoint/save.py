@@ -1,0 +1,200 @@
+"""A tuned model as a folder that transformers opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flax import nnx
+
+from dpjax.models.checkpoint.files import (
+    CONFIG,
+    GENERATION_CONFIG,
+    INDEX,
+    TOKENIZER_FILES,
+    WEIGHTS,
+    read_config_json,
+)
+from dpjax.models.checkpoint.generation_config import end_token_ids, read_generation_config
+from dpjax.models.checkpoint.label_rows import check_label_names
+from dpjax.models.checkpoint.tokenizer import has_tokenizer, load_tokenizer
+from dpjax.models.families import AVERAGING_LAYER, WeightName, family_of
+from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, task_of
+from dpjax.models.net.module_paths import own_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SHARD_BYTES = 5 * 10**9
+
+
+def save_model(
+    model: Model,
+    out: str | Path,
+    *,
+    source: str | Path,
+    label_names: Sequence[str] = (),
+    shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """Write config.json, safetensors and the tokenizer.
+
+    transformers' from_pretrained(out) gives equal logits. Weights keep their dtype.
+
+    Args:
+        model: without adapters; `merged_copy` makes such a model of one with adapters.
+        out: the folder to write; made if it does not exist.
+        source: the checkpoint the model was loaded from: its config.json is carried over with the
+            labels and the architecture replaced, its tokenizer files are copied.
+        label_names: the labels of a classifier in the order of the logits.
+        shard_bytes: the most bytes of weights in one file; more go into several with an index.
+
+    Raises:
+        ValueError: if the model has adapters, the number of labels is not the model's, or both
+            folders are the same.
+    """
+    source, out = Path(source), Path(out)
+    if model.lora is not None:
+        raise ValueError(
+            "the model has LoRA adapters; save merged_copy(model), or the adapters alone with "
+            "save_adapter"
+        )
+    _check_labels(model, label_names)
+    if source.resolve() == out.resolve():
+        raise ValueError(f"{out} is the folder of the original checkpoint; save to another one")
+    out.mkdir(parents=True, exist_ok=True)
+    parameters = nnx.to_pure_dict(nnx.split(model)[1])
+    _write_weights(model, parameters, out, shard_bytes)
+    tokenizer = None
+    if model.config.causal and has_tokenizer(source):
+        tokenizer = load_tokenizer(source, needs_padding=False)
+    _write_config(model, parameters, source, out, label_names, tokenizer)
+    if isinstance(model, CausalLM):
+        _write_generation_config(source, out, tokenizer)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
+
+
+def _check_labels(model: Model, label_names: Sequence[str]) -> None:
+    if isinstance(model, CausalLM):
+        if label_names:
+            raise ValueError(f"a language model has no labels, got {list(label_names)}")
+        return
+    check_label_names(label_names)
+    if len(label_names) != model.num_labels:
+        raise ValueError(f"the model has {model.num_labels} labels, got {len(label_names)} names")
+
+
+def _write_config(
+    model: Model,
+    parameters: dict[str, Any],
+    source: Path,
+    out: Path,
+    label_names: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> None:
+    config = read_config_json(source)
+    family, layers = family_of(model.config.model_type), model.config.num_layers
+    # "torch_dtype" is the old spelling of "dtype"; the others would describe an earlier task.
+    for name in ("torch_dtype", "num_labels", "_num_labels", "problem_type"):
+        config.pop(name, None)
+    config["architectures"] = [family.head(task_of(model)).architecture]
+    config["dtype"] = parameters["transformer"]["embed_tokens"]["embedding"].dtype.name
+    for name in ("num_hidden_layers", "n_layer", "n_layers"):
+        if name in config:
+            config[name] = layers
+    for name in ("layer_types", "no_rope_layers"):
+        if config.get(name):
+            config[name] = config[name][:layers]
+    if label_names:
+        config["id2label"] = {str(row): name for row, name in enumerate(label_names)}
+        config["label2id"] = {name: row for row, name in enumerate(label_names)}
+    if model.config.averaging_layer:
+        config[AVERAGING_LAYER] = True
+    if isinstance(model, CausalLM):
+        config["tie_word_embeddings"] = model.config.tied_head
+    if isinstance(model, SequenceClassifier) and model.config.causal:
+        config["pad_token_id"] = _padding(model, config, tokenizer)
+    _write_json(out / CONFIG, config)
+
+
+def _padding(
+    model: Model, config: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None
+) -> int | None:
+    """The id by which transformers finds a text's last token; None if there is none to go by."""
+    if tokenizer is not None and tokenizer.pad_token_id is not None:
+        return tokenizer.pad_token_id
+    given = config.get("pad_token_id")
+    is_known = type(given) is int and 0 <= given < model.config.vocab_size
+    return given if is_known else None
+
+
+def _write_generation_config(
+    source: Path, out: Path, tokenizer: PreTrainedTokenizerBase | None
+) -> None:
+    """The source's, with every token that ends a text."""
+    contents = read_generation_config(source)
+    ends = list(end_token_ids(source, tokenizer))
+    if ends:
+        contents["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    if contents:
+        _write_json(out / GENERATION_CONFIG, contents)
+
+
+def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    text = json.dumps(contents, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _write_weights(model: Model, parameters: dict[str, Any], out: Path, shard_bytes: int) -> None:
+    from safetensors.numpy import save_file
+
+    weights = family_of(model.config.model_type).weight_names(model.config, task_of(model))
+    shards = list(_shards(model, parameters, weights, shard_bytes))
+    weight_map, total = {}, 0
+    for number, shard in enumerate(shards, start=1):
+        name = WEIGHTS
+        if len(shards) > 1:
+            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        tensors = {weight.hf_name: tensor_of(model, parameters, weight) for weight in shard}
+        save_file(tensors, out / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, name)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(out / INDEX, index)
+
+
+def _shards(
+    model: Model, parameters: dict[str, Any], weights: Sequence[WeightName], shard_bytes: int
+) -> Iterator[list[WeightName]]:
+    """The tensors in their order, cut where a file would exceed `shard_bytes`."""
+    shard: list[WeightName] = []
+    size = 0
+    for weight in weights:
+        own = _leaf(model, parameters, weight).nbytes
+        if shard and size + own > shard_bytes:
+            yield shard
+            shard, size = [], 0
+        shard.append(weight)
+        size += own
+    yield shard
+
+
+def _leaf(model: Model, parameters: dict[str, Any], weight: WeightName) -> Any:
+    """The parameter in our layout, of one layer also where layers are stacked."""
+    path = own_path(model.config, weight.path)
+    value: Any = parameters
+    for part in path:
+        value = value[part]
+    return value if path == weight.path else value[weight.path[2]]
+
+
+def tensor_of(model: Model, parameters: dict[str, Any], weight: WeightName) -> np.ndarray:
+    """A tensor of a checkpoint, given the nested dict of parameters, in their dtype."""
+    array = np.asarray(_leaf(model, parameters, weight))
+    return np.ascontiguousarray(array.T if weight.transposed else array)

@@ -1,0 +1,141 @@
+"""Models: a transformer with a head for one task.
+
+The attribute `lora` of a model holds the options of its adapters, or None if it has none.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dpjax.models.config import TransformerConfig
+from dpjax.models.families import Task
+from dpjax.models.lora_config import LoraConfig
+from dpjax.models.net.layers import ACTIVATIONS, Linear
+from dpjax.models.net.transformer import Transformer
+
+
+def _linear(config: TransformerConfig, outputs: int, bias: bool, rngs: nnx.Rngs) -> Linear:
+    stddev = config.initializer_range
+    return Linear(config.hidden_size, outputs, bias=bias, stddev=stddev, rngs=rngs)
+
+
+class CausalLM(nnx.Module):
+    """A decoder that predicts the next token. A tied head is the token embedding itself.
+
+    Raises:
+        ValueError: for an encoder, which sees the tokens it would predict.
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        if not config.causal:
+            raise ValueError(
+                f"a {config.model_type} model sees the tokens on both sides: it has no causal head"
+            )
+        self.config = config
+        self.lora: LoraConfig | None = None
+        self.transformer = Transformer(config, rngs=rngs)
+        if not config.tied_head:
+            self.lm_head = _linear(config, config.vocab_size, False, rngs)
+
+    def hidden_states(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """What the head reads, `(..., T, hidden_size)`; arguments as in `Transformer`."""
+        return self.transformer(input_ids, attention_mask)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`.
+
+        Added up in float32 whatever the dtype: rounded to bfloat16, the largest would often tie.
+        """
+        weights, vocab_axis = self.head_weights()
+        equation = "...d,vd->...v" if vocab_axis == 0 else "...d,dv->...v"
+        logits = jnp.einsum(
+            equation, hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32
+        )
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def head_weights(self) -> tuple[jax.Array, Literal[0, 1]]:
+        """The weights of the head and which of their axes is the vocabulary.
+
+        `(vocab_size, hidden_size)` and 0 of a tied head; `(hidden_size, vocab_size)` and 1 of one
+        of its own.
+        """
+        if self.config.tied_head:
+            return self.transformer.embed_tokens.embedding[...], 0
+        return self.lm_head.kernel[...], 1
+
+    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Logits `(..., T, vocab_size)` float32 of the token after each; as in `Transformer`."""
+        return self.logits(self.hidden_states(input_ids, attention_mask))
+
+
+class SequenceClassifier(nnx.Module):
+    """A transformer with a linear classifier of the whole text.
+
+    An encoder's text is read from its first token, through a dense layer where the family has one
+    (`pooler`); a decoder's from its last token. Parameters of the classifier: `classifier`.
+    """
+
+    def __init__(self, config: TransformerConfig, *, num_labels: int, rngs: nnx.Rngs):
+        self.config = config
+        self.lora: LoraConfig | None = None
+        self.num_labels = num_labels
+        self.transformer = Transformer(config, rngs=rngs)
+        if config.pooler_activation is not None:
+            self.pooler = _linear(config, config.hidden_size, True, rngs)
+        # As transformers has them: a bias for encoders, none for decoders.
+        self.classifier = _linear(config, num_labels, not config.causal, rngs)
+
+    def hidden_states(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Hidden states `(..., T, hidden_size)` of the last layer; as in `Transformer`."""
+        return self.transformer(input_ids, attention_mask)
+
+    def pool(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Summary `(..., hidden_size)` of a text; arguments as in `Transformer`."""
+        if self.config.causal:
+            hidden = self.transformer(input_ids, attention_mask)
+            places = jnp.broadcast_to(jnp.arange(attention_mask.shape[-1]), attention_mask.shape)
+            last = jnp.max(jnp.where(attention_mask, places, 0), axis=-1)
+            return jnp.take_along_axis(hidden, last[..., None, None], axis=-2)[..., 0, :]
+        first = self.transformer.first_token(input_ids, attention_mask)
+        if self.config.pooler_activation is None:
+            return first
+        return ACTIVATIONS[self.config.pooler_activation](self.pooler(first))
+
+    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Logits `(..., num_labels)` float32; arguments and errors as in `Transformer`."""
+        return self.classifier(self.pool(input_ids, attention_mask)).astype(jnp.float32)
+
+
+class TokenClassifier(nnx.Module):
+    """A transformer with a linear classifier of every token."""
+
+    def __init__(self, config: TransformerConfig, *, num_labels: int, rngs: nnx.Rngs):
+        self.config = config
+        self.lora: LoraConfig | None = None
+        self.num_labels = num_labels
+        self.transformer = Transformer(config, rngs=rngs)
+        self.classifier = _linear(config, num_labels, True, rngs)
+
+    def hidden_states(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Hidden states `(..., T, hidden_size)` of the last layer; as in `Transformer`."""
+        return self.transformer(input_ids, attention_mask)
+
+    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Logits `(..., T, num_labels)` float32; arguments and errors as in `Transformer`."""
+        return self.classifier(self.hidden_states(input_ids, attention_mask)).astype(jnp.float32)
+
+
+Model = CausalLM | SequenceClassifier | TokenClassifier
+
+
+def task_of(model: Model) -> Task:
+    """The task whose head the model has."""
+    if isinstance(model, CausalLM):
+        return "causal_lm"
+    is_sequence = isinstance(model, SequenceClassifier)
+    return "sequence_classification" if is_sequence else "token_classification"

@@ -1,0 +1,211 @@
+"""Texts written by a language model, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+
+from dpjax.models.config import TransformerConfig
+from dpjax.models.net.attention import positions_of
+from dpjax.models.net.heads import CausalLM
+from dpjax.models.text.next_token import Sampling, parse_sampling, sample_tokens
+from dpjax.models.text.token_batch import check_causal_lm, checked_batch
+
+
+class Generation(NamedTuple):
+    """What `generate` wrote, N rows.
+
+    Attributes:
+        tokens: `(N, max_new_tokens)` int32, `pad_token_id` after a row's end token.
+        num_tokens: `(N,)` int32, how many tokens each row has, its end token included.
+        log_probs: `(N, max_new_tokens)` float32, log p(token | all before it) in nats under the
+            model itself: at temperature 1, nothing cut off. 0 after the end.
+    """
+
+    tokens: jax.Array
+    num_tokens: jax.Array
+    log_probs: jax.Array
+
+
+def generate(
+    model: CausalLM,
+    input_ids: ArrayLike,
+    attention_mask: ArrayLike,
+    *,
+    max_new_tokens: int,
+    key: jax.Array | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    eos_token_ids: Collection[int],
+    pad_token_id: int,
+) -> Generation:
+    """Continue a batch of prompts, greedily or by sampling.
+
+    Compiled for the model's structure, the shape of the prompts, `max_new_tokens`, the number of
+    end tokens, `top_k`, and whether there is a temperature and a `top_p`; later calls that agree in
+    these, with other parameters, prompts, keys or numbers, reuse what is compiled. Keys and values
+    are kept in the model's dtype: 2 · layers · N · (P + max_new_tokens) · num_kv_heads · head_size
+    numbers.
+
+    Args:
+        input_ids: `(N, P)` integers, prompts padded on the left (`encode_prompts` makes them).
+        attention_mask: `(N, P)` bool, False at padding.
+        max_new_tokens: at most so many are written.
+        key: a JAX key for sampling. The draws of a row depend on the key and on the row's place,
+            not on other rows or their number, nor on `max_new_tokens`. Greedy decoding uses none.
+        temperature: tokens are drawn from softmax(logits / temperature); None or 0 takes the most
+            probable token, the lowest of equals, and `top_k` and `top_p` change nothing.
+        top_k: draw among the k most probable tokens only.
+        top_p: draw among the most probable tokens that together have probability p only, after
+            `top_k` (Holtzman et al. 2020, arXiv:1904.09751).
+        eos_token_ids: each of them ends a row; none: every row gets `max_new_tokens` tokens.
+        pad_token_id: what follows an end.
+
+    Raises:
+        TypeError: the model has no causal head, ids are not integers, or the mask is not bool.
+        ValueError: shapes do not fit, a prompt is empty or not padded on the left, an id is not in
+            the vocabulary, prompt and new tokens exceed the learned positions of the model, or a
+            setting is outside its range.
+    """
+    check_causal_lm(model)
+    config = model.config
+    sampling = parse_sampling(key, temperature, top_k, top_p)
+    ids, mask = checked_batch(input_ids, attention_mask, config.vocab_size)
+    _check_left_padded(mask)
+    _check_length(config, ids.shape[1], max_new_tokens)
+    _check_known("eos_token_ids", eos_token_ids, config)
+    _check_known("pad_token_id", [pad_token_id], config)
+    graphdef, state = nnx.split(model)
+    return _generate(
+        graphdef,
+        state,
+        ids,
+        mask,
+        np.asarray(list(eos_token_ids), np.int32),
+        np.int32(pad_token_id),
+        sampling,
+        max_new_tokens=max_new_tokens,
+        top_k=None if sampling is None else top_k,
+    )
+
+
+class _Progress(NamedTuple):
+    """Between two steps: how many columns are written, which rows have ended."""
+
+    written: jax.Array
+    ended: jax.Array
+    result: Generation
+    caches: Any
+
+
+@partial(jax.jit, static_argnames=("graphdef", "max_new_tokens", "top_k"))
+def _generate(
+    graphdef: nnx.GraphDef,
+    state: nnx.State,
+    input_ids: jax.Array,
+    attention_mask: jax.Array,
+    end_tokens: jax.Array,
+    padding: jax.Array,
+    sampling: Sampling | None,
+    *,
+    max_new_tokens: int,
+    top_k: int | None,
+) -> Generation:
+    model = nnx.merge(graphdef, state)
+    rows, prompt = input_ids.shape
+    # Causality hides the places that are not written yet; the last token is never read.
+    new_places = jnp.ones((rows, max_new_tokens - 1), jnp.bool_)
+    key_mask = jnp.concatenate([attention_mask, new_places], axis=1)
+    first_new = jnp.sum(attention_mask, axis=1, dtype=jnp.int32)
+
+    def read(
+        ids: jax.Array, positions: jax.Array, place: jax.Array | int, caches: Any
+    ) -> tuple[jax.Array, Any]:
+        """Logits `(N, V)` of what follows the last of some tokens, and the caches with them."""
+        hidden, caches = model.transformer.step(ids, key_mask, positions, place, caches)
+        return model.logits(hidden[:, -1]), caches
+
+    def write(logits: jax.Array, caches: Any, progress: _Progress) -> _Progress:
+        """One more column."""
+        column, ended, result, _ = progress
+        tokens = _choose(logits, column, sampling, top_k)
+        log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, None], axis=1)[:, 0]
+        result = Generation(
+            result.tokens.at[:, column].set(jnp.where(ended, padding, tokens)),
+            result.num_tokens + ~ended,
+            result.log_probs.at[:, column].set(jnp.where(ended, 0.0, log_probs)),
+        )
+        ended = ended | jnp.any(tokens[:, None] == end_tokens[None, :], axis=1)
+        return _Progress(column + 1, ended, result, caches)
+
+    def unfinished(progress: _Progress) -> jax.Array:
+        return (progress.written < max_new_tokens) & ~jnp.all(progress.ended)
+
+    def extend(progress: _Progress) -> _Progress:
+        last = progress.written - 1
+        ids = jax.lax.dynamic_slice_in_dim(progress.result.tokens, last, 1, axis=1)
+        positions = (first_new + last)[:, None]
+        return write(*read(ids, positions, prompt + last, progress.caches), progress)
+
+    empty = model.transformer.empty_caches((rows,), key_mask.shape[1])
+    nothing = Generation(
+        jnp.full((rows, max_new_tokens), padding),
+        jnp.zeros(rows, jnp.int32),
+        jnp.zeros((rows, max_new_tokens), jnp.float32),
+    )
+    start = _Progress(jnp.int32(0), jnp.zeros(rows, jnp.bool_), nothing, None)
+    after_prompt = write(*read(input_ids, positions_of(attention_mask), 0, empty), start)
+    return jax.lax.while_loop(unfinished, extend, after_prompt).result
+
+
+def _choose(
+    logits: jax.Array, column: jax.Array, sampling: Sampling | None, top_k: int | None
+) -> jax.Array:
+    """Tokens `(N,)` int32, every row and column drawn with a key of its own."""
+    if sampling is None:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    key = jax.random.fold_in(sampling.key, column)
+
+    def choose(row: jax.Array, logits: jax.Array) -> jax.Array:
+        own = jax.random.fold_in(key, row)
+        return sample_tokens(logits, own, sampling.temperature, top_k, sampling.top_p)
+
+    return jax.vmap(choose)(jnp.arange(len(logits)), logits)
+
+
+def _check_left_padded(mask: np.ndarray) -> None:
+    bad = ~mask[:, -1:].any(axis=1) | (mask[:, :-1] & ~mask[:, 1:]).any(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"row {int(np.flatnonzero(bad)[0])} of attention_mask is empty or has padding after a "
+            "token: prompts must be padded on the left, their last tokens in the last column"
+        )
+
+
+def _check_length(config: TransformerConfig, prompt: int, max_new_tokens: int) -> None:
+    if not (isinstance(max_new_tokens, int) and max_new_tokens >= 1):
+        raise ValueError(
+            f"max_new_tokens must be a whole number of at least 1, got {max_new_tokens!r}"
+        )
+    # Rotary positions have no end.
+    if config.rope is None and prompt + max_new_tokens > config.max_positions:
+        raise ValueError(
+            f"prompts of {prompt} tokens and max_new_tokens={max_new_tokens} are more than the "
+            f"{config.max_positions} positions that the model has learned; shorten either"
+        )
+
+
+def _check_known(name: str, token_ids: Collection[int], config: TransformerConfig) -> None:
+    for token in token_ids:
+        if not 0 <= token < config.vocab_size:
+            raise ValueError(
+                f"{name}: the model knows the ids 0 to {config.vocab_size - 1}, got {token}"
+            )
