@@ -3,20 +3,20 @@
 Pure JAX. Knows nothing of models, text or files.
 """
 
-from dpjax.privatize.adaptive import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize.clipping import ClippedGrad as ClippedGrad
 from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
 from dpjax.privatize.clipping import clipped_grad as clipped_grad
 from dpjax.privatize.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.noise import noisy_mean as noisy_mean
-from dpjax.privatize.rules import AutomaticClipping as AutomaticClipping
-from dpjax.privatize.rules import ClippingRule as ClippingRule
-from dpjax.privatize.rules import FlatClipping as FlatClipping
-from dpjax.privatize.rules import PerGroupClipping as PerGroupClipping
+from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping as AdaptiveClipping
+from dpjax.privatize.rules.clipping_rules import AutomaticClipping as AutomaticClipping
+from dpjax.privatize.rules.clipping_rules import ClippingRule as ClippingRule
+from dpjax.privatize.rules.clipping_rules import FlatClipping as FlatClipping
+from dpjax.privatize.rules.clipping_rules import PerGroupClipping as PerGroupClipping
+from dpjax.privatize.rules.unit_loss import unit_loss as unit_loss
 from dpjax.privatize.run_key import RunKey as RunKey
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
-from dpjax.privatize.units import unit_loss as unit_loss
 
 __all__ = [
     "AdaptiveClipping",

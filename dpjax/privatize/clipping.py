@@ -10,12 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize import microbatch
-from dpjax.privatize.explicit_axes import explicit_mesh, with_automatic_axes
-from dpjax.privatize.fixed import is_fixed, merged, split, with_zeros
-from dpjax.privatize.rules import ClippingRule, FlatClipping, RowStatistics, leaf_groups
+from dpjax.privatize.devices.effects import trace_gradient
+from dpjax.privatize.devices.explicit_axes import explicit_mesh, with_automatic_axes
+from dpjax.privatize.devices.varying import axes_of, check_reducible, example_types, vary
+from dpjax.privatize.rules.clipping_rules import (
+    ClippingRule,
+    FlatClipping,
+    RowStatistics,
+    leaf_groups,
+)
 from dpjax.privatize.strategies import strategy_named
-from dpjax.privatize.structured.effects import trace_gradient
-from dpjax.privatize.varying import axes_of, check_reducible, example_types, vary
+from dpjax.privatize.untrained_leaves import is_fixed, merged, split, with_zeros
 
 PyTree = Any
 LossFn = Callable[[PyTree, PyTree], Any]

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.rules import ClippingRule, leaf_groups, scale
-from dpjax.privatize.structured.effects import trace_gradient
-from dpjax.privatize.structured.scaling import dense_norm
-from dpjax.privatize.varying import example_types
+from dpjax.privatize.devices.effects import trace_gradient
+from dpjax.privatize.devices.varying import example_types
+from dpjax.privatize.float32.scaling import dense_norm
+from dpjax.privatize.rules.clipping_rules import ClippingRule, leaf_groups, scale
 
 PyTree = Any
 

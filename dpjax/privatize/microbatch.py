@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.varying import axes_of, vary
+from dpjax.privatize.devices.varying import axes_of, vary
 
 PyTree = Any
 

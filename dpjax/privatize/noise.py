@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from dpjax_accounting import DPSGD
 
-from dpjax.privatize.explicit_axes import explicit_mesh, with_automatic_axes
-from dpjax.privatize.fixed import split, with_zeros
+from dpjax.privatize.devices.explicit_axes import explicit_mesh, with_automatic_axes
+from dpjax.privatize.untrained_leaves import split, with_zeros
 
 PyTree = Any
 

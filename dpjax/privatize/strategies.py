@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Callable
 
 from dpjax.privatize.materialize import materialize
-from dpjax.privatize.structured.strategies import auto, one_backward, two_backwards
+from dpjax.privatize.structured.clipped_sums import auto, one_backward, two_backwards
 
 STRATEGIES: dict[str, Callable[..., Callable]] = {
     "auto": auto,

@@ -12,7 +12,7 @@ from scipy import stats
 
 import dpjax
 from dpjax import AdaptiveClipping, RunKey
-from dpjax.privatize.adaptive import gradient_noise_multiplier
+from dpjax.privatize.rules.adaptive_clipping import gradient_noise_multiplier
 
 SIZE = 100_000
 

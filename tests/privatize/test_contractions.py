@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import dpjax
-from dpjax.privatize.structured import methods, norms
-from dpjax.privatize.structured.contractions import contraction_norm
+from dpjax.privatize.structured.costs import methods
+from dpjax.privatize.structured.costs.methods import Budget
 from dpjax.privatize.structured.gradient import gradient_program
-from dpjax.privatize.structured.methods import Budget
-from dpjax.privatize.structured.pieces import ContractionArrays
+from dpjax.privatize.structured.norms import norm
+from dpjax.privatize.structured.norms.contractions import contraction_norm
+from dpjax.privatize.structured.terms.pieces import ContractionArrays
 
 AMPLE = Budget(2**26, 1)
 
@@ -119,7 +120,7 @@ def test_bfloat16_operands_stay_below_the_clip_norm(strategy, length, tied):
 
 
 def test_without_the_allowance_bfloat16_would_exceed_the_clip_norm(monkeypatch):
-    monkeypatch.setattr(norms, "rounding_slack", lambda _: 0.0)
+    monkeypatch.setattr(norm, "rounding_slack", lambda _: 0.0)
     with pytest.raises(AssertionError):
         for length in (4, 64):
             test_bfloat16_operands_stay_below_the_clip_norm("two_backwards", length, False)

@@ -7,7 +7,7 @@ import pytest
 from privatize.structures import build
 
 import dpjax
-from dpjax.privatize.structured import strategies
+from dpjax.privatize.structured import clipped_sums
 
 STRATEGIES = ("materialize", "one_backward", "two_backwards", "auto")
 EMPTY = {
@@ -233,7 +233,7 @@ def test_a_clipped_sum_can_be_differentiated(name, strategy):
 def test_ranks_are_never_promoted_in_silence(monkeypatch, name, microbatch_size, strategy):
     if microbatch_size is not None:
         # So small that norms are taken in slices.
-        monkeypatch.setattr(strategies, "DEFAULT_BUDGET_VALUES", 64)
+        monkeypatch.setattr(clipped_sums, "DEFAULT_BUDGET_VALUES", 64)
     params, batch, loss = build(name)
     if "s" in params:
         params |= {"s": params["s"][None]}

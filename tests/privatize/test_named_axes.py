@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 from privatize.structures import build
 
 import dpjax
-from dpjax.privatize.structured import strategies
+from dpjax.privatize.structured import clipped_sums
 
 STRATEGIES = ("materialize", "one_backward", "two_backwards", "auto")
 
@@ -52,7 +52,7 @@ def tied_head_in_slices():
 )
 def test_inside_shard_map_as_outside(monkeypatch, name, microbatch_size, strategy):
     # So small that norms are taken in slices, which are loops too.
-    monkeypatch.setattr(strategies, "DEFAULT_BUDGET_VALUES", 64)
+    monkeypatch.setattr(clipped_sums, "DEFAULT_BUDGET_VALUES", 64)
     params, batch, loss = tied_head_in_slices() if name == "tied_head_in_slices" else build(name)
     mask = jnp.asarray([True, True, False, True])
     fn = dpjax.clipped_grad(loss, clip_norm=0.5, strategy=strategy, microbatch_size=microbatch_size)

@@ -15,7 +15,7 @@ from privatize import properties
 from privatize.properties import SUBJECTS, Violated
 
 STRATEGIES = ("materialize", "one_backward", "two_backwards")
-SCALE = ("materialize.scale", "structured.strategies.scale")
+SCALE = ("materialize.scale", "structured.clipped_sums.scale")
 BUGS = {}
 
 
@@ -45,12 +45,12 @@ MASKED = properties.takes_nothing_of_a_masked_example
 NOT_FINITE = properties.takes_nothing_of_an_example_that_is_not_finite
 
 
-@rules("rules._shrink_to", violates=(LOOP, SENSITIVITY))
+@rules("rules.clipping_rules._shrink_to", violates=(LOOP, SENSITIVITY))
 def the_factor_is_the_larger_of_one_and_the_ratio(_):
     return lambda bound, norms: jnp.maximum(1.0, bound / norms)
 
 
-@rules("rules._together", violates=(LOOP, SENSITIVITY))
+@rules("rules.clipping_rules._together", violates=(LOOP, SENSITIVITY))
 def the_norm_misses_a_leaf(original):
     return lambda norms, size: original(norms[:-1] or norms, size)
 
@@ -60,17 +60,19 @@ def a_squared_norm_is_used_as_the_norm(original):
     return lambda x: original(x) ** 2
 
 
-@bug("structured.contractions.root", subjects=("one_backward",), violates=(LOOP,))
+@bug("structured.norms.contractions.root", subjects=("one_backward",), violates=(LOOP,))
 def a_squared_gram_form_is_used_as_the_norm(_):
     return lambda square: square
 
 
-@bug("structured.norms._clusters", subjects=("one_backward",), violates=(LOOP, SENSITIVITY))
+@bug("structured.norms.norm._clusters", subjects=("one_backward",), violates=(LOOP, SENSITIVITY))
 def the_norm_of_a_tied_weight_lacks_cross_terms(_):
     return lambda boxes: [[index] for index in range(len(boxes))]
 
 
-@bug("structured.norms._sums_by_row", subjects=("two_backwards",), violates=(LOOP, SENSITIVITY))
+@bug(
+    "structured.norms.norm._sums_by_row", subjects=("two_backwards",), violates=(LOOP, SENSITIVITY)
+)
 def the_norm_of_a_table_takes_repeated_rows_apart(_):
     return lambda rows: rows.updates.astype(jnp.float32)
 
@@ -99,12 +101,12 @@ def rows_left_out_are_scaled_by_zero(_):
     return lambda factors, per_example: jnp.tensordot(factors, per_example, axes=1)
 
 
-@bug("structured.strategies._finite", subjects=("one_backward",), violates=(MASKED, NOT_FINITE))
+@bug("structured.clipped_sums._finite", subjects=("one_backward",), violates=(MASKED, NOT_FINITE))
 def kept_pieces_left_out_are_scaled_by_zero(_):
     return lambda pieces, depths, norms: pieces
 
 
-@bug("structured.sums.without", subjects=("two_backwards",), violates=(MASKED, NOT_FINITE))
+@bug("structured.norms.sums.without", subjects=("two_backwards",), violates=(MASKED, NOT_FINITE))
 def examples_left_out_are_scaled_by_zero(_):
     return lambda left_out, arrays: arrays
 
@@ -176,7 +178,7 @@ def every_example_of_a_unit_is_clipped_by_itself(original):
 
 
 @bug(
-    "units._checked",
+    "rules.unit_loss._checked",
     subjects=("units",),
     violates=(properties.is_the_sum_of_a_loop_over_units,),
 )
@@ -236,7 +238,7 @@ def the_mean_is_over_the_examples_that_took_part(original):
 adaptive = functools.partial(bug, subjects=("adaptive",))
 
 
-@adaptive("adaptive.gaussian_noise", violates=(properties.count_has_noise,))
+@adaptive("rules.adaptive_clipping.gaussian_noise", violates=(properties.count_has_noise,))
 def the_count_is_released_without_noise(_):
     return lambda keys, like, stddev: jnp.zeros_like(like)
 

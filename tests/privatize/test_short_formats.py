@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import dpjax
-from dpjax.privatize.structured.moves import Scale, apply_moves, factor_of
-from dpjax.privatize.structured.scaling import dense_norm, normalised, sum_in_blocks
+from dpjax.privatize.float32.scaling import dense_norm, normalised, sum_in_blocks
+from dpjax.privatize.structured.terms.moves import Scale, apply_moves, factor_of
 
 FAST = ("one_backward", "two_backwards")
 FORMATS = {

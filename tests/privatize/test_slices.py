@@ -10,9 +10,9 @@ import pytest
 from privatize.properties import compiled
 
 import dpjax
-from dpjax.privatize.structured import norms, slices
+from dpjax.privatize.structured.costs.methods import Budget
 from dpjax.privatize.structured.gradient import gradient_program
-from dpjax.privatize.structured.methods import Budget
+from dpjax.privatize.structured.norms import norm, sliced_table
 
 FAST = ("one_backward", "two_backwards")
 EXAMPLES, LENGTH, COUNT, CHUNK, REST, SIZE = 4, 7, 6, 10, 3, 5
@@ -89,7 +89,7 @@ def gradients(loss, params, ids):
 def is_sliced(loss, params, ids):
     example = jax.ShapeDtypeStruct(ids.shape[1:], ids.dtype)
     gradient = gradient_program(loss, False, params, example)
-    found = slices.sliced_norm_request(gradient.program, gradient.terms[0], Budget(2**20, 4))
+    found = sliced_table.sliced_norm_request(gradient.program, gradient.terms[0], Budget(2**20, 4))
     return found is not None
 
 
@@ -229,6 +229,6 @@ def test_where_slices_and_rows_nearly_cancel_no_norm_is_too_small(strategy):
 )
 def test_a_norm_without_cross_terms_is_noticed(monkeypatch, name):
     params, ids = inputs()
-    original = getattr(norms, name)
-    monkeypatch.setattr(norms, name, lambda *args: jax.tree.map(jnp.zeros_like, original(*args)))
+    original = getattr(norm, name)
+    monkeypatch.setattr(norm, name, lambda *args: jax.tree.map(jnp.zeros_like, original(*args)))
     assert differs(tied, params, ids, "two_backwards")[0] > 1e-4

@@ -10,7 +10,7 @@ import pytest
 from privatize.structures import STRUCTURES, build
 
 import dpjax
-from dpjax.privatize.structured import versions
+from dpjax.privatize.structured.program import versions
 
 FAST = ("one_backward", "two_backwards")
 
@@ -191,7 +191,7 @@ def test_two_backward_passes_of_a_residual_network_compile_to_little_more_code_t
 def test_an_unknown_version_of_jax_costs_memory_not_correctness(monkeypatch, strategy):
     params, batch, loss, gradients = loop("dense_network")
     monkeypatch.setattr(versions, "KNOWN_VERSIONS", ())
-    monkeypatch.setattr(versions, "_failure", lambda version: "it was planted")
+    monkeypatch.setattr(versions, "_failure", lambda *_: "it was planted")
     with pytest.warns(UserWarning, match="every per-example gradient"):
         got = dpjax.clipped_grad(loss, clip_norm=1.0, strategy=strategy)(params, batch)
     total, _ = clipped_sum(gradients, 1.0, np.ones(4))

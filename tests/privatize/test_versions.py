@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 import dpjax
-from dpjax.privatize.structured import program, versions
+from dpjax.privatize.structured import clipped_sums, self_check
+from dpjax.privatize.structured.program import jaxpr, versions
 
 FAST = ("one_backward", "two_backwards")
 
@@ -31,7 +32,7 @@ def kept_operands(strategy):
 
 
 def test_this_version_is_known():
-    versions.check_version()
+    clipped_sums.check_readable()
     assert all(kept_operands(strategy) for strategy in FAST)
 
 
@@ -52,8 +53,8 @@ def test_what_has_passed_is_not_checked_again(unknown_version, monkeypatch):
     mark = versions._mark(jax.__version__)
     mark.parent.mkdir(parents=True)
     mark.touch()
-    monkeypatch.setattr(versions, "self_check", lambda: pytest.fail("it was checked again"))
-    versions.check_version()
+    monkeypatch.setattr(clipped_sums, "_self_check", lambda: pytest.fail("it was checked again"))
+    clipped_sums.check_readable()
 
 
 @pytest.mark.usefixtures("unknown_version")
@@ -62,8 +63,8 @@ def test_another_version_is_checked_for_itself():
 
 
 def test_a_version_without_the_options_that_save_time_compiles_without_them(monkeypatch):
-    monkeypatch.setattr(versions, "_FAST_TO_COMPILE", {"xla_no_such_option": True})
-    assert versions.self_check() is None
+    monkeypatch.setattr(self_check, "_FAST_TO_COMPILE", {"xla_no_such_option": True})
+    assert clipped_sums._self_check() is None
 
 
 def turned(read):
@@ -77,7 +78,7 @@ def turned(read):
 
 
 def test_a_layout_that_is_misread_is_noticed(unknown_version, monkeypatch):
-    monkeypatch.setattr(program, "_read_loop", turned(program._read_loop))
+    monkeypatch.setattr(jaxpr, "_read_loop", turned(jaxpr._read_loop))
     with pytest.warns(UserWarning, match="every per-example gradient.*disagree about"):
         assert not kept_operands("two_backwards")
     assert not list(unknown_version.rglob("*.passed"))
@@ -85,8 +86,8 @@ def test_a_layout_that_is_misread_is_noticed(unknown_version, monkeypatch):
 
 @pytest.mark.usefixtures("unknown_version")
 def test_a_layout_that_cannot_be_read_is_noticed(monkeypatch):
-    monkeypatch.setattr(program, "_BODY_PARAMS", ())
+    monkeypatch.setattr(jaxpr, "_BODY_PARAMS", ())
     with pytest.warns(UserWarning, match="every per-example gradient.*self-check failed"):
         assert not kept_operands("one_backward")
-    with pytest.raises(program.UnreadableProgramError, match="is new to dpjax"):
+    with pytest.raises(jaxpr.UnreadableProgramError, match="is new to dpjax"):
         dpjax.explain(lambda w, x: jnp.sum(x @ w), jnp.eye(3), jnp.ones((2, 3)))

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.fixed import merged, split
-from dpjax.privatize.structured.cost import (
+from dpjax.privatize.devices.varying import example_types
+from dpjax.privatize.structured.clipped_sums import check_readable
+from dpjax.privatize.structured.costs.cost import (
     AUTO_BUDGET_VALUES,
     StrategyCost,
     TermCost,
@@ -18,10 +19,9 @@ from dpjax.privatize.structured.cost import (
     strategy_costs,
     term_costs,
 )
+from dpjax.privatize.structured.costs.methods import kept_formed
 from dpjax.privatize.structured.gradient import gradient_program
-from dpjax.privatize.structured.methods import kept_formed
-from dpjax.privatize.structured.versions import check_version
-from dpjax.privatize.varying import example_types
+from dpjax.privatize.untrained_leaves import merged, split
 
 PyTree = Any
 
@@ -116,7 +116,7 @@ def explain(
         UnreadableProgramError: the loss keeps state, or this version of JAX writes its programs in
             a way that is not known; `clipped_grad` then computes every per-example gradient.
     """
-    check_version()
+    check_readable()
     example = example_types(batch)
     batch_size = jnp.shape(jax.tree.leaves(batch)[0])[0]
     trained, fixed = split(params)

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 
-from dpjax.privatize.structured.program import Atom, Program, Value, trace
-from dpjax.privatize.structured.roots import Terms, find_terms
-from dpjax.privatize.varying import abstract
+from dpjax.privatize.devices.varying import abstract
+from dpjax.privatize.structured.program.jaxpr import Atom, Program, Value, trace
+from dpjax.privatize.structured.terms.roots import Terms, find_terms
 
 PyTree = Any
 

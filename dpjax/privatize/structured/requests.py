@@ -9,11 +9,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.structured import norms
-from dpjax.privatize.structured.evaluate import Request
-from dpjax.privatize.structured.methods import Budget
-from dpjax.privatize.structured.moves import apply_moves, factor_of
-from dpjax.privatize.structured.pieces import (
+from dpjax.privatize.float32.scaling import hypot
+from dpjax.privatize.structured.costs.methods import Budget
+from dpjax.privatize.structured.norms import norm
+from dpjax.privatize.structured.norms.sliced_table import sliced_norm_request
+from dpjax.privatize.structured.norms.sums import sum_over_batch, summed
+from dpjax.privatize.structured.program.evaluate import Request
+from dpjax.privatize.structured.program.jaxpr import Atom, Program
+from dpjax.privatize.structured.terms.moves import apply_moves, factor_of
+from dpjax.privatize.structured.terms.pieces import (
     Piece,
     arrays_of,
     form_of,
@@ -21,11 +25,7 @@ from dpjax.privatize.structured.pieces import (
     out_of_stacking_loop,
     piece_of,
 )
-from dpjax.privatize.structured.program import Atom, Program
-from dpjax.privatize.structured.roots import LoopOutput, Root, Terms, operands
-from dpjax.privatize.structured.scaling import hypot
-from dpjax.privatize.structured.slices import sliced_norm_request
-from dpjax.privatize.structured.sums import sum_over_batch, summed
+from dpjax.privatize.structured.terms.roots import LoopOutput, Root, Terms, operands
 
 PyTree = Any
 
@@ -95,7 +95,7 @@ def norm_and_pieces_request(
 
     def finish(values: list[Any], inner: list[PyTree]) -> tuple:
         pieces = request.finish(values, inner)
-        return norms.norm(pieces, budget), pieces
+        return norm.norm(pieces, budget), pieces
 
     return dataclasses.replace(request, finish=finish)
 

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.structured.program import Atom, Constant, Equation, Loop, Program, Value
-from dpjax.privatize.varying import axes_of, example_types, vary
+from dpjax.privatize.devices.varying import axes_of, example_types, vary
+from dpjax.privatize.structured.program.jaxpr import Atom, Constant, Equation, Loop, Program, Value
 
 PyTree = Any
 

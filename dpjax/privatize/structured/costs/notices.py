@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from dpjax.privatize.structured.gradient import GradientProgram
-from dpjax.privatize.structured.roots import Dense, LoopOutput, Terms
+from dpjax.privatize.structured.terms.roots import Dense, LoopOutput, Terms
 
 _log = logging.getLogger(__name__)
 _LARGE = 2**16

@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from dpjax.privatize.structured.moves import Moves, are_safe, read_moves
-from dpjax.privatize.structured.program import (
+from dpjax.privatize.structured.program.jaxpr import (
     Atom,
     Constant,
     Equation,
@@ -20,6 +19,7 @@ from dpjax.privatize.structured.program import (
     needed_for,
     scalar_constant,
 )
+from dpjax.privatize.structured.terms.moves import Moves, are_safe, read_moves
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
-from dpjax.privatize.structured.roots import Contraction, LoopOutput, Terms
+from dpjax.privatize.structured.terms.roots import Contraction, LoopOutput, Terms
 
 OPERATIONS_PER_VALUE_MOVED = 10
 """How many multiplications a processor does while it moves one float32 to or from memory. As seen

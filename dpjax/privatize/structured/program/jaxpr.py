@@ -17,7 +17,7 @@ import jax
 import jax.extend.core as jex
 import numpy as np
 
-from dpjax.privatize.structured.effects import (
+from dpjax.privatize.devices.effects import (
     open_jaxpr,
     prints,
     trace_gradient,

@@ -10,8 +10,7 @@ import dataclasses
 import math
 from collections.abc import Container, Iterator
 
-from dpjax.privatize.structured.gradient import GradientProgram
-from dpjax.privatize.structured.methods import (
+from dpjax.privatize.structured.costs.methods import (
     DEFAULT_BUDGET_VALUES,
     MOVES_OF_A_DENSE_VALUE,
     OPERATIONS_PER_VALUE_MOVED,
@@ -19,8 +18,9 @@ from dpjax.privatize.structured.methods import (
     kept_formed,
     use_gram,
 )
-from dpjax.privatize.structured.program import Equation, Program, Value, depends_on
-from dpjax.privatize.structured.roots import Contraction, Dense, LoopOutput, Rows, Terms
+from dpjax.privatize.structured.gradient import GradientProgram
+from dpjax.privatize.structured.program.jaxpr import Equation, Program, Value, depends_on
+from dpjax.privatize.structured.terms.roots import Contraction, Dense, LoopOutput, Rows, Terms
 
 AUTO_BUDGET_VALUES = 2**29
 """What a strategy may keep over all examples before `auto` prefers another: 2 GiB of float32."""

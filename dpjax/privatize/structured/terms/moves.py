@@ -14,7 +14,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.structured.program import Atom, Constant, Equation, Value, scalar_constant
+from dpjax.privatize.structured.program.jaxpr import (
+    Atom,
+    Constant,
+    Equation,
+    Value,
+    scalar_constant,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ numbers whatever the model's custom rules do. `auto` estimates which is cheapest
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,15 +17,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.privatize.devices.varying import example_types
 from dpjax.privatize.materialize import materialize
-from dpjax.privatize.rules import ClippingRule, RowStatistics, leaf_groups, scale
-from dpjax.privatize.structured.cost import choose
-from dpjax.privatize.structured.evaluate import values_request
+from dpjax.privatize.rules.clipping_rules import ClippingRule, RowStatistics, leaf_groups, scale
+from dpjax.privatize.structured.costs.cost import choose
+from dpjax.privatize.structured.costs.methods import DEFAULT_BUDGET_VALUES, Budget, kept_formed
+from dpjax.privatize.structured.costs.notices import mention_dense_terms
 from dpjax.privatize.structured.gradient import GradientProgram, gradient_program
-from dpjax.privatize.structured.methods import DEFAULT_BUDGET_VALUES, Budget, kept_formed
-from dpjax.privatize.structured.notices import mention_dense_terms
+from dpjax.privatize.structured.norms.sums import without
 from dpjax.privatize.structured.per_example import PerExample
-from dpjax.privatize.structured.program import UnreadableProgramError
+from dpjax.privatize.structured.program.evaluate import values_request
+from dpjax.privatize.structured.program.jaxpr import UnreadableProgramError
+from dpjax.privatize.structured.program.versions import check_version
 from dpjax.privatize.structured.requests import (
     KeptSum,
     norm_and_pieces_request,
@@ -33,9 +37,7 @@ from dpjax.privatize.structured.requests import (
     sum_request,
     take_sums,
 )
-from dpjax.privatize.structured.sums import without
-from dpjax.privatize.structured.versions import check_version
-from dpjax.privatize.varying import example_types
+from dpjax.privatize.structured.self_check import compare_strategies
 
 PyTree = Any
 Clip = Callable[[PyTree, PyTree, jax.Array], tuple]
@@ -61,7 +63,7 @@ def _or_materialize(loss_fn: Callable, rule: ClippingRule, has_aux: bool, name: 
 
     def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple:
         try:
-            check_version()
+            check_readable()
             return clip_structured(loss_fn, rule, has_aux, name)(params, batch, mask)
         except UnreadableProgramError as error:
             warnings.warn(
@@ -71,6 +73,17 @@ def _or_materialize(loss_fn: Callable, rule: ClippingRule, has_aux: bool, name: 
             return materialize(loss_fn, rule, has_aux)(params, batch, mask)
 
     return clip
+
+
+def check_readable() -> None:
+    """Raises UnreadableProgramError if programs of this version of JAX are misread here."""
+    check_version(_self_check)
+
+
+def _self_check() -> str | None:
+    names = ("one_backward", "two_backwards")
+    structured = {name: functools.partial(clip_structured, name=name) for name in names}
+    return compare_strategies(materialize, structured)
 
 
 def clip_structured(loss_fn: Callable, rule: ClippingRule, has_aux: bool, name: str) -> Clip:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax.privatize.structured.scaling import hypot
+from dpjax.privatize.float32.scaling import hypot
 
 PyTree = Any
 Scalar = float | jax.Array

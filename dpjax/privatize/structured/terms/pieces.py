@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.structured.moves import Moves, Pad, Reshape, Scale, Transpose
-from dpjax.privatize.structured.products import product
-from dpjax.privatize.structured.program import Atom
-from dpjax.privatize.structured.roots import Contraction, Dense, Rows
+from dpjax.privatize.float32.products import product
+from dpjax.privatize.structured.program.jaxpr import Atom
+from dpjax.privatize.structured.terms.moves import Moves, Pad, Reshape, Scale, Transpose
+from dpjax.privatize.structured.terms.roots import Contraction, Dense, Rows
 
 
 class ContractionArrays(NamedTuple):

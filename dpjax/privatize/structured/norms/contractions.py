@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax.privatize.structured.methods import Budget, gram_block, use_gram
-from dpjax.privatize.structured.pieces import ContractionArrays
-from dpjax.privatize.structured.products import product
-from dpjax.privatize.structured.scaling import dense_norm, enlarged, hypot, power_of_two, root
-from dpjax.privatize.varying import axes_of, vary
+from dpjax.privatize.devices.varying import axes_of, vary
+from dpjax.privatize.float32.products import product
+from dpjax.privatize.float32.scaling import dense_norm, enlarged, hypot, power_of_two, root
+from dpjax.privatize.structured.costs.methods import Budget, gram_block, use_gram
+from dpjax.privatize.structured.terms.pieces import ContractionArrays
 
 # A Gram form is a sum of large products that may cancel; a norm that comes out too small would let
 # an example contribute more than the clip norm. Rounding of T² products of size xₜ·xₛ, with

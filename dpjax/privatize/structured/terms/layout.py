@@ -10,8 +10,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from dpjax.privatize.structured.moves import Pad, Reshape, Transpose, signed_factor_of, times
-from dpjax.privatize.structured.pieces import ContractionArrays, Form, Piece, RowsArrays
+from dpjax.privatize.structured.terms.moves import Pad, Reshape, Transpose, signed_factor_of, times
+from dpjax.privatize.structured.terms.pieces import ContractionArrays, Form, Piece, RowsArrays
 
 _GROUP, _LEFT, _RIGHT = "group", "left", "right"
 

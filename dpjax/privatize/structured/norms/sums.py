@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.structured.pieces import (
+from dpjax.privatize.float32.products import product
+from dpjax.privatize.structured.terms.pieces import (
     Arrays,
     ContractionArrays,
     DenseArray,
     Form,
     RowsArrays,
 )
-from dpjax.privatize.structured.products import product
 
 PyTree = Any
 _EXACT = jax.lax.Precision.HIGHEST

@@ -12,25 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.structured.contractions import (
-    GRAM_MARGIN,
-    contraction_norm,
-    formed,
-    in_slices,
-    norm_if_orthogonal,
-    rounding_slack,
-)
-from dpjax.privatize.structured.layout import Box, box_of, overlap
-from dpjax.privatize.structured.methods import Budget
-from dpjax.privatize.structured.moves import apply_moves, factor_of
-from dpjax.privatize.structured.pieces import (
-    ContractionArrays,
-    DenseArray,
-    Piece,
-    RowsArrays,
-)
-from dpjax.privatize.structured.products import product
-from dpjax.privatize.structured.scaling import (
+from dpjax.privatize.devices.varying import axes_of
+from dpjax.privatize.float32.products import product
+from dpjax.privatize.float32.scaling import (
     dense_norm,
     enlarged,
     hypot,
@@ -38,7 +22,23 @@ from dpjax.privatize.structured.scaling import (
     power_of_two,
     root,
 )
-from dpjax.privatize.varying import axes_of
+from dpjax.privatize.structured.costs.methods import Budget
+from dpjax.privatize.structured.norms.contractions import (
+    GRAM_MARGIN,
+    contraction_norm,
+    formed,
+    in_slices,
+    norm_if_orthogonal,
+    rounding_slack,
+)
+from dpjax.privatize.structured.terms.layout import Box, box_of, overlap
+from dpjax.privatize.structured.terms.moves import apply_moves, factor_of
+from dpjax.privatize.structured.terms.pieces import (
+    ContractionArrays,
+    DenseArray,
+    Piece,
+    RowsArrays,
+)
 
 
 def norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:

@@ -15,17 +15,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.structured import norms
-from dpjax.privatize.structured.contractions import (
+from dpjax.privatize.float32.scaling import hypot
+from dpjax.privatize.structured.costs.methods import Budget
+from dpjax.privatize.structured.norms import norm
+from dpjax.privatize.structured.norms.contractions import (
     contraction_norm,
     norm_if_orthogonal,
     rounding_slack,
 )
-from dpjax.privatize.structured.evaluate import Request, make_plan, run, values_request
-from dpjax.privatize.structured.layout import Box, box_of, overlap
-from dpjax.privatize.structured.methods import Budget
-from dpjax.privatize.structured.moves import Moves, Transpose
-from dpjax.privatize.structured.pieces import (
+from dpjax.privatize.structured.program.evaluate import Request, make_plan, run, values_request
+from dpjax.privatize.structured.program.jaxpr import Atom, Equation, Program, depends_on
+from dpjax.privatize.structured.terms.layout import Box, box_of, overlap
+from dpjax.privatize.structured.terms.moves import Moves, Transpose
+from dpjax.privatize.structured.terms.pieces import (
     ContractionArrays,
     Form,
     RowsArrays,
@@ -35,9 +37,14 @@ from dpjax.privatize.structured.pieces import (
     side_of,
     stacked_form,
 )
-from dpjax.privatize.structured.program import Atom, Equation, Program, depends_on
-from dpjax.privatize.structured.roots import Contraction, LoopOutput, Root, Rows, Terms, operands
-from dpjax.privatize.structured.scaling import hypot
+from dpjax.privatize.structured.terms.roots import (
+    Contraction,
+    LoopOutput,
+    Root,
+    Rows,
+    Terms,
+    operands,
+)
 
 Values = dict[Atom, Any]
 
@@ -284,19 +291,19 @@ def _request(
                 of_part = _Norms(*map(hypot, next(results)))
                 if crossed:
                     fixed = part.fixed_side(values)
-                    crosses.append(norms.cross_of_picked(next(results), fixed, rows, factor))
+                    crosses.append(norm.cross_of_picked(next(results), fixed, rows, factor))
             else:
                 arrays = part.arrays(values)
                 of_part = _norms_of(arrays, crossed, budget)
                 if crossed:
-                    crosses.append(norms.cross(arrays, rows, _first_row(part), budget, factor))
+                    crosses.append(norm.cross(arrays, rows, _first_row(part), budget, factor))
             all_norms.append(_Norms(*(abs(factor) * norm for norm in of_part)))
         own = [of_part.own for of_part in all_norms]
         slack = hypot([of_part.slack for of_part in all_norms])
         if rows is None:
             return hypot(own) + slack
         orthogonal = [of_part.orthogonal for of_part in all_norms]
-        return norms.with_rows(own, crosses, orthogonal, rows) + slack
+        return norm.with_rows(own, crosses, orthogonal, rows) + slack
 
     return Request(tuple(atoms), finish, tuple(loops))
 
@@ -319,7 +326,7 @@ def _picked_request(part: _Slices, table: _Table, known: tuple[Atom, ...]) -> Re
         value, *outside, iteration = values
         side = side_of(part.root, value, second=part.second_varies)
         ids = table.numbers(dict(zip(known, outside, strict=True)))
-        return norms.picked_columns(side, ids, _first_row(part) + iteration * side.shape[1])
+        return norm.picked_columns(side, ids, _first_row(part) + iteration * side.shape[1])
 
     return Request((part.varying,), finish, adds_up=True, outside=known)
 

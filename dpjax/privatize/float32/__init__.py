@@ -1,0 +1,1 @@
+"""Arithmetic in float32 whose results are never too small."""

@@ -1,0 +1,1 @@
+"""To what norm a gradient is clipped, and whose gradient it is."""

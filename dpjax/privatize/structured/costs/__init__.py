@@ -1,0 +1,1 @@
+"""Which way to a clipped sum is cheapest, and why, in words."""

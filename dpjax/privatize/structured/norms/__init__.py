@@ -1,0 +1,1 @@
+"""Norms and sums of gradients from their parts."""

@@ -1,0 +1,1 @@
+"""JAX's programs: the only code that knows their layout."""
