@@ -3,9 +3,9 @@
     python benchmarks/accountant.py                # all; `allocation` takes longest
     python benchmarks/accountant.py sampling       # one table: see --help
 
-What other accountants answer, and the reference, are those of tests/accounting/reference.json,
-where they were measured once; ours are computed now, without the cache on disk. Random allocation
-needs the extra `allocation`.
+What other accountants answer, and the reference, were measured once: they are in
+tests/accounting/engine/reference.json. Ours are computed now, without the cache on disk. Random
+allocation needs the extra `allocation`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from data.small_tokenizers import MARKED_TEMPLATE, make_tokenizer
+
+from tests.support.tiny_tokenizers import MARKED_TEMPLATE, make_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import pytest
-from privatize import properties
-from privatize.properties import SUBJECTS, Violated
+
+from tests.support import properties
+from tests.support.properties import SUBJECTS, Violated
 
 STRATEGIES = ("materialize", "one_backward", "two_backwards")
 SCALE = ("materialize.scale", "structured.clipped_sums.scale")
