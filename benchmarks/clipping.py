@@ -30,7 +30,7 @@ from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 
-from dpjax.finetuning.tasks.registry import LabelledBatch, SequenceClassification
+from dpjax.finetuning.tasks.classification import LabelledBatch, SequenceClassification
 from dpjax.models import (
     LoraConfig,
     SequenceClassifier,
@@ -150,8 +150,9 @@ def _encoder(options: Options, ids: jax.Array) -> Problem:
     graphdef, trainable, frozen = split_trainable(model, Trainable(options.tuning))
     task = SequenceClassification()
     batch = LabelledBatch(ids, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
+    loss = task.loss_fn(graphdef)
     return Problem(
-        lambda p, frozen, example: task.loss_of(graphdef)(frozen)(p, example),
+        lambda p, frozen, example: loss(p, example, frozen),
         trainable,
         frozen,
         batch,

@@ -9,11 +9,16 @@
 from dpjax import startup as startup
 from dpjax.data import DataSource as DataSource
 from dpjax.data import PoissonSampler as PoissonSampler
+from dpjax.finetuning import Compute as Compute
 from dpjax.finetuning import FinetuneConfig as FinetuneConfig
-from dpjax.finetuning import Lora as Lora
+from dpjax.finetuning import FinetuneResult as FinetuneResult
+from dpjax.finetuning import Generation as Generation
 from dpjax.finetuning import Privacy as Privacy
+from dpjax.finetuning import RunInterrupted as RunInterrupted
+from dpjax.finetuning import RunStopped as RunStopped
 from dpjax.finetuning import Training as Training
 from dpjax.finetuning import finetune as finetune
+from dpjax.lora_config import LoraConfig as LoraConfig
 from dpjax.privatize import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize import AutomaticClipping as AutomaticClipping
 from dpjax.privatize import ClippedGrad as ClippedGrad
@@ -26,5 +31,32 @@ from dpjax.privatize import explain as explain
 from dpjax.privatize import gaussian_noise as gaussian_noise
 from dpjax.privatize import noisy_mean as noisy_mean
 from dpjax.privatize import unit_loss as unit_loss
+
+__all__ = [
+    "AdaptiveClipping",
+    "AutomaticClipping",
+    "ClippedGrad",
+    "ClippedGradFn",
+    "Compute",
+    "DataSource",
+    "FinetuneConfig",
+    "FinetuneResult",
+    "FlatClipping",
+    "Generation",
+    "LoraConfig",
+    "PerGroupClipping",
+    "PoissonSampler",
+    "Privacy",
+    "RunInterrupted",
+    "RunKey",
+    "RunStopped",
+    "Training",
+    "clipped_grad",
+    "explain",
+    "finetune",
+    "gaussian_noise",
+    "noisy_mean",
+    "unit_loss",
+]
 
 __version__ = "0.1.0"

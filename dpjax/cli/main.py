@@ -26,9 +26,7 @@ from rich.table import Table
 
 from dpjax import startup
 from dpjax.cli.report_and_ledger import LedgerCommand, ReportCommand
-from dpjax.finetuning.config.options import FinetuneConfig
-from dpjax.finetuning.training.interrupt import Interrupts
-from dpjax.finetuning.training.stopped import RunStopped
+from dpjax.finetuning import FinetuneConfig, Interrupts, RunDirectory, RunState, RunStopped
 
 _FAILED = 1
 _USAGE_ERROR = 2
@@ -175,8 +173,6 @@ def _say_fault(error: Exception, command: Any) -> int:
 def _what_is_left(command: Any) -> str:
     if not isinstance(command, FinetuneConfig):
         return ""
-    from dpjax.finetuning.files.run_directory import RunDirectory, RunState
-
     try:
         state = RunDirectory(command.output_dir).state()
     except OSError:
@@ -192,21 +188,19 @@ def _what_is_left(command: Any) -> str:
 
 
 def _check_finetune(config: FinetuneConfig) -> Any:
-    from dpjax.finetuning.run import check
+    from dpjax.finetuning import set_up
 
-    return check(config)
+    return set_up(config)
 
 
 def _finetune(run: Any) -> None:
-    from dpjax.finetuning.run import execute
+    from dpjax.finetuning import execute
 
     console = Console()
     result = execute(run, console)
     table = Table("result", "value")
-    if result.eval_perplexity is not None:
-        table.add_row("perplexity of held-out tokens", f"{result.eval_perplexity:.3f}")
-    if result.eval_accuracy is not None:
-        table.add_row("accuracy on held-out records", f"{result.eval_accuracy:.4f}")
+    if result.quality is not None:
+        table.add_row(*result.quality)
     privacy = "NO PRIVACY" if result.epsilon is None else f"ε = {result.epsilon:.4g}"
     table.add_row(
         "privacy", privacy if result.delta is None else f"{privacy}, δ = {result.delta:g}"

@@ -14,11 +14,11 @@ from dpjax.audit import plot_roc
 from dpjax.data import DataSource, Records
 from dpjax.demo.checkpoint import find_minilm
 from dpjax.demo.clinic import generate
-from dpjax.finetuning.config.options import FinetuneConfig, Lora, Privacy, Training
-from dpjax.finetuning.files.run_directory import RunDirectory
+from dpjax.finetuning import FinetuneConfig, Privacy, RunDirectory, Training
+from dpjax.lora_config import LoraConfig
 
 if TYPE_CHECKING:
-    from dpjax.finetuning.reports.result import FinetuneResult
+    from dpjax.finetuning import FinetuneResult
 
 NUM_TRAINING_RECORDS = 4000
 NUM_HELD_OUT_RECORDS = 1000
@@ -59,14 +59,15 @@ def check(output_dir: str) -> Demo:
 
 def execute(demo: Demo, console: Console) -> None:
     """Writes the data, runs the recipe privately and not, and prints the comparison."""
-    from dpjax.finetuning import run
+    from dpjax.finetuning import execute as execute_run
+    from dpjax.finetuning import set_up
 
     train, held_out = write_data(demo.folder / "data")
     results = {}
     for name in ("private", "non_private"):
         console.rule(name.replace("_", "-"))
         config = make_config(demo, train, held_out, non_private=name == "non_private")
-        results[name] = run.execute(run.check(config), console)
+        results[name] = execute_run(set_up(config), console)
     private = results["private"]
     attacks = {
         f"ε = {private.epsilon:.3g}": private.attack,
@@ -110,7 +111,7 @@ def make_config(demo: Demo, train: Path, held_out: Path, *, non_private: bool) -
         eval_data=DataSource(str(held_out)),
         output_dir=str(demo.folder / ("non_private" if non_private else "private")),
         privacy=Privacy() if non_private else Privacy(target_epsilon=TARGET_EPSILON, clip_norm=1.5),
-        lora=Lora(rank=8, alpha=4.0, target_modules=_TARGET_MODULES),
+        lora=LoraConfig(rank=8, alpha=4.0, target_modules=_TARGET_MODULES),
         training=Training(expected_batch_size=256, num_epochs=3, learning_rate=1e-2, max_length=32),
         non_private=non_private,
     )

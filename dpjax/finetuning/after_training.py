@@ -13,21 +13,20 @@ from typing import Any, TypeVar
 import numpy as np
 from dpjax_accounting.report.page import report_page
 from dpjax_accounting.safe_files import write_text
-from flax import nnx
 
 from dpjax.audit import AttackResult, loss_attack
 from dpjax.finetuning.files.run_directory import RunDirectory, write_json
 from dpjax.finetuning.reports import run_report
-from dpjax.finetuning.reports.result import FinetuneResult, store
 from dpjax.finetuning.reports.samples import write_samples
+from dpjax.finetuning.result import FinetuneResult, store_result
 from dpjax.finetuning.setup.plan import Plan
-from dpjax.finetuning.training.evaluate import Evaluation, evaluate
+from dpjax.finetuning.tasks.base import Evaluation
+from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.interrupt import Interrupts
 from dpjax.finetuning.training.loop import Trained
-from dpjax.models import CausalLM
+from dpjax.models import SplitModel
 
 T = TypeVar("T")
-Parts = tuple[Any, Any, Any]
 
 STAGES = (
     "privacy.html",
@@ -77,7 +76,7 @@ class Stages:
 
 def measure(
     plan: Plan,
-    parts: Parts,
+    tuned: SplitModel,
     directory: RunDirectory,
     privacy: dict[str, Any],
     trained: Trained,
@@ -87,7 +86,7 @@ def measure(
 
     Args:
         plan: of the run.
-        parts: of the tuned model, as `nnx.merge` takes them.
+        tuned: the model after the last step.
         directory: where model/ and privacy.json are already.
         privacy: the privacy report.
         trained: for the rows of metrics.jsonl.
@@ -99,12 +98,12 @@ def measure(
     stages.attempt("privacy.html", lambda: write_text(directory.privacy_page, report_page(privacy)))
     stages.warnings += _training_remarks(trained)
     held_out = stages.attempt(
-        "the evaluation on held-out records", lambda: evaluate(plan.task, *parts, plan.evaluation)
+        "the evaluation on held-out records", lambda: evaluate(plan.task, tuned, plan.evaluation)
     )
     stages.warnings += _evaluation_remarks(held_out)
-    attack = stages.attempt("the attack", lambda: _attack(plan, parts, held_out))
+    attack = stages.attempt("the attack", lambda: _attack(plan, tuned, held_out))
     stages.attempt("attack.json", lambda: _write_attack(directory, attack))
-    samples = stages.attempt("the answers to held-out prompts", lambda: _samples(plan, parts))
+    samples = stages.attempt("the answers to held-out prompts", lambda: write_samples(plan, tuned))
     guarantee = privacy["guarantee"] or {"epsilon": None, "delta": None}
     result = FinetuneResult(
         output_dir=directory.path,
@@ -113,6 +112,7 @@ def measure(
         eval_accuracy=None if held_out is None else held_out.accuracy,
         eval_loss=None if held_out is None else held_out.loss,
         eval_perplexity=None if held_out is None else held_out.perplexity,
+        quality=None if held_out is None else held_out.quality,
         attack=attack,
         privacy=privacy,
         metrics=trained.metrics,
@@ -125,7 +125,7 @@ def measure(
     stages.attempt("training.png", lambda: run_report.draw_training(directory, plan, result))
     stages.attempt("roc.png", lambda: run_report.draw_roc(directory, result))
     stages.attempt("report.md", lambda: _write_report(directory, plan, with_warnings()))
-    stages.attempt("the note of the results", lambda: store(directory, with_warnings()))
+    stages.attempt("the note of the results", lambda: store_result(directory, with_warnings()))
     return with_warnings()
 
 
@@ -141,14 +141,14 @@ def _write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -
         raise
 
 
-def _attack(plan: Plan, parts: Parts, held_out: Evaluation | None) -> AttackResult | None:
+def _attack(plan: Plan, tuned: SplitModel, held_out: Evaluation | None) -> AttackResult | None:
     """The loss attack on a random part of the training records against the held-out ones."""
     if held_out is None:
         return None
     # Public randomness: which records are attacked is no secret and changes no guarantee.
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(plan.train))[:_ATTACK_RECORDS]
-    members = evaluate(plan.task, *parts, plan.train.take(np.sort(chosen)))
+    members = evaluate(plan.task, tuned, plan.train.take(np.sort(chosen)))
     non_members = rng.permutation(held_out.finite_losses)[:_ATTACK_RECORDS]
     for records, evaluation in (("training", members), ("held-out", held_out)):
         if not len(evaluation.finite_losses):
@@ -169,11 +169,6 @@ def _write_attack(directory: RunDirectory, attack: AttackResult | None) -> None:
     directory.attack.unlink(missing_ok=True)
     if attack is not None:
         write_json(directory.attack, attack.to_dict())
-
-
-def _samples(plan: Plan, parts: Parts) -> list[Any]:
-    tuned = nnx.merge(*parts)
-    return write_samples(plan, tuned) if isinstance(tuned, CausalLM) else []
 
 
 def _training_remarks(trained: Trained) -> list[str]:
@@ -199,10 +194,9 @@ def _evaluation_remarks(held_out: Evaluation | None) -> list[str]:
         return []
     if not len(held_out.finite_losses):
         return ["No held-out record has a finite loss: the tuned model is of no use."]
-    wrong = "" if held_out.correct is None else ", and count as wrong"
     return [
         f"The loss of {held_out.num_nonfinite} of {len(held_out.losses)} held-out records is not "
-        f"finite: they take no part in the mean loss and the attack{wrong}."
+        f"finite: they take no part in the mean loss and the attack{held_out.remark}."
     ]
 
 

@@ -1,10 +1,8 @@
-"""One fine-tuning run from start to end: check, train, write the model, then measure it."""
+"""One fine-tuning run that was set up: train, write the model, then measure it."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import secrets
 import shutil
 from typing import Any
 
@@ -14,84 +12,18 @@ from flax import nnx
 from rich.console import Console
 
 from dpjax.finetuning.after_training import Stages, measure
-from dpjax.finetuning.config.options import FinetuneConfig
 from dpjax.finetuning.files import checkpoint
-from dpjax.finetuning.files.directory_lock import DirectoryLock
 from dpjax.finetuning.files.metrics_log import read_rows
-from dpjax.finetuning.files.run_directory import RunDirectory, RunState, partial_of, write_json
-from dpjax.finetuning.reports import privacy_report, result
+from dpjax.finetuning.files.run_directory import partial_of, write_json
+from dpjax.finetuning.reports import privacy_report
 from dpjax.finetuning.reports.headline import headline
-from dpjax.finetuning.reports.result import FinetuneResult
-from dpjax.finetuning.setup import identity
-from dpjax.finetuning.setup.initial_a import store_a, with_a_started
-from dpjax.finetuning.setup.plan import Plan, prepare
-from dpjax.finetuning.setup.run_ledger import RunLedger
-from dpjax.finetuning.setup.split_model import split_model
+from dpjax.finetuning.result import FinetuneResult
+from dpjax.finetuning.setup.initial_a import starts_at_principal_a, store_a, with_principal_a
+from dpjax.finetuning.setup.start import MeasuredRun, Run
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.loop import Trained, train
 from dpjax.finetuning.training.stopped import RunDiverged, RunStopped, stopping_on_file_errors
-from dpjax.models import (
-    has_lora,
-    is_own_base,
-    merged_copy,
-    revision_of,
-    save_adapter,
-    save_model,
-    trained_share,
-)
-from dpjax.privatize import RunKey
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run that has passed every check and has yet to be executed.
-
-    Attributes:
-        run_id: names it in its privacy report and in the ledger, if it keeps one.
-        identity: what must be the same when it is resumed.
-        lock: of the folder, where that was there already.
-        resumes: whether it goes on with one that was interrupted.
-        notices: sentences for whoever asked for the run.
-    """
-
-    plan: Plan
-    directory: RunDirectory
-    run_key: RunKey
-    run_id: str
-    identity: dict[str, Any]
-    ledger: RunLedger | None
-    graphdef: Any
-    trainable: Any
-    frozen: Any
-    lock: DirectoryLock | None
-    resumes: bool
-    notices: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class MeasuredRun:
-    """A run that wrote all its results and was stopped while its secrets were deleted."""
-
-    directory: RunDirectory
-    lock: DirectoryLock | None
-    result: FinetuneResult
-
-
-def check(config: FinetuneConfig) -> Run | MeasuredRun:
-    """Does all that can fail because of what was asked: nothing is compiled or written.
-
-    Raises:
-        FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
-        RunInUse: another process has the folder.
-    """
-    directory = RunDirectory(config.output_dir)
-    lock = directory.lock() if directory.private.is_dir() else None
-    try:
-        return _check(config, directory, lock)
-    except BaseException:
-        if lock is not None:
-            lock.release()
-        raise
+from dpjax.models import has_lora, is_own_base, merged_copy, revision_of, save_adapter, save_model
 
 
 def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneResult:
@@ -108,7 +40,7 @@ def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneR
         Interrupts() as interrupts,
         interrupts.saying("stopped; the same command with --resume goes on from there", 0),
     ):
-        finished = _execute(run, console, interrupts) if isinstance(run, Run) else run.result
+        finished = _finish(run, console, interrupts)
         with (
             interrupts.saying(
                 "stopped while private/ was being deleted; everything else is done, and the same "
@@ -123,70 +55,12 @@ def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneR
     return finished
 
 
-def _check(
-    config: FinetuneConfig, directory: RunDirectory, lock: DirectoryLock | None
-) -> Run | MeasuredRun:
-    state, notices = _checked_state(config, directory)
-    if state is RunState.MEASURED:
-        return MeasuredRun(directory, lock, result.load(directory))
-    resumes = state is RunState.UNFINISHED
-    stored = identity.read(directory.identity) if resumes else {}
-    started_at = datetime.datetime.now().replace(microsecond=0)
-    if resumes:
-        started_at = datetime.datetime.fromisoformat(stored["started_at"])
-    plan = prepare(config, started_at=started_at)
-    described = identity.describe(plan)
-    if resumes:
-        identity.check_same(stored, described)
-        checkpoint.completed_steps(directory.checkpoint)
-        run_key, run_id = directory.load_key(), stored["run_id"]
-    else:
-        seed = config.seed
-        run_key = RunKey.from_os_entropy() if seed is None else RunKey.from_seed(seed)
-        run_id = secrets.token_hex(16)
-    ledger = RunLedger.of(plan, run_key, run_id)
-    if ledger is not None:
-        ledger.check()
-    graphdef, trainable, frozen = split_model(plan, run_key)
-    run = Run(
-        plan=plan,
-        directory=directory,
-        run_key=run_key,
-        run_id=run_id,
-        identity={"run_id": run_id, "started_at": started_at.isoformat(), **described},
-        ledger=ledger,
-        graphdef=graphdef,
-        trainable=trainable,
-        frozen=frozen,
-        lock=lock,
-        resumes=resumes,
-        notices=notices,
-    )
-    # What the accountant cannot answer is found now: the model is written after this report.
-    privacy_report.build(plan, run_key, run_id, plan.num_steps)
-    return with_a_started(run) if resumes else run
-
-
-def _checked_state(
-    config: FinetuneConfig, directory: RunDirectory
-) -> tuple[RunState, tuple[str, ...]]:
-    """What to go on from, NEW if from nothing, and what there is to say about it."""
-    if config.overwrite:
-        directory.check_replaceable()
-        return RunState.NEW, directory.remarks_on_clearing()
-    if not config.resume:
-        directory.check_free()
-        return RunState.NEW, ()
-    state = directory.check_resumable()
-    if state in (RunState.NEW, RunState.NOT_STARTED):
-        return RunState.NEW, (
-            f"nothing to resume: {directory.path} holds {state.value}; the run starts there",
-        )
-    return state, directory.remarks_on_resuming()
-
-
-def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResult:
+def _finish(run: Run | MeasuredRun, console: Console, interrupts: Interrupts) -> FinetuneResult:
+    if isinstance(run, MeasuredRun):
+        return run.result
     plan, directory = run.plan, run.directory
+    # What the accountant cannot answer is found now: the model is written after this report.
+    privacy_report.build(plan, run.run_key, run.run_id, plan.num_steps)
     start = "stopped before a step was done; the same command with --resume goes on from there"
     if not run.resumes:
         with interrupts.saying(start, 0):
@@ -204,7 +78,7 @@ def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResu
         # On record before any of it is released.
         ledger = None if run.ledger is None else run.ledger.charge()
         console.print(
-            headline(plan, run.run_key, trained_share(run.trainable, run.frozen)),
+            headline(plan, run.run_key, run.model.describe_share()),
             highlight=False,
             soft_wrap=True,
         )
@@ -212,7 +86,7 @@ def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResu
             _note_progress(run, ledger, 0)
         interrupts.raise_pending()
     trained = _train(run, ledger, console, interrupts)
-    parts = (run.graphdef, trained.trainable, run.frozen)
+    tuned = run.model.replace(trainable=trained.trainable)
     write = "stopped while the tuned model was being written; the same command with --resume "
     with (
         interrupts.saying(f"{write}writes it", plan.num_steps),
@@ -222,10 +96,10 @@ def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResu
             ledger.settle(run.run_id, plan.num_steps)
         # What was spent is on record before anything that spent it is written.
         privacy = _note_progress(run, ledger, plan.num_steps)
-        _write_model(run, nnx.merge(*parts))
+        _write_model(run, tuned.merge())
     stages = Stages(interrupts)
     try:
-        return measure(plan, parts, directory, privacy, trained, stages)
+        return measure(plan, tuned, directory, privacy, trained, stages)
     except KeyboardInterrupt:
         raise RunInterrupted(
             "stopped after the last step, with the tuned model and privacy.json written; left are "
@@ -238,10 +112,14 @@ def _execute(run: Run, console: Console, interrupts: Interrupts) -> FinetuneResu
 def _begin(run: Run) -> Run:
     """Writes what a resumption needs, the key last: without it nothing was used or spent."""
     directory = run.directory
-    run = with_a_started(run)
+    if starts_at_principal_a(run.plan.config):
+        key = run.run_key.model_key("random texts")
+        model = with_principal_a(run.model, run.plan.checkpoint, key)
+        run = dataclasses.replace(run, model=model)
     write_json(directory.identity, run.identity, mode=0o600)
     write_json(directory.config, run.plan.config.to_dict())
-    store_a(run)
+    if starts_at_principal_a(run.plan.config):
+        store_a(run.model, directory.start_a)
     checkpoint.start(directory.checkpoint)
     directory.store_key(run.run_key)
     return run
@@ -258,17 +136,7 @@ def _train(run: Run, ledger: Ledger | None, console: Console, interrupts: Interr
     directory = run.directory
     with stopping_on_file_errors("in training", "goes on from the state that was stored last"):
         try:
-            return train(
-                run.plan,
-                run.graphdef,
-                run.trainable,
-                run.frozen,
-                run.run_key,
-                directory,
-                console,
-                lambda step: _note_progress(run, ledger, step),
-                interrupts,
-            )
+            return train(run, console, lambda step: _note_progress(run, ledger, step), interrupts)
         except (RunInterrupted, RunDiverged) as stopped:
             stop_at(stopped.step)
             raise

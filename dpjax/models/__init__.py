@@ -1,5 +1,6 @@
 """Flax NNX language models with LoRA, read from and written to Hugging Face checkpoint folders."""
 
+from dpjax.lora_config import LoraConfig as LoraConfig
 from dpjax.models.adapters.load import load_adapter as load_adapter
 from dpjax.models.adapters.lora import LoraLinear as LoraLinear
 from dpjax.models.adapters.lora import LoraParam as LoraParam
@@ -13,10 +14,10 @@ from dpjax.models.adapters.principal_a import (
 )
 from dpjax.models.adapters.save import is_own_base as is_own_base
 from dpjax.models.adapters.save import save_adapter as save_adapter
+from dpjax.models.adapters.split_model import SplitModel as SplitModel
+from dpjax.models.adapters.split_model import count_parameters as count_parameters
+from dpjax.models.adapters.split_model import split_trainable as split_trainable
 from dpjax.models.adapters.trainable import Trainable as Trainable
-from dpjax.models.adapters.trainable import count_parameters as count_parameters
-from dpjax.models.adapters.trainable import split_trainable as split_trainable
-from dpjax.models.adapters.trainable import trained_share as trained_share
 from dpjax.models.checkpoint.config_json import parse_config as parse_config
 from dpjax.models.checkpoint.config_json import read_config as read_config
 from dpjax.models.checkpoint.files import resolve_checkpoint as resolve_checkpoint
@@ -36,7 +37,6 @@ from dpjax.models.families import TASKS as TASKS
 from dpjax.models.families import Task as Task
 from dpjax.models.families import family_of as family_of
 from dpjax.models.families import head_names as head_names
-from dpjax.models.lora_config import LoraConfig as LoraConfig
 from dpjax.models.net.heads import CausalLM as CausalLM
 from dpjax.models.net.heads import Model as Model
 from dpjax.models.net.heads import SequenceClassifier as SequenceClassifier
@@ -45,3 +45,5 @@ from dpjax.models.net.pooling import Pooling as Pooling
 from dpjax.models.text.generate import Generation as Generation
 from dpjax.models.text.generate import generate as generate
 from dpjax.models.text.log_probs import continuation_log_probs as continuation_log_probs
+from dpjax.models.text.losses import causal_lm_loss as causal_lm_loss
+from dpjax.models.text.losses import token_losses as token_losses

@@ -27,11 +27,11 @@ PLACES = {
     "the evaluation on held-out records": (after_training, "evaluate"),
     "the attack": (after_training, "loss_attack"),
     "attack.json": (after_training, "write_json"),
-    "the answers to held-out prompts": (after_training, "_samples"),
+    "the answers to held-out prompts": (after_training, "write_samples"),
     "training.png": (run_report, "plot_training"),
     "roc.png": (run_report, "plot_roc"),
     "report.md": (run_report, "_markdown"),
-    "the note of the results": (after_training, "store"),
+    "the note of the results": (after_training, "store_result"),
 }
 
 
@@ -65,11 +65,11 @@ def measured(cheap_options, tmp_path_factory):
 
 def measure_again(measured, tmp_path):
     """Measures in a copy of the folder; returns the folder and the result."""
-    (plan, parts, _, privacy, trained), before = measured
+    (plan, tuned, _, privacy, trained), before = measured
     folder = tmp_path / "run"
     shutil.copytree(before, folder)
     stages = Stages(Interrupts())
-    result = after_training.measure(plan, parts, RunDirectory(folder), privacy, trained, stages)
+    result = after_training.measure(plan, tuned, RunDirectory(folder), privacy, trained, stages)
     assert stages.left == []
     return folder, result
 

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 import dpjax
 from dpjax.cli.main import main
-from dpjax.finetuning import run
-from dpjax.finetuning.config.options import FinetuneConfig
+from dpjax.finetuning import run, set_up
+from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.files.directory_lock import RunInUse
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.setup import identity
@@ -38,7 +38,7 @@ def check(options):
         name: str(value) if isinstance(value, os.PathLike) else value
         for name, value in options.items()
     }
-    ready = run.check(FinetuneConfig.from_options(plain))
+    ready = set_up(FinetuneConfig.from_options(plain))
     ready.lock.release()
     return ready
 
@@ -266,7 +266,7 @@ def test_of_two_that_passed_the_check_one_starts(cheap_options, tmp_path, monkey
     folder = tmp_path / "run"
     plain = {name: str(v) if isinstance(v, os.PathLike) else v for name, v in cheap_options.items()}
     config = FinetuneConfig.from_options(plain | {"output_dir": str(folder)})
-    first, second = run.check(config), run.check(config)
+    first, second = set_up(config), set_up(config)
     update = loop.TrainingProgress.update
 
     def meanwhile(self, step, *arguments):

@@ -30,11 +30,12 @@ def test_an_import_loads_nothing_heavy():
 
 
 def test_public_names():
-    names = {"DataSource", "FinetuneConfig", "Lora", "PoissonSampler", "Privacy", "RunKey"}
+    names = {"DataSource", "FinetuneConfig", "LoraConfig", "PoissonSampler", "Privacy", "RunKey"}
     names |= {"ClippedGrad", "Training", "clipped_grad", "finetune", "gaussian_noise", "noisy_mean"}
     names |= {"FlatClipping", "PerGroupClipping", "AutomaticClipping", "AdaptiveClipping"}
     names |= {"unit_loss"}
-    assert names <= set(vars(dpjax))
+    names |= {"FinetuneResult", "RunInterrupted", "RunStopped", "Compute", "Generation"}
+    assert names <= set(dpjax.__all__) <= set(vars(dpjax))
     assert callable(dpjax.finetune)
 
 

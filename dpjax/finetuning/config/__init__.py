@@ -1,1 +1,9 @@
 """The options of a run."""
+
+from dpjax.finetuning.config.compute import Compute as Compute
+from dpjax.finetuning.config.compute import Generation as Generation
+from dpjax.finetuning.config.finetune_config import FinetuneConfig as FinetuneConfig
+from dpjax.finetuning.config.finetune_config import TaskName as TaskName
+from dpjax.finetuning.config.finetune_config import Tuning as Tuning
+from dpjax.finetuning.config.privacy import Privacy as Privacy
+from dpjax.finetuning.config.training import Training as Training

@@ -7,11 +7,10 @@ from pathlib import Path
 from dpjax_accounting.safe_files import write_text
 
 from dpjax.audit import plot_roc, plot_training, render_attack_section
-from dpjax.finetuning.config.options import Training
+from dpjax.finetuning.config import Training
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports.privacy_report import in_words
-from dpjax.finetuning.reports.result import FinetuneResult
-from dpjax.finetuning.reports.samples import Sample
+from dpjax.finetuning.result import FinetuneResult, Sample
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
 
@@ -87,7 +86,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         if config.lora.start_a == "principal":
             how += ", A from principal components of random texts"
     rows = [
-        _quality(plan, result),
+        result.quality or ("Result on held-out records", "not known"),
         ("Cross-entropy on held-out records", _number(result.eval_loss, ".4f", " nats")),
         ("Privacy", in_words(plan, plan.num_steps)),
         *_lifetime(result),
@@ -124,15 +123,6 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
 def _checkpoint(plan: Plan) -> str:
     revision = revision_of(plan.checkpoint)
     return plan.config.model if revision is None else f"{plan.config.model} at {revision}"
-
-
-def _quality(plan: Plan, result: FinetuneResult) -> tuple[str, str]:
-    num_records = len(plan.evaluation)
-    if not plan.task.labels:
-        perplexity = _number(result.eval_perplexity, ".3f", f", {num_records} texts")
-        return "Perplexity of held-out tokens", perplexity
-    accuracy = _number(result.eval_accuracy, ".4f", f" of {num_records}")
-    return "Accuracy on held-out records", accuracy
 
 
 def _number(value: float | None, form: str, unit: str) -> str:

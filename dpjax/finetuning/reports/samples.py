@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+from dpjax.finetuning.result import Sample
 from dpjax.finetuning.setup.plan import Plan
-from dpjax.models import CausalLM, end_token_ids, generate, load_tokenizer
+from dpjax.models import SplitModel, end_token_ids, generate, load_tokenizer
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """A held-out prompt, what the record answers, and what the model does."""
-
-    prompt: str
-    expected: str
-    written: str
-
-
-def write_samples(plan: Plan, model: CausalLM) -> list[Sample]:
+def write_samples(plan: Plan, tuned: SplitModel) -> list[Sample]:
     """The model's most probable answers to the prompts of the plan; none without prompts.
 
     Of a long prompt the last `max_length` tokens are answered.
@@ -28,7 +18,7 @@ def write_samples(plan: Plan, model: CausalLM) -> list[Sample]:
     tokenizer = load_tokenizer(plan.checkpoint, needs_padding=False)
     end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
     written = generate(
-        model,
+        tuned.merge(),
         held_out.encoded.input_ids,
         held_out.encoded.attention_mask,
         max_new_tokens=plan.config.generation.max_new_tokens,

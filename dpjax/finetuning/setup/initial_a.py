@@ -5,56 +5,66 @@ Principal components may come out rotated on another machine, which a resumed ru
 
 from __future__ import annotations
 
-import dataclasses
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 from dpjax_accounting.safe_files import finish_file
 from flax import nnx
 
+from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.files.run_directory import partial_of
 from dpjax.models import (
     LoraLinear,
+    SplitModel,
     Trainable,
     load_tokenizer,
     split_trainable,
     start_a_at_principal_directions,
 )
 
-if TYPE_CHECKING:
-    from dpjax.finetuning.run import Run
+
+def starts_at_principal_a(config: FinetuneConfig) -> bool:
+    """Whether a run starts A at principal components."""
+    return config.tuning == "lora" and config.lora.start_a == "principal"
 
 
-def with_a_started(run: Run) -> Run:
-    """The run with A at principal components if it asks for them: stored ones, or new ones."""
-    if not _is_asked_for(run):
-        return run
-    model = nnx.merge(run.graphdef, run.trainable, run.frozen)
-    if run.resumes:
-        arrays = _load(run.directory.start_a)
-        for name, layer in _adapted(model).items():
-            layer.lora_a[...] = arrays[name]
-    else:
-        key = run.run_key.model_key("random texts")
-        start_a_at_principal_directions(
-            model, load_tokenizer(run.plan.checkpoint, needs_padding=False), key
-        )
-    graphdef, trainable, frozen = split_trainable(model, Trainable.lora())
-    return dataclasses.replace(run, graphdef=graphdef, trainable=trainable, frozen=frozen)
+def with_principal_a(split: SplitModel, checkpoint: Path, key: jax.Array) -> SplitModel:
+    """Returns the model with A at the principal components of its inputs for random texts.
+
+    Args:
+        checkpoint: for its tokenizer.
+        key: for the random texts.
+    """
+    model = split.merge()
+    tokenizer = load_tokenizer(checkpoint, needs_padding=False)
+    start_a_at_principal_directions(model, tokenizer, key)
+    return split_trainable(model, Trainable.lora())
 
 
-def store_a(run: Run) -> None:
-    """Writes an A that is not random into the run's private folder."""
-    if not _is_asked_for(run):
-        return
-    model = nnx.merge(run.graphdef, run.trainable, run.frozen)
-    arrays = {name: np.asarray(layer.lora_a[...]) for name, layer in _adapted(model).items()}
-    partial = partial_of(run.directory.start_a)
+def store_a(split: SplitModel, path: Path) -> None:
+    """Writes A into the run's private folder."""
+    arrays = {
+        name: np.asarray(layer.lora_a[...])
+        for name, layer in _adapted_layers(split.merge()).items()
+    }
+    partial = partial_of(path)
     with partial.open("wb") as file:
         np.savez(file, **arrays)
-    finish_file(partial, run.directory.start_a)
+    finish_file(partial, path)
+
+
+def with_stored_a(split: SplitModel, path: Path) -> SplitModel:
+    """Returns the model with the A that `store_a` wrote.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or damaged; the message says what to do.
+    """
+    model, arrays = split.merge(), _load(path)
+    for name, layer in _adapted_layers(model).items():
+        layer.lora_a[...] = arrays[name]
+    return split_trainable(model, Trainable.lora())
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -68,13 +78,8 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"cannot resume: {path} is damaged ({error}); {what_to_do}") from error
 
 
-def _is_asked_for(run: Run) -> bool:
-    config = run.plan.config
-    return config.tuning == "lora" and config.lora.start_a == "principal"
-
-
-def _adapted(model: nnx.Module) -> dict[str, LoraLinear]:
-    """The adapted layers by path."""
+def _adapted_layers(model: nnx.Module) -> dict[str, LoraLinear]:
+    """Finds the adapted layers, by path."""
     return {
         ".".join(map(str, path)): node
         for path, node in nnx.iter_graph(model)

@@ -8,44 +8,22 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 from dpjax_accounting import DPSGD, DatasetIdentity, calibrate_noise, default_delta, validate_delta
 
 from dpjax.data import (
     DataSource,
-    EncodedPrompts,
     EncodedRecords,
-    Prompt,
     RecordColumns,
     RecordError,
-    Records,
-    Texts,
-    encode_prompts,
-    find_prompts,
 )
-from dpjax.finetuning.config.options import FinetuneConfig, Privacy, Training
-from dpjax.finetuning.tasks.registry import CausalLanguage, SequenceClassification, task_of
+from dpjax.finetuning.config import FinetuneConfig, Privacy, Training
+from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
+from dpjax.finetuning.tasks.registry import make_task
 from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 DEFAULT_EPOCHS = 3.0
-
-
-@dataclasses.dataclass(frozen=True)
-class HeldOutPrompts:
-    """Prompts that the tuned model is to answer in the report, and their tokens.
-
-    `num_without` counts the held-out conversations that begin with the assistant's last message:
-    there is nothing to answer.
-    """
-
-    prompts: list[Prompt]
-    encoded: EncodedPrompts
-    num_without: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +39,7 @@ class Plan:
 
     config: FinetuneConfig
     checkpoint: Path
-    task: SequenceClassification | CausalLanguage
+    task: Task
     head: tuple[str, ...]
     train: EncodedRecords
     evaluation: EncodedRecords
@@ -103,10 +81,9 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
             f"{model.max_positions} positions of {config.model}; give "
             f"training.max_length={model.max_positions} or less"
         )
-    task = task_of(config, started_at)
+    task = make_task(config, started_at)
     train_records, eval_records = task.read(config)
-    if isinstance(task, SequenceClassification):
-        task = task.with_labels_of(train_records, eval_records)
+    task = task.with_training_records(train_records, eval_records)
     num_units = len(train_records)
     batch = config.training.expected_batch_size
     if batch > num_units:
@@ -119,12 +96,12 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
     if not config.non_private:
         delta = default_delta(num_units) if delta is None else delta
         validate_delta(delta, num_units)
-    tokenizer = load_tokenizer(checkpoint, needs_padding=config.task != "causal_lm")
+    tokenizer = load_tokenizer(checkpoint, needs_padding=task.needs_padding_token)
     with _naming(config.train_data):
-        train = task.encoded(train_records, tokenizer, config.training.max_length)
+        train = task.encode(train_records, tokenizer, config.training.max_length)
     with _naming(config.eval_data):
-        evaluation = task.encoded(eval_records, tokenizer, config.training.max_length)
-        prompts = _prompts(config, eval_records, tokenizer, started_at)
+        evaluation = task.encode(eval_records, tokenizer, config.training.max_length)
+        prompts = task.prompts(config, eval_records, tokenizer)
     _check_answers_fit(config, prompts, model.max_positions)
     mechanism = None
     if not config.non_private:
@@ -153,31 +130,6 @@ def _naming(source: DataSource) -> Iterator[None]:
         yield
     except RecordError as error:
         raise ValueError(f"{source.path}: {error}") from None
-
-
-def _prompts(
-    config: FinetuneConfig,
-    records: RecordColumns,
-    tokenizer: PreTrainedTokenizerBase,
-    started_at: datetime.datetime,
-) -> HeldOutPrompts | None:
-    """The held-out prompts to answer: whatever could be wrong with them is found before training.
-
-    Labelled records and texts have none.
-    """
-    wanted = config.generation.num_prompts
-    if not wanted or isinstance(records, Records | Texts):
-        return None
-    found = find_prompts(records)
-    chosen = found[:wanted]
-    encoded = encode_prompts(
-        chosen,
-        tokenizer,
-        config.training.max_length,
-        separator=config.separator,
-        today=started_at,
-    )
-    return HeldOutPrompts(chosen, encoded, len(records) - len(found))
 
 
 def _check_answers_fit(

@@ -17,21 +17,20 @@ from rich.console import Console
 from dpjax.data import PoissonSampler, by_length, microbatches, trim_padding
 from dpjax.finetuning.files import checkpoint
 from dpjax.finetuning.files.metrics_log import MetricsLog
-from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.setup.plan import Plan
-from dpjax.finetuning.tasks.registry import LabelledBatch, LanguageBatch
+from dpjax.finetuning.setup.start import Run
+from dpjax.finetuning.tasks.base import Batch
 from dpjax.finetuning.training.divergence import DivergenceWatch
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
+from dpjax.finetuning.training.optimizer import make_optimizer
 from dpjax.finetuning.training.progress import TrainingProgress
 from dpjax.finetuning.training.step import (
     Accumulator,
     Steps,
     empty_accumulator,
     make_non_private_steps,
-    make_optimizer,
     make_private_steps,
 )
-from dpjax.privatize import RunKey
 
 PyTree = Any
 
@@ -49,15 +48,7 @@ class Trained:
 
 
 def train(
-    plan: Plan,
-    graphdef: Any,
-    trainable: PyTree,
-    frozen: PyTree,
-    run_key: RunKey,
-    directory: RunDirectory,
-    console: Console,
-    note_progress: Callable[[int], None],
-    interrupts: Interrupts,
+    run: Run, console: Console, note_progress: Callable[[int], None], interrupts: Interrupts
 ) -> Trained:
     """Runs the steps that are not done yet, and stores the state after the last one.
 
@@ -69,9 +60,11 @@ def train(
         RunDiverged: parameters or losses are not finite any more.
         OSError: for instance because the disk is full; the state stored before stays.
     """
+    plan, directory, run_key = run.plan, run.directory, run.run_key
+    trainable, frozen = run.model.trainable, run.model.frozen
     training = plan.config.training
     optimizer = make_optimizer(training, plan.num_steps, plan.head)
-    steps, sampler, spent = _machinery(plan, graphdef, optimizer, run_key)
+    steps, sampler, spent = _machinery(run, optimizer)
     state = optimizer.init(trainable)
     first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)
     watch = DivergenceWatch(training.expected_batch_size)
@@ -119,18 +112,17 @@ def train(
         return Trained(trainable, log.rows, log.num_missing)
 
 
-def _machinery(
-    plan: Plan, graphdef: Any, optimizer: Any, run_key: RunKey
-) -> tuple[Steps, PoissonSampler, EpsilonBySteps | None]:
-    """Steps, sampler and ε display: with privacy all three read the one mechanism."""
-    loss_of = plan.task.loss_of(graphdef)
+def _machinery(run: Run, optimizer: Any) -> tuple[Steps, PoissonSampler, EpsilonBySteps | None]:
+    """Makes steps, sampler and ε display: with privacy all three read the one mechanism."""
+    plan, run_key = run.plan, run.run_key
+    loss = plan.task.loss_fn(run.model.graphdef)
     if plan.mechanism is None:
         batch = plan.config.training.expected_batch_size
         sampler = PoissonSampler(len(plan.train), batch / len(plan.train), run_key)
-        return make_non_private_steps(loss_of, optimizer, batch), sampler, None
+        return make_non_private_steps(loss, optimizer, batch), sampler, None
     clip_norm = plan.config.privacy.clip_norm
     return (
-        make_private_steps(loss_of, optimizer, plan.mechanism, clip_norm),
+        make_private_steps(loss, optimizer, plan.mechanism, clip_norm),
         PoissonSampler.for_mechanism(plan.mechanism, run_key),
         EpsilonBySteps(plan.mechanism, plan.delta),
     )
@@ -138,7 +130,7 @@ def _machinery(
 
 def _batches(
     plan: Plan, indices: np.ndarray, dropout_key: jax.Array
-) -> Iterator[tuple[LabelledBatch | LanguageBatch, np.ndarray]]:
+) -> Iterator[tuple[Batch, np.ndarray]]:
     """The microbatches of a step with their masks; each record drops what its own key says."""
     drops = plan.config.tuning == "lora" and plan.config.lora.dropout > 0
     ordered = by_length(plan.train, indices)

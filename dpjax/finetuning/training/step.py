@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import optax
 from dpjax_accounting import DPSGD
 
-from dpjax.finetuning.config.options import Training
-from dpjax.finetuning.tasks.registry import LossOfFrozen
+from dpjax.finetuning.tasks.base import Loss
 from dpjax.privatize import clipped_grad, noisy_mean
 
 PyTree = Any
@@ -58,17 +57,17 @@ def empty_accumulator(trainable: PyTree) -> Accumulator:
 
 
 def make_private_steps(
-    loss_of: LossOfFrozen,
+    loss: Loss,
     optimizer: optax.GradientTransformation,
     mechanism: DPSGD,
     clip_norm: float,
 ) -> Steps:
     """Steps that clip every record's gradient, and add the mechanism's noise once per step.
 
-    `loss_of(frozen)` is the loss of one record, `(trainable, record) -> scalar`.
+    `loss` is that of one record, `(trainable, record, frozen) -> scalar`.
     """
 
-    accumulate = _accumulate_clipped(loss_of, clip_norm)
+    accumulate = _accumulate_clipped(loss, clip_norm)
 
     def apply(
         trainable: PyTree, optimizer_state: Any, total: Accumulator, noise_keys: jax.Array
@@ -80,14 +79,14 @@ def make_private_steps(
 
 
 def make_non_private_steps(
-    loss_of: LossOfFrozen, optimizer: optax.GradientTransformation, expected_batch_size: int
+    loss: Loss, optimizer: optax.GradientTransformation, expected_batch_size: int
 ) -> Steps:
     """The same recipe without clipping and noise; `noise_keys` is ignored.
 
     Records whose gradient is not finite are left out here too: one of them would end the run.
     """
 
-    accumulate = _accumulate_clipped(loss_of, _UNREACHED_NORM)
+    accumulate = _accumulate_clipped(loss, _UNREACHED_NORM)
 
     def apply(
         trainable: PyTree, optimizer_state: Any, total: Accumulator, noise_keys: jax.Array
@@ -99,20 +98,23 @@ def make_non_private_steps(
     return _compile(accumulate, apply)
 
 
-def _accumulate_clipped(loss_of: LossOfFrozen, clip_norm: float) -> Callable:
+def _accumulate_clipped(loss: Loss, clip_norm: float) -> Callable:
     """Adds the clipped gradients of a microbatch, and what is counted of it, to the sums."""
 
     def accumulate(
         trainable: PyTree, frozen: PyTree, total: Accumulator, batch: PyTree, mask: jax.Array
     ) -> Accumulator:
-        one = clipped_grad(loss_of(frozen), clip_norm=clip_norm)(trainable, batch, mask)
-        has_loss = jnp.isfinite(one.losses)
+        def record_loss(trainable: PyTree, record: PyTree) -> jax.Array:
+            return loss(trainable, record, frozen)
+
+        clipped = clipped_grad(record_loss, clip_norm=clip_norm)(trainable, batch, mask)
+        has_loss = jnp.isfinite(clipped.losses)
         return Accumulator(
-            jax.tree.map(jnp.add, total.grads, one.grads),
-            total.loss + jnp.sum(jnp.where(has_loss, one.losses, 0.0)),
+            jax.tree.map(jnp.add, total.grads, clipped.grads),
+            total.loss + jnp.sum(jnp.where(has_loss, clipped.losses, 0.0)),
             total.num_records + _count(mask),
-            total.num_clipped + one.num_clipped,
-            total.num_nonfinite + _count(mask & ~(has_loss & jnp.isfinite(one.norms))),
+            total.num_clipped + clipped.num_clipped,
+            total.num_nonfinite + _count(mask & ~(has_loss & jnp.isfinite(clipped.norms))),
             total.num_losses + _count(mask & has_loss),
         )
 
@@ -140,32 +142,3 @@ def _update(
 ) -> tuple[PyTree, Any]:
     updates, optimizer_state = optimizer.update(mean, optimizer_state, trainable)
     return optax.apply_updates(trainable, updates), optimizer_state
-
-
-def make_optimizer(
-    training: Training, num_steps: int, head: Collection[str] = ("classifier",)
-) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) with linear warm-up, then constant, linear or cosine decay to 0.
-
-    The classification head, the parts of the model named in `head`, may have a learning rate of its
-    own, on the same schedule.
-    """
-    peak = training.learning_rate
-    warmup = round(training.warmup_fraction * num_steps)
-    decay_steps = max(1, num_steps - warmup)
-    after = {
-        "constant": optax.constant_schedule(peak),
-        "linear": optax.linear_schedule(peak, 0.0, decay_steps),
-        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
-    }[training.schedule]
-    # Starting above zero: a first step with learning rate 0 would spend privacy for nothing.
-    rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
-    adam = optax.adam(optax.join_schedules([rise, after], [warmup]) if warmup else after)
-    if training.head_learning_rate is None:
-        return adam
-
-    def is_head(trainable: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key in head, trainable)
-
-    # What Adam returns is proportional to the learning rate.
-    return optax.chain(adam, optax.masked(optax.scale(training.head_learning_rate / peak), is_head))

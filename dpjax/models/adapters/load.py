@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpjax.lora_config import ALL_LINEAR, LoraConfig
 from dpjax.models.adapters.lora import add_lora, has_lora
 from dpjax.models.adapters.peft_layout import (
     ADAPTER_WEIGHTS,
@@ -31,7 +32,6 @@ from dpjax.models.adapters.targets import (
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG
 from dpjax.models.checkpoint.tensors import Tensor, Tensors, are_equal, open_safetensors
 from dpjax.models.families import ModuleName, WeightName
-from dpjax.models.lora_config import ALL_LINEAR, LoraConfig
 from dpjax.models.net.heads import Model
 from dpjax.models.net.module_paths import get_module, own_path
 from dpjax.models.suggest import did_you_mean

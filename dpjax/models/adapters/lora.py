@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dpjax.lora_config import LoraConfig
 from dpjax.models.adapters.targets import (
     adaptable_modules,
     own_paths,
@@ -13,7 +14,6 @@ from dpjax.models.adapters.targets import (
     select_targets,
 )
 from dpjax.models.families import Path
-from dpjax.models.lora_config import LoraConfig
 from dpjax.models.net.heads import Model
 from dpjax.models.net.layers import Linear
 from dpjax.models.net.module_paths import get_module, own_path, set_module

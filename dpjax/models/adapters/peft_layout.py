@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dpjax.lora_config import LoraConfig
 from dpjax.models.adapters.targets import all_modules, head_modules
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG, read_json_object
 from dpjax.models.families import ModuleName, Task, WeightName, family_of
-from dpjax.models.lora_config import LoraConfig
 from dpjax.models.net.heads import Model, task_of
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from dpjax.lora_config import ALL_LINEAR, LoraConfig
 from dpjax.models.families import ModuleName, Path, family_of
-from dpjax.models.lora_config import ALL_LINEAR, LoraConfig
 from dpjax.models.net.heads import Model, task_of
 from dpjax.models.net.module_paths import LAYERS, own_path
 from dpjax.models.net.pooling import is_fixed

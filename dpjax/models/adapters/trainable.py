@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from dpjax.models.adapters.lora import LoraParam, has_lora
@@ -174,43 +171,11 @@ class Trainable:
         )
 
 
-def split_trainable(
-    model: Model, trainable: Trainable
-) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any]]:
-    """Split a model into its structure, the parameters that are trained, and the others.
-
-    `nnx.merge(graphdef, trained, frozen)` is the model again, also inside jax.jit, vmap and grad.
-
-    Returns:
-        graphdef, trained and frozen, the latter two nested dicts of arrays: trained ones in
-        float32, so that small updates are not rounded away, frozen ones in their dtype.
-
-    Raises:
-        ValueError: if nothing would be trained, or what is asked for does not fit the model.
-    """
-    chosen = trainable.paths(model)
-    graphdef, trained, frozen = nnx.split(model, lambda path, _: tuple(path) in chosen, ...)
-    in_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.to_pure_dict(trained))
-    return graphdef, in_float32, nnx.to_pure_dict(frozen)
-
-
 def is_head(model: Model, path: Sequence[str | int]) -> bool:
     """Whether the parameter at `path` belongs to the classification head, which tuning makes."""
     if task_of(model) == "causal_lm":
         return False
     return path[0] in {module.path[0] for module in head_modules(model)}
-
-
-def count_parameters(tree: Any) -> int:
-    """Number of scalars in a pytree of arrays."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def trained_share(trained: Any, frozen: Any) -> str:
-    """ "x of y parameters trained (z %)", of what `split_trainable` returns."""
-    some = count_parameters(trained)
-    every = some + count_parameters(frozen)
-    return f"{some:,} of {every:,} parameters trained ({100 * some / every:.3g} %)"
 
 
 def _is_from_layer(path: Path, first: int) -> bool:

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dpjax.lora_config import LoraConfig
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families import Task
-from dpjax.models.lora_config import LoraConfig
 from dpjax.models.net.layers import ACTIVATIONS, Linear
 from dpjax.models.net.transformer import Transformer
 

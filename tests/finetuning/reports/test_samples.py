@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from dpjax.data import encode_language, read_language_records
-from dpjax.finetuning.config.options import FinetuneConfig
+from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.reports.samples import write_samples
 from dpjax.finetuning.setup.plan import prepare
 from dpjax.models import CausalLM, load_tokenizer, parse_config

@@ -11,8 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 import dpjax
 from dpjax.cli.main import main
+from dpjax.finetuning.tasks.causal_lm import LanguageEvaluation
+from dpjax.finetuning.tasks.classification import LabelledEvaluation
 from dpjax.finetuning.training.divergence import DivergenceWatch
-from dpjax.finetuning.training.evaluate import Evaluation
 from dpjax.finetuning.training.stopped import RunDiverged
 from dpjax.models import CausalLM, parse_config, save_model
 
@@ -142,13 +143,15 @@ def test_a_checkpoint_with_a_broken_parameter_that_would_be_trained(odd_options)
 
 
 def test_means_are_over_finite_losses():
-    found = Evaluation(np.array([1, np.nan, 3, np.inf], np.float32), correct=np.ones(4, bool))
+    found = LabelledEvaluation(
+        np.array([1, np.nan, 3, np.inf], np.float32), correct=np.ones(4, bool)
+    )
     assert (found.loss, found.num_nonfinite, found.accuracy) == (2.0, 2, 1.0)
-    texts = Evaluation(np.array([1, np.nan, 2], np.float32), num_tokens=np.array([3, 9, 1]))
+    texts = LanguageEvaluation(np.array([1, np.nan, 2], np.float32), num_tokens=np.array([3, 9, 1]))
     assert texts.loss == 1.25 and texts.perplexity == pytest.approx(np.exp(1.25))
-    none = Evaluation(np.full(2, np.nan, np.float32), num_tokens=np.array([1, 2]))
+    none = LanguageEvaluation(np.full(2, np.nan, np.float32), num_tokens=np.array([1, 2]))
     assert none.loss is None and none.perplexity is None
-    huge = Evaluation(np.full(2, 3e38, np.float32), correct=np.zeros(2, bool))
+    huge = LabelledEvaluation(np.full(2, 3e38, np.float32), correct=np.zeros(2, bool))
     assert huge.loss == pytest.approx(3e38, rel=1e-6)
 
 

@@ -10,12 +10,12 @@ import pytest
 from dpjax_accounting import DPSGD
 from flax import nnx
 
-from dpjax.finetuning.config.options import Training
-from dpjax.finetuning.tasks.registry import LabelledBatch, SequenceClassification
+from dpjax.finetuning.config import Training
+from dpjax.finetuning.tasks.classification import LabelledBatch, SequenceClassification
+from dpjax.finetuning.training.optimizer import make_optimizer
 from dpjax.finetuning.training.step import (
     empty_accumulator,
     make_non_private_steps,
-    make_optimizer,
     make_private_steps,
 )
 from dpjax.privatize import RunKey, gaussian_noise
@@ -42,7 +42,7 @@ def parts():
 
 
 def loss_of(parts):
-    return SequenceClassification().loss_of(parts[0])
+    return SequenceClassification().loss_fn(parts[0])
 
 
 def make_batch(size, seed):

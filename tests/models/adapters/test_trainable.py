@@ -14,7 +14,6 @@ from dpjax.models import (
     count_parameters,
     load_classifier,
     split_trainable,
-    trained_share,
 )
 from tests.support.tiny_checkpoints import random_model
 
@@ -129,7 +128,7 @@ def test_trainable_tree_survives_an_orbax_checkpoint(lora_model, batch, tmp_path
 
 
 def names_of(model, trainable):
-    return set(leaf_names(split_trainable(model, trainable)[1]))
+    return set(leaf_names(split_trainable(model, trainable).trainable))
 
 
 HEAD = {"classifier.bias", "classifier.kernel"}
@@ -206,10 +205,10 @@ def test_trained_parameters_are_float32_whatever_the_others_are(folder):
 
 
 def test_share_in_words(lora_model):
-    _, trained, frozen = split_trainable(lora_model, Trainable.lora())
-    total = count_parameters(trained) + count_parameters(frozen)
+    split = split_trainable(lora_model, Trainable.lora())
+    total = count_parameters(split.trainable) + count_parameters(split.frozen)
     share = f"{100 * 459 / total:.3g}"
-    assert trained_share(trained, frozen) == f"459 of {total:,} parameters trained ({share} %)"
+    assert split.describe_share() == f"459 of {total:,} parameters trained ({share} %)"
 
 
 @pytest.mark.parametrize(

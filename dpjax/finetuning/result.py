@@ -5,23 +5,43 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dpjax.audit import AttackResult
 from dpjax.finetuning.files.metrics_log import read_rows
 from dpjax.finetuning.files.run_directory import RunDirectory, write_json
-from dpjax.finetuning.reports.samples import Sample
 
-_STORED = ("eval_accuracy", "eval_loss", "eval_perplexity", "warnings")
+if TYPE_CHECKING:
+    from dpjax.audit import AttackResult
+
+_STORED = ("eval_accuracy", "eval_loss", "eval_perplexity", "quality", "warnings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A held-out prompt, what the record answers, and what the model does."""
+
+    prompt: str
+    expected: str
+    written: str
 
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneResult:
-    """What a finished run came to.
+    """What a finished run came to. What could not be measured is None.
 
-    `epsilon` and `delta` are None without privacy, `eval_accuracy` of texts, `eval_perplexity` of
-    labelled records. `samples` are answers to held-out prompts, where there are prompts. What
-    could not be measured is None, and `warnings` says why, a sentence each.
+    Attributes:
+        output_dir: the run directory.
+        epsilon: ε that the run spent; None without privacy.
+        delta: δ of the guarantee; None without privacy.
+        eval_accuracy: share of held-out records whose label is predicted; None of texts.
+        eval_loss: mean cross-entropy on held-out records, in nats.
+        eval_perplexity: per held-out token; None of labelled records.
+        attack: result of the membership inference attack.
+        privacy: contents of privacy.json.
+        metrics: rows of metrics.jsonl.
+        samples: answers to held-out prompts, where there are prompts.
+        quality: name and value, in words, of what the task is measured by.
+        warnings: why something could not be measured, a sentence each.
     """
 
     output_dir: Path
@@ -34,10 +54,11 @@ class FinetuneResult:
     privacy: dict[str, Any]
     metrics: list[dict[str, Any]]
     samples: list[Sample]
+    quality: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
 
 
-def store(directory: RunDirectory, result: FinetuneResult) -> None:
+def store_result(directory: RunDirectory, result: FinetuneResult) -> None:
     """Writes what other files of the folder do not have into private/.
 
     A run that is stopped while its secrets are deleted has the same result when it is resumed.
@@ -47,13 +68,16 @@ def store(directory: RunDirectory, result: FinetuneResult) -> None:
     write_json(directory.results, stored, mode=0o600)
 
 
-def load(directory: RunDirectory) -> FinetuneResult:
-    """The result of a run whose `store` was called.
+def load_result(directory: RunDirectory) -> FinetuneResult:
+    """The result of a run whose `store_result` was called.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or damaged.
     """
+    from dpjax.audit import AttackResult
+
     stored = _read(directory.results)
+    quality = stored.pop("quality")
     privacy = _read(directory.privacy)
     attack = None
     if directory.attack.exists():
@@ -67,6 +91,7 @@ def load(directory: RunDirectory) -> FinetuneResult:
         privacy=privacy,
         metrics=read_rows(directory.metrics),
         samples=[Sample(**sample) for sample in stored.pop("samples")],
+        quality=None if quality is None else (quality[0], quality[1]),
         **stored | {"warnings": tuple(stored["warnings"])},
     )
 

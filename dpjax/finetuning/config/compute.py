@@ -1,0 +1,65 @@
+"""The options of how a run is computed, and of the texts that it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from dpjax.finetuning.config.checks import check_at_least, check_choice
+
+if TYPE_CHECKING:
+    from dpjax.models import Loading
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How it is computed: changes time and memory, and results by rounding only."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Format of activations; what is trained, clipping and noise are always float32."""
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Format of the checkpoint's parameters, with tuning=lora or head. bfloat16 takes half the
+    memory; it rounds the parameters, unless they are in it already, and the merged model."""
+    attention: Literal["einsum", "cudnn"] = "einsum"
+    """cudnn is the fused kernel of an NVIDIA GPU, for dtype=bfloat16. Programs with
+    it have been lowered for CUDA, and never run."""
+    scan_layers: bool = False
+    """Run the layers in a loop: compiles faster, for deep models."""
+    rematerialise: bool = False
+    """Compute the inside of layers again in the backward pass: needs less memory."""
+    vocab_chunk: int | None = None
+    """With task=causal_lm, hold the logits of this many tokens of the vocabulary at once; default:
+    all. Some thousands save memory where the vocabulary is large."""
+
+    def __post_init__(self) -> None:
+        check_choice("compute.dtype", self.dtype, ("float32", "bfloat16"))
+        check_choice("compute.frozen_dtype", self.frozen_dtype, ("float32", "bfloat16"))
+        check_choice("compute.attention", self.attention, ("einsum", "cudnn"))
+        check_at_least("compute.vocab_chunk", self.vocab_chunk, 1)
+
+    @property
+    def loading(self) -> Loading:
+        """How the checkpoint is loaded."""
+        from dpjax.models import Loading
+
+        return Loading(
+            param_dtype=self.frozen_dtype,
+            dtype=self.dtype,
+            attention=self.attention,
+            scan_layers=self.scan_layers,
+            rematerialise=self.rematerialise,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Generation:
+    """Texts that the tuned model writes for the report; with task=causal_lm and prompts."""
+
+    num_prompts: int = 8
+    """How many held-out prompts are answered; 0 for none."""
+    max_new_tokens: int = 64
+    """Longest answer."""
+
+    def __post_init__(self) -> None:
+        check_at_least("generation.num_prompts", self.num_prompts, 0)
+        check_at_least("generation.max_new_tokens", self.max_new_tokens, 1)

@@ -1,0 +1,149 @@
+"""What a fine-tuning run is asked to do: one tree of dataclasses for Python and the shell."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from dpjax.data import DataSource
+from dpjax.finetuning.config.checks import check_at_least, check_choice
+from dpjax.finetuning.config.compute import Compute, Generation
+from dpjax.finetuning.config.parse import build
+from dpjax.finetuning.config.privacy import Privacy
+from dpjax.finetuning.config.training import Training
+from dpjax.lora_config import LoraConfig
+
+TaskName = Literal["sequence_classification", "causal_lm"]
+Tuning = Literal["lora", "full", "bias", "head", "last_layers"]
+
+_CLASSIFIERS = ("sequence_classification",)
+_WRITERS = ("causal_lm",)
+# Options that only some tasks read, with their defaults.
+_OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "pooling": ("auto", _CLASSIFIERS),
+    "num_layers": (None, _CLASSIFIERS),
+    "training.head_learning_rate": (None, _CLASSIFIERS),
+    "training.label_smoothing": (0.0, _CLASSIFIERS),
+    "separator": ("", _WRITERS),
+    "training.loss_reduction": ("mean", _WRITERS),
+    "compute.vocab_chunk": (None, _WRITERS),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Fine-tune a pretrained language model with differential privacy."""
+
+    model: str
+    """Hugging Face checkpoint: a local folder or a hub id."""
+    train_data: DataSource
+    """The private records."""
+    eval_data: DataSource
+    """Held-out records: accuracy is measured on them, and the attack's non-members come from
+    them."""
+    output_dir: str
+    """New folder for the tuned model, the privacy report and the metrics."""
+    revision: str | None = None
+    """Branch, tag or commit of a model from the hub; default: its main branch. The privacy report
+    says which commit it was."""
+    task: TaskName = "sequence_classification"
+    """Label texts, or write them: a decoder learns texts, completions of prompts, or the
+    assistant's part of conversations, as the columns of the data say."""
+    separator: str = ""
+    """With task=causal_lm, what stands between a prompt and its completion; counts as prompt."""
+    pooling: Literal["auto", "first", "mean"] = "auto"
+    """How a text becomes one vector: its first token, as in BERT, or the mean of all tokens, for
+    which one more layer is appended; auto takes the mean for checkpoints that are sentence
+    encoders."""
+    num_layers: int | None = None
+    """Keep only this many layers of the checkpoint, from the bottom; default: all. The uppermost
+    know what the checkpoint was made for, those below often more of what another task needs."""
+    tuning: Tuning = "lora"
+    """What is trained: low-rank adapters, every parameter, the biases, the head alone, or the
+    uppermost layers. A classification head is trained with all of them."""
+    num_trained_layers: int | None = None
+    """How many layers, from the top, are trained with tuning=last_layers."""
+    privacy: Privacy = dataclasses.field(default_factory=Privacy)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    training: Training = dataclasses.field(default_factory=Training)
+    compute: Compute = dataclasses.field(default_factory=Compute)
+    generation: Generation = dataclasses.field(default_factory=Generation)
+    non_private: bool = False
+    """The same recipe without clipping and noise. No privacy at all."""
+    seed: int | None = None
+    """Fix all randomness, for tests: whoever guesses the seed can undo the privacy."""
+    resume: bool = False
+    """Go on with the interrupted run in output_dir; start it if it has not used its key yet."""
+    overwrite: bool = False
+    """Delete the unfinished run in output_dir and start afresh."""
+
+    def __post_init__(self) -> None:
+        self._check_privacy()
+        self._check_tuning()
+        self._check_task()
+        check_at_least("num_layers", self.num_layers, 1)
+        if self.resume and self.overwrite:
+            raise ValueError("resume goes on with the run that overwrite deletes: give one of them")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise ValueError(f"seed must be at least 0 and below 2**64, got {self.seed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain, JSON-ready values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> FinetuneConfig:
+        """Builds the configuration from nested mappings or dataclasses.
+
+        A plain string is accepted for a data source and means its path.
+
+        Raises:
+            TypeError: an option is unknown (the nearest valid name is given) or missing, or its
+                value has the wrong type.
+        """
+        return build(cls, options)
+
+    def _check_privacy(self) -> None:
+        privacy = self.privacy
+        is_given = privacy.target_epsilon is not None or privacy.noise_multiplier is not None
+        if self.non_private and is_given:
+            raise ValueError(
+                "non_private=True trains without any privacy, but privacy.target_epsilon or "
+                "privacy.noise_multiplier is given: drop one or the other"
+            )
+        if self.non_private and privacy.ledger is not None:
+            raise ValueError(
+                f"non_private=True has no ε to put into privacy.ledger={privacy.ledger}: drop one "
+                "or the other"
+            )
+        if not self.non_private and not is_given:
+            raise ValueError(
+                "give privacy.target_epsilon (for instance 3) or privacy.noise_multiplier; to "
+                "train without privacy say non_private=True"
+            )
+
+    def _check_tuning(self) -> None:
+        check_choice("tuning", self.tuning, get_args(Tuning))
+        if (self.tuning == "last_layers") != (self.num_trained_layers is not None):
+            raise ValueError(
+                "num_trained_layers goes with tuning=last_layers and only with it, got "
+                f"num_trained_layers={self.num_trained_layers} with tuning={self.tuning}"
+            )
+        check_at_least("num_trained_layers", self.num_trained_layers, 1)
+        if self.compute.frozen_dtype != "float32" and self.tuning not in ("lora", "head"):
+            raise ValueError(
+                f"compute.frozen_dtype={self.compute.frozen_dtype} is for tuning=lora or head: "
+                f"tuning={self.tuning} trains parameters of the checkpoint, which would be rounded"
+            )
+
+    def _check_task(self) -> None:
+        """Refuses options that the task would not read."""
+        check_choice("task", self.task, get_args(TaskName))
+        for name, (default, tasks) in _OPTIONS_OF_TASKS.items():
+            value = operator.attrgetter(name)(self)
+            if self.task not in tasks and value != default:
+                raise ValueError(
+                    f"{name} has no meaning with task={self.task}: leave it out, got {value!r}"
+                )

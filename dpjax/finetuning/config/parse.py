@@ -1,0 +1,85 @@
+"""Nested mappings as a tree of dataclasses: names and types are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from dpjax.data import DataSource
+
+
+def build(cls: type, options: Mapping[str, Any], prefix: str = "") -> Any:
+    """Makes a dataclass of nested mappings, and checks the type of each value.
+
+    Args:
+        prefix: dotted name of the group that the options are in, for messages.
+
+    Raises:
+        TypeError: an option is unknown or missing, or its value has the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in options:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
+            raise TypeError(f"unknown option {prefix}{name}; did you mean {prefix}{near}?")
+    required = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    missing = [prefix + name for name in required if name not in options]
+    if missing:
+        raise TypeError(f"missing option {', '.join(missing)}")
+    hints = typing.get_type_hints(cls)
+    return cls(
+        **{name: _convert(hints[name], value, prefix + name) for name, value in options.items()}
+    )
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):
+            return value
+        if hint is DataSource and isinstance(value, (str, os.PathLike)):
+            return DataSource(path=os.fspath(value))
+        if isinstance(value, Mapping):
+            return build(hint, value, f"{name}.")
+        raise TypeError(f"{name} must be a {hint.__name__} or a mapping, got {value!r}")
+    if isinstance(value, list):
+        value = tuple(value)
+    if not _matches(hint, value):
+        raise TypeError(f"{name} must be {_describe(hint)}, got {value!r}{_nearest(hint, value)}")
+    return value
+
+
+def _matches(hint: Any, value: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return value in args
+    if origin in (types.UnionType, typing.Union):
+        return any(_matches(arg, value) for arg in args)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_matches(args[0], item) for item in value)
+    if isinstance(value, bool):
+        return hint is bool
+    if hint is float:
+        return isinstance(value, (int, float))
+    return isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+
+
+def _nearest(hint: Any, value: Any) -> str:
+    if typing.get_origin(hint) is not Literal:
+        return ""
+    near = difflib.get_close_matches(str(value), typing.get_args(hint), n=1, cutoff=0.0)[0]
+    return f". Did you mean {near!r}?"

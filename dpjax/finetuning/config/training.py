@@ -1,0 +1,64 @@
+"""The options of the training recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from dpjax.finetuning.config.checks import (
+    check_at_least,
+    check_choice,
+    check_positive,
+    check_share,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """The recipe, the same with and without privacy."""
+
+    expected_batch_size: int = 256
+    """Mean size of a Poisson batch; the sampling probability is this over the records."""
+    microbatch_size: int = 32
+    """Records processed at once: costs memory, changes nothing else."""
+    num_epochs: float | None = None
+    """Length of the run in expected passes over the data; default 3 if no num_steps is given."""
+    num_steps: int | None = None
+    """Length of the run in optimizer steps."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of Adam."""
+    head_learning_rate: float | None = None
+    """Peak learning rate of the classification head, which starts from nothing; default:
+    learning_rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate falls to zero after warm-up, or stays."""
+    warmup_fraction: float = 0.05
+    """Share of the steps in which the learning rate rises linearly from zero."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all labels (Szegedy et al. 2016). It keeps logits from
+    growing: records that are far on the right side of the boundary pull back, which clipped
+    gradients of those on the wrong side do too little."""
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    """With task=causal_lm, the loss of a record: mean or sum over its tokens that count."""
+    max_length: int = 128
+    """Longer texts are cut to this many tokens."""
+    checkpoint_every_seconds: float = 60.0
+    """How often the state is stored while training goes on: a crash loses no more work than that.
+    """
+
+    def __post_init__(self) -> None:
+        if self.num_epochs is not None and self.num_steps is not None:
+            raise ValueError(
+                f"both training.num_epochs={self.num_epochs} and "
+                f"training.num_steps={self.num_steps} are given; give one"
+            )
+        for name in ("expected_batch_size", "microbatch_size", "num_steps", "max_length"):
+            check_at_least(f"training.{name}", getattr(self, name), 1)
+        check_positive("training.num_epochs", self.num_epochs)
+        check_positive("training.learning_rate", self.learning_rate)
+        check_positive("training.head_learning_rate", self.head_learning_rate)
+        check_positive("training.checkpoint_every_seconds", self.checkpoint_every_seconds)
+        check_share("training.warmup_fraction", self.warmup_fraction)
+        check_share("training.label_smoothing", self.label_smoothing)
+        check_choice("training.loss_reduction", self.loss_reduction, ("mean", "sum"))
+        check_choice("training.schedule", self.schedule, ("constant", "linear", "cosine"))

@@ -1,0 +1,164 @@
+"""From what was asked for to a run that can start: every check comes before any training."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import secrets
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.files import checkpoint
+from dpjax.finetuning.files.directory_lock import DirectoryLock
+from dpjax.finetuning.files.run_directory import RunDirectory, RunState
+from dpjax.finetuning.result import FinetuneResult, load_result
+from dpjax.finetuning.setup import identity
+from dpjax.finetuning.setup.initial_a import starts_at_principal_a, with_stored_a
+from dpjax.finetuning.setup.plan import Plan, prepare
+from dpjax.finetuning.setup.run_ledger import RunLedger
+from dpjax.models import SplitModel, Trainable, add_lora, split_trainable
+from dpjax.privatize import RunKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that has passed every check and has yet to be executed.
+
+    Attributes:
+        plan: the data, the task and the mechanism.
+        directory: where it writes.
+        run_key: its secret.
+        run_id: names it in its privacy report and in the ledger, if it keeps one.
+        identity: what must be the same when it is resumed.
+        ledger: its place in the ledger of the data set; None without one.
+        model: what it trains, split by what is trained.
+        lock: of the folder, where that was there already.
+        resumes: whether it goes on with one that was interrupted.
+        notices: sentences for whoever asked for the run.
+    """
+
+    plan: Plan
+    directory: RunDirectory
+    run_key: RunKey
+    run_id: str
+    identity: dict[str, Any]
+    ledger: RunLedger | None
+    model: SplitModel
+    lock: DirectoryLock | None
+    resumes: bool
+    notices: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredRun:
+    """A run that wrote all its results and was stopped while its secrets were deleted."""
+
+    directory: RunDirectory
+    lock: DirectoryLock | None
+    result: FinetuneResult
+
+
+def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
+    """Does all that can fail because of what was asked: nothing is compiled or written.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
+        RunInUse: another process has the folder.
+    """
+    directory = RunDirectory(config.output_dir)
+    lock = directory.lock() if directory.private.is_dir() else None
+    try:
+        state, notices = _find_state(config, directory)
+        if state is RunState.MEASURED:
+            return MeasuredRun(directory, lock, load_result(directory))
+        return _make_run(config, directory, lock, state is RunState.UNFINISHED, notices)
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
+def _find_state(
+    config: FinetuneConfig, directory: RunDirectory
+) -> tuple[RunState, tuple[str, ...]]:
+    """Finds what to go on from, NEW if from nothing, and what there is to say about it."""
+    if config.overwrite:
+        directory.check_replaceable()
+        return RunState.NEW, directory.remarks_on_clearing()
+    if not config.resume:
+        directory.check_free()
+        return RunState.NEW, ()
+    state = directory.check_resumable()
+    if state in (RunState.NEW, RunState.NOT_STARTED):
+        return RunState.NEW, (
+            f"nothing to resume: {directory.path} holds {state.value}; the run starts there",
+        )
+    return state, directory.remarks_on_resuming()
+
+
+def _make_run(
+    config: FinetuneConfig,
+    directory: RunDirectory,
+    lock: DirectoryLock | None,
+    resumes: bool,
+    notices: tuple[str, ...],
+) -> Run:
+    stored = identity.read(directory.identity) if resumes else {}
+    started_at = datetime.datetime.now().replace(microsecond=0)
+    if resumes:
+        started_at = datetime.datetime.fromisoformat(stored["started_at"])
+    plan = prepare(config, started_at=started_at)
+    described = identity.describe(plan)
+    if resumes:
+        identity.check_same(stored, described)
+        checkpoint.completed_steps(directory.checkpoint)
+        run_key, run_id = directory.load_key(), stored["run_id"]
+    else:
+        seed = config.seed
+        run_key = RunKey.from_os_entropy() if seed is None else RunKey.from_seed(seed)
+        run_id = secrets.token_hex(16)
+    ledger = RunLedger.of(plan, run_key, run_id)
+    if ledger is not None:
+        ledger.check()
+    model = _load_model(plan, run_key)
+    if resumes and starts_at_principal_a(config):
+        model = with_stored_a(model, directory.start_a)
+    return Run(
+        plan=plan,
+        directory=directory,
+        run_key=run_key,
+        run_id=run_id,
+        identity={"run_id": run_id, "started_at": started_at.isoformat(), **described},
+        ledger=ledger,
+        model=model,
+        lock=lock,
+        resumes=resumes,
+        notices=notices,
+    )
+
+
+def _load_model(plan: Plan, run_key: RunKey) -> SplitModel:
+    """Loads the checkpoint, adds adapters, and splits it by what is trained."""
+    config = plan.config
+    model = plan.task.load(plan.checkpoint, config, run_key.model_key("head"))
+    if config.tuning == "lora":
+        add_lora(model, config.lora, key=run_key.model_key("lora"))
+    trainable = Trainable(config.tuning, num_layers=config.num_trained_layers)
+    split = split_trainable(model, trainable)
+    _check_finite(split.trainable, config.model)
+    return split
+
+
+def _check_finite(trained: Any, model: str) -> None:
+    """A step would be paid for before a run noticed what was in the checkpoint from the start."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+            raise ValueError(
+                f"{model}: the parameter {name} has infinite entries, or some that are not "
+                "numbers, and tuning would train it; repair the checkpoint, or leave the parameter "
+                "frozen (--tuning lora)"
+            )

@@ -1,0 +1,146 @@
+"""Texts that have one of several labels each."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from dpjax.data import Records, TextDataset, encode_labelled, label_names, read_records
+from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, PyTree, Task, merge_for_record
+from dpjax.models import Model, load_classifier
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class LabelledBatch(NamedTuple):
+    """Encoded texts of one static shape: `(b, T)` int32, `(b, T)` bool, `(b,)` int32.
+
+    `dropout_keys`, `(b, 2)` uint32, is there while adapters are trained with dropout.
+    """
+
+    input_ids: jax.Array
+    attention_mask: jax.Array
+    labels: jax.Array
+    dropout_keys: jax.Array | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledEvaluation(Evaluation):
+    """What a classifier makes of each text.
+
+    Attributes:
+        correct: `(N,)` bool, whether the predicted label is right. A prediction whose loss is not
+            finite is not right.
+    """
+
+    correct: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """Share of records whose label is predicted."""
+        return float(np.mean(self.correct))
+
+    @property
+    def quality(self) -> tuple[str, str]:
+        """Name and value of the accuracy."""
+        return "Accuracy on held-out records", f"{self.accuracy:.4f} of {len(self.losses)}"
+
+    @property
+    def remark(self) -> str:
+        """Says that such a prediction is not right."""
+        return ", and count as wrong"
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceClassification(Task):
+    """Each text has one of several labels.
+
+    Attributes:
+        labels: their names, in the order of the logits; empty before the records are read.
+        label_smoothing: share of the target that is spread evenly over all labels.
+    """
+
+    labels: tuple[str, ...] = ()
+    label_smoothing: float = 0.0
+
+    @classmethod
+    def from_config(
+        cls, config: FinetuneConfig, started_at: datetime.datetime
+    ) -> SequenceClassification:
+        """Makes the task; its labels are not known yet."""
+        del started_at
+        return cls(label_smoothing=config.training.label_smoothing)
+
+    def read(self, config: FinetuneConfig) -> tuple[Records, Records]:
+        """Reads the records with their labels."""
+        return read_records(config.train_data), read_records(config.eval_data)
+
+    def with_training_records(self, train: Records, held_out: Records) -> SequenceClassification:
+        """Returns the task with the set of labels that training records have."""
+        return dataclasses.replace(self, labels=label_names(train, held_out))
+
+    def encode(
+        self, records: Records, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> TextDataset:
+        """Returns the records as arrays."""
+        return encode_labelled(records, tokenizer, self.labels, max_length)
+
+    def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:
+        """Loads the checkpoint as a classifier."""
+        return load_classifier(
+            checkpoint,
+            label_names=self.labels,
+            key=key,
+            pooling=config.pooling,
+            num_layers=config.num_layers,
+            loading=config.compute.loading,
+        )
+
+    def batch(self, records: TextDataset) -> LabelledBatch:
+        """Returns ids, mask and labels."""
+        return LabelledBatch(records.input_ids, records.attention_mask, records.labels)
+
+    def loss_fn(self, graphdef: Any) -> Loss:
+        """Makes the cross-entropy with smoothed labels, in nats."""
+
+        def loss(trainable: PyTree, record: LabelledBatch, frozen: PyTree) -> jax.Array:
+            model = merge_for_record(graphdef, trainable, frozen, record)
+            logits = model(record.input_ids, record.attention_mask)
+            target = jax.nn.one_hot(record.labels, logits.shape[-1])
+            smoothed = optax.smooth_labels(target, self.label_smoothing)
+            return optax.softmax_cross_entropy(logits, smoothed)
+
+        return loss
+
+    def measure_fn(self, graphdef: Any) -> Measure:
+        """Makes the function to losses and predicted labels of a batch."""
+
+        @jax.jit
+        def measure(
+            trainable: PyTree, frozen: PyTree, batch: LabelledBatch
+        ) -> tuple[jax.Array, jax.Array]:
+            logits = nnx.merge(graphdef, trainable, frozen)(batch.input_ids, batch.attention_mask)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+            return losses, jnp.argmax(logits, axis=-1)
+
+        return measure
+
+    def evaluation(
+        self, losses: np.ndarray, counts: np.ndarray, data: TextDataset
+    ) -> LabelledEvaluation:
+        """Compares predicted labels with those of the data."""
+        return LabelledEvaluation(losses, (counts == data.labels) & np.isfinite(losses))
+
+    def summary(self) -> str:
+        """Says how many labels there are."""
+        return f"{len(self.labels)} labels"

@@ -1,0 +1,62 @@
+"""A model in three parts: its structure, the parameters that are trained, and the others."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dpjax.models.adapters.trainable import Trainable
+from dpjax.models.net.heads import Model
+
+
+class SplitModel(NamedTuple):
+    """A model whose trained parameters are apart from the others.
+
+    Attributes:
+        graphdef: the structure; `nnx.merge(graphdef, trainable, frozen)` is the model, also inside
+            jax.jit, vmap and grad.
+        trainable: nested dict of the arrays that are trained, in float32.
+        frozen: nested dict of the other arrays, in their dtype.
+    """
+
+    graphdef: Any
+    trainable: dict[str, Any]
+    frozen: dict[str, Any]
+
+    def merge(self) -> Model:
+        """Puts the model together."""
+        return nnx.merge(self.graphdef, self.trainable, self.frozen)
+
+    def replace(self, *, trainable: dict[str, Any]) -> SplitModel:
+        """Returns the model with other trained parameters of the same structure."""
+        return self._replace(trainable=trainable)
+
+    def describe_share(self) -> str:
+        """Says how much is trained: "x of y parameters trained (z %)"."""
+        num_trained = count_parameters(self.trainable)
+        num_all = num_trained + count_parameters(self.frozen)
+        share = 100 * num_trained / num_all
+        return f"{num_trained:,} of {num_all:,} parameters trained ({share:.3g} %)"
+
+
+def split_trainable(model: Model, trainable: Trainable) -> SplitModel:
+    """Splits a model into its structure, the parameters that are trained, and the others.
+
+    Trained parameters become float32: a small update would be rounded away in a shorter format.
+
+    Raises:
+        ValueError: nothing would be trained, or what is asked for does not fit the model.
+    """
+    chosen = trainable.paths(model)
+    graphdef, trained, frozen = nnx.split(model, lambda path, _: tuple(path) in chosen, ...)
+    in_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.to_pure_dict(trained))
+    return SplitModel(graphdef, in_float32, nnx.to_pure_dict(frozen))
+
+
+def count_parameters(tree: Any) -> int:
+    """Counts the scalars in a pytree of arrays."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
