@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from dpjax.audit.intervals import auc_interval, checked_share, tpr_interval
 from dpjax.audit.roc import RocCurve, auc, checked_scores, roc_curve
+from dpjax.suggest import did_you_mean
 
 _EXCHANGEABLE = (
     "The numbers measure membership only if members and non-members differ in nothing else: both"
@@ -83,9 +83,9 @@ class AttackResult:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
-                nearest = difflib.get_close_matches(str(name), known, n=1)
-                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-                raise ValueError(f"an attack result has no field {name!r}.{hint}")
+                raise ValueError(
+                    f"an attack result has no field {name!r}.{did_you_mean(name, known)}"
+                )
         missing = [name for name in known if name not in fields]
         if missing:
             raise ValueError(f"the description of an attack result lacks {', '.join(missing)}.")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Literal, get_args
 
 from dpjax.data.unicode import has_half_surrogate
+from dpjax.suggest import did_you_mean
 
 RecordFormat = Literal["auto", "text", "prompt_completion", "messages"]
 
@@ -56,8 +56,7 @@ class DataSource:
                 )
         known = get_args(RecordFormat)
         if self.record_format not in known:
-            near = difflib.get_close_matches(str(self.record_format), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(self.record_format, known)
             raise ValueError(
                 f"record_format must be one of {', '.join(map(repr, known))}, got "
                 f"{self.record_format!r}.{hint}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from dpjax.data.source import DataSource
+from dpjax.suggest import did_you_mean
 
 Layout = tuple[str, ...]
 """Fields that make up a record, such as ("text", "label"). The column of a field is named by the
@@ -104,10 +104,10 @@ class Wanted:
             )
         return f"{place} {wrong}; its columns: {listed}. {hint}"
 
-    def _hint(self, layout: Layout, columns: Collection[str]) -> str | None:
+    def _hint(self, layout: Layout, columns: Collection[str]) -> str:
         field = self._missing(layout, columns)[0]
-        near = difflib.get_close_matches(self.columns_of(layout)[field], columns, n=1)
-        return f"Did you mean {field}_column={near[0]!r}?" if near else None
+        name = self.columns_of(layout)[field]
+        return did_you_mean(name, columns, prefix=f"{field}_column=").strip()
 
 
 def check_names(names: Iterable[str], place: str) -> None:

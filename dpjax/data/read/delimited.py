@@ -8,13 +8,13 @@ columns when a row has a field too many.
 from __future__ import annotations
 
 import csv
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dpjax.data.read.columns import RawColumns, Wanted, check_names
 from dpjax.data.read.text_lines import open_lines
+from dpjax.suggest import did_you_mean
 
 # The largest value that fits a C long everywhere; csv refuses fields over 128 KiB by default.
 CSV_FIELD_LIMIT = 2**31 - 1
@@ -123,8 +123,7 @@ def _not_a_header(header: tuple[str, ...], path: Path, wanted: Wanted) -> str:
         return f"{absent}: its only column is called otherwise. Set {layout[0]}_column. {no_header}"
     if not _look_like_names(header):
         return f"{absent}: its first line does not look like a header. {no_header}"
-    near = difflib.get_close_matches(columns[layout[0]], header, n=1)
-    hint = f" Did you mean {layout[0]}_column={near[0]!r}?" if near else ""
+    hint = did_you_mean(columns[layout[0]], header, prefix=f"{layout[0]}_column=")
     options = " and ".join(f"{field}_column" for field in layout)
     return (
         f"{absent}; its columns: {', '.join(map(repr, header))}.{hint} Set {options}. {no_header}"

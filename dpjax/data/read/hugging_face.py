@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpjax.data.read.columns import RawColumns, Wanted, check_names
+from dpjax.suggest import did_you_mean
 
 if TYPE_CHECKING:
     import datasets
@@ -69,10 +69,10 @@ def read_saved_folder(path: Path, wanted: Wanted) -> RawColumns:
     if isinstance(saved, datasets.DatasetDict):
         split = wanted.source.split
         if split not in saved:
-            near = difflib.get_close_matches(split, saved, n=1)
-            hint = f" Did you mean split={near[0]!r}?" if near else ""
+            splits = ", ".join(map(repr, saved))
             raise ValueError(
-                f"{path} has no split {split!r}; its splits: {', '.join(map(repr, saved))}.{hint}"
+                f"{path} has no split {split!r}; its splits: {splits}."
+                + did_you_mean(split, saved, prefix="split=")
             )
         saved = saved[split]
     return _columns_of(saved, wanted, str(path))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable
 
 from dpjax.data.records.labelled import Records
+from dpjax.suggest import did_you_mean
 
 MANY_LABELS = 20
 
@@ -46,8 +46,7 @@ def _check_known(evaluation: Records, names: tuple[str, ...]) -> None:
     if not unknown:
         return
     found = ", ".join(f"{name!r} ({counts[name]} of {len(evaluation)})" for name in unknown[:10])
-    near = difflib.get_close_matches(unknown[0], names, n=1)
-    hint = f" Is {unknown[0]!r} the same as {near[0]!r}?" if near else ""
+    hint = did_you_mean(unknown[0], names)
     raise ValueError(
         f"{len(unknown)} label(s) occur only in the evaluation data: {found}. The training data "
         f"has {_listed(names)}.{hint} Remove those records or add such records to the training "

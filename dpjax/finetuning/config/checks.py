@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
+
+from dpjax.suggest import did_you_mean
 
 
 def check_positive(name: str, value: float | None) -> None:
@@ -28,7 +29,7 @@ def check_share(name: str, value: float) -> None:
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     """Raises ValueError unless the value is one of the choices; names the nearest."""
     if value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"{name} must be one of {', '.join(choices)}, got {value!r}. Did you mean {near!r}?"
+            f"{name} must be one of {', '.join(choices)}, got {value!r}."
+            + did_you_mean(value, choices)
         )

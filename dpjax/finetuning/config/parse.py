@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import types
 import typing
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from dpjax.data import DataSource
+from dpjax.suggest import did_you_mean
 
 
 def build(cls: type, options: Mapping[str, Any], prefix: str = "") -> Any:
@@ -25,8 +25,11 @@ def build(cls: type, options: Mapping[str, Any], prefix: str = "") -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in options:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)[0]
-            raise TypeError(f"unknown option {prefix}{name}; did you mean {prefix}{near}?")
+            valid = [prefix + field for field in fields]
+            raise TypeError(
+                f"unknown option {prefix}{name}."
+                + (did_you_mean(prefix + name, valid) or f" Known are {', '.join(valid)}.")
+            )
     required = [
         name
         for name, field in fields.items()
@@ -53,7 +56,10 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     if isinstance(value, list):
         value = tuple(value)
     if not _matches(hint, value):
-        raise TypeError(f"{name} must be {_describe(hint)}, got {value!r}{_nearest(hint, value)}")
+        message = f"{name} must be {_describe(hint)}, got {value!r}."
+        if typing.get_origin(hint) is Literal:
+            message += did_you_mean(value, typing.get_args(hint))
+        raise TypeError(message)
     return value
 
 
@@ -76,10 +82,3 @@ def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
-
-
-def _nearest(hint: Any, value: Any) -> str:
-    if typing.get_origin(hint) is not Literal:
-        return ""
-    near = difflib.get_close_matches(str(value), typing.get_args(hint), n=1, cutoff=0.0)[0]
-    return f". Did you mean {near!r}?"

@@ -14,7 +14,7 @@ from dpjax.models.adapters.targets import head_modules, own_paths, select_saved
 from dpjax.models.families import Path
 from dpjax.models.net.heads import Model, task_of
 from dpjax.models.net.pooling import is_fixed
-from dpjax.models.suggest import did_you_mean
+from dpjax.suggest import did_you_mean
 
 Kind = Literal["full", "lora", "bias", "head", "last_layers", "matching"]
 

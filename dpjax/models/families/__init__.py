@@ -28,7 +28,7 @@ from dpjax.models.families.llama import (
     QWEN3,
     SMOLLM3,
 )
-from dpjax.models.suggest import did_you_mean
+from dpjax.suggest import did_you_mean
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {

@@ -28,7 +28,7 @@ def test_order(labels, names):
 def test_label_only_in_evaluation():
     message = (
         r"1 label\(s\) occur only in the evaluation data: 'Pos' \(2 of 3\)\. The training data "
-        r"has 'neg', 'pos'\. Is 'Pos' the same as 'pos'\?"
+        r"has 'neg', 'pos'\. Did you mean 'pos'\?"
     )
     with pytest.raises(ValueError, match=message):
         label_names(labelled("pos", "neg"), labelled("Pos", "neg", "Pos"))

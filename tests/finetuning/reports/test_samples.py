@@ -11,7 +11,7 @@ from dpjax.data import encode_language, read_language_records
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.reports.samples import write_samples
 from dpjax.finetuning.setup.plan import prepare
-from dpjax.models import CausalLM, load_tokenizer, parse_config
+from dpjax.models import CausalLM, Trainable, load_tokenizer, parse_config, split_trainable
 from tests.support.tiny_tokenizers import make_tokenizer
 
 # Refuses what does not begin with the user; says what day it is.
@@ -88,7 +88,8 @@ def test_conversations_without_a_prompt_are_counted(config):
     model = CausalLM(
         parse_config(json.loads((plan.checkpoint / "config.json").read_text())), rngs=nnx.Rngs(0)
     )
-    shown = [(sample.prompt, sample.expected) for sample in write_samples(plan, model)]
+    split = split_trainable(model, Trainable.full())
+    shown = [(sample.prompt, sample.expected) for sample in write_samples(plan, split)]
     assert shown == [
         ("user: good film", "bad film"),
         ("user: a film / assistant: good film / user: is it film", "bad film"),

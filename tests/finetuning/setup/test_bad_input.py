@@ -177,12 +177,12 @@ def test_delta_of_one_over_n_or_more_warns(options):
     ("changes", "message"),
     [
         ({"learning_rate": 1}, "unknown option learning_rate"),
-        ({"non_privat": True}, "did you mean non_private"),
-        ({"privacy": {"target_epsilo": 3}}, r"did you mean privacy\.target_epsilon"),
+        ({"non_privat": True}, "Did you mean 'non_private'"),
+        ({"privacy": {"target_epsilo": 3}}, r"Did you mean 'privacy\.target_epsilon'"),
         ({"privacy": 3.0}, "privacy must be a Privacy or a mapping"),
         ({"training": {"num_steps": 2.5}}, r"training\.num_steps must be"),
         ({"training": {"schedule": "step"}}, "'constant', 'linear', 'cosine'"),
-        ({"train_data": {"file": "x"}}, r"did you mean train_data\.\w+"),
+        ({"train_data": {"file": "x"}}, r"Did you mean 'train_data\.\w+'"),
         ({"train_data": {}}, r"missing option train_data\.path"),
     ],
 )
