@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 import signal
 
 import numpy as np
@@ -264,3 +265,11 @@ def language_options(decoder, tmp_path):
         return options | changes
 
     return make
+
+
+@pytest.fixture
+def stopped(cheap_options, interrupted, tmp_path):
+    """Options of a run that was interrupted after two steps, in a copy of its folder."""
+    folder = tmp_path / "run"
+    shutil.copytree(interrupted, folder)
+    return cheap_options | {"output_dir": folder, "resume": True}

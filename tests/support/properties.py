@@ -16,7 +16,7 @@ from dpjax_accounting import DPSGD
 
 import dpjax
 from dpjax.privatize import noise
-from tests.support.structures import cross_entropy
+from tests.support.structure_registry import cross_entropy
 
 CLIP_NORM, EXAMPLES, SIZE = 0.3, 4, 20_000
 GROUPS = {"table": 0.2, "others": 0.02}
