@@ -11,6 +11,7 @@ from dpjax.models import (
     add_lora,
     load_classifier,
     load_tokenizer,
+    merged_copy,
     save_model,
 )
 
@@ -94,7 +95,7 @@ def test_minilm_hidden_states(minilm, forward, side):
     ids, mask = encoded["input_ids"], encoded["attention_mask"].astype(bool)
     original = transformers.AutoModel.from_pretrained(minilm)
     expected, _ = forward(original, ids, mask)
-    model = load_classifier(minilm, label_names=AB, key=jax.random.key(0))
+    model = load_classifier(minilm, label_names=AB, key=jax.random.key(0), pooling="first")
     hidden = np.asarray(model.hidden_states(jnp.asarray(ids), jnp.asarray(mask)))
     np.testing.assert_allclose(hidden[mask], expected[mask], atol=1e-5)
 
@@ -110,7 +111,7 @@ def test_saved_model_opens_in_transformers(bert, forward, batch, tmp_path, tunin
             model, LoraConfig(rank=4, alpha=8, target_modules="all-linear"), key=jax.random.key(1)
         )
         randomise_b(model)
-    save_model(model, tmp_path / "saved", source=folder, label_names=AB)
+    save_model(merged_copy(model), tmp_path / "saved", source=folder, label_names=AB)
     opened, report = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "saved", output_loading_info=True
     )
@@ -123,7 +124,7 @@ def test_saved_model_opens_in_transformers(bert, forward, batch, tmp_path, tunin
 def test_saved_minilm_opens_in_transformers_with_its_tokenizer(minilm, forward, tmp_path):
     import transformers
 
-    model = load_classifier(minilm, label_names=AB, key=jax.random.key(0))
+    model = load_classifier(minilm, label_names=AB, key=jax.random.key(0), pooling="first")
     save_model(model, tmp_path / "saved", source=minilm, label_names=AB)
     opened = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved")

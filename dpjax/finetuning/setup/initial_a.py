@@ -39,7 +39,7 @@ def with_principal_a(split: SplitModel, checkpoint: Path, key: jax.Array) -> Spl
     """
     model = split.merge()
     tokenizer = load_tokenizer(checkpoint, needs_padding=False)
-    start_a_at_principal_directions(model, tokenizer, key)
+    start_a_at_principal_directions(model, tokenizer, key=key)
     return split_trainable(model, Trainable.lora())
 
 

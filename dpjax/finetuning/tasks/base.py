@@ -170,5 +170,6 @@ def merge_for_record(graphdef: Any, trainable: PyTree, frozen: PyTree, record: B
     """Puts the model together for one record, with what this record drops."""
     model = nnx.merge(graphdef, trainable, frozen)
     if record.dropout_keys is not None:
-        drop_inputs(model, jax.random.wrap_key_data(record.dropout_keys, impl="threefry2x32"))
+        key = jax.random.wrap_key_data(record.dropout_keys, impl="threefry2x32")
+        drop_inputs(model, key=key)
     return model

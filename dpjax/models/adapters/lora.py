@@ -127,7 +127,7 @@ def merged_copy(model: Model) -> Model:
     return copy
 
 
-def drop_inputs(model: Model, key: jax.Array) -> None:
+def drop_inputs(model: Model, *, key: jax.Array) -> None:
     """Turn the adapters' dropout on, in place, with what is dropped fixed by `key`.
 
     Meant for the model that a loss merges from its parts, which is thrown away afterwards: a model

@@ -31,7 +31,7 @@ _TEXTS_AT_ONCE = 128
 
 
 def start_a_at_principal_directions(
-    model: Model, tokenizer: PreTrainedTokenizerBase, key: jax.Array
+    model: Model, tokenizer: PreTrainedTokenizerBase, *, key: jax.Array
 ) -> None:
     """Replace every adapter's A by directions in which its layer's inputs differ between texts.
 

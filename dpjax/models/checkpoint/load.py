@@ -86,7 +86,7 @@ def load_classifier(
     *,
     label_names: Sequence[str],
     key: jax.Array,
-    pooling: Pooling = "first",
+    pooling: Pooling = "auto",
     num_layers: int | None = None,
     loading: Loading = Loading(),
 ) -> SequenceClassifier:

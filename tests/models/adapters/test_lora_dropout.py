@@ -41,7 +41,7 @@ def test_a_model_without_a_key_drops_nothing():
 
 def test_an_adapter_reads_what_is_left_scaled_up_and_the_base_everything():
     model = adapted()
-    drop_inputs(model, jax.random.key(1))
+    drop_inputs(model, key=jax.random.key(1))
     layer = model.transformer.layers[0].mlp.up_proj
     x = jnp.full((200, 32), 2.0)
     a, b = layer.lora_a[...], layer.lora_b[...]
@@ -56,7 +56,7 @@ def test_an_adapter_reads_what_is_left_scaled_up_and_the_base_everything():
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_every_adapter_of_every_layer_draws_of_its_own(scan_layers):
     model = adapted(scan_layers=scan_layers)
-    drop_inputs(model, jax.random.key(1))
+    drop_inputs(model, key=jax.random.key(1))
     keys = [np.asarray(layer.dropout_key[...]).reshape(-1, 2) for layer in layers_of(model)]
     keys = np.concatenate(keys)
     assert len(keys) == len(np.unique(keys, axis=0)) == 2 * 4
@@ -70,7 +70,7 @@ def test_the_key_decides_what_is_dropped(scan_layers):
     @jax.jit
     def logits(key):
         merged = nnx.merge(graphdef, state)
-        drop_inputs(merged, key)
+        drop_inputs(merged, key=key)
         return merged(*texts())
 
     first, again, other = (logits(jax.random.key(seed)) for seed in (1, 1, 2))
@@ -89,7 +89,7 @@ def test_clipped_gradients_are_those_of_a_loop_with_the_same_keys(strategy):
     def loss(trained, example):
         ids, mask, key = example
         model = nnx.merge(graphdef, trained, frozen)
-        drop_inputs(model, jax.random.wrap_key_data(key))
+        drop_inputs(model, key=jax.random.wrap_key_data(key))
         losses = optax.softmax_cross_entropy_with_integer_labels(model(ids, mask)[:-1], ids[1:])
         return jnp.sum(losses)
 
@@ -122,4 +122,4 @@ def test_an_impossible_rate_is_refused(dropout):
 
 def test_a_model_without_adapters_has_nothing_to_drop():
     with pytest.raises(ValueError, match="no adapters"):
-        drop_inputs(random_model("gpt2", "causal_lm"), jax.random.key(0))
+        drop_inputs(random_model("gpt2", "causal_lm"), key=jax.random.key(0))

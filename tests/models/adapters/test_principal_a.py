@@ -46,7 +46,7 @@ def started(folder, rank=4, seed=5, pooling="mean", **options):
         LoraConfig(rank=rank, alpha=rank, target_modules="all-linear", **options),
         key=jax.random.key(1),
     )
-    start_a_at_principal_directions(model, WordTokenizer(), jax.random.key(seed))
+    start_a_at_principal_directions(model, WordTokenizer(), key=jax.random.key(seed))
     return model
 
 
@@ -120,14 +120,14 @@ def test_one_key_gives_one_start(folder):
 
 def test_refusals(folder, model):
     with pytest.raises(ValueError, match=r"no adapters.*add_lora"):
-        start_a_at_principal_directions(model, WordTokenizer(), jax.random.key(0))
+        start_a_at_principal_directions(model, WordTokenizer(), key=jax.random.key(0))
     with pytest.raises(ValueError, match=r"rank 24.*24 numbers differ.*in 23 directions"):
         started(folder, rank=24)
     wordless = WordTokenizer()
     wordless.pieces = ("[PAD]", "[CLS]", "[SEP]", "7")
     add_lora(model, LoraConfig(rank=2, alpha=2, target_modules=("query",)), key=jax.random.key(1))
     with pytest.raises(ValueError, match="4 tokens contain no word"):
-        start_a_at_principal_directions(model, wordless, jax.random.key(0))
+        start_a_at_principal_directions(model, wordless, key=jax.random.key(0))
 
 
 def test_the_real_tokenizer_makes_readable_texts(minilm):

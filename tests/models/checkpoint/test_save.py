@@ -77,6 +77,7 @@ def test_bad_arguments(model, folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("tuned", ["lora"], indirect=True)
 def test_a_model_with_adapters_is_refused(tuned, folder, tmp_path):
     with pytest.raises(ValueError, match=r"save merged_copy\(model\), or .*save_adapter"):
         save_model(tuned, tmp_path / "out", source=folder, label_names=ABC)
