@@ -14,6 +14,8 @@ from dpjax.data.encode.prompts import EncodedPrompts as EncodedPrompts
 from dpjax.data.encode.prompts import Prompt as Prompt
 from dpjax.data.encode.prompts import encode_prompts as encode_prompts
 from dpjax.data.encode.prompts import find_prompts as find_prompts
+from dpjax.data.encode.tagged_words import TaggedDataset as TaggedDataset
+from dpjax.data.encode.tagged_words import encode_tagged_words as encode_tagged_words
 from dpjax.data.records.base import RecordColumns as RecordColumns
 from dpjax.data.records.label_names import label_names as label_names
 from dpjax.data.records.labelled import Records as Records
@@ -23,4 +25,6 @@ from dpjax.data.records.language import Conversations as Conversations
 from dpjax.data.records.language import LanguageRecords as LanguageRecords
 from dpjax.data.records.language import Texts as Texts
 from dpjax.data.records.language import read_language_records as read_language_records
+from dpjax.data.records.tagged_words import TaggedWords as TaggedWords
+from dpjax.data.records.tagged_words import read_tagged_words as read_tagged_words
 from dpjax.data.source import DataSource as DataSource

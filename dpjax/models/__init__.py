@@ -46,4 +46,5 @@ from dpjax.models.text.generate import Generation as Generation
 from dpjax.models.text.generate import generate as generate
 from dpjax.models.text.log_probs import continuation_log_probs as continuation_log_probs
 from dpjax.models.text.losses import causal_lm_loss as causal_lm_loss
+from dpjax.models.text.losses import token_classification_loss as token_classification_loss
 from dpjax.models.text.losses import token_losses as token_losses

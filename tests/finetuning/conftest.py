@@ -13,10 +13,7 @@ from flax import nnx
 import dpjax
 from dpjax.finetuning.training import loop
 from dpjax.finetuning.training.interrupt import RunInterrupted
-
-GOOD = ("fine", "lovely", "bright", "warm")
-BAD = ("dull", "awful", "cold", "grim")
-NEUTRAL = ("the", "film", "was", "and", "a", "story", "of", "people", "in", "town")
+from tests.support.tiny_words import BAD, GOOD, NEUTRAL
 
 TINY_BERT = {
     "architectures": ["BertModel"],

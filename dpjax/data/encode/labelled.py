@@ -11,6 +11,7 @@ from dpjax.data.encode.base import EncodedRecords
 from dpjax.data.encode.tokenizing import (
     TEXTS_AT_ONCE,
     check_max_length,
+    check_padding_token,
     check_tokenizer,
     leading_special_tokens,
     tokenize_with_offsets,
@@ -45,13 +46,9 @@ def encode_labelled(
             tokenizer has no padding token, or a label is not in `label_names`.
     """
     check_tokenizer(tokenizer)
-    if tokenizer.pad_token_id is None:
-        raise ValueError(
-            f"{type(tokenizer).__name__} has no padding token; set one, for instance "
-            "tokenizer.pad_token = tokenizer.eos_token"
-        )
+    check_padding_token(tokenizer)
     check_max_length(max_length, tokenizer)
-    labels = _label_ids(records.labels, label_names)
+    labels = label_ids(records.labels, label_names)
     opening = leading_special_tokens(tokenizer)
     input_ids = np.empty((len(records), max_length), np.int32)
     attention_mask = np.empty((len(records), max_length), np.bool_)
@@ -90,7 +87,8 @@ def _opening_end(text: str, tokenizer: PreTrainedTokenizerBase, opening: list[in
     return offsets[len(opening) - 1][1] if ids[: len(opening)] == opening else 0
 
 
-def _label_ids(labels: list[str], label_names: tuple[str, ...]) -> np.ndarray:
+def label_ids(labels: list[str], label_names: tuple[str, ...]) -> np.ndarray:
+    """The positions of labels in the label names, int32; ValueError for one that is not there."""
     ids = {name: position for position, name in enumerate(label_names)}
     unknown = sorted(set(labels) - ids.keys())
     if unknown:

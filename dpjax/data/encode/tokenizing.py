@@ -29,6 +29,19 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
+def check_padding_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses a tokenizer without a padding token.
+
+    Raises:
+        ValueError: naming its type.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no padding token; set one, for instance "
+            "tokenizer.pad_token = tokenizer.eos_token"
+        )
+
+
 def check_max_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuses a `max_length` below 8 or above what the tokenizer says its model takes.
 

@@ -137,8 +137,21 @@ def _rows(
         if names is not None:
             labels = enumerate(values["label"], start=1)
             values["label"] = [_class_name(label, names, row, place) for row, label in labels]
+    if "tags" in chosen:
+        names = getattr(getattr(features.get(chosen["tags"]), "feature", None), "names", None)
+        if names is not None:
+            values["tags"] = [
+                _class_names(tags, names, row, place)
+                for row, tags in enumerate(values["tags"], start=1)
+            ]
     num_rows = len(next(iter(values.values())))
     return RawColumns(values, range(1, num_rows + 1), "row")
+
+
+def _class_names(tags: object, names: list[str], row: int, place: str) -> object:
+    if not isinstance(tags, list):
+        return tags
+    return [_class_name(tag, names, row, place) for tag in tags]
 
 
 def _class_name(label: object, names: list[str], row: int, place: str) -> str | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from dpjax.data.read.columns import RawColumns
 from dpjax.data.source import DataSource
 from dpjax.data.unicode import has_half_surrogate
+
+_INTEGRAL_FLOAT = re.compile(r"(-?\d+)\.0+")
 
 Checked = tuple[Any, str | None]
 """A value as a record holds it, and what is wrong with it."""
@@ -51,6 +55,23 @@ def check_text(value: object, name: str = "text") -> Checked:
     if has_half_surrogate(value):
         return "", f"{name} with half a surrogate pair (not valid Unicode)"
     return value, None
+
+
+def check_label(value: object, name: str = "label") -> Checked:
+    """A label must be a string, an integer or a boolean; it becomes a string without blanks."""
+    if isinstance(value, float) and value.is_integer():
+        # A column of integers in which a value was missing was stored as floats.
+        value = int(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "", f"{name} missing or empty"
+    if not isinstance(value, (str, int)):
+        return "", f"{name} of type {type(value).__name__} instead of str, int or bool"
+    if isinstance(value, str) and has_half_surrogate(value):
+        return "", f"{name} with half a surrogate pair (not valid Unicode)"
+    label = str(value).strip()
+    integral = _INTEGRAL_FLOAT.fullmatch(label)
+    label = integral[1] if integral else label
+    return label, None if label else f"{name} missing or empty"
 
 
 def _report(problem: str, positions: list[int], position_name: str) -> str:

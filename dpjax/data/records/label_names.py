@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Protocol
 
-from dpjax.data.records.labelled import Records
 from dpjax.suggest import did_you_mean
 
 MANY_LABELS = 20
@@ -14,7 +14,15 @@ MANY_LABELS = 20
 _INTEGER = re.compile(r"-?\d+")
 
 
-def label_names(train: Records, evaluation: Records | None = None) -> tuple[str, ...]:
+class Labelled(Protocol):
+    """Records with labels: one each, or one for each word."""
+
+    @property
+    def labels(self) -> list[str]:
+        """All labels."""
+
+
+def label_names(train: Labelled, evaluation: Labelled | None = None) -> tuple[str, ...]:
     """The labels of the training data, sorted: as numbers if all are integers, else as text.
 
     The set of labels is treated as public: it is written into the model folder without noise. If
@@ -24,15 +32,16 @@ def label_names(train: Records, evaluation: Records | None = None) -> tuple[str,
         ValueError: fewer than two labels, almost as many labels as records (a column of free text,
             which is not shown), or a label that occurs only in the evaluation data.
     """
+    num_labels = len(train.labels)
     names = _sorted(set(train.labels))
     if len(names) < 2:
         raise ValueError(
-            f"the training data has only the label(s) {_listed(names) or 'none'} in {len(train)} "
+            f"the training data has only the label(s) {_listed(names) or 'none'} in {num_labels} "
             "record(s); a classifier needs at least two"
         )
-    if len(names) > max(MANY_LABELS, len(train) / 2):
+    if len(names) > max(MANY_LABELS, num_labels / 2):
         raise ValueError(
-            f"{len(names)} different labels in {len(train)} training records: label_column seems "
+            f"{len(names)} different labels in {num_labels} training records: label_column seems "
             "to name something other than a class"
         )
     if evaluation is not None:
@@ -40,12 +49,14 @@ def label_names(train: Records, evaluation: Records | None = None) -> tuple[str,
     return names
 
 
-def _check_known(evaluation: Records, names: tuple[str, ...]) -> None:
+def _check_known(evaluation: Labelled, names: tuple[str, ...]) -> None:
     counts = Counter(evaluation.labels)
     unknown = _sorted(set(counts) - set(names))
     if not unknown:
         return
-    found = ", ".join(f"{name!r} ({counts[name]} of {len(evaluation)})" for name in unknown[:10])
+    found = ", ".join(
+        f"{name!r} ({counts[name]} of {len(evaluation.labels)})" for name in unknown[:10]
+    )
     hint = did_you_mean(unknown[0], names)
     raise ValueError(
         f"{len(unknown)} label(s) occur only in the evaluation data: {found}. The training data "

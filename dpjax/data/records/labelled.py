@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 
 from dpjax.data.read.columns import Wanted
 from dpjax.data.read.read import read_columns
 from dpjax.data.records.base import RecordColumns
-from dpjax.data.records.checks import Checked, check_records, check_text
+from dpjax.data.records.checks import Checked, check_label, check_records, check_text
 from dpjax.data.source import DataSource
-from dpjax.data.unicode import has_half_surrogate
 
 _LAYOUTS = (("text", "label"),)
-_INTEGRAL_FLOAT = re.compile(r"(-?\d+)\.0+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +37,4 @@ def read_records(source: DataSource) -> Records:
 
 
 def _check(text: object, label: object) -> tuple[Checked, Checked]:
-    return check_text(text), _check_label(label)
-
-
-def _check_label(value: object) -> Checked:
-    if isinstance(value, float) and value.is_integer():
-        # A column of integers in which a value was missing was stored as floats.
-        value = int(value)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "", "label missing or empty"
-    if not isinstance(value, (str, int)):
-        return "", f"label of type {type(value).__name__} instead of str, int or bool"
-    if isinstance(value, str) and has_half_surrogate(value):
-        return "", "label with half a surrogate pair (not valid Unicode)"
-    label = str(value).strip()
-    integral = _INTEGRAL_FLOAT.fullmatch(label)
-    label = integral[1] if integral else label
-    return label, None if label else "label missing or empty"
+    return check_text(text), check_label(label)

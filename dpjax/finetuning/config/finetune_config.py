@@ -15,16 +15,17 @@ from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.training import Training
 from dpjax.lora_config import LoraConfig
 
-TaskName = Literal["sequence_classification", "causal_lm"]
+TaskName = Literal["sequence_classification", "token_classification", "causal_lm"]
 Tuning = Literal["lora", "full", "bias", "head", "last_layers"]
 
 _CLASSIFIERS = ("sequence_classification",)
+_WITH_HEAD = ("sequence_classification", "token_classification")
 _WRITERS = ("causal_lm",)
 # Options that only some tasks read, with their defaults.
 _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "pooling": ("auto", _CLASSIFIERS),
     "num_layers": (None, _CLASSIFIERS),
-    "training.head_learning_rate": (None, _CLASSIFIERS),
+    "training.head_learning_rate": (None, _WITH_HEAD),
     "training.label_smoothing": (0.0, _CLASSIFIERS),
     "separator": ("", _WRITERS),
     "training.loss_reduction": ("mean", _WRITERS),
@@ -49,8 +50,8 @@ class FinetuneConfig:
     """Branch, tag or commit of a model from the hub; default: its main branch. The privacy report
     says which commit it was."""
     task: TaskName = "sequence_classification"
-    """Label texts, or write them: a decoder learns texts, completions of prompts, or the
-    assistant's part of conversations, as the columns of the data say."""
+    """Label texts, tag their words, or write texts: a decoder learns texts, completions of prompts,
+    or the assistant's part of conversations, as the columns of the data say."""
     separator: str = ""
     """With task=causal_lm, what stands between a prompt and its completion; counts as prompt."""
     pooling: Literal["auto", "first", "mean"] = "auto"

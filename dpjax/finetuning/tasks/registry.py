@@ -8,9 +8,11 @@ from dpjax.finetuning.config import FinetuneConfig, TaskName
 from dpjax.finetuning.tasks.base import Task
 from dpjax.finetuning.tasks.causal_lm import CausalLanguage
 from dpjax.finetuning.tasks.classification import SequenceClassification
+from dpjax.finetuning.tasks.token_classification import TokenClassification
 
 TASKS: dict[TaskName, type[Task]] = {
     "sequence_classification": SequenceClassification,
+    "token_classification": TokenClassification,
     "causal_lm": CausalLanguage,
 }
 
