@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from typing import Literal
+
+from dpjax.option_checks import CheckedOptions, check_choice, check_positive, check_share
 
 ALL_LINEAR = "all-linear"
 
 
 @dataclasses.dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(CheckedOptions):
     """Low-rank adapters beside frozen weights (LoRA: Hu et al. 2021, arXiv:2106.09685).
 
     Raises:
@@ -51,19 +52,6 @@ class LoraConfig:
     the clip norm and of the noise is wasted. No private record is read, which costs no ε."""
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.rank, int) and self.rank >= 1):
-            raise ValueError(f"lora.rank must be a whole number of at least 1, got {self.rank!r}")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"lora.alpha must be positive and finite, got {self.alpha!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora.dropout must be at least 0 and below 1, got {self.dropout!r}")
-        if self.start_a not in ("random", "principal"):
-            raise ValueError(f"lora.start_a must be 'random' or 'principal', got {self.start_a!r}")
-        if isinstance(self.modules_to_save, str):
-            raise TypeError(
-                f"lora.modules_to_save must be a sequence of names, got the string "
-                f"{self.modules_to_save!r}; for one name write ({self.modules_to_save!r},)"
-            )
         for name in ("target_modules", "modules_to_save", "layers_to_transform"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
@@ -71,6 +59,20 @@ class LoraConfig:
                 object.__setattr__(self, name, tuple(value))
         if self.target_modules == (ALL_LINEAR,):
             object.__setattr__(self, "target_modules", ALL_LINEAR)
+        super().__post_init__()
+
+    def check(self) -> None:
+        """Raises ValueError if a value does not fit, TypeError if a list of names is a string."""
+        if not (isinstance(self.rank, int) and self.rank >= 1):
+            raise ValueError(f"lora.rank must be a whole number of at least 1, got {self.rank!r}")
+        check_positive("lora.alpha", self.alpha)
+        check_share("lora.dropout", self.dropout)
+        check_choice("lora.start_a", self.start_a, ("random", "principal"))
+        if isinstance(self.modules_to_save, str):
+            raise TypeError(
+                f"lora.modules_to_save must be a sequence of names, got the string "
+                f"{self.modules_to_save!r}; for one name write ({self.modules_to_save!r},)"
+            )
         if not self.target_modules:
             raise ValueError(f"lora.target_modules is empty: name layers, or {ALL_LINEAR}")
         if isinstance(self.target_modules, str):

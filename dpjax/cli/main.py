@@ -27,6 +27,7 @@ from rich.table import Table
 from dpjax import startup
 from dpjax.cli.report_and_ledger import LedgerCommand, ReportCommand
 from dpjax.finetuning import FinetuneConfig, Interrupts, RunDirectory, RunState, RunStopped
+from dpjax.option_checks import CheckedOptions, check_all, checks_deferred
 
 _FAILED = 1
 _USAGE_ERROR = 2
@@ -117,12 +118,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str] | None) -> Any:
     try:
-        return tyro.cli(
-            Command,
-            prog="dpjax",
-            args=arguments,
-            config=(tyro.conf.OmitSubcommandPrefixes,),
-        )
+        with checks_deferred():
+            command = tyro.cli(
+                Command,
+                prog="dpjax",
+                args=arguments,
+                config=(tyro.conf.OmitSubcommandPrefixes,),
+            )
+        if isinstance(command, CheckedOptions):
+            check_all(command)
+        return command
     except (ValueError, TypeError) as error:
         raise SystemExit(_refuse(error)) from error
 

@@ -6,13 +6,14 @@ import dataclasses
 from typing import Literal, get_args
 
 from dpjax.data.unicode import has_half_surrogate
+from dpjax.option_checks import CheckedOptions
 from dpjax.suggest import did_you_mean
 
 RecordFormat = Literal["auto", "text", "prompt_completion", "messages"]
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSource:
+class DataSource(CheckedOptions):
     """Records in a file, a folder or on the Hugging Face hub.
 
     Raises:
@@ -47,7 +48,8 @@ class DataSource:
     split: str = "train"
     """Split of a hub dataset, or of a saved folder that has several."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError if a value does not fit."""
         if not self.path:
             raise ValueError("path must name a file, a folder or a hub dataset, got ''")
         # They are written into files, after the training.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from dpjax.finetuning.config.checks import check_at_least, check_choice
+from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
 if TYPE_CHECKING:
     from dpjax.models import Loading
 
 
 @dataclasses.dataclass(frozen=True)
-class Compute:
+class Compute(CheckedOptions):
     """How it is computed: changes time and memory, and results by rounding only."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -31,7 +31,8 @@ class Compute:
     """With task=causal_lm, hold the logits of this many tokens of the vocabulary at once; default:
     all. Some thousands save memory where the vocabulary is large."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError if a value does not fit."""
         check_choice("compute.dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("compute.frozen_dtype", self.frozen_dtype, ("float32", "bfloat16"))
         check_choice("compute.attention", self.attention, ("einsum", "cudnn"))
@@ -52,7 +53,7 @@ class Compute:
 
 
 @dataclasses.dataclass(frozen=True)
-class Generation:
+class Generation(CheckedOptions):
     """Texts that the tuned model writes for the report; with task=causal_lm and prompts."""
 
     num_prompts: int = 8
@@ -60,6 +61,7 @@ class Generation:
     max_new_tokens: int = 64
     """Longest answer."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError if a value does not fit."""
         check_at_least("generation.num_prompts", self.num_prompts, 0)
         check_at_least("generation.max_new_tokens", self.max_new_tokens, 1)

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from dpjax.data import DataSource
-from dpjax.finetuning.config.checks import check_at_least, check_choice
 from dpjax.finetuning.config.compute import Compute, Generation
 from dpjax.finetuning.config.parse import build
 from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.training import Training
 from dpjax.lora_config import LoraConfig
+from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
 TaskName = Literal["sequence_classification", "token_classification", "causal_lm"]
 Tuning = Literal["lora", "full", "bias", "head", "last_layers"]
@@ -34,7 +34,7 @@ _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FinetuneConfig:
+class FinetuneConfig(CheckedOptions):
     """Fine-tune a pretrained language model with differential privacy."""
 
     model: str
@@ -80,7 +80,8 @@ class FinetuneConfig:
     overwrite: bool = False
     """Delete the unfinished run in output_dir and start afresh."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError if a value does not fit."""
         self._check_privacy()
         self._check_tuning()
         self._check_task()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from dpjax.finetuning.config.checks import check_positive
+from dpjax.option_checks import CheckedOptions, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
-class Privacy:
+class Privacy(CheckedOptions):
     """The promise: give either a target epsilon or a noise multiplier."""
 
     target_epsilon: float | None = None
@@ -23,7 +23,8 @@ class Privacy:
     """File in which all runs on these training records are put on record, made if there is none;
     the report then has the ε of all of them together. Keep it with the data, as private as that."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError if a value does not fit."""
         if self.target_epsilon is not None and self.noise_multiplier is not None:
             raise ValueError(
                 f"both privacy.target_epsilon={self.target_epsilon} and "

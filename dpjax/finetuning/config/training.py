@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from dpjax.finetuning.config.checks import (
+from dpjax.option_checks import (
+    CheckedOptions,
     check_at_least,
     check_choice,
     check_positive,
@@ -14,7 +15,7 @@ from dpjax.finetuning.config.checks import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class Training(CheckedOptions):
     """The recipe, the same with and without privacy."""
 
     expected_batch_size: int = 256
@@ -46,7 +47,8 @@ class Training:
     """How often the state is stored while training goes on: a crash loses no more work than that.
     """
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises ValueError if a value does not fit."""
         if self.num_epochs is not None and self.num_steps is not None:
             raise ValueError(
                 f"both training.num_epochs={self.num_epochs} and "

@@ -76,7 +76,7 @@ def test_unknown_option(refuse):
         ({"training__microbatch_size": 0}, ["training.microbatch_size", "at least 1"]),
         ({"training__max_length": 33}, ["max_length=33", "32 positions"]),
         ({"training__learning_rate": 0}, ["training.learning_rate"]),
-        ({"training__label_smoothing": 1.0}, ["training.label_smoothing", "[0, 1)"]),
+        ({"training__label_smoothing": 1.0}, ["training.label_smoothing", "below 1"]),
         ({"training__head_learning_rate": -1}, ["training.head_learning_rate", "positive"]),
         ({"training__num_steps": 3, "training__num_epochs": 1}, ["num_epochs", "num_steps", "one"]),
         ({"lora__rank": 0}, ["lora.rank", "at least 1"]),

@@ -150,7 +150,7 @@ def refused(folder, error, message, model=None):
         ({"target_modules": None}, "target_modules is missing"),
         ({"target_modules": ["q_proj"]}, "has an adapter for .*down_proj.* does not name"),
         ({"target_modules": ["q_proj", "down_proj", "k_proj"]}, "no adapter for .*k_proj"),
-        ({"r": 0}, "rank must be a positive whole number, got 0"),
+        ({"r": 0}, "lora.rank must be a whole number of at least 1, got 0"),
         ({"r": 4}, r"has shape \(3, 32\), but .* imply \(4, 32\)"),
         ({"lora_alpha": "high"}, "adapter_config.json: "),
     ],

@@ -188,12 +188,12 @@ def test_adapters_in_some_layers_only(model, target_modules, expected):
         ({"modules_to_save": ("encoder", "pooler")}, "all target modules lie in modules_to_save"),
         ({"target_modules": "query"}, r"'query' matches no whole name.*write \('query',\)"),
         ({"target_modules": ()}, "target_modules is empty"),
-        ({"rank": 0}, "rank must be a positive whole number, got 0"),
-        ({"rank": -2}, "rank must be a positive whole number, got -2"),
-        ({"rank": 1.5}, "rank must be a positive whole number, got 1.5"),
+        ({"rank": 0}, "lora.rank must be a whole number of at least 1, got 0"),
+        ({"rank": -2}, "lora.rank must be a whole number of at least 1, got -2"),
+        ({"rank": 1.5}, "lora.rank must be a whole number of at least 1, got 1.5"),
         ({"layers_to_transform": (1, 2)}, r"is \[1, 2\]; layers with a target module are \[0, 1\]"),
         ({"layers_to_transform": ()}, r"layers_to_transform is \[\]"),
-        ({"alpha": 0.0}, "alpha must be positive, got 0.0"),
+        ({"alpha": 0.0}, "lora.alpha must be positive and finite, got 0.0"),
     ],
 )
 def test_bad_arguments(model, arguments, message):
