@@ -8,7 +8,6 @@
 # First: it takes care of Ctrl-C while the rest is loaded.
 from dpjax import startup as startup
 from dpjax.data import DataSource as DataSource
-from dpjax.data import PoissonSampler as PoissonSampler
 from dpjax.finetuning import Compute as Compute
 from dpjax.finetuning import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning import FinetuneResult as FinetuneResult
@@ -25,6 +24,7 @@ from dpjax.privatize import ClippedGrad as ClippedGrad
 from dpjax.privatize import ClippedGradFn as ClippedGradFn
 from dpjax.privatize import FlatClipping as FlatClipping
 from dpjax.privatize import PerGroupClipping as PerGroupClipping
+from dpjax.privatize import PoissonSampler as PoissonSampler
 from dpjax.privatize import RunKey as RunKey
 from dpjax.privatize import clipped_grad as clipped_grad
 from dpjax.privatize import explain as explain

@@ -1,8 +1,6 @@
 """Labelled or plain text, answers and conversations in, arrays and Poisson batches out."""
 
-from dpjax.data.batches import PoissonSampler as PoissonSampler
 from dpjax.data.batches import by_length as by_length
-from dpjax.data.batches import microbatches as microbatches
 from dpjax.data.batches import trim_padding as trim_padding
 from dpjax.data.encode.base import EncodedRecords as EncodedRecords
 from dpjax.data.encode.chat_template import RecordError as RecordError
@@ -28,3 +26,5 @@ from dpjax.data.records.language import read_language_records as read_language_r
 from dpjax.data.records.tagged_words import TaggedWords as TaggedWords
 from dpjax.data.records.tagged_words import read_tagged_words as read_tagged_words
 from dpjax.data.source import DataSource as DataSource
+from dpjax.privatize import PoissonSampler as PoissonSampler
+from dpjax.privatize import microbatches as microbatches

@@ -6,15 +6,17 @@ Pure JAX. Knows nothing of models, text or files.
 from dpjax.privatize.clipping import ClippedGrad as ClippedGrad
 from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
 from dpjax.privatize.clipping import clipped_grad as clipped_grad
-from dpjax.privatize.noise import gaussian_noise as gaussian_noise
-from dpjax.privatize.noise import noisy_mean as noisy_mean
+from dpjax.privatize.randomness.noise import gaussian_noise as gaussian_noise
+from dpjax.privatize.randomness.noise import noisy_mean as noisy_mean
+from dpjax.privatize.randomness.run_key import RunKey as RunKey
+from dpjax.privatize.randomness.sampling import PoissonSampler as PoissonSampler
+from dpjax.privatize.randomness.sampling import microbatches as microbatches
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize.rules.clipping_rules import AutomaticClipping as AutomaticClipping
 from dpjax.privatize.rules.clipping_rules import ClippingRule as ClippingRule
 from dpjax.privatize.rules.clipping_rules import FlatClipping as FlatClipping
 from dpjax.privatize.rules.clipping_rules import PerGroupClipping as PerGroupClipping
 from dpjax.privatize.rules.unit_loss import unit_loss as unit_loss
-from dpjax.privatize.run_key import RunKey as RunKey
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
 
@@ -27,10 +29,12 @@ __all__ = [
     "Explanation",
     "FlatClipping",
     "PerGroupClipping",
+    "PoissonSampler",
     "RunKey",
     "clipped_grad",
     "explain",
     "gaussian_noise",
+    "microbatches",
     "noisy_mean",
     "unit_loss",
 ]

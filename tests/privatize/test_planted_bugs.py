@@ -140,7 +140,7 @@ def rows_that_the_last_microbatch_sees_again_count_twice(original):
 
 
 @bug(
-    "rules.PerGroupClipping.clip_norm",
+    "rules.clipping_rules.PerGroupClipping.clip_norm",
     subjects=("groups",),
     violates=(properties.all_groups_together_are_bounded_by_the_clip_norm,),
 )
@@ -149,7 +149,7 @@ def the_clip_norm_is_that_of_the_largest_group(_):
 
 
 @bug(
-    "rules.PerGroupClipping.leaf_groups",
+    "rules.clipping_rules.PerGroupClipping.leaf_groups",
     subjects=("groups",),
     violates=(properties.every_group_is_bounded,),
 )
@@ -194,38 +194,41 @@ def the_mask_within_a_unit_is_ignored(original):
 noise = functools.partial(bug, subjects=("release",))
 
 
-@noise("noise._standard_normal", violates=(properties.noise_has_the_stated_scale,))
+@noise("randomness.noise._standard_normal", violates=(properties.noise_has_the_stated_scale,))
 def the_noise_is_halved(original):
     return lambda keys, shape: original(keys, shape) / 2
 
 
-@noise("noise._standard_normal", violates=(properties.noise_has_as_many_values_as_coordinates,))
+@noise(
+    "randomness.noise._standard_normal",
+    violates=(properties.noise_has_as_many_values_as_coordinates,),
+)
 def the_noise_is_rounded_to_bfloat16(original):
     return lambda keys, shape: original(keys, shape).astype(jnp.bfloat16).astype(jnp.float32)
 
 
-@noise("noise._standard_normal", violates=(properties.leaves_share_no_noise,))
+@noise("randomness.noise._standard_normal", violates=(properties.leaves_share_no_noise,))
 def leaves_of_a_shape_share_their_noise(original):
     return lambda keys, shape: jnp.broadcast_to(original(keys, (1, *shape[1:])), shape)
 
 
-@noise("noise.jax.random.fold_in", violates=(properties.leaves_share_no_noise,))
+@noise("randomness.noise.jax.random.fold_in", violates=(properties.leaves_share_no_noise,))
 def leaves_of_every_shape_draw_from_the_same_key(_):
     return lambda key, number: key
 
 
-@noise("run_key.RunKey._derive", violates=(properties.steps_share_no_noise,))
+@noise("randomness.run_key.RunKey._derive", violates=(properties.steps_share_no_noise,))
 def the_key_is_used_in_every_step(original):
     return lambda key, purpose, step, size: original(key, purpose, 0, size)
 
 
-@noise("noise.noisy_mean", violates=(properties.noise_has_the_stated_scale,))
+@noise("randomness.noise.noisy_mean", violates=(properties.noise_has_the_stated_scale,))
 def the_noise_is_not_in_units_of_the_clip_norm(original):
     return lambda *args, mechanism, clip_norm: original(*args, mechanism=mechanism, clip_norm=1.0)
 
 
 @noise(
-    "noise.noisy_mean",
+    "randomness.noise.noisy_mean",
     violates=(properties.noise_has_the_stated_scale, properties.noise_is_around_the_sum),
 )
 def the_mean_is_over_the_examples_that_took_part(original):
@@ -245,7 +248,7 @@ def the_count_is_released_without_noise(_):
 
 
 @adaptive(
-    "adaptive.AdaptiveClipping.gradient_noise_multiplier",
+    "rules.adaptive_clipping.AdaptiveClipping.gradient_noise_multiplier",
     violates=(properties.gradient_has_the_larger_noise,),
 )
 def the_count_costs_nothing(_):
@@ -253,7 +256,7 @@ def the_count_costs_nothing(_):
 
 
 @adaptive(
-    "run_key.RunKey._derive",
+    "randomness.run_key.RunKey._derive",
     violates=(properties.both_releases_draw_from_streams_of_their_own,),
 )
 def all_purposes_share_one_stream(original):

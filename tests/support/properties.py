@@ -15,7 +15,7 @@ import numpy as np
 from dpjax_accounting import DPSGD
 
 import dpjax
-from dpjax.privatize import noise
+from dpjax.privatize.randomness import noise
 from tests.support.structure_registry import cross_entropy
 
 CLIP_NORM, EXAMPLES, SIZE = 0.3, 4, 20_000

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.noise import gaussian_noise, noisy_mean
+from dpjax.privatize.randomness.noise import gaussian_noise, noisy_mean
 
 if TYPE_CHECKING:
     from dpjax_accounting import DPSGD

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from dpjax.privatize.noise import NUM_DRAWS
+from dpjax.privatize.randomness.noise import NUM_DRAWS
 
 _SECRET_BYTES = 32
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dpjax.data import PoissonSampler, microbatches
-from dpjax.privatize import RunKey, noisy_mean
+from dpjax.privatize import PoissonSampler, RunKey, microbatches, noisy_mean
 
 
 def make_sampler(num_units=500, batch=25, seed=2):

@@ -1,0 +1,55 @@
+"""Exact Poisson sampling, and the cut of a batch into microbatches of one static shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from dpjax_accounting import DPSGD
+
+from dpjax.privatize.randomness.run_key import RunKey
+
+
+@dataclasses.dataclass(frozen=True)
+class PoissonSampler:
+    """Draws every unit independently with one probability, as a pure function of (run key, step).
+
+    Nothing is truncated: a batch may have any size, 0 included. A private run builds it with
+    `for_mechanism`, so that sampler and accountant read one description.
+    """
+
+    num_units: int
+    sampling_probability: float
+    run_key: RunKey
+
+    @classmethod
+    def for_mechanism(cls, mechanism: DPSGD, run_key: RunKey) -> PoissonSampler:
+        """The sampler whose privacy amplification `mechanism` accounts for.
+
+        Raises:
+            TypeError: the mechanism describes another way of sampling.
+        """
+        if not isinstance(mechanism, DPSGD):
+            raise TypeError(
+                f"this sampler draws Poisson batches from all units, which DPSGD describes; got "
+                f"{type(mechanism).__name__}: the accountant would count something else"
+            )
+        return cls(mechanism.num_units, mechanism.sampling_probability, run_key)
+
+    def indices(self, step: int) -> np.ndarray:
+        """The units of `step`, ascending, int64 `(n,)`, n ~ Binomial(num_units, q)."""
+        uniform = self.run_key.sampling_rng(step).random(self.num_units)
+        return np.flatnonzero(uniform < self.sampling_probability)
+
+
+def microbatches(indices: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cuts `indices` into ⌈n/size⌉ pieces `(rows, mask)`, `(size,)` int64 and `(size,)` bool.
+
+    Rows where the mask is False are copies of the piece's first row and must not count. No piece
+    comes out of an empty batch.
+    """
+    for start in range(0, len(indices), size):
+        piece = indices[start : start + size]
+        rows = np.concatenate([piece, np.full(size - len(piece), piece[0], piece.dtype)])
+        yield rows, np.arange(size) < len(piece)
