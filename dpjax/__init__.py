@@ -1,8 +1,8 @@
 """dpjax: differentially private fine-tuning of language models in JAX.
 
-`finetune` is a whole run. `clipped_grad`, `gaussian_noise`, `noisy_mean`, `RunKey` and
-`PoissonSampler` are its parts, for training loops of your own. The accountant is the package
-`dpjax_accounting`.
+`finetune` is a whole run. `private_gradient` is the private part of a training loop of your own;
+`clipped_grad`, `gaussian_noise`, `noisy_mean`, `RunKey` and `PoissonSampler` are its parts. The
+accountant is the package `dpjax_accounting`.
 """
 
 # First: it takes care of Ctrl-C while the rest is loaded.
@@ -19,21 +19,26 @@ from dpjax.finetuning import Training as Training
 from dpjax.finetuning import finetune as finetune
 from dpjax.lora_config import LoraConfig as LoraConfig
 from dpjax.privatize import AdaptiveClipping as AdaptiveClipping
+from dpjax.privatize import AdaptivePrivateGradient as AdaptivePrivateGradient
 from dpjax.privatize import AutomaticClipping as AutomaticClipping
 from dpjax.privatize import ClippedGrad as ClippedGrad
 from dpjax.privatize import ClippedGradFn as ClippedGradFn
 from dpjax.privatize import FlatClipping as FlatClipping
 from dpjax.privatize import PerGroupClipping as PerGroupClipping
 from dpjax.privatize import PoissonSampler as PoissonSampler
+from dpjax.privatize import PrivateGradient as PrivateGradient
 from dpjax.privatize import RunKey as RunKey
+from dpjax.privatize import StepTotal as StepTotal
 from dpjax.privatize import clipped_grad as clipped_grad
 from dpjax.privatize import explain as explain
 from dpjax.privatize import gaussian_noise as gaussian_noise
 from dpjax.privatize import noisy_mean as noisy_mean
+from dpjax.privatize import private_gradient as private_gradient
 from dpjax.privatize import unit_loss as unit_loss
 
 __all__ = [
     "AdaptiveClipping",
+    "AdaptivePrivateGradient",
     "AutomaticClipping",
     "ClippedGrad",
     "ClippedGradFn",
@@ -47,15 +52,18 @@ __all__ = [
     "PerGroupClipping",
     "PoissonSampler",
     "Privacy",
+    "PrivateGradient",
     "RunInterrupted",
     "RunKey",
     "RunStopped",
+    "StepTotal",
     "Training",
     "clipped_grad",
     "explain",
     "finetune",
     "gaussian_noise",
     "noisy_mean",
+    "private_gradient",
     "unit_loss",
 ]
 

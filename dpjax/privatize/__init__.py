@@ -17,11 +17,16 @@ from dpjax.privatize.rules.clipping_rules import ClippingRule as ClippingRule
 from dpjax.privatize.rules.clipping_rules import FlatClipping as FlatClipping
 from dpjax.privatize.rules.clipping_rules import PerGroupClipping as PerGroupClipping
 from dpjax.privatize.rules.unit_loss import unit_loss as unit_loss
+from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient as AdaptivePrivateGradient
+from dpjax.privatize.steps.private_gradient import PrivateGradient as PrivateGradient
+from dpjax.privatize.steps.private_gradient import private_gradient as private_gradient
+from dpjax.privatize.steps.total import StepTotal as StepTotal
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
 
 __all__ = [
     "AdaptiveClipping",
+    "AdaptivePrivateGradient",
     "AutomaticClipping",
     "ClippedGrad",
     "ClippedGradFn",
@@ -30,11 +35,14 @@ __all__ = [
     "FlatClipping",
     "PerGroupClipping",
     "PoissonSampler",
+    "PrivateGradient",
     "RunKey",
+    "StepTotal",
     "clipped_grad",
     "explain",
     "gaussian_noise",
     "microbatches",
     "noisy_mean",
+    "private_gradient",
     "unit_loss",
 ]

@@ -200,9 +200,9 @@ def clipped_grad(
     With `clip_norm`, cᵢ = min(1, C / ‖gᵢ‖₂) with the norm over all parameters together (Abadi et
     al. 2016, "Deep Learning with Differential Privacy", Algorithm 1): short for
     `rule=FlatClipping(C)`. The other rules are `PerGroupClipping` and `AutomaticClipping`;
-    `AdaptiveClipping` chooses a C for every step. Norms, factors and the sum are float32 whatever
-    the precision of the parameters. C is lowered by one part in 2¹⁹ inside the factor, so that
-    float32 rounding of the norm and of the product leaves no contribution above C.
+    `AdaptiveClipping` is a rule of `private_gradient`. Norms, factors and the sum are float32
+    whatever the precision of the parameters. C is lowered by one part in 2¹⁹ inside the factor, so
+    that float32 rounding of the norm and of the product leaves no contribution above C.
 
     Integer and boolean leaves of the parameters (counters, lookup tables) are passed to the loss
     and not trained: they are in no norm and in no group, and have zeros of their own dtype in the

@@ -242,17 +242,17 @@ def the_mean_is_over_the_examples_that_took_part(original):
 adaptive = functools.partial(bug, subjects=("adaptive",))
 
 
-@adaptive("rules.adaptive_clipping.gaussian_noise", violates=(properties.count_has_noise,))
+@adaptive("steps.adaptive.gaussian_noise", violates=(properties.count_has_noise,))
 def the_count_is_released_without_noise(_):
     return lambda keys, like, stddev: jnp.zeros_like(like)
 
 
 @adaptive(
-    "rules.adaptive_clipping.AdaptiveClipping.gradient_noise_multiplier",
+    "rules.adaptive_clipping.gradient_noise_multiplier",
     violates=(properties.gradient_has_the_larger_noise,),
 )
 def the_count_costs_nothing(_):
-    return property(lambda clipping: clipping.mechanism.noise_multiplier)
+    return lambda noise_multiplier, count_stddev: noise_multiplier
 
 
 @adaptive(
@@ -261,6 +261,89 @@ def the_count_costs_nothing(_):
 )
 def all_purposes_share_one_stream(original):
     return lambda key, purpose, step, size: original(key, "", step, size)
+
+
+steps = functools.partial(bug, subjects=("loop",))
+
+
+@steps("steps.total.StepTotal.plus", violates=(properties.loop_adds_up_the_batch_of_the_sampler,))
+def a_total_forgets_the_microbatches_before(original):
+    def plus(total, clipped, mask):
+        return dataclasses.replace(original(total, clipped, mask), grads=clipped.grads)
+
+    return plus
+
+
+@steps(
+    "steps.private_steps.PrivateSteps._drawn_units",
+    violates=(properties.loop_adds_up_the_batch_of_the_sampler,),
+)
+def every_step_draws_the_batch_of_the_first(original):
+    return lambda private, step: original(private, 0)[:2]
+
+
+@steps(
+    "steps.private_gradient.noisy_mean",
+    violates=(properties.loop_adds_noise_in_units_of_the_clip_norm,),
+)
+def noise_is_added_for_half_the_clip_norm(original):
+    return lambda *args, mechanism, clip_norm: original(
+        *args, mechanism=mechanism, clip_norm=clip_norm / 2
+    )
+
+
+@steps(
+    "randomness.run_key.RunKey.noise_keys",
+    violates=(properties.loop_draws_new_noise_in_every_step,),
+)
+def the_noise_is_that_of_the_first_step(original):
+    return lambda key, step: original(key, 0)
+
+
+@steps(
+    "steps.private_steps.PrivateSteps._approve", violates=(properties.loop_releases_a_step_once,)
+)
+def a_released_step_is_forgotten(original):
+    def approve(private, total, step):
+        private._released_steps.clear()
+        return original(private, total, step)
+
+    return approve
+
+
+@steps("steps.total._number_of", violates=(properties.loop_releases_a_step_once,))
+def masked_rows_count_as_records(_):
+    return lambda flags: jnp.int32(flags.size)
+
+
+@steps(
+    "steps.private_steps.PrivateSteps._approve",
+    violates=(properties.loop_refuses_a_total_without_some_of_the_batch,),
+)
+def records_are_not_counted(original):
+    def approve(private, total, step):
+        drawn = jnp.int32(len(private._drawn_units(step)))
+        return original(private, dataclasses.replace(total, num_records=drawn), step)
+
+    return approve
+
+
+@steps(
+    "steps.private_steps.PrivateSteps._approve",
+    violates=(properties.loop_refuses_a_total_of_another_step,),
+)
+def a_total_may_be_of_any_step(original):
+    return lambda private, total, step: original(
+        private, dataclasses.replace(total, step=jnp.int32(step)), step
+    )
+
+
+@steps(
+    "steps.private_steps.PrivateSteps._check_mine",
+    violates=(properties.loop_refuses_a_total_of_another_loop,),
+)
+def a_total_may_be_of_any_private_gradient(_):
+    return lambda private, total: None
 
 
 @pytest.mark.parametrize("name", SUBJECTS)

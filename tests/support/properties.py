@@ -21,7 +21,11 @@ from tests.support.structure_registry import cross_entropy
 CLIP_NORM, EXAMPLES, SIZE = 0.3, 4, 20_000
 GROUPS = {"table": 0.2, "others": 0.02}
 KEY = dpjax.RunKey.from_seed(4)
-MECHANISM = DPSGD(1000, 8, 1.7, 10)
+MECHANISM = DPSGD(num_units=1000, expected_batch_size=8, noise_multiplier=1.7, num_steps=10)
+
+# All four examples of the model take part in most steps, and hold two microbatches of three.
+OF_ALL = DPSGD(num_units=4, expected_batch_size=3.9, noise_multiplier=1.7, num_steps=10)
+SAMPLER = dpjax.PoissonSampler.for_mechanism(OF_ALL, KEY)
 
 
 class Violated(AssertionError):
@@ -214,14 +218,13 @@ class Adaptive:
     """Two releases a step, the count's noise chosen so that the gradient's is twice as large."""
 
     def __post_init__(self):
-        self.clipping = dpjax.AdaptiveClipping(MECHANISM, count_stddev=1.7 / math.sqrt(3))
-
+        rule = dpjax.AdaptiveClipping(count_stddev=1.7 / math.sqrt(3))
+        self.private = dpjax.private_gradient(loss, mechanism=MECHANISM, rule=rule, run_key=KEY)
         self.release = compiled(jax.vmap(self._release, (None, 0)))
 
     def _release(self, noise_keys, quantile_keys):
-        return self.clipping.noisy_mean(
-            {"a": jnp.zeros(SIZE)}, 0.0, 1.0, noise_keys=noise_keys, quantile_keys=quantile_keys
-        )
+        zeros, count, clip_norm = {"a": jnp.zeros(SIZE)}, jnp.float32(0), jnp.float32(1)
+        return self.private._release(zeros, count, clip_norm, noise_keys, quantile_keys)
 
     @functools.cached_property
     def released(self):
@@ -234,8 +237,8 @@ class Adaptive:
 def count_has_noise(adaptive):
     # C' = C·exp(-η(b̃ - γ)), b̃ = ½ + noise/B, solved for the noise.
     log = np.log(adaptive.released[1])
-    counts = -log / adaptive.clipping.learning_rate * MECHANISM.expected_batch_size
-    require(abs(counts.std() / adaptive.clipping.count_stddev - 1) < 0.2)
+    counts = -log / adaptive.private.rule.learning_rate * MECHANISM.expected_batch_size
+    require(abs(counts.std() / adaptive.private.rule.count_stddev - 1) < 0.2)
 
 
 def gradient_has_the_larger_noise(adaptive):
@@ -246,6 +249,76 @@ def gradient_has_the_larger_noise(adaptive):
 def both_releases_draw_from_streams_of_their_own(_):
     streams = [jax.random.key_data(keys(3)) for keys in (KEY.noise_keys, KEY.quantile_keys)]
     require(not np.any(np.isin(*streams)))
+
+
+class Loop:
+    """One step at a time of a loop with `private_gradient`, on the model's parameters."""
+
+    def __init__(self):
+        self.private = dpjax.private_gradient(
+            loss, mechanism=OF_ALL, clip_norm=CLIP_NORM, run_key=KEY, strategy="materialize"
+        )
+
+    def total(self, step, num_microbatches=None):
+        params, batch = model()
+        total = self.private.zeros(params, step)
+        pieces = list(self.private.batches(step, microbatch_size=3))
+        for rows, mask in pieces[:num_microbatches]:
+            microbatch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], batch)
+            total = self.private.add(total, params, microbatch, mask)
+        return total
+
+    def is_refused(self, total, step):
+        try:
+            self.private.release(total, step)
+        except ValueError:
+            return True
+        return False
+
+    def noise(self, step):
+        total = self.total(step)
+        grads = flatten(total.grads)
+        return flatten(self.private.release(total, step)) * OF_ALL.expected_batch_size - grads
+
+
+def loop_adds_up_the_batch_of_the_sampler(make):
+    steps = make()
+    for step in (0, 1):
+        mask = np.isin(np.arange(EXAMPLES), SAMPLER.indices(step))
+        require(equal(flatten(steps.total(step).grads), loop(mask)))
+
+
+def loop_adds_noise_in_units_of_the_clip_norm(make):
+    steps = make()
+    stddev = OF_ALL.noise_multiplier * CLIP_NORM
+    require(abs(np.std(steps.noise(0)) / stddev - 1) < 0.3)
+
+
+def loop_draws_new_noise_in_every_step(make):
+    steps = make()
+    first, second = steps.noise(0), steps.noise(1)
+    require(abs(np.corrcoef(first, second)[0, 1]) < 5 / math.sqrt(first.size))
+
+
+def loop_releases_a_step_once(make):
+    steps = make()
+    require(not steps.is_refused(steps.total(0), 0))
+    require(steps.is_refused(steps.total(0), 0))
+
+
+def loop_refuses_a_total_without_some_of_the_batch(make):
+    steps = make()
+    require(steps.is_refused(steps.total(0, num_microbatches=1), 0))
+
+
+def loop_refuses_a_total_of_another_step(make):
+    steps = make()
+    require(len(SAMPLER.indices(0)) == len(SAMPLER.indices(1)))
+    require(steps.is_refused(steps.total(0), 1))
+
+
+def loop_refuses_a_total_of_another_loop(make):
+    require(make().is_refused(make().total(0), 0))
 
 
 _OF_A_SUM = (
@@ -278,6 +351,18 @@ SUBJECTS: dict[str, tuple[Callable, tuple[Callable, ...]]] = {
             steps_share_no_noise,
             leaves_share_no_noise,
             noise_has_as_many_values_as_coordinates,
+        ),
+    ),
+    "loop": (
+        lambda: Loop,
+        (
+            loop_adds_up_the_batch_of_the_sampler,
+            loop_adds_noise_in_units_of_the_clip_norm,
+            loop_draws_new_noise_in_every_step,
+            loop_releases_a_step_once,
+            loop_refuses_a_total_without_some_of_the_batch,
+            loop_refuses_a_total_of_another_step,
+            loop_refuses_a_total_of_another_loop,
         ),
     ),
     "adaptive": (

@@ -90,7 +90,7 @@ def noisy_mean(
         noise_keys: `RunKey.noise_keys(step)`, each step's own.
         mechanism: the DP-SGD mechanism of the run.
         clip_norm: C, the one the sum was clipped with: `ClippedGradFn.clip_norm`, whatever the
-            clipping rule. With `AdaptiveClipping`, use its `noisy_mean` instead.
+            clipping rule.
 
     Returns:
         float32, the structure of `clipped_sum`; zeros for integer and boolean leaves, which are not

@@ -136,6 +136,8 @@ class PerGroupClipping(ClippingRule):
             raise TypeError(
                 f"clip_norms must map group names to clip norms, got {self.clip_norms!r}"
             )
+        # A copy: what the caller does to its own afterwards would change the sums or the noise.
+        object.__setattr__(self, "clip_norms", dict(self.clip_norms))
         if not self.clip_norms:
             raise ValueError("clip_norms is empty: every group needs its clip norm")
         for name, value in self.clip_norms.items():

@@ -1,7 +1,7 @@
 """Adaptive clipping: it finds the quantile, and both releases together cost what is accounted."""
 
+import dataclasses
 import math
-import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from scipy import stats
 
 import dpjax
 from dpjax import AdaptiveClipping, RunKey
+from dpjax.privatize import gaussian_noise, noisy_mean
 from dpjax.privatize.rules.adaptive_clipping import gradient_noise_multiplier
 
 SIZE = 100_000
@@ -20,6 +21,20 @@ SIZE = 100_000
 def linear_loss(params, x):
     """Its gradient is x."""
     return jnp.sum(params * x)
+
+
+def dpsgd(num_units, expected_batch_size, noise_multiplier, num_steps=10):
+    return DPSGD(
+        num_units=num_units,
+        expected_batch_size=expected_batch_size,
+        noise_multiplier=noise_multiplier,
+        num_steps=num_steps,
+    )
+
+
+def make(mechanism, rule, run_key=None):
+    run_key = run_key or RunKey.from_seed(0)
+    return dpjax.private_gradient(linear_loss, mechanism=mechanism, rule=rule, run_key=run_key)
 
 
 def keys(seed, *shape):
@@ -38,9 +53,9 @@ def test_both_releases_together_are_one_of_the_stated_noise_multiplier(noise_mul
 
 
 def test_the_cost_of_the_default_is_small():
-    adaptive = AdaptiveClipping(DPSGD(100_000, 1024, 1.0, 10))
-    assert adaptive.count_stddev == 1024 / 20
-    assert adaptive.gradient_noise_multiplier == pytest.approx(1 + 0.00005, abs=5e-6)
+    scales = make(dpsgd(100_000, 1024, 1.0), AdaptiveClipping()).noise_scales
+    assert scales.count_stddev == 1024 / 20
+    assert scales.gradient_noise_multiplier == pytest.approx(1 + 0.00005, abs=5e-6)
 
 
 @pytest.mark.usefixtures("full_optimisation")
@@ -83,13 +98,10 @@ def test_replacing_a_unit_moves_the_count_by_at_most_one():
 
 
 def test_the_count_has_noise_of_the_stated_standard_deviation():
-    mechanism = DPSGD(1000, 100, 2.0, 10)
-    adaptive = AdaptiveClipping(mechanism, learning_rate=0.1, count_stddev=7.0)
+    private = make(dpsgd(1000, 100, 2.0), AdaptiveClipping(learning_rate=0.1, count_stddev=7.0))
 
     def release(quantile_keys):
-        return adaptive.noisy_mean(
-            jnp.zeros(1), 12.5, 0.5, noise_keys=keys(0), quantile_keys=quantile_keys
-        )[1]
+        return private._release(jnp.zeros(1), jnp.float32(12.5), 0.5, keys(0), quantile_keys)[1]
 
     clip_norms = np.asarray(jax.jit(jax.vmap(release))(keys(1, 5000)), np.float64)
     # C' = C·exp(-η(b̃ - γ)), b̃ = ½ + (count + noise)/B, solved for the noise.
@@ -102,17 +114,55 @@ def test_the_count_has_noise_of_the_stated_standard_deviation():
 
 def test_the_gradient_has_the_larger_noise():
     """z_Δ is 1.81 z here: whoever adds z promises more than is kept."""
-    adaptive = AdaptiveClipping(DPSGD(1000, 50, 1.5, 10), count_stddev=0.9)
-    total = {"a": jnp.full(SIZE, 3.0)}
-    key = RunKey.from_seed(2)
-    mean, _ = adaptive.noisy_mean(
-        total, 0.0, jnp.float32(0.2), noise_keys=key.noise_keys(0), quantile_keys=key.noise_keys(1)
+    private = make(dpsgd(1000, 50, 1.5), AdaptiveClipping(count_stddev=0.9), RunKey.from_seed(2))
+    total = private.zeros({"a": jnp.zeros(SIZE)}, 0, 0.2)
+    drawn = len(private._drawn_units(0))
+    total = dataclasses.replace(
+        total, grads={"a": jnp.full(SIZE, 3.0)}, num_records=jnp.int32(drawn)
     )
+    mean, _ = private.release(total, 0)
     expected = 0.2 / math.sqrt(1 / 1.5**2 - 1 / 1.8**2)
     residual = np.asarray(mean["a"]) * 50 - 3.0
     assert expected > 1.8 * 1.5 * 0.2
     assert residual.std() == pytest.approx(expected, rel=0.01)
     assert residual.mean() == pytest.approx(0, abs=5 * expected / np.sqrt(SIZE))
+
+
+@pytest.mark.usefixtures("full_optimisation")
+def test_a_loop_is_that_of_the_formulas_bit_for_bit():
+    """Σ over microbatches, the noise of both releases, and the clip norm that follows."""
+    mechanism, key = dpsgd(60, 12, 1.7), RunKey.from_seed(8)
+    private = make(mechanism, AdaptiveClipping(count_stddev=3.0), key)
+    data = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    z = gradient_noise_multiplier(1.7, 3.0)
+
+    @jax.jit
+    def release(grads, count, clip_norm, noise_keys, quantile_keys):
+        larger = dataclasses.replace(mechanism, noise_multiplier=z)
+        mean = noisy_mean(grads, noise_keys, mechanism=larger, clip_norm=clip_norm)
+        noisy_count = count + gaussian_noise(quantile_keys, count, 3.0)
+        factor = jnp.exp(-0.2 * (0.5 + noisy_count / 12 - 0.5))
+        return mean, clip_norm * factor
+
+    clipped = jax.jit(lambda c, *args: dpjax.clipped_grad(linear_loss, clip_norm=c)(*args))
+    sampler = dpjax.PoissonSampler.for_mechanism(mechanism, key)
+    params, clip_norm = want_params, want_clip_norm = jnp.zeros(5), jnp.float32(1.5)
+    for step in range(4):
+        total, grads, count = private.zeros(params, step, clip_norm), jnp.zeros(5), jnp.float32(0)
+        assert total.clip_norm is not clip_norm
+        for rows, mask in private.batches(step, microbatch_size=5):
+            total = private.add(total, params, data[rows], mask)
+        for rows, mask in dpjax.privatize.microbatches(sampler.indices(step), 5):
+            one = clipped(want_clip_norm, want_params, data[rows], mask)
+            grads, count = grads + one.grads, count + one.centered_count
+        mean, clip_norm = private.release(total, step)
+        want, want_clip_norm = release(
+            grads, count, want_clip_norm, key.noise_keys(step), key.quantile_keys(step)
+        )
+        np.testing.assert_array_equal(mean, want)
+        assert float(clip_norm) == float(want_clip_norm) != 1.5
+        params, want_params = params - mean, want_params - want
+    assert private._compiled_add._cache_size() == 1
 
 
 @pytest.mark.parametrize(("quantile", "start"), [(0.3, 100.0), (0.5, 0.01), (0.9, 1.0)])
@@ -121,36 +171,27 @@ def test_the_clip_norm_goes_to_the_quantile(quantile, start):
     units = 200
     batch = rng.normal(size=(units, 5)).astype(np.float32)
     batch *= (rng.lognormal(size=(units, 1)) / np.linalg.norm(batch, axis=1)[:, None]).astype("f")
-    adaptive = AdaptiveClipping(
-        DPSGD(units, units, 1.0, 1), target_quantile=quantile, learning_rate=0.5, count_stddev=2.0
+    private = make(
+        dpsgd(units, units, 1.0, num_steps=80),
+        AdaptiveClipping(target_quantile=quantile, learning_rate=0.5, count_stddev=2.0),
+        RunKey.from_seed(5),
     )
-    run_key = RunKey.from_seed(5)
-
-    @jax.jit
-    def step(clip_norm, noise_keys, quantile_keys):
-        one = dpjax.clipped_grad(linear_loss, clip_norm=clip_norm)(jnp.zeros(5), batch)
-        return adaptive.noisy_mean(
-            one.grads,
-            one.centered_count,
-            clip_norm,
-            noise_keys=noise_keys,
-            quantile_keys=quantile_keys,
-        )[1]
-
-    clip_norm = jnp.float32(start)
-    for t in range(80):
-        clip_norm = step(clip_norm, run_key.noise_keys(t), run_key.quantile_keys(t))
+    clip_norm = start
+    for step in range(80):
+        total = private.zeros(jnp.zeros(5), step, clip_norm)
+        for rows, mask in private.batches(step, microbatch_size=units):
+            total = private.add(total, jnp.zeros(5), batch[rows], mask)
+        _, clip_norm = private.release(total, step)
     share = np.mean(np.linalg.norm(batch, axis=1) <= float(clip_norm))
     assert share == pytest.approx(quantile, abs=0.05)
-    assert step._cache_size() == 1
+    assert private._compiled_add._cache_size() == 1
+    assert private._compiled_release._cache_size() == 1
 
 
 def test_the_clip_norm_stays_a_positive_float32():
-    adaptive = AdaptiveClipping(DPSGD(10, 10, 1.0, 1), learning_rate=50.0, count_stddev=1.0)
+    rule = AdaptiveClipping(learning_rate=50.0, count_stddev=1.0)
     for start, count in ((1e-37, 5.0), (1e37, -5.0)):
-        _, following = adaptive.noisy_mean(
-            jnp.zeros(1), count, start, noise_keys=keys(0), quantile_keys=keys(1)
-        )
+        following = rule.next_clip_norm(jnp.float32(count), start, 10)
         assert following.dtype == jnp.float32
         assert 1e-38 < following < 1e38
 
@@ -166,9 +207,42 @@ def test_the_count_has_a_noise_stream_of_its_own():
     assert len(set(flat)) == len(flat) == 2 * 20 * 4
     again = RunKey.from_seed(11).quantile_keys(3)
     assert jnp.array_equal(jax.random.key_data(again), jax.random.key_data(key.quantile_keys(3)))
-    adaptive = AdaptiveClipping(DPSGD(1000, 100, 1.0, 10))
-    with pytest.raises(ValueError, match="must differ"):
-        adaptive.noisy_mean(jnp.zeros(1), 0.0, 1.0, noise_keys=again, quantile_keys=again)
+    # A release takes the one for the gradient, the other for the count.
+    private = make(dpsgd(1000, 100, 1.0), AdaptiveClipping(), key)
+    taken = {}
+    object.__setattr__(private, "_compiled_release", lambda *args: taken.update(keys=args[-2:]))
+    total = private.zeros(jnp.zeros(1), 3, 1.0)
+    total = dataclasses.replace(total, num_records=jnp.int32(len(private._drawn_units(3))))
+    private.release(total, 3)
+    for given, expected in zip(
+        taken["keys"], (key.noise_keys(3), key.quantile_keys(3)), strict=True
+    ):
+        assert jnp.array_equal(jax.random.key_data(given), jax.random.key_data(expected))
+
+
+def test_it_is_a_rule_of_private_gradient_only():
+    with pytest.raises(TypeError, match="rule must be a clipping rule"):
+        dpjax.clipped_grad(linear_loss, rule=AdaptiveClipping())
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, -1.0, math.nan, jnp.float32(0.0)])
+def test_a_bad_clip_norm_is_refused(clip_norm):
+    private = make(dpsgd(1000, 100, 1.0), AdaptiveClipping())
+    with pytest.raises(ValueError, match="clip_norm must be positive"):
+        private.zeros(jnp.zeros(1), 0, clip_norm)
+
+
+def test_misuse_is_refused_as_with_a_constant_clip_norm():
+    private = make(dpsgd(1000, 100, 1.0), AdaptiveClipping())
+    zeros = private.zeros(jnp.zeros(1), 0, 1.0)
+    with pytest.raises(ValueError, match="total has 0 records"):
+        private.release(zeros, 0)
+    total = dataclasses.replace(zeros, num_records=jnp.int32(len(private._drawn_units(0))))
+    with pytest.raises(ValueError, match="made for step 0, got step 1"):
+        private.release(total, 1)
+    private.release(total, 0)
+    with pytest.raises(ValueError, match="released already"):
+        private.release(dataclasses.replace(total, grads=jnp.ones(1)), 0)
 
 
 @pytest.mark.parametrize(
@@ -182,12 +256,10 @@ def test_the_count_has_a_noise_stream_of_its_own():
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        AdaptiveClipping(DPSGD(1000, 100, 2.0, 10), **options)
+        make(dpsgd(1000, 100, 2.0), AdaptiveClipping(**options))
 
 
 def test_other_neighbouring_relations_are_refused():
-    mechanism = types.SimpleNamespace(
-        neighboring="replace_one", noise_multiplier=1.0, expected_batch_size=100
-    )
+    mechanism = dataclasses.replace(dpsgd(1000, 100, 1.0), neighboring="replace_one")
     with pytest.raises(ValueError, match="'replace_one'"):
-        AdaptiveClipping(mechanism)
+        make(mechanism, AdaptiveClipping())

@@ -1,0 +1,96 @@
+"""Private gradients whose clip norm follows a quantile of the gradient norms."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+
+from dpjax.privatize.randomness.noise import gaussian_noise, noisy_mean
+from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping, NoiseScales
+from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
+from dpjax.privatize.steps.private_steps import PrivateSteps
+from dpjax.privatize.steps.total import StepTotal
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdaptivePrivateGradient(PrivateSteps):
+    """Private gradients of a training loop with `AdaptiveClipping`.
+
+    The state is the clip norm C, a float32 scalar. The first step takes any positive constant, each
+    following step what `release` returned with the gradient. Build it with `private_gradient`.
+    """
+
+    rule: AdaptiveClipping
+
+    @property
+    def noise_scales(self) -> NoiseScales:
+        """Noise of the gradient and of the count, both together as the mechanism says."""
+        return self.rule.noise_scales(self.mechanism)
+
+    def zeros(self, params: PyTree, step: int, clip_norm: float | jax.Array) -> StepTotal:
+        """Returns the total that a step starts from: no units yet.
+
+        Args:
+            params: the parameters that are trained.
+            step: in `range(mechanism.num_steps)`.
+            clip_norm: C > 0 of the step, a constant or what the step before released.
+
+        Raises:
+            TypeError: `step` is not an integer, or `clip_norm` not a number.
+            ValueError: `step` is not a step of the mechanism, or `clip_norm` not positive.
+        """
+        clip_norm = FlatClipping(clip_norm).clip_norm
+        step = self._checked_step(step)
+        return StepTotal.zeros(params, step, clip_norm=clip_norm, owner=self._owner)
+
+    def release(self, total: StepTotal, step: int) -> tuple[PyTree, jax.Array]:
+        """Returns the private gradient as `PrivateGradient.release`, and the next step's C.
+
+        Both are released at once, since each alone would cost what both together cost.
+
+        Args:
+            total: the sum over all microbatches of `batches(step, ...)`.
+            step: the step that the total was made for.
+
+        Returns:
+            The private gradient: float32, the structure of the parameters; and C, a float32 scalar.
+
+        Raises:
+            TypeError, ValueError: as `PrivateGradient.release`.
+        """
+        step = self._approve(total, step)
+        return self._compiled_release(
+            total.grads,
+            total.centered_count,
+            total.clip_norm,
+            self.run_key.noise_keys(step),
+            self.run_key.quantile_keys(step),
+        )
+
+    def _rule_of(self, total: StepTotal) -> ClippingRule:
+        return FlatClipping(cast(jax.Array, total.clip_norm))
+
+    @functools.cached_property
+    def _compiled_release(self) -> Callable[..., tuple[PyTree, jax.Array]]:
+        return jax.jit(self._release, donate_argnums=0)
+
+    def _release(
+        self,
+        clipped_sum: PyTree,
+        count: jax.Array,
+        clip_norm: jax.Array,
+        noise_keys: jax.Array,
+        quantile_keys: jax.Array,
+    ) -> tuple[PyTree, jax.Array]:
+        multiplier, count_stddev = self.noise_scales
+        of_gradient = dataclasses.replace(self.mechanism, noise_multiplier=multiplier)
+        mean = noisy_mean(clipped_sum, noise_keys, mechanism=of_gradient, clip_norm=clip_norm)
+        noisy_count = count + gaussian_noise(quantile_keys, count, count_stddev)
+        expected_batch_size = self.mechanism.expected_batch_size
+        return mean, self.rule.next_clip_norm(noisy_count, clip_norm, expected_batch_size)

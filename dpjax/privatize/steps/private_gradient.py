@@ -1,0 +1,205 @@
+"""`private_gradient`: loss, clipping rule, mechanism and run key, bound once for a training loop.
+
+The tier between `dpjax.finetune` and the loose parts: `docs/tiers.md` says who is responsible for
+what in each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, overload
+
+import jax
+from dpjax_accounting import DPSGD
+
+from dpjax.privatize.randomness.noise import noisy_mean
+from dpjax.privatize.randomness.run_key import RunKey
+from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping
+from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
+from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient
+from dpjax.privatize.steps.private_steps import PrivateSteps
+from dpjax.privatize.steps.total import StepTotal
+from dpjax.privatize.strategies import strategy_named
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrivateGradient(PrivateSteps):
+    """Private gradients of a training loop whose clip norm is constant.
+
+    Build it with `private_gradient`.
+    """
+
+    rule: ClippingRule
+
+    def zeros(self, params: PyTree, step: int) -> StepTotal:
+        """Returns the total that a step starts from: no units yet.
+
+        Args:
+            params: the parameters that are trained.
+            step: in `range(mechanism.num_steps)`.
+
+        Raises:
+            TypeError: `step` is not an integer.
+            ValueError: `step` is not a step of the mechanism.
+        """
+        return StepTotal.zeros(params, self._checked_step(step), owner=self._owner)
+
+    def release(self, total: StepTotal, step: int) -> PyTree:
+        """Adds the noise of the step to the total, once: (Σᵢ cᵢ gᵢ + N(0, σ²C²)) / B.
+
+        It runs on the host, outside `jax.jit`, and waits for the total. Each step is released once;
+        the buffers of `total.grads` are taken over. What an earlier process released, the object
+        cannot know: after a restart, repeat a step from the parameters that it started from.
+
+        Args:
+            total: the sum over all microbatches of `batches(step, ...)`.
+            step: the step that the total was made for.
+
+        Returns:
+            The private gradient: float32, the structure of the parameters, as `noisy_mean`.
+
+        Raises:
+            TypeError: `total` is traced or no total, or `step` is not an integer.
+            ValueError: the total is that of another object or step, or does not have as many
+                records as the step's batch; or the step is none of the mechanism's, or has been
+                released.
+        """
+        step = self._approve(total, step)
+        return self._compiled_mean(total.grads, self.run_key.noise_keys(step))
+
+    def release_and_update(
+        self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
+    ) -> PyTree:
+        """Calls `update(release(total, step), *args)` as one compiled program.
+
+        The private gradient then needs no memory of its own.
+
+        Args:
+            update: a function that can be compiled, the same object in every step: JAX compiles
+                another one again.
+            total: as for `release`.
+            step: as for `release`.
+            args: pytrees of arrays, such as parameters and optimizer state. Their buffers are taken
+                over: use what `update` returned instead.
+
+        Raises:
+            TypeError, ValueError: as `release`.
+        """
+        step = self._approve(total, step)
+        keys = self.run_key.noise_keys(step)
+        return self._compiled_update(update, args, total.grads, keys)
+
+    def _rule_of(self, total: StepTotal) -> ClippingRule:
+        return self.rule
+
+    @functools.cached_property
+    def _compiled_mean(self) -> Callable[..., PyTree]:
+        return jax.jit(self._mean, donate_argnums=0)
+
+    @functools.cached_property
+    def _compiled_update(self) -> Callable[..., PyTree]:
+        def run(update: Callable, args: tuple, clipped_sum: PyTree, keys: jax.Array) -> PyTree:
+            return update(self._mean(clipped_sum, keys), *args)
+
+        return jax.jit(run, static_argnums=0, donate_argnums=1)
+
+    def _mean(self, clipped_sum: PyTree, noise_keys: jax.Array) -> PyTree:
+        return noisy_mean(
+            clipped_sum, noise_keys, mechanism=self.mechanism, clip_norm=self.rule.clip_norm
+        )
+
+
+@overload
+def private_gradient(
+    loss_fn: Callable[..., jax.Array],
+    *,
+    mechanism: DPSGD,
+    run_key: RunKey,
+    clip_norm: float,
+    strategy: str = "auto",
+) -> PrivateGradient: ...
+@overload
+def private_gradient(
+    loss_fn: Callable[..., jax.Array],
+    *,
+    mechanism: DPSGD,
+    run_key: RunKey,
+    rule: ClippingRule,
+    strategy: str = "auto",
+) -> PrivateGradient: ...
+@overload
+def private_gradient(
+    loss_fn: Callable[..., jax.Array],
+    *,
+    mechanism: DPSGD,
+    run_key: RunKey,
+    rule: AdaptiveClipping,
+    strategy: str = "auto",
+) -> AdaptivePrivateGradient: ...
+
+
+def private_gradient(
+    loss_fn: Callable[..., jax.Array],
+    *,
+    mechanism: DPSGD,
+    run_key: RunKey,
+    clip_norm: float | None = None,
+    rule: ClippingRule | AdaptiveClipping | None = None,
+    strategy: str = "auto",
+) -> PrivateGradient | AdaptivePrivateGradient:
+    """Binds loss, clipping rule, mechanism and run key for a training loop with DP-SGD.
+
+    Sampling, clipping and noise then read the same objects as the accountant, and misuse that would
+    cost privacy is refused: see `PrivateGradient.release`. The gradient of one step is
+    (Σᵢ cᵢ gᵢ + N(0, σ²C²)) / B (Abadi et al. 2016, "Deep Learning with Differential Privacy",
+    Algorithm 1).
+
+    Args:
+        loss_fn: `(params, example) -> scalar`, or `(params, example, *shared) -> scalar` with what
+            `add` is given as `shared`; it sees one example without a batch axis. `unit_loss` makes
+            one of a unit of several examples.
+        mechanism: what the accountant counts: Poisson sampling, noise and number of steps.
+        run_key: the secret of this run, `RunKey.from_os_entropy()`; use it in no other run.
+        clip_norm: C > 0, the most that one unit contributes, in L2 norm.
+        rule: instead of `clip_norm`; with `AdaptiveClipping` the clip norm is the loop's state.
+        strategy: how the clipped sum is computed, as for `clipped_grad`.
+
+    Returns:
+        A `PrivateGradient`; an `AdaptivePrivateGradient` where the rule is `AdaptiveClipping`.
+
+    Raises:
+        TypeError: the mechanism is not a DPSGD, the run key not a RunKey, the rule not a rule, or
+            not exactly one of `clip_norm` and `rule` is given.
+        ValueError: the clip norm is not positive, the strategy is unknown, or `AdaptiveClipping`
+            does not fit the mechanism.
+    """
+    if not isinstance(mechanism, DPSGD):
+        raise TypeError(
+            "mechanism must be a DPSGD, which describes Poisson batches and independent noise, got "
+            f"{type(mechanism).__name__}: the accountant would count something else"
+        )
+    if not isinstance(run_key, RunKey):
+        raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
+    if (clip_norm is None) == (rule is None):
+        raise TypeError("private_gradient needs either clip_norm or rule, and not both")
+    strategy_named(strategy)
+    if clip_norm is not None:
+        rule = FlatClipping(clip_norm)
+    if isinstance(rule, AdaptiveClipping):
+        rule.noise_scales(mechanism)
+        return AdaptivePrivateGradient(loss_fn, mechanism, run_key, strategy, rule)
+    if not isinstance(rule, ClippingRule):
+        raise TypeError(
+            f"rule must be a clipping rule, such as FlatClipping(1.0) or AdaptiveClipping(), got "
+            f"{rule!r}"
+        )
+    if isinstance(rule.clip_norm, jax.core.Tracer):
+        raise TypeError(
+            "the clip norm must be a constant, got a traced value. Make the private gradient "
+            "outside jax.jit; rule=AdaptiveClipping() has a clip norm that changes"
+        )
+    return PrivateGradient(loss_fn, mechanism, run_key, strategy, rule)

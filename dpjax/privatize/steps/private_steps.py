@@ -1,0 +1,170 @@
+"""What private gradients share, whatever their clipping rule: batches, sums, and checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from dpjax_accounting import DPSGD
+
+from dpjax.privatize.clipping import clipped_grad
+from dpjax.privatize.randomness.run_key import RunKey
+from dpjax.privatize.randomness.sampling import PoissonSampler, microbatches
+from dpjax.privatize.rules.clipping_rules import ClippingRule
+from dpjax.privatize.steps.total import StepTotal
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PrivateSteps:
+    """Steps of a training loop: sampling, the clipped sums, and what may be released.
+
+    `PrivateGradient` and `AdaptivePrivateGradient` add how a step starts and what it releases.
+    """
+
+    loss_fn: Callable[..., jax.Array]
+    mechanism: DPSGD
+    run_key: RunKey
+    strategy: str
+    _released_steps: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
+    # In the totals: the object itself would print, and be kept by compiled functions.
+    _owner: object = dataclasses.field(default_factory=object, init=False, repr=False)
+
+    def batches(
+        self,
+        step: int,
+        *,
+        microbatch_size: int,
+        order: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Draws the Poisson batch of a step and cuts it into microbatches of one static shape.
+
+        Args:
+            step: in `range(mechanism.num_steps)`.
+            microbatch_size: b, the number of rows of every microbatch, at least 1.
+            order: takes the drawn units, `(n,)` int64 ascending, and returns them in another order,
+                for instance by the length of their text.
+
+        Returns:
+            Pairs (rows, mask), `(b,)` int64 and `(b,)` bool: the units of a microbatch, and which
+            of them count. The others are copies. An empty batch has no pair.
+
+        Raises:
+            TypeError: `step` is not an integer.
+            ValueError: `step` is not a step of the mechanism, `microbatch_size` is not positive,
+                or `order` left out, repeated or invented units.
+        """
+        drawn = self._drawn_units(self._checked_step(step))
+        if microbatch_size < 1:
+            raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
+        ordered = drawn if order is None else np.asarray(order(drawn.copy()))
+        if not np.array_equal(np.sort(ordered), drawn):
+            raise ValueError(
+                "order must return the units that it was given, each once; the accountant counts "
+                "on exactly those that were drawn"
+            )
+        return microbatches(ordered, microbatch_size)
+
+    def add(
+        self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, *shared: PyTree
+    ) -> StepTotal:
+        """Adds the clipped gradients of a microbatch to the total of the step.
+
+        Compiled, once for each shape of the arguments. The buffers of `total` are taken over:
+        write `total = private.add(total, ...)`.
+
+        Args:
+            total: from `zeros`, or from `add` before.
+            params: the parameters that are trained, as `clipped_grad` takes them.
+            batch: the examples, a pytree of arrays with a leading example axis `(b, ...)`.
+            mask: `(b,)` bool, from `batches`: which examples count.
+            shared: what the loss takes beside parameters and example, the same for all examples:
+                pytrees of arrays without an example axis, such as frozen parameters.
+
+        Raises:
+            TypeError: `total` is no total; or as `clipped_grad`'s function.
+            ValueError: the total is that of another object or of other parameters, or has been used
+                up; or as `clipped_grad`'s function.
+        """
+        self._check_mine(total)
+        total.check_is_held()
+        return self._compiled_add(total, params, batch, mask, *shared)
+
+    @functools.cached_property
+    def _compiled_add(self) -> Callable[..., StepTotal]:
+        return jax.jit(self._add, donate_argnums=0)
+
+    def _add(
+        self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, *shared: PyTree
+    ) -> StepTotal:
+        # JAX traces again when a structure or shape differs: later steps do not pay for this check.
+        total.check_fits(params)
+
+        def loss_fn(params: PyTree, example: PyTree) -> jax.Array:
+            return self.loss_fn(params, example, *shared)
+
+        clipped = clipped_grad(loss_fn, rule=self._rule_of(total), strategy=self.strategy)
+        return total.plus(clipped(params, batch, mask), mask)
+
+    def _rule_of(self, total: StepTotal) -> ClippingRule:
+        raise NotImplementedError
+
+    def _drawn_units(self, step: int) -> np.ndarray:
+        return PoissonSampler.for_mechanism(self.mechanism, self.run_key).indices(step)
+
+    def _approve(self, total: StepTotal, step: int) -> int:
+        """Checks that `total` may be released as `step`, and puts the step on record."""
+        self._check_mine(total)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(total)):
+            raise TypeError(
+                "release checks the total on the host and cannot be traced. Call it outside "
+                "jax.jit; release_and_update compiles noise and update together"
+            )
+        step = self._checked_step(step)
+        if step in self._released_steps:
+            raise ValueError(
+                f"step {step} has been released already. The noise of a step is always the same, "
+                "and the difference of two releases would show the data without noise. To start "
+                "again, take a fresh RunKey and make another private gradient"
+            )
+        total.check_is_held()
+        made_for, counted = (int(x) for x in jax.device_get((total.step, total.num_records)))
+        if made_for != step:
+            raise ValueError(
+                f"total was made for step {made_for}, got step {step}. Release the total of "
+                f"zeros(params, {step})"
+            )
+        drawn = len(self._drawn_units(step))
+        if counted != drawn:
+            raise ValueError(
+                f"total has {counted} records, the Poisson batch of step {step} has {drawn}. Add "
+                f"every microbatch of batches({step}, ...) once, with its mask"
+            )
+        self._released_steps.add(step)
+        return step
+
+    def _check_mine(self, total: StepTotal) -> None:
+        if not isinstance(total, StepTotal):
+            raise TypeError(f"total must come from zeros and add, got {type(total).__name__}")
+        if total.owner is not self._owner:
+            raise ValueError(
+                "total belongs to another private gradient, whose loss, clipping rule, mechanism "
+                "or run key may differ. Make it with zeros of this one"
+            )
+
+    def _checked_step(self, step: int) -> int:
+        if isinstance(step, bool):
+            raise TypeError(f"step must be an integer, got {step}")
+        step = operator.index(step)
+        if not 0 <= step < self.mechanism.num_steps:
+            raise ValueError(
+                f"step must be in range({self.mechanism.num_steps}), the steps that the mechanism "
+                f"accounts for, got {step}"
+            )
+        return step
