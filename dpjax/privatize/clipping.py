@@ -85,7 +85,7 @@ class ClippedGrad(NamedTuple):
 class ClippedGradFn:
     """A function `(params, batch, mask=None) -> ClippedGrad` that knows its sensitivity.
 
-    Build it with `clipped_grad`.
+    Build it with `clipped_grad`. `jax.jit` of it hides the attributes: keep this object too.
     """
 
     loss_fn: LossFn
