@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,23 +15,17 @@ import numpy as np
 from dpjax_accounting import EpsilonBySteps
 from rich.console import Console
 
-from dpjax.data import PoissonSampler, by_length, microbatches, trim_padding
+from dpjax.data import by_length, trim_padding
 from dpjax.finetuning.files import checkpoint
 from dpjax.finetuning.files.metrics_log import MetricsLog
-from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.tasks.base import Batch
 from dpjax.finetuning.training.divergence import DivergenceWatch
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.optimizer import make_optimizer
 from dpjax.finetuning.training.progress import TrainingProgress
-from dpjax.finetuning.training.step import (
-    Accumulator,
-    Steps,
-    empty_accumulator,
-    make_non_private_steps,
-    make_private_steps,
-)
+from dpjax.finetuning.training.step import NonPrivateSteps, PrivateSteps, Steps, are_finite
+from dpjax.privatize import StepTotal
 
 PyTree = Any
 
@@ -60,11 +55,12 @@ def train(
         RunDiverged: parameters or losses are not finite any more.
         OSError: for instance because the disk is full; the state stored before stays.
     """
-    plan, directory, run_key = run.plan, run.directory, run.run_key
+    plan, directory = run.plan, run.directory
     trainable, frozen = run.model.trainable, run.model.frozen
     training = plan.config.training
     optimizer = make_optimizer(training, plan.num_steps, plan.head)
-    steps, sampler, spent = _machinery(run, optimizer)
+    steps = _make_steps(run, optimizer)
+    spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
     state = optimizer.init(trainable)
     first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)
     watch = DivergenceWatch(training.expected_batch_size)
@@ -77,17 +73,17 @@ def train(
         contextlib.ExitStack() as after_first_step,
         progress,
     ):
-        are_finite = None
+        still_finite = None
         for step in range(first, plan.num_steps):
             start = time.monotonic()
-            total = empty_accumulator(trainable)
-            for batch, mask in _batches(plan, sampler.indices(step), run_key.dropout_key(step)):
-                total = steps.accumulate(trainable, frozen, total, batch, mask)
-            trainable, state = steps.apply(trainable, state, total, run_key.noise_keys(step))
-            if are_finite is not None:
+            total = steps.zeros(trainable, step)
+            for batch, mask in _batches(run, steps, step):
+                total = steps.add(total, trainable, batch, mask, frozen)
+            trainable, state = steps.update(total, step, trainable, state)
+            if still_finite is not None:
                 # Those before this step: nobody waits for what is being computed.
-                watch.check_parameters(step, bool(are_finite))
-            are_finite = steps.are_finite(trainable)
+                watch.check_parameters(step, bool(still_finite))
+            still_finite = are_finite(trainable)
             row = _row(step + 1, total, spent, start)
             if step == first:
                 # Until now an interruption lost nothing, and compiling may take minutes.
@@ -98,7 +94,7 @@ def train(
             is_last = step + 1 == plan.num_steps
             is_interrupted = interrupts.number is not None
             if writer.is_due() or is_interrupted or is_last:
-                watch.check_parameters(step + 1, bool(are_finite))
+                watch.check_parameters(step + 1, bool(still_finite))
                 writer.store(step + 1, trainable, state)
             if is_interrupted and not is_last:
                 writer.wait()
@@ -112,34 +108,30 @@ def train(
         return Trained(trainable, log.rows, log.num_missing)
 
 
-def _machinery(run: Run, optimizer: Any) -> tuple[Steps, PoissonSampler, EpsilonBySteps | None]:
-    """Makes steps, sampler and ε display: with privacy all three read the one mechanism."""
-    plan, run_key = run.plan, run.run_key
+def _make_steps(run: Run, optimizer: Any) -> Steps:
+    """Makes the steps: with privacy, sampler, clipping and noise read the one mechanism."""
+    plan = run.plan
     loss = plan.task.loss_fn(run.model.graphdef)
     if plan.mechanism is None:
-        batch = plan.config.training.expected_batch_size
-        sampler = PoissonSampler(len(plan.train), batch / len(plan.train), run_key)
-        return make_non_private_steps(loss, optimizer, batch), sampler, None
+        batch_size = plan.config.training.expected_batch_size
+        return NonPrivateSteps(loss, optimizer, len(plan.train), batch_size, run.run_key)
     clip_norm = plan.config.privacy.clip_norm
-    return (
-        make_private_steps(loss, optimizer, plan.mechanism, clip_norm),
-        PoissonSampler.for_mechanism(plan.mechanism, run_key),
-        EpsilonBySteps(plan.mechanism, plan.delta),
+    return PrivateSteps(loss, optimizer, plan.mechanism, clip_norm, run.run_key)
+
+
+def _batches(run: Run, steps: Steps, step: int) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Yields the microbatches of a step; each record drops what its own key says."""
+    plan, config = run.plan, run.plan.config
+    drops = config.tuning == "lora" and config.lora.dropout > 0
+    dropout_key = run.run_key.dropout_key(step)
+    microbatches = steps.batches(
+        step,
+        microbatch_size=config.training.microbatch_size,
+        order=functools.partial(by_length, plan.train),
     )
-
-
-def _batches(
-    plan: Plan, indices: np.ndarray, dropout_key: jax.Array
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    """The microbatches of a step with their masks; each record drops what its own key says."""
-    drops = plan.config.tuning == "lora" and plan.config.lora.dropout > 0
-    ordered = by_length(plan.train, indices)
-    for rows, mask in microbatches(ordered, plan.config.training.microbatch_size):
+    for rows, mask in microbatches:
         batch = plan.task.batch(trim_padding(plan.train.take(rows)))
-        yield (
-            batch._replace(dropout_keys=_keys_of(dropout_key, rows)) if drops else batch,
-            mask,
-        )
+        yield (batch._replace(dropout_keys=_keys_of(dropout_key, rows)) if drops else batch), mask
 
 
 @jax.jit
@@ -148,11 +140,17 @@ def _keys_of(key: jax.Array, rows: np.ndarray) -> jax.Array:
     return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
 
 
-def _row(
-    step: int, total: Accumulator, spent: EpsilonBySteps | None, start: float
-) -> dict[str, Any]:
+def _row(step: int, total: StepTotal, spent: EpsilonBySteps | None, start: float) -> dict[str, Any]:
     # The clock is read after this: a call only starts the work that these numbers wait for.
-    loss, records, clipped, nonfinite, losses = jax.device_get(total[1:])
+    loss, records, clipped, nonfinite, losses = jax.device_get(
+        (
+            total.loss,
+            total.num_records,
+            total.num_clipped,
+            total.num_nonfinite,
+            total.num_losses,
+        )
+    )
     mean = float(loss) / int(losses) if losses else math.nan
     row = {
         "step": step,

@@ -1,144 +1,152 @@
-"""The compiled parts of a training step: accumulate a microbatch, then apply the private mean."""
+"""The steps of a run, with privacy and without: the same calls for the loop."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from dpjax_accounting import DPSGD
 
 from dpjax.finetuning.tasks.base import Loss
-from dpjax.privatize import clipped_grad, noisy_mean
+from dpjax.privatize import (
+    PoissonSampler,
+    RunKey,
+    StepTotal,
+    clipped_grad,
+    microbatches,
+    private_gradient,
+)
 
 PyTree = Any
+Order = Callable[[np.ndarray], np.ndarray]
 # Gradients are summed as they are: none that float32 can take the norm of is longer.
 _UNREACHED_NORM = 1e30
 
 
-class Accumulator(NamedTuple):
-    """Sums over the microbatches of one step, float32 and int32. Private until noise is added.
+class Steps(Protocol):
+    """What the loop does in each step; as in `dpjax.PrivateGradient`, and then the update."""
 
-    Attributes:
-        grads: of the gradients of all records where they are finite.
-        loss: of the losses that are finite.
-        num_records: how many records were drawn.
-        num_clipped: how many gradients were clipped.
-        num_nonfinite: how many records have a loss or a gradient that is not finite.
-        num_losses: how many losses are finite.
+    def batches(
+        self, step: int, *, microbatch_size: int, order: Order
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Draws the Poisson batch of a step, as microbatches `(rows, mask)`."""
+
+    def zeros(self, params: PyTree, step: int) -> StepTotal:
+        """Returns the total that a step starts from."""
+
+    def add(
+        self, total: StepTotal, params: PyTree, batch: PyTree, mask: np.ndarray, frozen: PyTree
+    ) -> StepTotal:
+        """Adds the gradients of a microbatch; the buffers of `total` are taken over."""
+
+    def update(
+        self, total: StepTotal, step: int, params: PyTree, state: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Returns parameters and optimizer state after the step; takes over their buffers."""
+
+
+class PrivateSteps:
+    """Steps that clip each record's gradient, and add the mechanism's noise once per step.
+
+    Args:
+        loss: of one record, `(trainable, record, frozen) -> scalar`.
+        optimizer: makes an update of the private gradient.
+        mechanism: what the accountant counts.
+        clip_norm: C, the most that one record contributes, in L2 norm.
+        run_key: the secret of the run.
     """
 
-    grads: PyTree
-    loss: jax.Array
-    num_records: jax.Array
-    num_clipped: jax.Array
-    num_nonfinite: jax.Array
-    num_losses: jax.Array
+    def __init__(
+        self,
+        loss: Loss,
+        optimizer: optax.GradientTransformation,
+        mechanism: DPSGD,
+        clip_norm: float,
+        run_key: RunKey,
+    ) -> None:
+        private = private_gradient(loss, mechanism=mechanism, clip_norm=clip_norm, run_key=run_key)
+        self._private, self._optimizer = private, optimizer
+        self.batches, self.zeros, self.add = private.batches, private.zeros, private.add
+
+    def update(
+        self, total: StepTotal, step: int, params: PyTree, state: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Adds the noise, and applies the optimizer: one compiled program."""
+        return self._private.release_and_update(self._apply, total, step, params, state)
+
+    def _apply(self, mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+        return _updated(self._optimizer, mean, params, state)
 
 
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """The compiled functions of a run; `are_finite` says whether all parameters are."""
-
-    accumulate: Callable[[PyTree, PyTree, Accumulator, PyTree, jax.Array], Accumulator]
-    apply: Callable[[PyTree, Any, Accumulator, jax.Array], tuple[PyTree, Any]]
-    are_finite: Callable[[PyTree], jax.Array]
-
-
-def empty_accumulator(trainable: PyTree) -> Accumulator:
-    """All sums zero: what a step starts from, and all that an empty Poisson batch adds up to."""
-    grads = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), trainable)
-    # Separate arrays, since the accumulator's buffers are donated.
-    counts = [jnp.zeros((), jnp.int32) for _ in range(4)]
-    return Accumulator(grads, jnp.zeros((), jnp.float32), *counts)
-
-
-def make_private_steps(
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    mechanism: DPSGD,
-    clip_norm: float,
-) -> Steps:
-    """Steps that clip every record's gradient, and add the mechanism's noise once per step.
-
-    `loss` is that of one record, `(trainable, record, frozen) -> scalar`.
-    """
-
-    accumulate = _accumulate_clipped(loss, clip_norm)
-
-    def apply(
-        trainable: PyTree, optimizer_state: Any, total: Accumulator, noise_keys: jax.Array
-    ) -> tuple[PyTree, Any]:
-        mean = noisy_mean(total.grads, noise_keys, mechanism=mechanism, clip_norm=clip_norm)
-        return _update(optimizer, trainable, optimizer_state, mean)
-
-    return _compile(accumulate, apply)
-
-
-def make_non_private_steps(
-    loss: Loss, optimizer: optax.GradientTransformation, expected_batch_size: int
-) -> Steps:
-    """The same recipe without clipping and noise; `noise_keys` is ignored.
+class NonPrivateSteps:
+    """The same recipe without clipping and noise.
 
     Records whose gradient is not finite are left out here too: one of them would end the run.
+
+    Args:
+        loss: of one record, `(trainable, record, frozen) -> scalar`.
+        optimizer: makes an update of the mean gradient.
+        num_records: how many training records there are.
+        expected_batch_size: mean size of a Poisson batch; the sum is divided by it.
+        run_key: draws the batches.
     """
 
-    accumulate = _accumulate_clipped(loss, _UNREACHED_NORM)
+    def __init__(
+        self,
+        loss: Loss,
+        optimizer: optax.GradientTransformation,
+        num_records: int,
+        expected_batch_size: int,
+        run_key: RunKey,
+    ) -> None:
+        self._sampler = PoissonSampler(num_records, expected_batch_size / num_records, run_key)
 
-    def apply(
-        trainable: PyTree, optimizer_state: Any, total: Accumulator, noise_keys: jax.Array
-    ) -> tuple[PyTree, Any]:
-        del noise_keys
-        mean = jax.tree.map(lambda g: g / expected_batch_size, total.grads)
-        return _update(optimizer, trainable, optimizer_state, mean)
+        def add(
+            total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
+        ) -> StepTotal:
+            def record_loss(params: PyTree, record: PyTree) -> jax.Array:
+                return loss(params, record, frozen)
 
-    return _compile(accumulate, apply)
+            summed = clipped_grad(record_loss, clip_norm=_UNREACHED_NORM)(params, batch, mask)
+            return total.plus(summed, mask)
 
+        def apply(grads: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+            mean = jax.tree.map(lambda g: g / expected_batch_size, grads)
+            return _updated(optimizer, mean, params, state)
 
-def _accumulate_clipped(loss: Loss, clip_norm: float) -> Callable:
-    """Adds the clipped gradients of a microbatch, and what is counted of it, to the sums."""
+        self.add = jax.jit(add, donate_argnums=0)
+        self._apply = jax.jit(apply, donate_argnums=(1, 2))
 
-    def accumulate(
-        trainable: PyTree, frozen: PyTree, total: Accumulator, batch: PyTree, mask: jax.Array
-    ) -> Accumulator:
-        def record_loss(trainable: PyTree, record: PyTree) -> jax.Array:
-            return loss(trainable, record, frozen)
+    def batches(
+        self, step: int, *, microbatch_size: int, order: Order
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Draws the Poisson batch of a step, as microbatches `(rows, mask)`."""
+        return microbatches(order(self._sampler.indices(step)), microbatch_size)
 
-        clipped = clipped_grad(record_loss, clip_norm=clip_norm)(trainable, batch, mask)
-        has_loss = jnp.isfinite(clipped.losses)
-        return Accumulator(
-            jax.tree.map(jnp.add, total.grads, clipped.grads),
-            total.loss + jnp.sum(jnp.where(has_loss, clipped.losses, 0.0)),
-            total.num_records + _count(mask),
-            total.num_clipped + clipped.num_clipped,
-            total.num_nonfinite + _count(mask & ~(has_loss & jnp.isfinite(clipped.norms))),
-            total.num_losses + _count(mask & has_loss),
-        )
+    def zeros(self, params: PyTree, step: int) -> StepTotal:
+        """Returns the total that a step starts from."""
+        return StepTotal.zeros(params, step)
 
-    return accumulate
-
-
-def _count(flags: jax.Array) -> jax.Array:
-    return jnp.sum(flags, dtype=jnp.int32)
+    def update(
+        self, total: StepTotal, step: int, params: PyTree, state: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """Applies the optimizer to the sum divided by the expected batch size."""
+        del step
+        return self._apply(total.grads, params, state)
 
 
-def _are_finite(tree: PyTree) -> jax.Array:
+@jax.jit
+def are_finite(tree: PyTree) -> jax.Array:
+    """Whether all entries of all leaves are finite, a boolean scalar."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-def _compile(accumulate: Callable, apply: Callable) -> Steps:
-    return Steps(
-        jax.jit(accumulate, donate_argnames="total"),
-        jax.jit(apply, donate_argnames=("trainable", "optimizer_state")),
-        jax.jit(_are_finite),
-    )
-
-
-def _update(
-    optimizer: optax.GradientTransformation, trainable: PyTree, optimizer_state: Any, mean: PyTree
-) -> tuple[PyTree, Any]:
-    updates, optimizer_state = optimizer.update(mean, optimizer_state, trainable)
-    return optax.apply_updates(trainable, updates), optimizer_state
+def _updated(
+    optimizer: optax.GradientTransformation, mean: PyTree, params: PyTree, state: PyTree
+) -> tuple[PyTree, PyTree]:
+    updates, state = optimizer.update(mean, state, params)
+    return optax.apply_updates(params, updates), state
