@@ -4,6 +4,9 @@ import dataclasses
 import json
 import subprocess
 import sys
+import tomllib
+from importlib import resources
+from pathlib import Path
 
 import pytest
 from dpjax_accounting import DPSGD, DatasetIdentity, Ledger, mechanism_from_dict
@@ -27,6 +30,18 @@ def test_an_import_loads_nothing_heavy():
     code = f"import sys, dpjax; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", ["dpjax", "dpjax_accounting"])
+def test_type_checkers_are_told_that_the_package_is_annotated(package):
+    assert (resources.files(package) / "py.typed").is_file()
+
+
+def test_the_citation_has_the_version_of_the_package():
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert f"version: {project['version']}\n" in (root / "CITATION.cff").read_text()
+    assert project["version"] == dpjax.__version__
 
 
 def test_public_names():
