@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 SEED_WARNING = (
-    "The seed was fixed: whoever knows or guesses it can compute the noise and subtract it. "
-    "Against such a person the guarantee is void. A fixed seed is for tests."
+    "The seed was fixed. Whoever knows or guesses it can compute the noise and subtract it. "
+    "Against this person the guarantee is void. A fixed seed is for tests."
 )
 NON_PRIVATE_WARNING = "Trained WITHOUT privacy: no clipping, no noise, no guarantee of any kind."
 
@@ -23,13 +23,13 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     if report["status"] == "unfinished":
         found.append(
             f"The run is unfinished: the claim covers {report['steps_completed']} of"
-            f" {report['steps_planned']} steps, and nothing that is released after them. If looking"
-            " at results decided when to stop, only the epsilon of all steps planned is a promise"
-            " that could have been made before the run."
+            f" {report['steps_planned']} steps, and nothing that is released after them. If results"
+            " decided when to stop, only the epsilon of all steps planned is a promise that could"
+            " have been made before the run."
         )
     if guarantee is not None and (guarantee["delta_times_num_units"] or 0.0) >= 1:
         found.append(
-            f"delta={guarantee['delta']:g} is not below 1 / (number of {guarantee['unit']}s): such"
-            " a delta permits revealing whole ones."
+            f"delta={guarantee['delta']:g} is not below 1 / (number of {guarantee['unit']}s). This"
+            f" delta permits revealing a whole {guarantee['unit']}."
         )
     return list(dict.fromkeys(found))

@@ -73,34 +73,34 @@ def _promise(report: Mapping[str, Any]) -> list[Block]:
     unit, epsilon = guarantee["unit"], guarantee["epsilon"]
     relation = _RELATIONS.get(guarantee["neighboring"], guarantee["neighboring"].replace("_", " "))
     recognised = "; ".join(
-        f"one that wrongly accuses {_percent(test['false_positive_rate'])} of those who did not"
-        f" take part recognises at most {_percent(test['largest_true_positive_rate'], up=True)} of"
-        " those who did"
+        f"a test that wrongly accuses {_percent(test['false_positive_rate'])} of the {unit}s that"
+        " were not used recognises at most"
+        f" {_percent(test['largest_true_positive_rate'], up=True)} of those that were"
         for test in guarantee["tests"]
     )
     right = (1 + guarantee["largest_advantage"]) / 2
     return [
         Heading("What is promised"),
         Paragraph(
-            f"The training data contains {unit}s. Take any one {unit}. Whoever sees what was"
-            f" released, knows every other {unit} and has any computing power cannot tell well"
-            f" whether this {unit} was used. How well at most was proved for the method, not"
-            " measured on this model."
+            f"The training data contains {unit}s. Take any one {unit}. Somebody sees everything"
+            f" that was released, knows every other {unit} and has any computing power. This person"
+            f" still cannot tell well whether the {unit} was used. The limit below was proved for"
+            " the method, not measured on this model."
         ),
         Paragraph(
-            f"The measure of it is ε = {_rounded_up(epsilon)} at δ = {guarantee['delta']:.3g}, for"
-            f" data sets that differ by {relation.format(unit=unit)}. Smaller is safer. It means: a"
-            f" result that is likely with the {unit} is at most {_rounded_up(math.exp(epsilon))}"
-            f" times less likely without it, and the other way round, apart from a probability of"
-            f" {guarantee['delta']:.3g} for which nothing is promised."
+            f"The limit is ε = {_rounded_up(epsilon)} at δ = {guarantee['delta']:.3g}, for data"
+            f" sets that differ by {relation.format(unit=unit)}. Smaller is safer. A result that is"
+            f" likely with the {unit} is at most {_rounded_up(math.exp(epsilon))} times less likely"
+            f" without it, and the other way round. This leaves out a probability of"
+            f" {guarantee['delta']:.3g}, for which nothing is promised."
             if epsilon < 50
-            else f"The measure of it is ε = {_rounded_up(epsilon)} at δ = {guarantee['delta']:.3g}."
-            " That is so large that it promises nothing of use."
+            else f"The limit is ε = {_rounded_up(epsilon)} at δ = {guarantee['delta']:.3g}. It is"
+            " so large that it promises nothing of use."
         ),
         Paragraph(
-            f"Somebody who has to guess whether a {unit} was used, when both are equally likely, is"
-            f" right in at most {_percent(right, up=True)} of the cases; without the model it would"
-            f" be 50 %. Of all tests, {recognised}."
+            f"Suppose both are equally likely, and somebody guesses whether a {unit} was used. The"
+            f" guess is right in at most {_percent(right, up=True)} of the cases; without the model"
+            f" it would be 50 %. Of all tests, {recognised}."
         ),
     ]
 
@@ -115,9 +115,9 @@ def _numbers(report: Mapping[str, Any]) -> list[Block]:
     ]
     if guarantee["num_units"] is not None:
         share = guarantee["delta_times_num_units"]
-        compared = "below" if share < 1 else "NOT below"
         rows.append((f"Number of {guarantee['unit']}s n (public)", f"{guarantee['num_units']:,}"))
-        rows.append(("δ compared with 1/n", f"{share:.3g} of it, {compared} it as it should be"))
+        verdict = "below 1/n, as it should be" if share < 1 else "NOT below 1/n, but should be"
+        rows.append(("δ compared with 1/n", f"{share:.3g} times 1/n: {verdict}"))
     for pair in guarantee["other_deltas"]:
         rows.append((f"ε at δ = {pair['delta']:.3g}", f"{pair['epsilon']:.6g}"))
     if report["status"] == "unfinished":
@@ -140,17 +140,17 @@ def _lifetime(report: Mapping[str, Any]) -> list[Block]:
     total = report["dataset_total"]
     if total is None:
         text = (
-            "No ledger was kept. If the same data was or will be used again, the ε of all uses"
-            " compose to a larger one, which this report does not know."
+            "No ledger was kept. Only this run is counted. If the same data was or will be used"
+            " again, all uses together spend a larger ε, which this report does not know."
         )
     else:
         runs = "1 run" if total["num_runs"] == 1 else f"{total['num_runs']} runs"
         text = (
             f"The ledger of the data set has {runs}, this one included. Together they spent ε ="
-            f" {_rounded_up(total['epsilon'])} at δ = {total['delta']:.3g}: that is the promise to"
-            " somebody who sees all of their results. What is not in the ledger is not in the"
-            f" number. The ledger then had {total['ledger_head']['num_lines']} lines, the last with"
-            f" the hash {total['ledger_head']['sha256']}."
+            f" {_rounded_up(total['epsilon'])} at δ = {total['delta']:.3g}. This bounds what all"
+            " of their results reveal to somebody who sees them. Runs that are not in the ledger"
+            f" are not counted. The ledger then had {total['ledger_head']['num_lines']} lines, the"
+            f" last with the hash {total['ledger_head']['sha256']}."
         )
     return [Heading("The same data over its lifetime"), Paragraph(text)]
 
@@ -173,10 +173,10 @@ def _limits(report: Mapping[str, Any]) -> list[Block]:
     trust = report["trust"]
     uses = tuple((use["use"], use["status"], use["explanation"]) for use in report["data_uses"])
     return [
-        Heading("Whom it takes trust in"),
+        Heading("Who must be trusted"),
         Paragraph(
             "One party holds the data and adds the noise (the central model). The promise does not"
-            " bind those who see the data before that:"
+            " limit what these learn, because they see the data before the noise is added:"
         ),
         Bullets(tuple(trust["trusted_with_records"])),
         Heading("What may be published"),
@@ -207,7 +207,7 @@ def _check(report: Mapping[str, Any]) -> list[Block]:
         Heading("How to check this report"),
         Paragraph(
             "The command `dpjax_accounting verify privacy.json` computes every number again from"
-            " the parameters. It cannot see whether the run did what is stated here."
+            " the parameters. It cannot see whether the run did what this report states."
         ),
     ]
 

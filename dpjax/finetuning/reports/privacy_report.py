@@ -14,6 +14,7 @@ from dpjax_accounting import Ledger, claim, dataset_total
 from dpjax_accounting.report.caveats import NON_PRIVATE_WARNING, SEED_WARNING
 from dpjax_accounting.report.schema import SCHEMA_VERSION
 
+from dpjax.finetuning.reports import statements
 from dpjax.finetuning.setup.environment import environment
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
@@ -21,83 +22,6 @@ from dpjax.privatize import RunKey
 
 _PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _RUN_KEY_BITS = 256
-
-ASSUMPTIONS = (
-    "One record is one row of the training file; a person with several rows is protected for each "
-    "row, not for all of them together.",
-    "Neighbouring data sets differ by one record added or removed. The sampling probability, the "
-    "number of steps, the clip norm and the expected batch size are public{labels}.",
-    "The model at the end, and every intermediate one, may be seen by the adversary; which records "
-    "were drawn in which step may not.",
-    "Noise is Gaussian in float32 arithmetic, drawn from Threefry generators with fresh 64-bit "
-    "keys per step; attacks on floating-point rounding of the noise are not covered.",
-)
-NOT_COVERED = (
-    "metrics.jsonl, attack.json, report.md and anything else in the run directory beside model/, "
-    "adapter/ and this report: they are computed from the private records without noise.",
-    "Choosing hyper-parameters, or one of several runs, by looking at results on private data.",
-    "That a run stopped because it diverged: whoever sees this learns that its losses were not "
-    "finite.",
-    "The evaluation records, and the data the pretrained checkpoint was made from.",
-    "Other trainings on the same records, unless a ledger has them: their ε compose.",
-)
-TRUST = {
-    "model": "central",
-    "trusted_with_records": [
-        "Whoever runs the training, and the machine it runs on: both see the records."
-    ],
-    "released": [
-        "model/, and adapter/ where there is one: the tuned weights, and every intermediate state "
-        "of them."
-    ],
-    "kept_secret": [
-        "The run key and the checkpoints of an unfinished run, from which noise can be computed; "
-        "both are deleted when the run ends.",
-        "Which records were drawn in which step.",
-        "metrics.jsonl, attack.json, report.md and their pictures.",
-        "The ledger of the data set: it holds a hash of the records.",
-    ],
-}
-_DATA_USES = (
-    (
-        "Gradients of the training records",
-        "budgeted",
-        "Clipped and with noise; ε is that of all steps completed.",
-    ),
-    (
-        "Hyper-parameter tuning",
-        "not covered",
-        "Nobody here knows how the settings were found. If by results on these records, the runs "
-        "that were tried belong into the ledger, and the choice among them costs more.",
-    ),
-    (
-        "Choice of a checkpoint, early stopping",
-        "not done",
-        "The model after the last step is taken.",
-    ),
-    (
-        "Stopping a run that diverged",
-        "not covered",
-        "A run stops when no loss is finite for a whole batch. This depends on the records, and "
-        "no noise is added to it.",
-    ),
-    (
-        "Evaluation",
-        "not covered",
-        "Accuracy is measured on the evaluation records without noise; nothing is trained on them.",
-    ),
-    (
-        "Logged metrics and the attack",
-        "not covered",
-        "Computed from the training records without noise, and not to be published.",
-    ),
-    (
-        "Vocabulary and tokenizer",
-        "public data",
-        "They come with the pretrained checkpoint, whose own data no guarantee covers.",
-    ),
-)
-_LABEL_USES = (("Set of labels", "not covered", "Read from the data and treated as public."),)
 
 
 def build(
@@ -122,15 +46,11 @@ def build(
         **_claim(plan, steps_completed),
         "implementation": _implementation(plan),
         "randomness": _randomness(run_key),
-        "trust": TRUST,
-        "data_uses": [
-            {"use": use, "status": status, "explanation": explanation}
-            for use, status, explanation in (_DATA_USES + _LABEL_USES * bool(plan.task.labels))
-            * private
-        ],
+        "trust": statements.TRUST,
+        "data_uses": _data_uses(plan) if private else [],
         "dataset_total": None if ledger is None else dataset_total(ledger, plan.delta),
-        "assumptions": _assumptions(plan) * private,
-        "not_covered": list(NOT_COVERED) * private,
+        "assumptions": _assumptions(plan) if private else [],
+        "not_covered": list(statements.NOT_COVERED) if private else [],
         "warnings": [],
         "versions": {name: version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
@@ -159,8 +79,18 @@ def in_words(plan: Plan, steps: int) -> str:
 
 
 def _assumptions(plan: Plan) -> list[str]:
-    labels = ", and so is the set of labels" if plan.task.labels else ""
-    return [line.format(labels=labels) for line in ASSUMPTIONS]
+    lines = list(statements.ASSUMPTIONS)
+    return lines + list(statements.LABEL_ASSUMPTIONS) if plan.task.labels else lines
+
+
+def _data_uses(plan: Plan) -> list[dict[str, str]]:
+    uses = statements.DATA_USES
+    if plan.task.labels:
+        uses += statements.LABEL_USES
+    return [
+        {"use": use, "status": status, "explanation": explanation}
+        for use, status, explanation in uses
+    ]
 
 
 def _claim(plan: Plan, steps_completed: int) -> dict[str, Any]:
@@ -187,9 +117,9 @@ def _implementation(plan: Plan) -> dict[str, Any] | None:
         "noise_standard_deviation": mechanism.noise_multiplier * privacy.clip_norm,
         "gradient_divided_by": "expected_batch_size",
         "sampling": "Poisson: every record is drawn independently in every step, by a Philox "
-        "generator with a 128-bit key derived from the run key; no batch is truncated.",
-        "gradient_accumulation": "One step is one draw of records; it is computed in microbatches "
-        "whose clipped gradients are added up, and noise is added once to the sum.",
+        "generator with a 128-bit key that is derived from the run key. No batch is truncated.",
+        "gradient_accumulation": "One step is one draw of records. It is computed in microbatches. "
+        "Their clipped gradients are added up, and noise is added once to the sum.",
     }
 
 

@@ -1,0 +1,84 @@
+"""The sentences that every private run prints into its privacy report."""
+
+from __future__ import annotations
+
+ASSUMPTIONS = (
+    "One record is one row of the training file. A person with several rows is protected for each "
+    "row, not for all of them together.",
+    "Neighbouring data sets differ by one record added or removed.",
+    "The sampling probability, the number of steps, the clip norm and the expected batch size are "
+    "public.",
+    "The adversary may see the final model and every intermediate one, but not which records were "
+    "drawn in which step.",
+    "Noise is Gaussian in float32 arithmetic. Threefry generators draw it, with fresh 64-bit keys "
+    "in each step. Attacks on floating-point rounding of the noise are not covered.",
+)
+LABEL_ASSUMPTIONS = ("The set of labels is public.",)
+NOT_COVERED = (
+    "metrics.jsonl, attack.json, report.md and anything else in the run directory except model/, "
+    "adapter/ and this report. They are computed from the private records without noise.",
+    "Choosing hyper-parameters, or one of several runs, by looking at results on private data.",
+    "That a run stopped because it diverged. Whoever sees this learns that its losses were not "
+    "finite.",
+    "The evaluation records, and the data that the pretrained checkpoint was made from.",
+    "Other trainings on the same records, unless a ledger has them. All of them together spend "
+    "more than this ε.",
+)
+TRUST = {
+    "model": "central",
+    "trusted_with_records": [
+        "Whoever runs the training, and the machine that it runs on. Both see the records."
+    ],
+    "released": [
+        "The tuned weights in model/, and in adapter/ if there is one, and every intermediate "
+        "state of them."
+    ],
+    "kept_secret": [
+        "The run key and the checkpoints of an unfinished run. The noise can be computed from "
+        "them. Both are deleted when the run ends.",
+        "Which records were drawn in which step.",
+        "metrics.jsonl, attack.json, report.md and their pictures.",
+        "The ledger of the data set. It holds a hash of the records.",
+    ],
+}
+# How the run uses private data: the use, its status, an explanation.
+DATA_USES = (
+    (
+        "Gradients of the training records",
+        "budgeted",
+        "Each gradient is clipped, and noise is added to their sum. ε counts all steps completed.",
+    ),
+    (
+        "Hyper-parameter tuning",
+        "not covered",
+        "dpjax cannot know how the settings were chosen. If they were chosen by results on these "
+        "records, enter every trial run in the ledger; the choice itself costs extra privacy.",
+    ),
+    (
+        "Choice of a checkpoint, early stopping",
+        "not done",
+        "The run keeps the model after the last step.",
+    ),
+    (
+        "Stopping a run that diverged",
+        "not covered",
+        "A run stops when no loss is finite for a whole batch. This depends on the records without "
+        "noise.",
+    ),
+    (
+        "Evaluation",
+        "not covered",
+        "Accuracy is measured on the evaluation records without noise. Nothing is trained on them.",
+    ),
+    (
+        "Logged metrics and the attack",
+        "not covered",
+        "They are computed from the training records without noise. Do not publish them.",
+    ),
+    (
+        "Vocabulary and tokenizer",
+        "public data",
+        "They come with the pretrained checkpoint. No guarantee covers the data it was made from.",
+    ),
+)
+LABEL_USES = (("Set of labels", "not covered", "It is read from the data and treated as public."),)
