@@ -20,8 +20,8 @@ class Composition(Mechanism):
 
     Parameters and number of the mechanisms are fixed beforehand; what they compute (model, loss,
     clip norm, data order) may depend on what earlier ones released. Where parameters were chosen by
-    looking at results, see docs/ledger.md. Compositions among them are replaced by their parts, and
-    equal mechanisms are counted rather than repeated, so that 10⁵ equal ones cost no more than one.
+    looking at results, see docs/guide/ledger.md. Compositions among them are replaced by their
+    parts. Equal mechanisms are counted, not repeated: 10⁵ equal ones cost no more than one.
 
     Attributes:
         mechanisms: at least one, all with the same privacy unit and neighbouring relation; after
