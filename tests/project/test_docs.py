@@ -41,7 +41,7 @@ def test_every_relative_link_leads_somewhere(page):
 
 def test_links_are_found():
     assert "CONTRIBUTING.md" in {page.name for page in PAGES}
-    assert "../dpjax/privatize/noise.py" in links(ROOT / "docs" / "architecture.md")
+    assert "../dpjax/privatize/randomness/noise.py" in links(ROOT / "docs" / "architecture.md")
 
 
 def test_a_batch_is_followed_through_at_most_seven_files():
