@@ -226,10 +226,10 @@ def _check_epsilon(command: EpsilonCommand) -> tuple[DPSGD, float, bool]:
     validate_delta(delta, command.num_units)
     return (
         DPSGD(
-            command.num_units,
-            command.expected_batch_size,
-            command.noise_multiplier,
-            command.num_steps,
+            num_units=command.num_units,
+            expected_batch_size=command.expected_batch_size,
+            noise_multiplier=command.noise_multiplier,
+            num_steps=command.num_steps,
         ),
         delta,
         command.json,
@@ -250,11 +250,17 @@ def _calibrated(command: CalibrateCommand, delta: float) -> DPSGD:
         command.num_steps,
     )
     if noise is None and batch is not None and steps is not None:
-        return calibrate_noise(target, delta, units, batch, steps)
+        return calibrate_noise(
+            target, delta, num_units=units, expected_batch_size=batch, num_steps=steps
+        )
     if steps is None and batch is not None and noise is not None:
-        return calibrate_steps(target, delta, units, batch, noise)
+        return calibrate_steps(
+            target, delta, num_units=units, expected_batch_size=batch, noise_multiplier=noise
+        )
     if batch is None and steps is not None and noise is not None:
-        return calibrate_batch_size(target, delta, units, steps, noise)
+        return calibrate_batch_size(
+            target, delta, num_units=units, noise_multiplier=noise, num_steps=steps
+        )
     options = {
         "--expected-batch-size": batch,
         "--noise-multiplier": noise,

@@ -27,10 +27,10 @@ _MAX_EVALUATIONS = 60
 def calibrate_noise(
     target_epsilon: float,
     delta: float,
+    *,
     num_units: int,
     expected_batch_size: float,
     num_steps: int,
-    *,
     sampling: str = "poisson",
     unit: str = "record",
     neighboring: str = "add_or_remove_one",

@@ -19,10 +19,10 @@ _FIRST_BATCH = 256
 def calibrate_steps(
     target_epsilon: float,
     delta: float,
+    *,
     num_units: int,
     expected_batch_size: float,
     noise_multiplier: float,
-    *,
     sampling: str = "poisson",
     unit: str = "record",
     neighboring: str = "add_or_remove_one",
@@ -85,10 +85,10 @@ def calibrate_steps(
 def calibrate_batch_size(
     target_epsilon: float,
     delta: float,
-    num_units: int,
-    num_steps: int,
-    noise_multiplier: float,
     *,
+    num_units: int,
+    noise_multiplier: float,
+    num_steps: int,
     sampling: str = "poisson",
     unit: str = "record",
     neighboring: str = "add_or_remove_one",
@@ -102,8 +102,8 @@ def calibrate_batch_size(
         target_epsilon: above 0, at most 100.
         delta: between 0 and 1, at least 1e-25.
         num_units: as for :class:`DPSGD`, like the arguments that follow.
-        num_steps: at least 1.
         noise_multiplier: at least 0.1.
+        num_steps: at least 1.
         sampling: as for :class:`DPSGD`.
         unit: as for :class:`DPSGD`.
         neighboring: as for :class:`DPSGD`.

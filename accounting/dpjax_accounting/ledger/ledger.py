@@ -102,7 +102,7 @@ class Ledger:
         """Whether the ledger once had this head, that is, has only grown since."""
         return self._file.contains(head)
 
-    def charge(self, run: str, mechanism: Mechanism, key: str, note: str = "") -> None:
+    def charge(self, run: str, mechanism: Mechanism, *, key: str, note: str = "") -> None:
         """Put a run on record with all that it may release; to be called before it releases any.
 
         The entry is on the disk on return. Charging a run again, as a resumed one does, adds
@@ -131,7 +131,7 @@ class Ledger:
 
         self._file.append(record_of)
 
-    def check_charge(self, run: str, mechanism: Mechanism, key: str) -> None:
+    def check_charge(self, run: str, mechanism: Mechanism, *, key: str) -> None:
         """Raise what :meth:`charge` would raise now, and write nothing."""
         entries = entries_of(self._read()[1:])
         self._charge(run, mechanism, key, "").check_against(entries)

@@ -18,7 +18,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptiveClippingDPSGD(Stepwise):
     """DP-SGD that also releases, in every step, a noisy count of the units that were not clipped.
 
@@ -31,8 +31,8 @@ class AdaptiveClippingDPSGD(Stepwise):
         num_units: number of privacy units in the training data, at least 1.
         expected_batch_size: mean number of units per step, at most `num_units`.
         gradient_noise_multiplier: z_Δ, above 0.
-        count_stddev: σ_b, the standard deviation of the count's noise in units, above 0.
         num_steps: number of steps, at least 0.
+        count_stddev: σ_b, the standard deviation of the count's noise in units, above 0.
         unit: "record".
         neighboring: "add_or_remove_one".
 
@@ -46,8 +46,8 @@ class AdaptiveClippingDPSGD(Stepwise):
     num_units: int
     expected_batch_size: float
     gradient_noise_multiplier: float
-    count_stddev: float
     num_steps: int
+    count_stddev: float
     unit: str = "record"
     neighboring: str = "add_or_remove_one"
 

@@ -43,6 +43,7 @@ class BestOfRuns(Mechanism):
     name: ClassVar[str] = "best_of_runs"
 
     run: Mechanism
+    _: dataclasses.KW_ONLY
     mean_runs: float
     distribution: str = "geometric"
 

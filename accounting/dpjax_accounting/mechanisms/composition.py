@@ -37,6 +37,7 @@ class Composition(Mechanism):
     name: ClassVar[str] = "composition"
 
     mechanisms: tuple[Mechanism, ...]
+    _: dataclasses.KW_ONLY
     counts: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ _UNIT_REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DPSGD(Stepwise):
     """DP-SGD with Poisson sampling: the mechanism whose (ε, δ) is accounted for.
 

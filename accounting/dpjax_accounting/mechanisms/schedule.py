@@ -19,7 +19,7 @@ from dpjax_accounting.engine.releases import RELATIONS, Release, poisson
 from dpjax_accounting.mechanisms.stepwise import Stepwise, checked_step
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Segment:
     """Successive steps with the same parameters.
 
@@ -34,7 +34,7 @@ class Segment:
     num_steps: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DPSGDSchedule(Stepwise):
     """DP-SGD with Poisson sampling in segments, each with its own batch size and noise.
 
@@ -109,7 +109,7 @@ def _checked(segment: object, num_units: int) -> Segment:
     if not isinstance(segment, Segment):
         raise TypeError(f"segments must hold Segments; got {segment!r}.")
     return Segment(
-        checked_batch_size(segment.expected_batch_size, num_units),
-        checked_positive("noise_multiplier", segment.noise_multiplier),
-        checked_integer("num_steps", segment.num_steps, minimum=0),
+        expected_batch_size=checked_batch_size(segment.expected_batch_size, num_units),
+        noise_multiplier=checked_positive("noise_multiplier", segment.noise_multiplier),
+        num_steps=checked_integer("num_steps", segment.num_steps, minimum=0),
     )

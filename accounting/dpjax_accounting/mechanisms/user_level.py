@@ -35,7 +35,7 @@ def _checked_records_per_user(value: object) -> int:
     return number
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UserLevelDPSGD(Stepwise):
     """DP-SGD on records with Poisson sampling, with the guarantee for a user with several of them.
 
@@ -126,6 +126,7 @@ class GroupOfRecords(Mechanism):
     name: ClassVar[str] = "group_of_records"
 
     run: Mechanism
+    _: dataclasses.KW_ONLY
     records_per_user: int
 
     def __post_init__(self) -> None:

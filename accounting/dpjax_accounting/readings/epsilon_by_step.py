@@ -29,7 +29,7 @@ class EpsilonBySteps:
         ValueError: if `max_points` is below 1, or `mechanism.epsilon(delta)` would refuse.
     """
 
-    def __init__(self, mechanism: Stepwise, delta: float, max_points: int = 64) -> None:
+    def __init__(self, mechanism: Stepwise, delta: float, *, max_points: int = 64) -> None:
         if not isinstance(mechanism, Stepwise):
             raise TypeError(
                 f"mechanism must be one in steps, such as DPSGD; got {type(mechanism).__name__},"

@@ -10,7 +10,7 @@ from dpjax_accounting.mechanisms.mechanism import Mechanism
 from dpjax_accounting.readings.profile import profile_points
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianBound:
     """A μ such that a mechanism is as private as one Gaussian release, and where that holds.
 
@@ -83,7 +83,7 @@ def gaussian_dp(mechanism: Mechanism, delta: float) -> GaussianBound:
     delta = check_delta(delta)
     mu = gaussian_mu(mechanism)
     if mu is not None:
-        return GaussianBound(mu, math.inf, 0.0)
+        return GaussianBound(mu=mu, largest_epsilon=math.inf, smallest_delta=0.0)
     points = profile_points(mechanism, delta)
     fpr, tpr = points.corners()
     half = (1 + points.deltas[0]) / 2
@@ -98,7 +98,11 @@ def gaussian_dp(mechanism: Mechanism, delta: float) -> GaussianBound:
     corners = fpr > 0
     mus = ndtri(tpr[corners]) - ndtri(fpr[corners])
     largest = max(2 * float(ndtri(half)), float(mus.max(initial=0.0)))
-    return GaussianBound(largest, float(points.epsilons[-1]), float(points.deltas[-1]))
+    return GaussianBound(
+        mu=largest,
+        largest_epsilon=float(points.epsilons[-1]),
+        smallest_delta=float(points.deltas[-1]),
+    )
 
 
 def zcdp_rho(mechanism: Mechanism) -> float:

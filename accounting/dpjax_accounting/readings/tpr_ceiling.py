@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from dpjax_accounting.checks import checked_real
 
 
-def tpr_ceiling(fpr: ArrayLike, epsilon: float, delta: float) -> NDArray[np.float64]:
+def tpr_ceiling(fpr: ArrayLike, *, epsilon: float, delta: float) -> NDArray[np.float64]:
     """Return the largest true positive rate of any test at false positive rates `fpr`.
 
     An (ε, δ)-differentially private mechanism bounds every test of whether one unit took part by

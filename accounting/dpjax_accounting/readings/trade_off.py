@@ -41,25 +41,25 @@ def trade_off(mechanism: Mechanism, fpr: ArrayLike) -> Array:
     points = profile_points(mechanism, _SMALLEST_DELTA)
     bound = np.ones_like(rates)
     for epsilon, delta in zip(points.epsilons, points.deltas, strict=True):
-        bound = np.minimum(bound, tpr_ceiling(rates, float(epsilon), float(delta)))
+        bound = np.minimum(bound, tpr_ceiling(rates, epsilon=float(epsilon), delta=float(delta)))
     return bound
 
 
-def largest_tpr(mechanism: Mechanism, delta: float, fpr: ArrayLike) -> Array:
+def largest_tpr(mechanism: Mechanism, fpr: ArrayLike, *, delta: float) -> Array:
     """Return :func:`trade_off`, but nowhere above what (ε(delta), delta) alone allows.
 
     The points that the trade-off function is computed from need not include that one.
 
     Args:
         mechanism: whose output the test sees.
-        delta: of a point of the profile.
         fpr: any shape, each value in [0, 1].
+        delta: of a point of the profile.
 
     Raises:
         TypeError: if `delta` is not a number.
         ValueError: if a value lies outside its range.
     """
-    alone = tpr_ceiling(fpr, mechanism.epsilon(delta), delta)
+    alone = tpr_ceiling(fpr, epsilon=mechanism.epsilon(delta), delta=delta)
     return np.minimum(alone, trade_off(mechanism, fpr))
 
 

@@ -28,8 +28,8 @@ _METHODS = {
 def claim(
     mechanism: Mechanism,
     delta: float,
-    steps_completed: int | None = None,
     *,
+    steps_completed: int | None = None,
     other_deltas: Sequence[float] = OTHER_DELTAS,
 ) -> dict[str, Any]:
     """Return the sections of a privacy report that follow from its arguments, ready for JSON.
@@ -95,7 +95,7 @@ def _other_deltas(
 
 
 def _tests(mechanism: Mechanism, delta: float) -> list[dict[str, float]]:
-    bounds = largest_tpr(mechanism, delta, FALSE_POSITIVE_RATES)
+    bounds = largest_tpr(mechanism, FALSE_POSITIVE_RATES, delta=delta)
     return [
         {"false_positive_rate": rate, "largest_true_positive_rate": float(bound)}
         for rate, bound in zip(FALSE_POSITIVE_RATES, bounds, strict=True)

@@ -84,7 +84,12 @@ def verify_report(report: Any, ledger: Ledger | None = None) -> list[str]:
 def _claim_again(report: Mapping[str, Any], mechanism: Mechanism) -> dict[str, Any]:
     guarantee = report["guarantee"]
     others = [pair["delta"] for pair in guarantee["other_deltas"]]
-    return claim(mechanism, guarantee["delta"], report["steps_completed"], other_deltas=others)
+    return claim(
+        mechanism,
+        guarantee["delta"],
+        steps_completed=report["steps_completed"],
+        other_deltas=others,
+    )
 
 
 def _epsilon(report: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:

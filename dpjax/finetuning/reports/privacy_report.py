@@ -165,7 +165,7 @@ def _assumptions(plan: Plan) -> list[str]:
 
 def _claim(plan: Plan, steps_completed: int) -> dict[str, Any]:
     if plan.mechanism is not None:
-        return claim(plan.mechanism, plan.delta, steps_completed)
+        return claim(plan.mechanism, plan.delta, steps_completed=steps_completed)
     return {
         "status": "complete" if steps_completed == plan.num_steps else "unfinished",
         "steps_planned": plan.num_steps,

@@ -45,10 +45,12 @@ class RunLedger:
                 f"privacy.ledger={self.path}: the folder {self.path.parent} does not exist; make it"
             )
         if ChainedFile(self.path).exists():
-            Ledger.open(self.path, self.dataset).check_charge(self.run_id, self.mechanism, self.key)
+            Ledger.open(self.path, self.dataset).check_charge(
+                self.run_id, self.mechanism, key=self.key
+            )
 
     def charge(self) -> Ledger:
         """Puts the run on record with all its steps, synced to the disk."""
         ledger = Ledger.open(self.path, self.dataset)
-        ledger.charge(self.run_id, self.mechanism, self.key, self.note)
+        ledger.charge(self.run_id, self.mechanism, key=self.key, note=self.note)
         return ledger

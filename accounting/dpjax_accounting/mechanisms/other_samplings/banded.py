@@ -17,7 +17,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BandedDPSGD(Stepwise):
     """DP-SGD with noise that is correlated over `bands` steps (BandMF).
 

@@ -20,7 +20,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FixedSizeDPSGD(Stepwise):
     """DP-SGD whose every batch is a uniformly random subset of `batch_size` units.
 

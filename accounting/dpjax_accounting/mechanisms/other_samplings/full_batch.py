@@ -11,7 +11,7 @@ from dpjax_accounting.engine.releases import RELATIONS, gaussian
 from dpjax_accounting.mechanisms.stepwise import Stepwise
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FullBatch(Stepwise):
     """The Gaussian mechanism on the clipped sum over all units, `num_steps` times.
 

@@ -41,7 +41,7 @@ _MOST_WORK = 7e9
 _FARTHEST = 9.5
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomAllocationDPSGD(Mechanism):
     """DP-SGD in which every unit takes part in one step of each epoch, drawn at random for it.
 
@@ -155,7 +155,11 @@ class RandomAllocationDPSGD(Mechanism):
     @property
     def unamplified(self) -> FullBatch:
         """The same if the batches of the unit are known: one Gaussian release per epoch."""
-        return FullBatch(self.noise_multiplier, self.num_epochs, neighboring=self.neighboring)
+        return FullBatch(
+            noise_multiplier=self.noise_multiplier,
+            num_steps=self.num_epochs,
+            neighboring=self.neighboring,
+        )
 
     @property
     def _is_unamplified(self) -> bool:

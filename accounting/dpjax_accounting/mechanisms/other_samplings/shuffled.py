@@ -16,7 +16,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ShuffledDPSGD(Mechanism):
     """DP-SGD in which every unit takes part in exactly one step of each epoch.
 

@@ -16,7 +16,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TruncatedPoissonDPSGD(Stepwise):
     """DP-SGD whose Poisson batches lose random units where they exceed `largest_batch_size`.
 
@@ -30,9 +30,9 @@ class TruncatedPoissonDPSGD(Stepwise):
     Attributes:
         num_units: n, at least 1; public.
         expected_batch_size: mean number of units per step before truncation.
-        largest_batch_size: L, at least 1. B + 6√B or more costs next to nothing.
         noise_multiplier: noise standard deviation / clip norm, above 0.
         num_steps: number of noisy releases, at least 0.
+        largest_batch_size: L, at least 1. B + 6√B or more costs next to nothing.
         unit: "record".
         neighboring: "zero_out" or "replace_one".
 
@@ -45,9 +45,9 @@ class TruncatedPoissonDPSGD(Stepwise):
 
     num_units: int
     expected_batch_size: float
-    largest_batch_size: int
     noise_multiplier: float
     num_steps: int
+    largest_batch_size: int
     unit: str = "record"
     neighboring: str = "zero_out"
 
