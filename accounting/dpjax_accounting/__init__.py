@@ -5,8 +5,12 @@ The package stands alone: it imports no JAX, so a reviewer can check a claim wit
 
 from __future__ import annotations
 
-from dpjax_accounting.calibrate.noise import calibrate_noise
-from dpjax_accounting.calibrate.steps_and_batch import calibrate_batch_size, calibrate_steps
+from dpjax_accounting.calibrate.dpsgd import (
+    calibrate_batch_size,
+    calibrate_dpsgd,
+    calibrate_noise,
+    calibrate_steps,
+)
 from dpjax_accounting.delta import DeltaWarning, default_delta, validate_delta
 from dpjax_accounting.ledger.chained_file import TamperedError
 from dpjax_accounting.ledger.dataset_identity import DatasetIdentity
@@ -69,6 +73,7 @@ __all__ = [
     "UserLevelDPSGD",
     "best_guess_accuracy",
     "calibrate_batch_size",
+    "calibrate_dpsgd",
     "calibrate_noise",
     "calibrate_steps",
     "claim",

@@ -13,9 +13,7 @@ import tyro
 from dpjax_accounting import (
     DPSGD,
     best_guess_accuracy,
-    calibrate_batch_size,
-    calibrate_noise,
-    calibrate_steps,
+    calibrate_dpsgd,
     compare,
     default_delta,
     posterior_belief,
@@ -243,34 +241,25 @@ def _check_calibrate(command: CalibrateCommand) -> tuple[DPSGD, float, bool]:
 
 
 def _calibrated(command: CalibrateCommand, delta: float) -> DPSGD:
-    target, units = command.target_epsilon, command.num_units
-    batch, noise, steps = (
-        command.expected_batch_size,
-        command.noise_multiplier,
-        command.num_steps,
-    )
-    if noise is None and batch is not None and steps is not None:
-        return calibrate_noise(
-            target, delta, num_units=units, expected_batch_size=batch, num_steps=steps
-        )
-    if steps is None and batch is not None and noise is not None:
-        return calibrate_steps(
-            target, delta, num_units=units, expected_batch_size=batch, noise_multiplier=noise
-        )
-    if batch is None and steps is not None and noise is not None:
-        return calibrate_batch_size(
-            target, delta, num_units=units, noise_multiplier=noise, num_steps=steps
-        )
     options = {
-        "--expected-batch-size": batch,
-        "--noise-multiplier": noise,
-        "--num-steps": steps,
+        "--expected-batch-size": command.expected_batch_size,
+        "--noise-multiplier": command.noise_multiplier,
+        "--num-steps": command.num_steps,
     }
     missing = [name for name, value in options.items() if value is None]
-    raise ValueError(
-        f"calibrate computes the one of {', '.join(options)} that is left out. Left out:"
-        f" {', '.join(missing) or 'none'}. Give exactly two of them"
-        f"{'' if missing else ', or ask `dpjax epsilon` for the epsilon of all three'}."
+    if len(missing) != 1:
+        raise ValueError(
+            f"calibrate computes the one of {', '.join(options)} that is left out. Left out:"
+            f" {', '.join(missing) or 'none'}. Give exactly two of them"
+            f"{'' if missing else ', or ask `dpjax epsilon` for the epsilon of all three'}."
+        )
+    return calibrate_dpsgd(
+        command.target_epsilon,
+        delta,
+        num_units=command.num_units,
+        expected_batch_size=command.expected_batch_size,
+        noise_multiplier=command.noise_multiplier,
+        num_steps=command.num_steps,
     )
 
 

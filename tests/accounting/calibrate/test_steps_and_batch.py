@@ -8,7 +8,7 @@ import math
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-from dpjax_accounting import calibrate_batch_size, calibrate_noise, calibrate_steps
+from dpjax_accounting import calibrate_batch_size, calibrate_dpsgd, calibrate_noise, calibrate_steps
 from dpjax_accounting.calibrate.integer_search import largest_within
 
 from tests.support.mechanisms import dpsgd
@@ -155,3 +155,26 @@ def test_search_finds_the_last_number_within(start, value_of, expected):
 
     assert largest_within(watched, 99.0, start, 1, 10**6) == expected
     assert len(tried) == len(set(tried)) < 60
+
+
+def test_one_function_finds_what_is_left_out():
+    numbers = {"num_units": N, "expected_batch_size": 512, "noise_multiplier": 1.5, "num_steps": 99}
+    for missing, named in (
+        ("noise_multiplier", calibrate_noise),
+        ("num_steps", calibrate_steps),
+        ("expected_batch_size", calibrate_batch_size),
+    ):
+        others = {name: value for name, value in numbers.items() if name != missing}
+        assert calibrate_dpsgd(2.0, 1e-6, **others) == named(2.0, 1e-6, **others)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"num_steps": 9}, "expected_batch_size, noise_multiplier. Give"),
+        ({"expected_batch_size": 9, "noise_multiplier": 2.0, "num_steps": 9}, "none of them"),
+    ],
+)
+def test_exactly_one_is_left_out(given, words):
+    with pytest.raises(ValueError, match=words):
+        calibrate_dpsgd(2.0, 1e-6, num_units=N, **given)
