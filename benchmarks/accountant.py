@@ -26,17 +26,18 @@ from dpjax_accounting import (
     FixedSizeDPSGD,
     FullBatch,
     Mechanism,
+    NotSampled,
     RandomAllocationDPSGD,
     Segment,
     ShuffledDPSGD,
     TruncatedPoissonDPSGD,
     best_guess_accuracy,
     compare,
+    computed_afresh,
     gaussian_dp,
     posterior_belief,
+    unamplified_epsilon,
 )
-from dpjax_accounting.engine.answer_cache import computed_afresh
-from dpjax_accounting.readings.unamplified import NotSampled, unamplified_epsilon
 
 _TESTS = pathlib.Path(__file__).parents[1] / "tests"
 REFERENCE = _TESTS / "accounting" / "engine" / "reference.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
     """Replace the file atomically: it is the old one or the whole new one, also after a crash.
 
     The text is on the disk when the function returns.

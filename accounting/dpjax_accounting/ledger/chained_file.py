@@ -88,7 +88,7 @@ class ChainedFile:
             # The head goes first: a head of one line without its file is a creation that crashed,
             # while a file without its head is one whose head was taken away.
             self._write_head(Head(1, sha256))
-            write_text(self.path, line, _MODE)
+            write_text(self.path, line, mode=_MODE)
 
     def read(self) -> ChainedLines:
         """Return all records, after checking the whole chain.
@@ -207,7 +207,7 @@ class ChainedFile:
         return head
 
     def _write_head(self, head: Head) -> None:
-        write_text(self._head, json.dumps(dataclasses.asdict(head)) + "\n", _MODE)
+        write_text(self._head, json.dumps(dataclasses.asdict(head)) + "\n", mode=_MODE)
 
 
 def _canonical(value: Mapping[str, Any]) -> str:

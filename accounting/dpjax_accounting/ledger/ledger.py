@@ -88,6 +88,11 @@ class Ledger:
         check_same_dataset(f"The ledger {path}", ledger.dataset, dataset)
         return ledger
 
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether there is a ledger at `path`, or the head of one that is gone."""
+        return ChainedFile(path).exists()
+
     @property
     def head(self) -> Head:
         """How many lines there are, and the hash of the last: what a report quotes."""

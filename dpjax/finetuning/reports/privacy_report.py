@@ -10,9 +10,14 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from dpjax_accounting import Ledger, claim, dataset_total
-from dpjax_accounting.report.caveats import NON_PRIVATE_WARNING, SEED_WARNING
-from dpjax_accounting.report.schema import SCHEMA_VERSION
+from dpjax_accounting import (
+    NON_PRIVATE_WARNING,
+    SCHEMA_VERSION,
+    SEED_WARNING,
+    Ledger,
+    claim,
+    dataset_total,
+)
 
 from dpjax.finetuning.setup.environment import environment
 from dpjax.finetuning.setup.plan import Plan

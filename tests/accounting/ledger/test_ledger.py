@@ -164,3 +164,8 @@ def test_two_processes_do_not_interleave(ledger):
     for writer in writers:
         writer.join()
     assert len(ledger.entries()) == 40 and not ledger.torn
+
+
+def test_a_ledger_exists_once_it_is_started(ledger, tmp_path):
+    assert Ledger.exists(ledger.path)
+    assert not Ledger.exists(tmp_path / "nothing")
