@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, or the claim holds; 1 the claim does not hold; 2 something given does not exist or fit.
     """
     options = vars(_parser().parse_args(arguments))
-    action = options.pop("action")
+    action: Callable[..., int] = options.pop("action")
     try:
         return action(**options)
     except (OSError, ValueError, TypeError) as error:
@@ -167,6 +167,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add(
     commands: Any, name: str, action: Callable[..., int], words: str
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=words, description=f"{words}.")
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=words, description=f"{words}."
+    )
     command.set_defaults(action=action)
     return command

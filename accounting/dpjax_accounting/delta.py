@@ -18,7 +18,7 @@ def default_delta(num_units: int) -> float:
     that unit entirely, so a meaningful δ lies below 1 / num_units (Dwork and Roth 2014,
     section 2.3).
     """
-    return min(1e-5, checked_integer("num_units", num_units, minimum=1) ** -1.1)
+    return min(1e-5, float(checked_integer("num_units", num_units, minimum=1) ** -1.1))
 
 
 def validate_delta(delta: float, num_units: int) -> float:

@@ -55,4 +55,4 @@ def _on_chord(within: tuple[int, float], beyond: tuple[int, float], target: floa
     if low <= 0 or not math.isfinite(high):
         return math.sqrt(left * right)
     share = math.log(target / low) / math.log(high / low)
-    return left * (right / left) ** share
+    return float(left * (right / left) ** share)

@@ -104,8 +104,8 @@ class ComposedLoss:
         least = 0.0
         for _ in range(_ATTEMPTS):
             decades = _decades(log_delta)
-            for order in (None, _rounded(self._shared_kept(decades).order_for_epsilon(epsilon))):
-                window = self._shared_window(decades, order)
+            for tilt in (None, _rounded(self._shared_kept(decades).order_for_epsilon(epsilon))):
+                window = self._shared_window(decades, tilt)
                 least = min(least, window.log_delta(epsilon))
                 if window.is_tight(epsilon):
                     return math.exp(least)
@@ -188,7 +188,7 @@ class ComposedLoss:
         tilted = np.fft.irfft(transform, size)
         round_off = error * float(np.abs(transform).mean()) + 2e-16 * float(tilted.max())
         index = np.arange(start, start + size)
-        losses = index * interval
+        losses = np.asarray(index * interval, dtype=np.float64)
         tilted = np.maximum(tilted[index % size], 0.0)
         log_scale = log_normaliser - order * centre
         with np.errstate(under="ignore"):
@@ -245,13 +245,13 @@ def _rounded(order: float) -> float:
 
     A tilt that is too strong may move most of the mass to the rare large losses.
     """
-    return 2.0 ** (math.floor(2 * math.log2(order)) / 2)
+    return float(2.0 ** (math.floor(2 * math.log2(order)) / 2))
 
 
 def _next_size(points: int) -> int:
     from scipy import fft
 
-    return fft.next_fast_len(points + points % 2, real=True)
+    return int(fft.next_fast_len(points + points % 2, real=True))
 
 
 def _merged(runs: Runs) -> Runs:

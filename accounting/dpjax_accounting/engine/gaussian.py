@@ -44,4 +44,4 @@ def gaussian_epsilon(delta: float, mu: float) -> float:
         rtol=1e-14,
         xtol=1e-300,
     )
-    return epsilon * (1 + 1e-12)
+    return float(epsilon * (1 + 1e-12))

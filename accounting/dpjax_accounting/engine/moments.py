@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dpjax_accounting.engine.pairs import Array
 from dpjax_accounting.engine.releases import Blend
@@ -126,7 +127,7 @@ class Moments:
         return float(self.orders[low])
 
 
-def _nodes(blend: Blend, top: float) -> tuple[Array, Array, Array]:
+def _nodes(blend: Blend, top: float) -> tuple[Array, Array, NDArray[np.bool_]]:
     """Return log-weights, losses up to `top`, and which of them lie in the bulk."""
     log_weights, losses, near = [], [], []
     for weight, pair in blend:

@@ -110,7 +110,7 @@ def _log_ratio(side: Side, z: Array) -> Array:
     if len(side) == 1:
         return exponents[0]
     logs = [np.log(weight) + one for (weight, _), one in zip(side, exponents, strict=True)]
-    far = np.logaddexp.reduce(logs)
+    far: Array = np.logaddexp.reduce(logs)
     excess = np.zeros_like(z)
     for (weight, _), one in zip(side, exponents, strict=True):
         excess += weight * np.expm1(np.minimum(one, _LARGEST_EXPONENT))
@@ -134,7 +134,8 @@ def _slope(side: Side, z: Array) -> Array:
 
 def _log_density(side: Side, z: Array) -> Array:
     parts = [np.log(weight) - (z - mean) ** 2 / 2 for weight, mean in side]
-    return np.logaddexp.reduce(parts) - 0.5 * np.log(2 * np.pi)
+    density: Array = np.logaddexp.reduce(parts) - 0.5 * np.log(2 * np.pi)
+    return density
 
 
 def _masses(side: Side, edges: Array) -> Array:

@@ -12,6 +12,7 @@ import math
 
 from dpjax_accounting.checks import checked_delta, checked_real
 from dpjax_accounting.engine.composed_loss import ComposedLoss
+from dpjax_accounting.engine.pairs import MixturePair
 from dpjax_accounting.engine.releases import Release
 from dpjax_accounting.engine.renyi import epsilon_of_rdp
 
@@ -133,7 +134,7 @@ def _total_variation(release: Release) -> float:
     )
 
 
-def _distances(pair: object) -> list[tuple[float, float]]:
+def _distances(pair: MixturePair) -> list[tuple[float, float]]:
     """Return how likely the outputs are to differ under a coupling, and by how much."""
     return [(w, mean - min(other for _, other in pair.q)) for w, mean in pair.p if mean > 0]
 

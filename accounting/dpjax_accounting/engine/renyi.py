@@ -47,7 +47,8 @@ def rdp_of_releases(releases: Sequence[tuple[Release, int]], orders: Array) -> A
         symmetric = release.removed == release.added
         added = removed if symmetric else _divergences(release.added, orders)
         totals += count * np.array([removed, added])
-    return totals.max(axis=0)
+    larger: Array = totals.max(axis=0)
+    return larger
 
 
 def epsilon_of_rdp(orders: Array, rdp: Array, delta: float) -> float:

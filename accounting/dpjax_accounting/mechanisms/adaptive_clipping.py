@@ -59,7 +59,7 @@ class AdaptiveClippingDPSGD(Stepwise):
     def noise_multiplier(self) -> float:
         """z, the noise multiplier of both releases together."""
         squares = self.gradient_noise_multiplier**-2 + (2 * self.count_stddev) ** -2
-        return squares**-0.5
+        return float(squares**-0.5)
 
     def releases(self) -> Releases:
         """Return the Poisson-sampled joint release, `num_steps` times."""

@@ -77,12 +77,12 @@ class BestOfRuns(Mechanism):
 
     def rdp(self, orders: Array) -> Array:
         """Return the bound of theorem 2 or 6, as for :meth:`Mechanism.rdp`."""
-        one = self.run.rdp(orders)
-        more = one + math.log(self.mean_runs) / (orders - 1)
+        more: Array = self.run.rdp(orders) + math.log(self.mean_runs) / (orders - 1)
         reference = self.run.rdp(ORDERS)
         if self.distribution == "poisson":
             deltas = [delta_of_rdp(ORDERS, reference, math.log1p(1 / (a - 1))) for a in orders]
-            return more + self.mean_runs * np.array(deltas)
+            more += self.mean_runs * np.array(deltas)
+            return more
         shape, gamma = _negative_binomial(self.distribution, self.mean_runs)
         extra = (1 - 1 / ORDERS) * reference - math.log(gamma) / ORDERS
         return more + (1 + shape) * float(extra.min())

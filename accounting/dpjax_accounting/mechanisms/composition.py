@@ -83,7 +83,7 @@ class Composition(Mechanism):
     def releases(self) -> Releases | None:
         """Return the releases of all parts; None if those of one are not known."""
         total: dict[Release, int] = {}
-        for mechanism, count in zip(self.mechanisms, self.counts, strict=True):
+        for mechanism, count in self._counted():
             releases = mechanism.releases()
             if releases is None:
                 return None
@@ -93,13 +93,17 @@ class Composition(Mechanism):
 
     def rdp(self, orders: Array) -> Array:
         """Return the sum of the parts' Rényi divergences (Mironov 2017, proposition 1)."""
-        parts = zip(self.mechanisms, self.counts, strict=True)
-        return np.sum([count * mechanism.rdp(orders) for mechanism, count in parts], axis=0)
+        parts = [count * mechanism.rdp(orders) for mechanism, count in self._counted()]
+        total: Array = np.sum(parts, axis=0)
+        return total
+
+    def _counted(self) -> tuple[tuple[Mechanism, int], ...]:
+        return tuple(zip(self.mechanisms, self.counts or (), strict=True))
 
 
 def _parts(mechanism: Mechanism) -> tuple[tuple[Mechanism, int], ...]:
     if isinstance(mechanism, Composition):
-        return tuple(zip(mechanism.mechanisms, mechanism.counts, strict=True))
+        return mechanism._counted()
     if not isinstance(mechanism, Mechanism):
         raise TypeError(
             f"mechanisms must hold mechanisms; got {mechanism!r} ({type(mechanism).__name__})."

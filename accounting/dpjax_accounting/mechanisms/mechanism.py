@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dpjax_accounting.checks import nearest
 from dpjax_accounting.engine.answer_cache import remembered
@@ -45,8 +45,15 @@ class Mechanism(abc.ABC):
     """
 
     name: ClassVar[str]
-    unit: str
-    neighboring: str
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    if TYPE_CHECKING:
+        # Fields of most mechanisms, and properties of those that consist of others.
+        @property
+        def unit(self) -> str: ...  # noqa: D102
+
+        @property
+        def neighboring(self) -> str: ...  # noqa: D102
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Make mechanisms that have a name known to :func:`mechanism_from_dict`."""
@@ -166,7 +173,7 @@ class Mechanism(abc.ABC):
         return cls(**{k: _restored(v) for k, v in fields.items() if k != "mechanism"})
 
 
-def mechanism_from_dict(fields: Mapping[str, Any]) -> Mechanism:
+def mechanism_from_dict(fields: object) -> Mechanism:
     """Return the mechanism, of whatever kind, that `to_dict` described.
 
     Raises:
@@ -193,12 +200,12 @@ def mechanism_from_dict(fields: Mapping[str, Any]) -> Mechanism:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mechanism):
         return value.to_dict()
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _restored(value: Any) -> Any:
     if isinstance(value, Mapping) and "mechanism" in value:
         return mechanism_from_dict(value)
-    return tuple(_restored(one) for one in value) if isinstance(value, list) else value
+    return tuple(_restored(item) for item in value) if isinstance(value, list) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from dpjax_accounting.checks import checked_integer
 from dpjax_accounting.mechanisms.mechanism import Mechanism
@@ -12,7 +12,10 @@ from dpjax_accounting.mechanisms.mechanism import Mechanism
 class Stepwise(Mechanism):
     """A mechanism in `num_steps` steps, whose first ones are a mechanism of the same kind."""
 
-    num_steps: int
+    if TYPE_CHECKING:
+        # A field, or the sum of those of segments.
+        @property
+        def num_steps(self) -> int: ...  # noqa: D102
 
     def after(self, step: int) -> Self:
         """Return the same mechanism stopped after `step` steps; 0 means that nothing was released.

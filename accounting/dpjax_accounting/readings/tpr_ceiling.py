@@ -41,7 +41,8 @@ def tpr_ceiling(fpr: ArrayLike, *, epsilon: float, delta: float) -> NDArray[np.f
     with np.errstate(divide="ignore"):
         steep = np.exp(np.minimum(0.0, epsilon + np.log(rates))) + delta
     flat = np.exp(-epsilon) * (delta + rates) - np.expm1(-epsilon)
-    return np.minimum(1.0, np.minimum(steep, flat))
+    bound: NDArray[np.float64] = np.minimum(1.0, np.minimum(steep, flat))
+    return bound
 
 
 def checked_rates(fpr: ArrayLike) -> NDArray[np.float64]:

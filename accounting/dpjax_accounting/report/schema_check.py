@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dpjax_accounting.checks import nearest
@@ -17,11 +18,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "null": (type(None),),
 }
-_LIMITS = {
-    "minimum": (lambda value, limit: value >= limit, "at least"),
-    "maximum": (lambda value, limit: value <= limit, "at most"),
-    "exclusiveMinimum": (lambda value, limit: value > limit, "greater than"),
-    "exclusiveMaximum": (lambda value, limit: value < limit, "less than"),
+_LIMITS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "minimum": (operator.ge, "at least"),
+    "maximum": (operator.le, "at most"),
+    "exclusiveMinimum": (operator.gt, "greater than"),
+    "exclusiveMaximum": (operator.lt, "less than"),
 }
 _KNOWN = {"$schema", "title", "description", "type", "enum", "const", "properties", "required"}
 _KNOWN |= {"additionalProperties", "items", "minLength", "pattern", *_LIMITS}

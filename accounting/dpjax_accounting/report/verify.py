@@ -107,7 +107,7 @@ def _epsilon(report: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _differences(report: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
+def _differences(report: Mapping[str, Any], again: dict[str, Any]) -> list[str]:
     """Everything else that `claim` makes, compared; not the accountant's version."""
     guarantee = again["guarantee"] | {"epsilon": report["guarantee"]["epsilon"]}
     expected = again | {"guarantee": guarantee, "accountant": report["accountant"]}
