@@ -185,8 +185,10 @@ def _scores_from_losses(name: str, losses: ArrayLike) -> tuple[np.ndarray, list[
     if np.isneginf(checked).any():
         raise ValueError(f"{name} holds -inf, which no loss of a trained model can be.")
     num_infinite = int(np.isposinf(checked).sum())
+    if num_infinite == 0:
+        return -checked, []
     note = f"{name}: {num_infinite} of {len(checked)} are infinite and rank as least member-like."
-    return -checked, [note] * (num_infinite > 0)
+    return -checked, [note]
 
 
 def _too_few(num_nonmembers: int, fpr_level: float) -> str:

@@ -40,7 +40,9 @@ def render_attack_section(
         f" {result.num_members} training records against {result.num_nonmembers} held-out ones."
         f" Label: **{result.label}**; no statement about ε follows from these numbers."
     )
-    bullets = [*result.notes, *_READING] + [_LIMITS] * (guarantee is not None)
+    bullets = [*result.notes, *_READING]
+    if guarantee is not None:
+        bullets.append(_LIMITS)
     return "\n\n".join(
         [
             opening,

@@ -75,7 +75,7 @@ class _Found:
 def _search(
     epsilon_of: Callable[[float], float], target: float, start: _Found, accepted: float
 ) -> _Found:
-    """Return where `epsilon_of`, falling in the noise, comes just below `target`.
+    """Returns where `epsilon_of`, falling in the noise, comes just below `target`.
 
     If that is nowhere, return the end of the range of noise multipliers that comes closest.
 
@@ -94,7 +94,8 @@ def _search(
             LARGEST_NOISE_MULTIPLIER if epsilon > target else SMALLEST_NOISE_MULTIPLIER
         )
         point = math.log(noise), math.log(epsilon) if epsilon > 0 else -math.inf
-        slope = _slope(previous, point) or slope
+        measured = _slope(previous, point)
+        slope = slope if measured is None else measured
         if at_an_end or accepted * target <= epsilon <= target:
             return _Found(noise, epsilon, slope)
         previous = point
@@ -114,7 +115,7 @@ def _search(
 
 
 def _slope(first: tuple[float, float] | None, second: tuple[float, float]) -> float | None:
-    """Return the slope between two points; None unless it is finite and falls, as ε must."""
+    """Returns the slope between two points; None unless it is finite and falls, as ε must."""
     if first is None or first[0] == second[0]:
         return None
     slope = (second[1] - first[1]) / (second[0] - first[0])
@@ -122,7 +123,7 @@ def _slope(first: tuple[float, float] | None, second: tuple[float, float]) -> fl
 
 
 def _step(point: tuple[float, float], goal: float, slope: float) -> float:
-    """Return where the tangent meets `goal`, but at most twice and at least half the noise."""
+    """Returns where the tangent meets `goal`, but at most twice and at least half the noise."""
     x, y = point
     # ε = 0 tells only that there is less noise to look for.
     move = (goal - y) / slope if math.isfinite(y) else -math.inf
@@ -132,7 +133,7 @@ def _step(point: tuple[float, float], goal: float, slope: float) -> float:
 def _interpolate(
     too_little: tuple[float, float], enough: tuple[float, float], goal: float, tried: int
 ) -> float:
-    """Return where the chord meets `goal`; at times the midpoint, so that no chord stalls."""
+    """Returns where the chord meets `goal`; at times the midpoint, so that no chord stalls."""
     (left, high), (right, low) = too_little, enough
     share = 0.5 if tried % _MIDDLE_EVERY == 0 else (high - goal) / (high - low)
     return left + (right - left) * share

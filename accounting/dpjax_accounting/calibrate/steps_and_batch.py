@@ -85,7 +85,7 @@ def largest_batch(mechanism: DPSGD, target: float, delta: float) -> int:
 def _largest(
     mechanism_with: Callable[[int], DPSGD], target: float, delta: float, start: int, highest: int
 ) -> int:
-    """Return the largest number within the target, 0 if none is, beginning with a quick search."""
+    """Returns the largest number within the target, 0 if none is, beginning with a quick search."""
 
     def quick(number: int) -> float:
         return mechanism_with(number).rdp_epsilon(delta)
@@ -98,7 +98,7 @@ def _largest(
 
 
 def _epsilon(mechanism: DPSGD, delta: float) -> float:
-    """Return ε; infinity where it is refused.
+    """Returns ε; infinity where it is refused.
 
     Everything else was checked before, so that what is refused is a loss too large to account for.
     """

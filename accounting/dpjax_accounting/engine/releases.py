@@ -36,12 +36,12 @@ class Release:
 
 
 def gaussian(noise_multiplier: float, neighboring: str) -> Release:
-    """Return the release of a sum of all units with noise; exact for every relation."""
+    """Returns the release of a sum of all units with noise; exact for every relation."""
     return sampled(((1.0, 1.0),), noise_multiplier, neighboring)
 
 
 def poisson(probability: float, noise_multiplier: float, neighboring: str) -> Release:
-    """Return the release of a Poisson-sampled sum.
+    """Returns the release of a Poisson-sampled sum.
 
     Its pairs for a unit added, removed or zeroed are those of Zhu, Dong and Wang 2022, theorem 11:
     (1 − q) N(0, σ²) + q N(1, σ²) against N(0, σ²), and the reverse.
@@ -52,7 +52,7 @@ def poisson(probability: float, noise_multiplier: float, neighboring: str) -> Re
 
 
 def without_replacement(probability: float, noise_multiplier: float, neighboring: str) -> Release:
-    """Return the release of a sum over a uniformly random subset of a fixed size.
+    """Returns the release of a sum over a uniformly random subset of a fixed size.
 
     With `probability` the unit takes the place of another one: from what is there without it, the
     sum moves by 2C at most, and by as much with the unit that replaces it, or by C if that
@@ -82,7 +82,7 @@ def without_replacement(probability: float, noise_multiplier: float, neighboring
 def sampled(
     contributions: Sequence[tuple[float, float]], noise_multiplier: float, neighboring: str
 ) -> Release:
-    """Return the release of a sum to which a unit contributes a random multiple of the clip norm.
+    """Returns the release of a sum to which a unit contributes a random multiple of the clip norm.
 
     For a unit added, removed or zeroed: Ganesh 2024, "Tight Group-Level DP Guarantees for DP-SGD
     with Sampling via Mixture of Gaussians Mechanisms", theorem 3.1, and corollary 4.7 of
@@ -112,7 +112,7 @@ def _alone(pair: MixturePair) -> Blend:
 
 
 def blended(parts: Sequence[tuple[float, Release]]) -> Release:
-    """Return the release that is one of several, chosen with these probabilities and known."""
+    """Returns the release that is one of several, chosen with these probabilities and known."""
     return Release(
         tuple((weight * w, pair) for weight, r in parts for w, pair in r.removed),
         tuple((weight * w, pair) for weight, r in parts for w, pair in r.added),

@@ -15,7 +15,7 @@ Event = dict[str, Any]
 
 
 def merge_ledgers(sources: Sequence[str | Path], target: str | Path) -> Ledger:
-    """Write the ledger `target` with every run of `sources` once, and return it.
+    """Writes the ledger `target` with every run of `sources` once, and returns it.
 
     The sources stay as they are; the first line of the new ledger names their heads. A run that
     several hold, as copies of a ledger do, counts once, in the state of the one that knows most.

@@ -52,7 +52,7 @@ class AdaptiveClippingDPSGD(Stepwise):
     neighboring: str = "add_or_remove_one"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("add_or_remove_one",), _REFUSED)
 
     @property
@@ -62,7 +62,7 @@ class AdaptiveClippingDPSGD(Stepwise):
         return float(squares**-0.5)
 
     def releases(self) -> Releases:
-        """Return the Poisson-sampled joint release, `num_steps` times."""
+        """Returns the Poisson-sampled joint release, `num_steps` times."""
         if self.num_steps == 0:
             return ()
         check_noise(self.noise_multiplier)

@@ -48,7 +48,7 @@ class BestOfRuns(Mechanism):
     distribution: str = "geometric"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         if not isinstance(self.run, Mechanism):
             raise TypeError(f"run must be a mechanism; got {self.run!r}.")
         mean = checked_real("mean_runs", self.mean_runs)
@@ -73,10 +73,10 @@ class BestOfRuns(Mechanism):
         return self.run.neighboring
 
     def releases(self) -> None:
-        """Return None: only Rényi bounds are known."""
+        """Returns None: only Rényi bounds are known."""
 
     def rdp(self, orders: Array) -> Array:
-        """Return the bound of theorem 2 or 6, as for :meth:`Mechanism.rdp`."""
+        """Returns the bound of theorem 2 or 6, as for :meth:`Mechanism.rdp`."""
         more: Array = self.run.rdp(orders) + math.log(self.mean_runs) / (orders - 1)
         reference = self.run.rdp(ORDERS)
         if self.distribution == "poisson":
@@ -89,7 +89,7 @@ class BestOfRuns(Mechanism):
 
 
 def _negative_binomial(distribution: str, mean: float) -> tuple[float, float]:
-    """Return η and γ of the truncated negative binomial with this mean (definition 1)."""
+    """Returns η and γ of the truncated negative binomial with this mean (definition 1)."""
     from scipy import optimize
 
     if distribution == "geometric":

@@ -56,20 +56,20 @@ class Mechanism(abc.ABC):
         def neighboring(self) -> str: ...  # noqa: D102
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Make mechanisms that have a name known to :func:`mechanism_from_dict`."""
+        """Makes mechanisms that have a name known to :func:`mechanism_from_dict`."""
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
             _KINDS[cls.name] = cls
 
     @abc.abstractmethod
     def releases(self) -> Releases | None:
-        """Return every noisy release with its count; None where no dominating pair is known.
+        """Returns every noisy release with its count; None where no dominating pair is known.
 
         Where it is None, :meth:`rdp` is not, and ε and δ rest on it.
         """
 
     def rdp(self, orders: Array) -> Array:
-        """Return the Rényi divergence at each of `orders`, all above 1; an upper bound.
+        """Returns the Rényi divergence at each of `orders`, all above 1; an upper bound.
 
         Raises:
             NoRenyiDivergence: if none is known for this mechanism.
@@ -85,7 +85,7 @@ class Mechanism(abc.ABC):
         return "rdp" if self.releases() is None else "pld"
 
     def epsilon(self, delta: float) -> float:
-        """Return an ε such that the mechanism is (ε, delta)-differentially private.
+        """Returns an ε such that the mechanism is (ε, delta)-differentially private.
 
         Args:
             delta: between 0 and 1, at least 1e-25.
@@ -103,7 +103,7 @@ class Mechanism(abc.ABC):
         return privacy_loss(releases).epsilon(delta)
 
     def delta(self, epsilon: float) -> float:
-        """Return a δ such that the mechanism is (epsilon, δ)-differentially private.
+        """Returns a δ such that the mechanism is (epsilon, δ)-differentially private.
 
         It is never below 1e-25, except that nothing released gives exactly 0.
 
@@ -126,7 +126,7 @@ class Mechanism(abc.ABC):
         return privacy_loss(releases).delta(epsilon)
 
     def rdp_epsilon(self, delta: float) -> float:
-        """Return an ε at `delta` by Rényi differential privacy: an upper bound, often looser.
+        """Returns an ε at `delta` by Rényi differential privacy: an upper bound, often looser.
 
         Raises:
             TypeError: if `delta` is not a number.
@@ -141,13 +141,13 @@ class Mechanism(abc.ABC):
         return epsilon_of_rdp(orders, self.rdp(orders), delta)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the mechanism's name and every field, ready for JSON."""
+        """Returns the mechanism's name and every field, ready for JSON."""
         fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return {"mechanism": self.name, **fields}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the mechanism described by `to_dict`'s output.
+        """Returns the mechanism described by `to_dict`'s output.
 
         Raises:
             ValueError: if a name is unknown (the nearest valid one is given) or missing, or a value
@@ -174,7 +174,7 @@ class Mechanism(abc.ABC):
 
 
 def mechanism_from_dict(fields: object) -> Mechanism:
-    """Return the mechanism, of whatever kind, that `to_dict` described.
+    """Returns the mechanism, of whatever kind, that `to_dict` described.
 
     Raises:
         TypeError: if `fields` is not a dictionary.

@@ -36,7 +36,7 @@ class NotGaussian(ValueError):
 
 
 def gaussian_mu(mechanism: Mechanism) -> float | None:
-    """Return the μ of a mechanism that is a composition of Gaussians alone; None for any other.
+    """Returns the μ of a mechanism that is a composition of Gaussians alone; None for any other.
 
     μ² is the sum of (sensitivity / noise standard deviation)² (Dong, Roth and Su 2022,
     corollary 3.3; numbers of arXiv:1905.02383).
@@ -54,7 +54,7 @@ def gaussian_mu(mechanism: Mechanism) -> float | None:
 
 
 def gaussian_dp(mechanism: Mechanism, delta: float) -> GaussianBound:
-    """Return the smallest μ whose Gaussian release bounds the privacy profile down to `delta`.
+    """Returns the smallest μ whose Gaussian release bounds the privacy profile down to `delta`.
 
     μ-Gaussian differential privacy (Dong, Roth and Su 2022, "Gaussian Differential Privacy",
     definition 2.6; numbers of arXiv:1905.02383) is δ(ε) ≤ Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) for
@@ -106,7 +106,7 @@ def gaussian_dp(mechanism: Mechanism, delta: float) -> GaussianBound:
 
 
 def zcdp_rho(mechanism: Mechanism) -> float:
-    """Return the ρ of ρ-zero-concentrated differential privacy of a mechanism without sampling.
+    """Returns the ρ of ρ-zero-concentrated differential privacy of a mechanism without sampling.
 
     ρ = μ²/2, and no smaller one holds (Bun and Steinke 2016, "Concentrated Differential Privacy:
     Simplifications, Extensions, and Lower Bounds", proposition 1.6 and lemma 1.7 for the

@@ -16,7 +16,7 @@ _SMALLEST_DELTA = 1e-12
 
 
 def trade_off(mechanism: Mechanism, fpr: ArrayLike) -> Array:
-    """Return the largest true positive rate of any test at false positive rates `fpr`.
+    """Returns the largest true positive rate of any test at false positive rates `fpr`.
 
     1 − TPR is the trade-off function (Dong, Roth and Su 2022, "Gaussian Differential Privacy",
     definition 2.1; numbers of arXiv:1905.02383). Mechanisms without sampling have that of a
@@ -31,8 +31,16 @@ def trade_off(mechanism: Mechanism, fpr: ArrayLike) -> Array:
         mechanism: whose output the test sees.
         fpr: any shape, each value in [0, 1].
 
+    Returns:
+        float64 of the shape of `fpr`, non-decreasing.
+
     Raises:
         ValueError: if a value lies outside its range, or as for :meth:`Mechanism.epsilon`.
+
+    Example:
+        >>> from dpjax_accounting import FullBatch, trade_off
+        >>> trade_off(FullBatch(noise_multiplier=8.0, num_steps=3), [0.01, 0.1]).round(3).tolist()
+        [0.017, 0.143]
     """
     rates = checked_rates(fpr)
     mu = gaussian_mu(mechanism)
@@ -46,7 +54,7 @@ def trade_off(mechanism: Mechanism, fpr: ArrayLike) -> Array:
 
 
 def largest_tpr(mechanism: Mechanism, fpr: ArrayLike, *, delta: float) -> Array:
-    """Return :func:`trade_off`, but nowhere above what (ε(delta), delta) alone allows.
+    """Returns :func:`trade_off`, but nowhere above what (ε(delta), delta) alone allows.
 
     The points that the trade-off function is computed from need not include that one.
 

@@ -32,7 +32,7 @@ class Comparison:
 
 
 def compare(mechanism: Mechanism, delta: float) -> Comparison:
-    """Return ε of `mechanism` at `delta` by every accountant that it has.
+    """Returns ε of `mechanism` at `delta` by every accountant that it has.
 
     Args:
         mechanism: any mechanism.

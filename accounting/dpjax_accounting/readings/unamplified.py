@@ -27,7 +27,7 @@ class NotSampled(ValueError):
 
 
 def unamplified_epsilon(mechanism: Mechanism, delta: float) -> float:
-    """Return the ε of `mechanism` if it is known in which steps each unit is due to be drawn.
+    """Returns the ε of `mechanism` if it is known in which steps each unit is due to be drawn.
 
     A unit that is due in K steps takes part in K Gaussian releases, which are one with noise
     multiplier σ / √K. K is binomial with q and the number of steps, so that

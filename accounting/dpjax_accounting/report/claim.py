@@ -32,7 +32,7 @@ def claim(
     steps_completed: int | None = None,
     other_deltas: Sequence[float] = OTHER_DELTAS,
 ) -> dict[str, Any]:
-    """Return the sections of a privacy report that follow from its arguments, ready for JSON.
+    """Returns the sections of a privacy report that follow from a mechanism, ready for JSON.
 
     They are status, steps_planned, steps_completed, guarantee, mechanism and accountant, with the
     fields that report/privacy-report.schema.json describes.
@@ -50,6 +50,15 @@ def claim(
 
     Warns:
         DeltaWarning: if `delta` is at least 1 / (number of units).
+
+    Example:
+        >>> from dpjax_accounting import FullBatch, claim
+        >>> run = FullBatch(noise_multiplier=8.0, num_steps=3)
+        >>> sections = claim(run, 1e-5, steps_completed=2)
+        >>> sections["status"]
+        'unfinished'
+        >>> round(sections["guarantee"]["epsilon"], 3)
+        0.634
     """
     done = mechanism if steps_completed is None else stopped_after(mechanism, steps_completed)
     num_units = getattr(mechanism, "num_units", None)

@@ -22,7 +22,7 @@ _NUM_POINTS = 400
 
 
 def epsilon_picture(mechanism: Stepwise, delta: float, steps_completed: int) -> bytes:
-    """Return ε after every step, a PNG; the steps that were not executed are dotted.
+    """Returns ε after every step, a PNG; the steps that were not executed are dotted.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -44,7 +44,7 @@ def epsilon_picture(mechanism: Stepwise, delta: float, steps_completed: int) -> 
 
 
 def tradeoff_picture(mechanism: Mechanism, delta: float) -> bytes:
-    """Return the best any test of membership can do, a PNG: the trade-off curve.
+    """Returns the best any test of membership can do, a PNG: the trade-off curve.
 
     Raises:
         TypeError: if `delta` is not a number.

@@ -61,7 +61,7 @@ class BandedDPSGD(Stepwise):
     neighboring: str = "zero_out"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
         group = self.num_units // self.bands
         if self.expected_batch_size > group:
@@ -76,10 +76,10 @@ class BandedDPSGD(Stepwise):
         return self.expected_batch_size / (self.num_units // self.bands)
 
     def releases(self) -> Releases:
-        """Return one Poisson-sampled Gaussian for every `bands` steps."""
+        """Returns one Poisson-sampled Gaussian for every `bands` steps."""
         if self.num_steps == 0:
             return ()
         noise = self.noise_multiplier / self.column_norm
         check_noise(noise)
-        one = poisson(self.sampling_probability, noise, self.neighboring)
-        return ((one, -(-self.num_steps // self.bands)),)
+        release = poisson(self.sampling_probability, noise, self.neighboring)
+        return ((release, -(-self.num_steps // self.bands)),)

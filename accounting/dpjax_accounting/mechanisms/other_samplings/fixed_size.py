@@ -56,7 +56,7 @@ class FixedSizeDPSGD(Stepwise):
     neighboring: str = "replace_one"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("replace_one", "zero_out"), _REFUSED)
         if self.batch_size > self.num_units:
             raise ValueError(
@@ -65,7 +65,7 @@ class FixedSizeDPSGD(Stepwise):
             )
 
     def releases(self) -> Releases:
-        """Return the step in which one unit takes another's place, `num_steps` times."""
+        """Returns the step in which one unit takes another's place, `num_steps` times."""
         if self.num_steps == 0:
             return ()
         check_noise(self.noise_multiplier)
@@ -74,7 +74,7 @@ class FixedSizeDPSGD(Stepwise):
         return ((step, self.num_steps),)
 
     def rdp(self, orders: Array) -> Array:
-        """Return `num_steps` times a bound on one step, as for :meth:`Mechanism.rdp`.
+        """Returns `num_steps` times a bound on one step, as for :meth:`Mechanism.rdp`.
 
         It does not rest on the pair of :meth:`releases`, and is looser. It is the same for both
         relations: a unit that is zeroed is one that is replaced by one without contribution.
@@ -83,14 +83,14 @@ class FixedSizeDPSGD(Stepwise):
             return super().rdp(orders)
         check_noise(self.noise_multiplier)
         # The sensitivity of the sum is twice the clip norm.
-        one = _rdp_without_replacement(
+        step = _rdp_without_replacement(
             self.batch_size / self.num_units, self.noise_multiplier / 2, orders
         )
-        return self.num_steps * one
+        return self.num_steps * step
 
 
 def _rdp_without_replacement(q: float, noise_multiplier: float, orders: Array) -> Array:
-    """Return the Rényi divergence of one step.
+    """Returns the Rényi divergence of one step.
 
     Wang, Balle and Kasiviswanathan 2019, "Subsampled Rényi Differential Privacy and Analytical
     Moments Accountant", theorem 9 at integer orders, and by convexity of (α − 1)·RDP between them
@@ -107,7 +107,7 @@ def _rdp_without_replacement(q: float, noise_multiplier: float, orders: Array) -
 
 
 def _log_moment_without_replacement(q: float, noise_multiplier: float, order: int) -> float:
-    """Return (α − 1)·RDP(α) at an integer order α; 0 at α = 1."""
+    """Returns (α − 1)·RDP(α) at an integer order α; 0 at α = 1."""
     from scipy import special
 
     if order == 1:

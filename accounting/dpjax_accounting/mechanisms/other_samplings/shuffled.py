@@ -45,11 +45,11 @@ class ShuffledDPSGD(Mechanism):
     neighboring: str = "zero_out"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
 
     def releases(self) -> Releases:
-        """Return one Gaussian release per epoch."""
+        """Returns one Gaussian release per epoch."""
         if self.num_epochs == 0:
             return ()
         return ((gaussian(self.noise_multiplier, self.neighboring), self.num_epochs),)

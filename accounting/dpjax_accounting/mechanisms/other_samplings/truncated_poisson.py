@@ -52,11 +52,11 @@ class TruncatedPoissonDPSGD(Stepwise):
     neighboring: str = "zero_out"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
 
     def releases(self) -> Releases:
-        """Return the mixture of a Poisson step and a full one, `num_steps` times."""
+        """Returns the mixture of a Poisson step and a full one, `num_steps` times."""
         from scipy import stats
 
         if self.num_steps == 0:
