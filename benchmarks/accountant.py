@@ -1,4 +1,4 @@
-"""Prints the figures of docs/accounting.md, as Markdown tables.
+"""Prints the figures of docs/accounting, as Markdown tables.
 
     python benchmarks/accountant.py                # all; `allocation` takes longest
     python benchmarks/accountant.py sampling       # one table: see --help

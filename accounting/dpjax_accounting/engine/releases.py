@@ -3,7 +3,7 @@
 Here, and only here, a neighbouring relation becomes a sensitivity. With noise of standard deviation
 σ·C and contributions of norm at most C, a unit that is added, removed or zeroed moves the sum by C
 at most, one that is replaced by 2C. In a batch of a fixed size it also takes the place of another
-unit. docs/accounting.md proves that with sampling opposite directions are the worst case.
+unit. docs/accounting/proofs.md proves that with sampling opposite directions are the worst case.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def without_replacement(probability: float, noise_multiplier: float, neighboring
 
     With `probability` the unit takes the place of another one: from what is there without it, the
     sum moves by 2C at most, and by as much with the unit that replaces it, or by C if that
-    contributes nothing. Opposite directions are the worst case (docs/accounting.md). If the draws
-    are known, the sum moves by 2C or C only; that is a bound as well, and is taken from the
+    contributes nothing. Opposite directions are the worst case (docs/accounting/proofs.md). If the
+    draws are known, the sum moves by 2C or C only; that is a bound as well, and is taken from the
     probability on from which it is the smaller one for steps that lose little.
 
     Args:
@@ -87,7 +87,7 @@ def sampled(
     For a unit added, removed or zeroed: Ganesh 2024, "Tight Group-Level DP Guarantees for DP-SGD
     with Sampling via Mixture of Gaussians Mechanisms", theorem 3.1, and corollary 4.7 of
     Choquette-Choo et al. 2024, "Privacy Amplification for Matrix Mechanisms", from vectors to
-    numbers. For one that is replaced: docs/accounting.md.
+    numbers. For one that is replaced: docs/accounting/proofs.md.
 
     Args:
         contributions: (probability, sensitivity in clip norms) of every possibility.

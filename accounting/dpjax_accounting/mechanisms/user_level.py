@@ -45,7 +45,7 @@ class UserLevelDPSGD(Stepwise):
     numbers by corollary 4.7 of Choquette-Choo et al. 2024, "Privacy Amplification for Matrix
     Mechanisms", arXiv:2310.15526; used for language models by Charles et al. 2024, "Fine-Tuning
     Large Language Models with User-Level Differential Privacy"). For "replace_one" the proof is in
-    docs/accounting.md. It is tighter than :class:`GroupOfRecords`.
+    docs/accounting/proofs.md. It is tighter than :class:`GroupOfRecords`.
 
     Attributes:
         num_records: number of records in the training data, at least 1.

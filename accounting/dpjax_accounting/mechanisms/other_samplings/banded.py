@@ -28,7 +28,7 @@ class BandedDPSGD(Stepwise):
     noise_multiplier. A unit then takes part at most once in any `bands` successive steps, and the
     run is dominated by ⌈num_steps / bands⌉ Poisson-sampled Gaussian releases with that probability
     and sensitivity `column_norm` (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix
-    Factorization", theorem 4; for "replace_one" the proof is in docs/accounting.md).
+    Factorization", theorem 4; for "replace_one" the proof is in docs/accounting/proofs.md).
 
     Neighbouring data sets must have the same groups. With "add_or_remove_one" they do not: if sizes
     may differ by at most one, a unit more moves others to another group, whose contributions then

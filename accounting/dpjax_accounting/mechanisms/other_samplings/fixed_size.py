@@ -28,9 +28,9 @@ class FixedSizeDPSGD(Stepwise):
     where Poisson sampling has 1.4. A unit that is drawn takes the place of another one, so that the
     sum moves by twice the clip norm even where its own contribution is bounded by one. The pair of
     :func:`~dpjax_accounting.engine.releases.without_replacement` dominates a step whatever happened
-    in the steps before, and so composes (proof in docs/accounting.md). It is not tight, and need
-    not be: the data that are the worst case of a step need not be that of a composition (Lebeda,
-    Regehr, Kamath and Steinke 2024, "Avoiding Pitfalls for Privacy Accounting of Subsampled
+    in the steps before, and so composes (proof in docs/accounting/proofs.md). It is not tight, and
+    need not be: the data that are the worst case of a step need not be that of a composition
+    (Lebeda, Regehr, Kamath and Steinke 2024, "Avoiding Pitfalls for Privacy Accounting of Subsampled
     Mechanisms under Composition", who also show how far Poisson sampling and this can be apart).
 
     Attributes:

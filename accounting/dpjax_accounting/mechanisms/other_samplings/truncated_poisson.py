@@ -25,7 +25,8 @@ class TruncatedPoissonDPSGD(Stepwise):
     dominated by a mixture of which one knows the part: with probability 1 − p a Poisson step, with
     probability p one with sampling probability q′ in which the sum moves by twice as much
     (Ganesh 2025, "Tighter Privacy Analysis for Truncated Poisson Sampling", arXiv:2508.15089;
-    derived in docs/accounting.md; dp-accounting's TruncatedSubsampledGaussianDpEvent is the same).
+    derived in docs/accounting/proofs.md; dp-accounting's TruncatedSubsampledGaussianDpEvent is the
+    same).
 
     Attributes:
         num_units: n, at least 1; public.
