@@ -30,8 +30,9 @@ class FixedSizeDPSGD(Stepwise):
     :func:`~dpjax_accounting.engine.releases.without_replacement` dominates a step whatever happened
     in the steps before, and so composes (proof in docs/accounting/proofs.md). It is not tight, and
     need not be: the data that are the worst case of a step need not be that of a composition
-    (Lebeda, Regehr, Kamath and Steinke 2024, "Avoiding Pitfalls for Privacy Accounting of Subsampled
-    Mechanisms under Composition", who also show how far Poisson sampling and this can be apart).
+    (Lebeda, Regehr, Kamath and Steinke 2024, "Avoiding Pitfalls for Privacy Accounting of
+    Subsampled Mechanisms under Composition", who also show how far Poisson sampling and this can be
+    apart).
 
     Attributes:
         num_units: number of privacy units, at least 1; public.
