@@ -1,4 +1,4 @@
-"""Prints the figures of docs/accounting.md, as Markdown tables.
+"""Prints the figures of docs/accounting, as Markdown tables.
 
     python benchmarks/accountant.py                # all; `allocation` takes longest
     python benchmarks/accountant.py sampling       # one table: see --help
@@ -26,19 +26,21 @@ from dpjax_accounting import (
     FixedSizeDPSGD,
     FullBatch,
     Mechanism,
+    NotSampled,
     RandomAllocationDPSGD,
     Segment,
     ShuffledDPSGD,
     TruncatedPoissonDPSGD,
     best_guess_accuracy,
     compare,
+    computed_afresh,
     gaussian_dp,
     posterior_belief,
+    unamplified_epsilon,
 )
-from dpjax_accounting.engine.answer_cache import computed_afresh
-from dpjax_accounting.readings.unamplified import NotSampled, unamplified_epsilon
 
-REFERENCE = pathlib.Path(__file__).parents[1] / "tests" / "accounting" / "reference.json"
+_TESTS = pathlib.Path(__file__).parents[1] / "tests"
+REFERENCE = _TESTS / "accounting" / "engine" / "reference.json"
 _NUM_UNITS = 10**9
 # SST-2, three epochs of expected batch size 1,024.
 _RECORDS, _BATCH, _STEPS, _DELTA = 67_349, 1024, 198, 7.424e-6
@@ -68,7 +70,12 @@ _PUBLISHED = (
 
 def poisson(q: float, noise: float, steps: int) -> DPSGD:
     """DP-SGD with a sampling probability instead of a number of units."""
-    return DPSGD(_NUM_UNITS, q * _NUM_UNITS, noise, steps)
+    return DPSGD(
+        num_units=_NUM_UNITS,
+        expected_batch_size=q * _NUM_UNITS,
+        noise_multiplier=noise,
+        num_steps=steps,
+    )
 
 
 def others() -> None:
@@ -96,17 +103,45 @@ def sampling() -> None:
     most = _BATCH + 6 * math.isqrt(_BATCH)
     for noise in (0.6, 1.0):
         kinds: dict[str, Mechanism] = {
-            "Poisson": DPSGD(_RECORDS, _BATCH, noise, _STEPS, neighboring="zero_out"),
+            "Poisson": DPSGD(
+                num_units=_RECORDS,
+                expected_batch_size=_BATCH,
+                noise_multiplier=noise,
+                num_steps=_STEPS,
+                neighboring="zero_out",
+            ),
             f"Poisson, at most {most}": TruncatedPoissonDPSGD(
-                _RECORDS, _BATCH, most, noise, _STEPS
+                num_units=_RECORDS,
+                expected_batch_size=_BATCH,
+                noise_multiplier=noise,
+                num_steps=_STEPS,
+                largest_batch_size=most,
             ),
             f"Poisson, at most {_BATCH}": TruncatedPoissonDPSGD(
-                _RECORDS, _BATCH, _BATCH, noise, _STEPS
+                num_units=_RECORDS,
+                expected_batch_size=_BATCH,
+                noise_multiplier=noise,
+                num_steps=_STEPS,
+                largest_batch_size=_BATCH,
             ),
-            "shuffled, 3 epochs": ShuffledDPSGD(noise, 3),
-            "Poisson ": DPSGD(_RECORDS, _BATCH, noise, _STEPS, neighboring="replace_one"),
-            "fixed size": FixedSizeDPSGD(_RECORDS, _BATCH, noise, _STEPS),
-            "fixed size ": FixedSizeDPSGD(_RECORDS, _BATCH, noise, _STEPS, neighboring="zero_out"),
+            "shuffled, 3 epochs": ShuffledDPSGD(noise_multiplier=noise, num_epochs=3),
+            "Poisson ": DPSGD(
+                num_units=_RECORDS,
+                expected_batch_size=_BATCH,
+                noise_multiplier=noise,
+                num_steps=_STEPS,
+                neighboring="replace_one",
+            ),
+            "fixed size": FixedSizeDPSGD(
+                num_units=_RECORDS, batch_size=_BATCH, noise_multiplier=noise, num_steps=_STEPS
+            ),
+            "fixed size ": FixedSizeDPSGD(
+                num_units=_RECORDS,
+                batch_size=_BATCH,
+                noise_multiplier=noise,
+                num_steps=_STEPS,
+                neighboring="zero_out",
+            ),
         }
         for name, mechanism in kinds.items():
             both = compare(mechanism, _DELTA)
@@ -134,11 +169,18 @@ def allocation() -> None:
                 epsilon_accuracy=0.05,
             )
         values = (
-            RandomAllocationDPSGD(1000, batches, noise, epochs).epsilon(delta),
+            RandomAllocationDPSGD(
+                num_units=1000, batches_per_epoch=batches, noise_multiplier=noise, num_epochs=epochs
+            ).epsilon(delta),
             lower,
             upper,
-            DPSGD(batches, 1, noise, batches * epochs).epsilon(delta),
-            FullBatch(noise, epochs).epsilon(delta),
+            DPSGD(
+                num_units=batches,
+                expected_batch_size=1,
+                noise_multiplier=noise,
+                num_steps=batches * epochs,
+            ).epsilon(delta),
+            FullBatch(noise_multiplier=noise, num_steps=epochs).epsilon(delta),
         )
         cells = " | ".join(map(_cell, values))
         print(f"| {batches} | {epochs} | {noise:g} | {delta:g} | {cells} |")
@@ -151,13 +193,15 @@ def published() -> None:
         both = compare(poisson(q, noise, steps), delta)
         print(f"| {q:.4g} | {noise:g} | {steps} | {delta:g} | {both.rdp:.5f} | {both.pld:.5f} |")
     # ρ = 1/(2σ²) of one Gaussian release.
-    both = compare(FullBatch((2 * 0.81) ** -0.5, 1), 1e-10)
+    both = compare(FullBatch(noise_multiplier=(2 * 0.81) ** -0.5, num_steps=1), 1e-10)
     print(f"| 1 | {(2 * 0.81) ** -0.5:.4g} | 1 | 1e-10 | {both.rdp:.5f} | {both.pld:.5f} |")
 
 
 def answers() -> None:
     """Other answers than ε, of one run."""
-    run = DPSGD(_RECORDS, _BATCH, 1.0, _STEPS)
+    run = DPSGD(
+        num_units=_RECORDS, expected_batch_size=_BATCH, noise_multiplier=1.0, num_steps=_STEPS
+    )
     _header("answer | value")
     epsilon = run.epsilon(1e-5)
     for delta in (1e-5, 1e-10):
@@ -171,12 +215,15 @@ def memory() -> None:
     """The most memory that one answer holds at a time."""
     _header("q | σ | T | segments | MiB")
     poisson(0.5, 1.0, 1).epsilon(1e-5)  # What is imported when it is needed.
-    segments = tuple(Segment(_NUM_UNITS / 1000, 2 + i / 100, 1000) for i in range(100))
+    segments = tuple(
+        Segment(expected_batch_size=_NUM_UNITS / 1000, noise_multiplier=2 + i / 100, num_steps=1000)
+        for i in range(100)
+    )
     for q, mechanism, count in (
         (1e-3, poisson(1e-3, 2.0, 10**5), 1),
         (1e-3, poisson(1e-3, 2.0, 10**6), 1),
         (1e-5, poisson(1e-5, 0.7, 10**6), 1),
-        (1e-3, DPSGDSchedule(_NUM_UNITS, segments), 100),
+        (1e-3, DPSGDSchedule(num_units=_NUM_UNITS, segments=segments), 100),
     ):
         tracemalloc.start()
         mechanism.epsilon(1e-6)

@@ -5,9 +5,15 @@ The package stands alone: it imports no JAX, so a reviewer can check a claim wit
 
 from __future__ import annotations
 
-from dpjax_accounting.calibrate.noise import calibrate_noise
-from dpjax_accounting.calibrate.steps_and_batch import calibrate_batch_size, calibrate_steps
+from dpjax_accounting import cli as cli
+from dpjax_accounting.calibrate.dpsgd import (
+    calibrate_batch_size,
+    calibrate_dpsgd,
+    calibrate_noise,
+    calibrate_steps,
+)
 from dpjax_accounting.delta import DeltaWarning, default_delta, validate_delta
+from dpjax_accounting.engine.answer_cache import computed_afresh
 from dpjax_accounting.ledger.chained_file import TamperedError
 from dpjax_accounting.ledger.dataset_identity import DatasetIdentity
 from dpjax_accounting.ledger.dataset_total import dataset_total
@@ -38,12 +44,20 @@ from dpjax_accounting.readings.profile import profile
 from dpjax_accounting.readings.tpr_ceiling import tpr_ceiling
 from dpjax_accounting.readings.trade_off import trade_off
 from dpjax_accounting.readings.two_accountants import Comparison, compare
+from dpjax_accounting.readings.unamplified import NotSampled, unamplified_epsilon
+from dpjax_accounting.report.caveats import NON_PRIVATE_WARNING, SEED_WARNING
 from dpjax_accounting.report.claim import claim
+from dpjax_accounting.report.page import report_page
 from dpjax_accounting.report.render import render_html, render_markdown
+from dpjax_accounting.report.schema import SCHEMA_VERSION
 from dpjax_accounting.report.verify import read_report, verify_report
+from dpjax_accounting.safe_files import finish_file, finish_folder, write_text
 
 __all__ = [
     "DPSGD",
+    "NON_PRIVATE_WARNING",
+    "SCHEMA_VERSION",
+    "SEED_WARNING",
     "AdaptiveClippingDPSGD",
     "BandedDPSGD",
     "BestOfRuns",
@@ -61,6 +75,7 @@ __all__ = [
     "Mechanism",
     "NoRenyiDivergence",
     "NotGaussian",
+    "NotSampled",
     "RandomAllocationDPSGD",
     "Segment",
     "ShuffledDPSGD",
@@ -69,12 +84,17 @@ __all__ = [
     "UserLevelDPSGD",
     "best_guess_accuracy",
     "calibrate_batch_size",
+    "calibrate_dpsgd",
     "calibrate_noise",
     "calibrate_steps",
     "claim",
+    "cli",
     "compare",
+    "computed_afresh",
     "dataset_total",
     "default_delta",
+    "finish_file",
+    "finish_folder",
     "gaussian_dp",
     "mechanism_from_dict",
     "merge_ledgers",
@@ -83,9 +103,12 @@ __all__ = [
     "read_report",
     "render_html",
     "render_markdown",
+    "report_page",
     "tpr_ceiling",
     "trade_off",
+    "unamplified_epsilon",
     "validate_delta",
     "verify_report",
+    "write_text",
     "zcdp_rho",
 ]

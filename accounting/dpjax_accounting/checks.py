@@ -11,7 +11,7 @@ from typing import Any
 
 
 def checked_real(name: str, value: object) -> float:
-    """Return `value` as a finite Python float; TypeError or ValueError if it is none."""
+    """Returns `value` as a finite Python float; TypeError or ValueError if it is none."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number; got {value!r} ({type(value).__name__}).")
     number = float(value)
@@ -21,7 +21,7 @@ def checked_real(name: str, value: object) -> float:
 
 
 def checked_positive(name: str, value: object) -> float:
-    """Return `value` as a finite Python float above zero, or raise."""
+    """Returns `value` as a finite Python float above zero, or raises."""
     number = checked_real(name, value)
     if number <= 0:
         raise ValueError(f"{name} must be greater than 0; got {number:g}.")
@@ -29,7 +29,7 @@ def checked_positive(name: str, value: object) -> float:
 
 
 def checked_integer(name: str, value: object, *, minimum: int) -> int:
-    """Return `value` as a Python int of at least `minimum`, or raise."""
+    """Returns `value` as a Python int of at least `minimum`, or raises."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer; got {value!r} ({type(value).__name__}).")
     number = int(value)
@@ -39,7 +39,7 @@ def checked_integer(name: str, value: object, *, minimum: int) -> int:
 
 
 def checked_delta(value: object) -> float:
-    """Return `value` as a Python float strictly between 0 and 1, or raise."""
+    """Returns `value` as a Python float strictly between 0 and 1, or raises."""
     delta = checked_real("delta", value)
     if not 0 < delta < 1:
         raise ValueError(
@@ -52,7 +52,7 @@ def checked_delta(value: object) -> float:
 def checked_name(
     name: str, value: object, supported: Iterable[str], refused: Mapping[str, str]
 ) -> str:
-    """Return `value` if it is supported; otherwise raise with the reason or the nearest name."""
+    """Returns `value` if it is supported; otherwise raises with the reason."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string; got {value!r} ({type(value).__name__}).")
     supported = tuple(supported)
@@ -65,7 +65,7 @@ def checked_name(
 
 
 def checked_batch_size(value: object, num_units: int) -> float:
-    """Return an expected batch size as a float above 0 and at most `num_units`, or raise."""
+    """Returns an expected batch size as a float above 0 and at most `num_units`, or raises."""
     size = checked_positive("expected_batch_size", value)
     if size > num_units:
         raise ValueError(
@@ -98,7 +98,7 @@ def check_common_fields(
     unit: str = "record",
     refused_units: Mapping[str, str] = _NO_REASONS,
 ) -> None:
-    """Check the fields that mechanisms share by name, and turn their numbers into Python's.
+    """Checks the fields that mechanisms share by name, and turns their numbers into Python's.
 
     Args:
         mechanism: a frozen dataclass under construction; other fields than these are left alone.
@@ -129,12 +129,12 @@ def check_common_fields(
 
 
 def set_fields(instance: object, **values: object) -> None:
-    """Replace the fields of a frozen dataclass under construction by their checked values."""
+    """Replaces the fields of a frozen dataclass under construction by their checked values."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)
 
 
 def nearest(value: str, valid: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?` for the valid name nearest to `value`, or an empty string."""
+    """Returns ` Did you mean 'x'?` for the valid name nearest to `value`, or an empty string."""
     matches = difflib.get_close_matches(value, tuple(valid), n=1, cutoff=0.5)
     return f" Did you mean {matches[0]!r}?" if matches else ""

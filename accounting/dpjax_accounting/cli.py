@@ -27,12 +27,12 @@ _USAGE_ERROR = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit status.
+    """Runs one command; returns the exit status.
 
     0 done, or the claim holds; 1 the claim does not hold; 2 something given does not exist or fit.
     """
     options = vars(_parser().parse_args(arguments))
-    action = options.pop("action")
+    action: Callable[..., int] = options.pop("action")
     try:
         return action(**options)
     except (OSError, ValueError, TypeError) as error:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def verify(report: Path, ledger: Path | None = None) -> int:
-    """Print whether the claim of a report holds; return 0 if it does, 1 if not.
+    """Prints whether the claim of a report holds; returns 0 if it does, 1 if not.
 
     Raises:
         OSError: if a file cannot be read.
@@ -51,12 +51,12 @@ def verify(report: Path, ledger: Path | None = None) -> int:
     Path(report).stat()
     try:
         value = read_report(report)
-        found = verify_report(value, recorded)
+        problems = verify_report(value, recorded)
     except ValueError as error:
-        found = [str(error)]
-    if found:
+        problems = [str(error)]
+    if problems:
         print(f"FAILED: {report} does not hold.")
-        print("\n".join(f"- {line}" for line in found))
+        print("\n".join(f"- {line}" for line in problems))
         return _FAILED
     guarantee, steps = value["guarantee"], value["steps_completed"]
     for line in remarks(value):
@@ -78,16 +78,16 @@ def _second_opinion(report: Any) -> float | None:
 
 
 def show(report: Path, html: Path | None = None) -> int:
-    """Print a report as Markdown, or write it as an HTML page with pictures; return 0.
+    """Prints a report as Markdown, or writes it as an HTML page with pictures; returns 0.
 
     Raises:
         OSError: if the report cannot be read, or the page not be written.
         ValueError: if the report does not fit the schema or its mechanism is not known.
     """
     value = read_report(report)
-    found = violations(value, report_schema())
-    if found:
-        raise ValueError(f"{report} is no privacy report: {' '.join(found)}")
+    problems = violations(value, report_schema())
+    if problems:
+        raise ValueError(f"{report} is no privacy report: {' '.join(problems)}")
     if html is None:
         print(render_markdown(value), end="")
     else:
@@ -96,7 +96,7 @@ def show(report: Path, html: Path | None = None) -> int:
 
 
 def show_ledger(ledger: Path) -> int:
-    """Print every run in a ledger; return 0.
+    """Prints every run in a ledger; returns 0.
 
     Raises:
         OSError: if there is no such ledger.
@@ -116,7 +116,7 @@ def show_ledger(ledger: Path) -> int:
 
 
 def total_of_ledger(ledger: Path, delta: float) -> int:
-    """Print the ε that a data set has spent; return 0.
+    """Prints the ε that a data set has spent; returns 0.
 
     Raises:
         OSError: if there is no such ledger.
@@ -128,7 +128,7 @@ def total_of_ledger(ledger: Path, delta: float) -> int:
 
 
 def merge(ledgers: Sequence[Path], output: Path) -> int:
-    """Write one ledger made of several; return 0.
+    """Writes one ledger made of several; returns 0.
 
     Raises:
         OSError: if a ledger does not exist, or the output does.
@@ -167,6 +167,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add(
     commands: Any, name: str, action: Callable[..., int], words: str
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=words, description=f"{words}.")
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=words, description=f"{words}."
+    )
     command.set_defaults(action=action)
     return command

@@ -12,17 +12,30 @@ class DeltaWarning(UserWarning):
 
 
 def default_delta(num_units: int) -> float:
-    """Return min(1e-5, num_units ** -1.1), which is below 1 / num_units for every num_units.
+    """Returns the δ that is used where none is given: min(1e-5, num_units ** −1.1).
 
     Releasing one unit chosen at random is (0, 1 / num_units)-differentially private and reveals
-    that unit entirely, so a meaningful δ lies below 1 / num_units (Dwork and Roth 2014,
-    section 2.3).
+    that unit entirely. A meaningful δ therefore lies below 1 / num_units (Dwork and Roth 2014,
+    section 2.3), and this one does for every number of units.
+
+    Args:
+        num_units: number of privacy units, at least 1.
+
+    Raises:
+        TypeError: if `num_units` is not an integer.
+        ValueError: if `num_units` is below 1.
+
+    Example:
+        >>> default_delta(1000)
+        1e-05
+        >>> f"{default_delta(67349):.3g}"
+        '4.88e-06'
     """
-    return min(1e-5, checked_integer("num_units", num_units, minimum=1) ** -1.1)
+    return min(1e-5, float(checked_integer("num_units", num_units, minimum=1) ** -1.1))
 
 
 def validate_delta(delta: float, num_units: int) -> float:
-    """Return `delta` as a float if 0 < delta < 1, and warn if it is not below 1 / num_units.
+    """Returns `delta` as a float if 0 < delta < 1, and warn if it is not below 1 / num_units.
 
     Raises:
         TypeError: if `delta` is not a number or `num_units` is not an integer.

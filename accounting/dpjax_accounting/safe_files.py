@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace the file atomically: it is the old one or the whole new one, also after a crash.
+def write_text(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Replaces the file atomically: it is the old one or the whole new one, also after a crash.
 
     The text is on the disk when the function returns.
 
@@ -29,7 +29,7 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def finish_file(partial: Path, path: Path) -> None:
-    """Put a whole file on the disk and give it its name, in place of the file that had it.
+    """Puts a whole file on the disk and gives it its name, in place of the file that had it.
 
     Raises:
         OSError: if the disk is full, or the file cannot be renamed.
@@ -40,7 +40,7 @@ def finish_file(partial: Path, path: Path) -> None:
 
 
 def finish_folder(partial: Path, path: Path) -> None:
-    """Put all files of a folder on the disk and give it its name, which no other folder has.
+    """Puts all files of a folder on the disk and gives it its name, which no other folder has.
 
     Raises:
         OSError: if the disk is full, or the folder cannot be renamed.
@@ -52,7 +52,7 @@ def finish_folder(partial: Path, path: Path) -> None:
 
 
 def append_bytes(path: Path, data: bytes, keep: int) -> None:
-    """Cut the file after `keep` bytes and append `data`, on the disk when the function returns.
+    """Cuts the file after `keep` bytes and appends `data`, on the disk when the function returns.
 
     Raises:
         OSError: if the file does not exist or cannot be written.
@@ -67,7 +67,7 @@ def append_bytes(path: Path, data: bytes, keep: int) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, waiting while another process or thread does (POSIX).
+    """Holds the lock file `path`, waiting while another process or thread does (POSIX).
 
     The operating system frees it when its holder ends, however that happens.
 
@@ -85,7 +85,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Put what a file holds on the disk, or the names that a folder holds."""
+    """Puts what a file holds on the disk, or the names that a folder holds."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

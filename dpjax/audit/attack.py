@@ -25,7 +25,7 @@ _REVERSED = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class AttackResult:
     """How well an attack told members from non-members of one trained model.
 
@@ -93,7 +93,7 @@ class AttackResult:
         restored = {
             "auc_interval": tuple(fields["auc_interval"]),
             "tpr_interval": tuple(fields["tpr_interval"]),
-            "roc": RocCurve(np.array(roc["fpr"]), np.array(roc["tpr"]), thresholds=None),
+            "roc": RocCurve(fpr=np.array(roc["fpr"]), tpr=np.array(roc["tpr"]), thresholds=None),
             "notes": tuple(fields["notes"]),
         }
         return cls(**{**fields, **restored})
@@ -174,7 +174,7 @@ def score_attack(
         auc_interval=interval,
         fpr_level=fpr_level,
         tpr=curve.tpr_at_fpr(fpr_level),
-        tpr_interval=tpr_interval(members, nonmembers, fpr_level, confidence=confidence),
+        tpr_interval=tpr_interval(members, nonmembers, fpr_level=fpr_level, confidence=confidence),
         roc=curve,
         notes=tuple(notes),
     )
@@ -185,8 +185,10 @@ def _scores_from_losses(name: str, losses: ArrayLike) -> tuple[np.ndarray, list[
     if np.isneginf(checked).any():
         raise ValueError(f"{name} holds -inf, which no loss of a trained model can be.")
     num_infinite = int(np.isposinf(checked).sum())
+    if num_infinite == 0:
+        return -checked, []
     note = f"{name}: {num_infinite} of {len(checked)} are infinite and rank as least member-like."
-    return -checked, [note] * (num_infinite > 0)
+    return -checked, [note]
 
 
 def _too_few(num_nonmembers: int, fpr_level: float) -> str:

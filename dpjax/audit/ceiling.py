@@ -16,7 +16,7 @@ from dpjax.audit.attack import AttackResult
 from dpjax.audit.intervals import binomial_interval, num_above_threshold
 
 
-def auc_ceiling(epsilon: float, delta: float) -> float:
+def auc_ceiling(*, epsilon: float, delta: float) -> float:
     """Return the largest AUC that an (ε, δ)-differentially private training allows.
 
     The area under `dpjax_accounting.tpr_ceiling`. That curve runs straight through (0, δ),
@@ -26,20 +26,20 @@ def auc_ceiling(epsilon: float, delta: float) -> float:
         TypeError: if `epsilon` or `delta` is not a number.
         ValueError: if epsilon is negative or not finite, or delta not in [0, 1].
     """
-    tpr_ceiling(0.0, epsilon, delta)
+    tpr_ceiling(0.0, epsilon=epsilon, delta=delta)
     return float(1 - (1 - delta) ** 2 * special.expit(-epsilon))
 
 
-def exceeds_ceiling(result: AttackResult, epsilon: float, delta: float) -> bool:
+def exceeds_ceiling(result: AttackResult, *, epsilon: float, delta: float) -> bool:
     """Return whether the attack did better than (ε, δ) allows, by more than chance explains.
 
     Raises:
         TypeError, ValueError: as for `auc_ceiling`.
     """
-    return bool(ceiling_alarms(result, epsilon, delta))
+    return bool(ceiling_alarms(result, epsilon=epsilon, delta=delta))
 
 
-def ceiling_alarms(result: AttackResult, epsilon: float, delta: float) -> tuple[str, ...]:
+def ceiling_alarms(result: AttackResult, *, epsilon: float, delta: float) -> tuple[str, ...]:
     """Return a sentence for each rate beyond what (ε, δ) allows; none for a run that keeps it.
 
     Two comparisons. AUC: the lower end of its interval against `auc_ceiling`. TPR: at the threshold
@@ -52,14 +52,14 @@ def ceiling_alarms(result: AttackResult, epsilon: float, delta: float) -> tuple[
         TypeError, ValueError: as for `auc_ceiling`.
     """
     alarms = []
-    highest_auc = auc_ceiling(epsilon, delta)
+    highest_auc = auc_ceiling(epsilon=epsilon, delta=delta)
     if result.auc_interval[0] > highest_auc:
         alarms.append(
             f"the AUC is at least {result.auc_interval[0]:.4f}, and at most {highest_auc:.4f} is"
             " allowed"
         )
     tpr, fpr = _certain_rates(result)
-    highest_tpr = float(tpr_ceiling(fpr, epsilon, delta))
+    highest_tpr = float(tpr_ceiling(fpr, epsilon=epsilon, delta=delta))
     if tpr > highest_tpr:
         alarms.append(
             f"the TPR is at least {100 * tpr:.3g} % where the FPR is at most {100 * fpr:.3g} %, and"
@@ -81,9 +81,13 @@ def checked_guarantee(epsilon: float | None, delta: float | None) -> tuple[float
 def _certain_rates(result: AttackResult) -> tuple[float, float]:
     """The lower end of the TPR and the upper end of the FPR at the threshold of `result.tpr`."""
     caught = round(result.tpr * result.num_members)
-    tpr, _ = binomial_interval(caught, result.num_members, confidence=result.confidence)
+    tpr, _ = binomial_interval(
+        successes=caught, trials=result.num_members, confidence=result.confidence
+    )
     # The threshold is the (k + 1)-th largest non-member score, so its FPR follows
     # Beta(k + 1, N - k): the distribution that the upper end for k of N is a quantile of.
     allowed = num_above_threshold(result.num_nonmembers, result.fpr_level)
-    _, fpr = binomial_interval(allowed, result.num_nonmembers, confidence=result.confidence)
+    _, fpr = binomial_interval(
+        successes=allowed, trials=result.num_nonmembers, confidence=result.confidence
+    )
     return tpr, fpr

@@ -60,8 +60,8 @@ def auc_interval(
 def tpr_interval(
     member_scores: ArrayLike,
     nonmember_scores: ArrayLike,
-    fpr_level: float,
     *,
+    fpr_level: float,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
     """Return an interval for the TPR where the FPR of the population of non-members is `fpr_level`.
@@ -98,15 +98,15 @@ def tpr_interval(
     low, high = 0.0, 1.0
     if strict.size:
         caught = int((members > falling[strict[-1]]).sum())
-        low, _ = binomial_interval(caught, len(members), confidence=1 - 2 * error)
+        low, _ = binomial_interval(successes=caught, trials=len(members), confidence=1 - 2 * error)
     if loose.size:
         caught = int((members >= falling[loose[0]]).sum())
-        _, high = binomial_interval(caught, len(members), confidence=1 - 2 * error)
+        _, high = binomial_interval(successes=caught, trials=len(members), confidence=1 - 2 * error)
     return low, high
 
 
 def binomial_interval(
-    successes: int, trials: int, *, confidence: float = 0.95
+    *, successes: int, trials: int, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Return the exact interval of Clopper and Pearson (1934) for a probability, α/2 on each side.
 

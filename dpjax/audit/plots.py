@@ -148,7 +148,7 @@ def _draw_tpr(
 
 
 def _draw_excluded(axes: Axes, grid: NDArray[np.float64], epsilon: float, delta: float) -> None:
-    ceiling = tpr_ceiling(grid, epsilon, delta)
+    ceiling = tpr_ceiling(grid, epsilon=epsilon, delta=delta)
     axes.plot(grid, ceiling, color="black", linestyle="--", linewidth=1.3)
     axes.fill_between(
         grid,

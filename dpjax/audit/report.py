@@ -40,7 +40,9 @@ def render_attack_section(
         f" {result.num_members} training records against {result.num_nonmembers} held-out ones."
         f" Label: **{result.label}**; no statement about ε follows from these numbers."
     )
-    bullets = [*result.notes, *_READING] + [_LIMITS] * (guarantee is not None)
+    bullets = [*result.notes, *_READING]
+    if guarantee is not None:
+        bullets.append(_LIMITS)
     return "\n\n".join(
         [
             opening,
@@ -65,16 +67,19 @@ def _table(result: AttackResult, guarantee: tuple[float, float] | None) -> str:
     ]
     if guarantee is not None:
         epsilon, delta = guarantee
+        highest_auc = auc_ceiling(epsilon=epsilon, delta=delta)
+        highest_tpr = float(tpr_ceiling(result.fpr_level, epsilon=epsilon, delta=delta))
         header.append(f"ε = {epsilon:.3g}, δ = {delta:.3g} allows")
-        auc.append(f"{auc_ceiling(epsilon, delta):.3f}")
-        tpr.append(f"{100 * float(tpr_ceiling(result.fpr_level, epsilon, delta)):.1f} %")
+        auc.append(f"{highest_auc:.3f}")
+        tpr.append(f"{100 * highest_tpr:.1f} %")
     rows = [header, ["---"] * len(header), auc, tpr]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _verdict(result: AttackResult, guarantee: tuple[float, float] | None) -> str:
     if guarantee is not None:
-        alarms = ceiling_alarms(result, *guarantee)
+        epsilon, delta = guarantee
+        alarms = ceiling_alarms(result, epsilon=epsilon, delta=delta)
         if alarms:
             return (
                 f"> **ALARM.** This is more than (ε, δ) allows: {'; '.join(alarms)}. Either the two"

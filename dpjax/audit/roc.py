@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class RocCurve:
     """True and false positive rates of "score at least t" for falling thresholds t.
 
@@ -47,7 +47,7 @@ class RocCurve:
             low = np.searchsorted(fpr, np.geomspace(smallest, 1, count), side="right") - 1
             keep = keep[np.unique(np.concatenate([even, low]))]
         thresholds = None if self.thresholds is None else self.thresholds[keep]
-        return RocCurve(self.fpr[keep], self.tpr[keep], thresholds)
+        return RocCurve(fpr=self.fpr[keep], tpr=self.tpr[keep], thresholds=thresholds)
 
 
 def roc_curve(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> RocCurve:

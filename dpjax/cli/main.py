@@ -2,84 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
 import traceback
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
-from dpjax_accounting import (
-    DPSGD,
-    best_guess_accuracy,
-    calibrate_batch_size,
-    calibrate_noise,
-    calibrate_steps,
-    compare,
-    default_delta,
-    posterior_belief,
-    validate_delta,
-)
 from rich.console import Console
-from rich.table import Table
 
 from dpjax import startup
+from dpjax.cli.accountant import CalibrateCommand, EpsilonCommand
+from dpjax.cli.command import Command, Refusal
+from dpjax.cli.demo import DemoCommand
+from dpjax.cli.finetune import FinetuneCommand
 from dpjax.cli.report_and_ledger import LedgerCommand, ReportCommand
-from dpjax.finetuning import FinetuneConfig, Interrupts, RunDirectory, RunState, RunStopped
+from dpjax.finetuning import FinetuneConfig, Interrupts, RunStopped
 from dpjax.option_checks import CheckedOptions, check_all, checks_deferred
 
 _FAILED = 1
 _USAGE_ERROR = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class EpsilonCommand:
-    """Print the ε of a DP-SGD run with Poisson sampling."""
-
-    num_units: int
-    """Training records."""
-    expected_batch_size: float
-    """Mean size of a Poisson batch."""
-    noise_multiplier: float
-    """Standard deviation of the noise divided by the clip norm."""
-    num_steps: int
-    """Optimizer steps."""
-    delta: float | None = None
-    """δ; default: 1e-5, or n^-1.1 for n records if that is smaller."""
-    json: bool = False
-    """Print JSON, with ε by both accountants."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CalibrateCommand:
-    """Print the missing one of noise, batch size and steps that keeps a run within a target ε."""
-
-    target_epsilon: float
-    """The ε that is not to be exceeded."""
-    num_units: int
-    """Training records."""
-    expected_batch_size: float | None = None
-    """Mean size of a Poisson batch; leave it out to get the largest whole one."""
-    noise_multiplier: float | None = None
-    """Standard deviation of the noise over the clip norm; leave it out to get the least."""
-    num_steps: int | None = None
-    """Optimizer steps; leave them out to get the most."""
-    delta: float | None = None
-    """δ; default: 1e-5, or n^-1.1 for n records if that is smaller."""
-    json: bool = False
-    """Print JSON, with ε by both accountants."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DemoCommand:
-    """Tune MiniLM on generated clinic messages, privately and not, and compare."""
-
-    output_dir: str = "runs/demo"
-    """New folder for both runs."""
-
-
-Command = (
+Options = (
     Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
     | Annotated[EpsilonCommand, tyro.conf.subcommand("epsilon")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
@@ -110,45 +53,37 @@ def main(arguments: list[str] | None = None) -> int:
         except RunStopped as error:
             print(f"dpjax: {error}", file=sys.stderr)
             return _FAILED
-        except OSError as error:
+        except (OSError, Refusal) as error:
             return _refuse(error)
         except Exception as error:
             return _say_fault(error, command)
 
 
-def _parse(arguments: list[str] | None) -> Any:
+def _parse(arguments: list[str] | None) -> Command:
     try:
         with checks_deferred():
-            command = tyro.cli(
-                Command,
+            options = tyro.cli(
+                Options,
                 prog="dpjax",
                 args=arguments,
                 config=(tyro.conf.OmitSubcommandPrefixes,),
             )
-        if isinstance(command, CheckedOptions):
-            check_all(command)
-        return command
+        if isinstance(options, CheckedOptions):
+            check_all(options)
     except (ValueError, TypeError) as error:
         raise SystemExit(_refuse(error)) from error
+    return FinetuneCommand(options) if isinstance(options, FinetuneConfig) else options
 
 
-def _run(command: Any, interrupts: Interrupts) -> int:
+def _run(command: Command, interrupts: Interrupts) -> int:
     interrupts.raise_pending()
-    action, check = _ACTIONS[type(command)]
     try:
-        ready = check(command)
+        ready = command.prepare()
     except (ValueError, TypeError, OSError) as error:
         return _refuse(error)
     # Whatever dropped a KeyboardInterrupt, nothing is started after it.
     interrupts.raise_pending()
-    return action(ready) or 0
-
-
-def _run_on_records(command: ReportCommand | LedgerCommand) -> int:
-    try:
-        return command.action.run()
-    except (ValueError, TypeError, OSError) as error:
-        return _refuse(error)
+    return ready.run(Console())
 
 
 def _refuse(error: Exception) -> int:
@@ -156,7 +91,7 @@ def _refuse(error: Exception) -> int:
     return _USAGE_ERROR
 
 
-def _say_fault(error: Exception, command: Any) -> int:
+def _say_fault(error: Exception, command: Command | None) -> int:
     """Says what nobody foresaw in a sentence, and then where it happened."""
     kind = type(error).__name__
     message = " ".join(str(error).split())
@@ -170,152 +105,11 @@ def _say_fault(error: Exception, command: Any) -> int:
         advice = (
             "This is a fault of dpjax or of what it runs on; please report it with the lines below."
         )
-    print(f"dpjax: {said}. {advice}{_what_is_left(command)}", file=sys.stderr)
+    left = command.what_is_left() if isinstance(command, FinetuneCommand) else ""
+    print(f"dpjax: {said}. {advice}{left}", file=sys.stderr)
     traceback.print_exception(error)
     return _FAILED
 
-
-def _what_is_left(command: Any) -> str:
-    if not isinstance(command, FinetuneConfig):
-        return ""
-    try:
-        state = RunDirectory(command.output_dir).state()
-    except OSError:
-        return ""
-    if state in (RunState.UNFINISHED, RunState.MEASURED):
-        return " What is saved of the run stays: the same command with --resume goes on from there."
-    if state is RunState.FAILED:
-        return (
-            " No state of the run had been saved; once the reason is gone, --overwrite starts it "
-            "afresh."
-        )
-    return " Nothing of the run had been started."
-
-
-def _check_finetune(config: FinetuneConfig) -> Any:
-    from dpjax.finetuning import set_up
-
-    return set_up(config)
-
-
-def _finetune(run: Any) -> None:
-    from dpjax.finetuning import execute
-
-    console = Console()
-    result = execute(run, console)
-    table = Table("result", "value")
-    if result.quality is not None:
-        table.add_row(*result.quality)
-    privacy = "NO PRIVACY" if result.epsilon is None else f"ε = {result.epsilon:.4g}"
-    table.add_row(
-        "privacy", privacy if result.delta is None else f"{privacy}, δ = {result.delta:g}"
-    )
-    total = result.privacy["dataset_total"]
-    if total is not None:
-        table.add_row("all runs in the ledger", f"ε = {total['epsilon']:.4g}")
-    if result.attack is not None:
-        low, high = result.attack.auc_interval
-        table.add_row("attack AUC (95 %)", f"{result.attack.auc:.3f} ({low:.3f} to {high:.3f})")
-    table.add_row("tuned model", str(result.output_dir / "model"))
-    table.add_row("report", str(result.output_dir / "report.md"))
-    console.print(table)
-
-
-def _check_epsilon(command: EpsilonCommand) -> tuple[DPSGD, float, bool]:
-    delta = default_delta(command.num_units) if command.delta is None else command.delta
-    validate_delta(delta, command.num_units)
-    return (
-        DPSGD(
-            command.num_units,
-            command.expected_batch_size,
-            command.noise_multiplier,
-            command.num_steps,
-        ),
-        delta,
-        command.json,
-    )
-
-
-def _check_calibrate(command: CalibrateCommand) -> tuple[DPSGD, float, bool]:
-    delta = default_delta(command.num_units) if command.delta is None else command.delta
-    validate_delta(delta, command.num_units)
-    return _calibrated(command, delta), delta, command.json
-
-
-def _calibrated(command: CalibrateCommand, delta: float) -> DPSGD:
-    target, units = command.target_epsilon, command.num_units
-    batch, noise, steps = (
-        command.expected_batch_size,
-        command.noise_multiplier,
-        command.num_steps,
-    )
-    if noise is None and batch is not None and steps is not None:
-        return calibrate_noise(target, delta, units, batch, steps)
-    if steps is None and batch is not None and noise is not None:
-        return calibrate_steps(target, delta, units, batch, noise)
-    if batch is None and steps is not None and noise is not None:
-        return calibrate_batch_size(target, delta, units, steps, noise)
-    options = {
-        "--expected-batch-size": batch,
-        "--noise-multiplier": noise,
-        "--num-steps": steps,
-    }
-    missing = [name for name, value in options.items() if value is None]
-    raise ValueError(
-        f"calibrate computes the one of {', '.join(options)} that is left out. Left out:"
-        f" {', '.join(missing) or 'none'}. Give exactly two of them"
-        f"{'' if missing else ', or ask `dpjax epsilon` for the epsilon of all three'}."
-    )
-
-
-def _print_mechanism(ready: tuple[DPSGD, float, bool]) -> None:
-    mechanism, delta, as_json = ready
-    accuracy, belief = best_guess_accuracy(mechanism), posterior_belief(mechanism, delta)
-    if as_json:
-        both = compare(mechanism, delta)
-        values = {"epsilon": both.pld, "epsilon_renyi": both.rdp, "delta": delta}
-        values |= {"best_guess_accuracy": accuracy, "posterior_belief": belief}
-        print(json.dumps(values | {"mechanism": mechanism.to_dict()}, indent=2))
-        return
-    table = Table("quantity", "value")
-    table.add_row("epsilon", f"{mechanism.epsilon(delta):.6g}")
-    table.add_row("delta", f"{delta:.6g}")
-    table.add_row("best guess who took part, at even odds", f"right in at most {accuracy:.2%}")
-    table.add_row("belief after all but delta of outputs", f"at most {belief:.6g}")
-    table.add_row("noise multiplier", f"{mechanism.noise_multiplier:.6g}")
-    table.add_row("expected batch size", f"{mechanism.expected_batch_size:g}")
-    table.add_row("sampling", mechanism.sampling)
-    table.add_row("sampling probability", f"{mechanism.sampling_probability:.6g}")
-    table.add_row("steps", str(mechanism.num_steps))
-    table.add_row("privacy unit", mechanism.unit)
-    table.add_row("neighbouring relation", mechanism.neighboring)
-    Console().print(table)
-
-
-def _check_demo(command: DemoCommand) -> Any:
-    from dpjax.demo.run import check
-
-    return check(command.output_dir)
-
-
-def _demo(ready: Any) -> None:
-    from dpjax.demo.run import execute
-
-    execute(ready, Console())
-
-
-def _unchecked(command: Any) -> Any:
-    return command
-
-
-_ACTIONS: dict[type, tuple[Callable[[Any], int | None], Callable[[Any], Any]]] = {
-    FinetuneConfig: (_finetune, _check_finetune),
-    EpsilonCommand: (_print_mechanism, _check_epsilon),
-    CalibrateCommand: (_print_mechanism, _check_calibrate),
-    DemoCommand: (_demo, _check_demo),
-    ReportCommand: (_run_on_records, _unchecked),
-    LedgerCommand: (_run_on_records, _unchecked),
-}
 
 if __name__ == "__main__":
     sys.exit(main())

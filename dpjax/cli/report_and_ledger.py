@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import tyro
 from dpjax_accounting import cli
+from rich.console import Console
 from tyro.conf import Positional
+
+from dpjax.cli.command import refusing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Verify:
     """The run must be in this ledger as reported."""
 
     def run(self) -> int:
-        """Does it; returns the exit status."""
+        """Runs the command and returns its exit status."""
         return cli.verify(self.report, self.ledger)
 
 
@@ -35,7 +38,7 @@ class Show:
     """Write a page to this file."""
 
     def run(self) -> int:
-        """Does it; returns the exit status."""
+        """Runs the command and returns its exit status."""
         return cli.show(self.report, self.html)
 
 
@@ -47,7 +50,7 @@ class ShowLedger:
     """Ledger of a data set."""
 
     def run(self) -> int:
-        """Does it; returns the exit status."""
+        """Runs the command and returns its exit status."""
         return cli.show_ledger(self.ledger)
 
 
@@ -61,7 +64,7 @@ class TotalOfLedger:
     """δ of the total."""
 
     def run(self) -> int:
-        """Does it; returns the exit status."""
+        """Runs the command and returns its exit status."""
         return cli.total_of_ledger(self.ledger, self.delta)
 
 
@@ -75,7 +78,7 @@ class MergeLedgers:
     """New ledger."""
 
     def run(self) -> int:
-        """Does it; returns the exit status."""
+        """Runs the command and returns its exit status."""
         return cli.merge(self.ledgers, self.output)
 
 
@@ -88,6 +91,15 @@ class ReportCommand:
         | Annotated[Show, tyro.conf.subcommand("show")]
     )
 
+    def prepare(self) -> Self:
+        """Returns itself: the files are read when it runs."""
+        return self
+
+    def run(self, console: Console) -> int:
+        """Runs the action and returns its exit status."""
+        with refusing():
+            return self.action.run()
+
 
 @dataclasses.dataclass(frozen=True)
 class LedgerCommand:
@@ -98,3 +110,12 @@ class LedgerCommand:
         | Annotated[TotalOfLedger, tyro.conf.subcommand("total")]
         | Annotated[MergeLedgers, tyro.conf.subcommand("merge")]
     )
+
+    def prepare(self) -> Self:
+        """Returns itself: the files are read when it runs."""
+        return self
+
+    def run(self, console: Console) -> int:
+        """Runs the action and returns its exit status."""
+        with refusing():
+            return self.action.run()

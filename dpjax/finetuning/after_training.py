@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
-from dpjax_accounting.report.page import report_page
-from dpjax_accounting.safe_files import write_text
+from dpjax_accounting import report_page, write_text
 
 from dpjax.audit import AttackResult, loss_attack
 from dpjax.finetuning.files.run_directory import RunDirectory, write_json

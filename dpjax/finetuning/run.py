@@ -6,8 +6,7 @@ import dataclasses
 import shutil
 from typing import Any
 
-from dpjax_accounting import Ledger
-from dpjax_accounting.safe_files import finish_folder
+from dpjax_accounting import Ledger, finish_folder
 from flax import nnx
 from rich.console import Console
 

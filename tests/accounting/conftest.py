@@ -6,14 +6,14 @@ import pytest
 from dpjax_accounting import DPSGD, claim
 
 # So much noise that it is accounted for in no time.
-MECHANISM = DPSGD(1000, 100, 8.0, 40)
+MECHANISM = DPSGD(num_units=1000, expected_batch_size=100, noise_multiplier=8.0, num_steps=40)
 DELTA = 1e-5
 
 
 @pytest.fixture(scope="session")
 def claims():
     """The claims of the whole run and of half of it."""
-    return {steps: claim(MECHANISM, DELTA, steps) for steps in (20, 40)}
+    return {steps: claim(MECHANISM, DELTA, steps_completed=steps) for steps in (20, 40)}
 
 
 @pytest.fixture

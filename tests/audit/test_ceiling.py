@@ -15,7 +15,7 @@ def null_attack(seed, size=500):
 def attack_on_the_ceiling(epsilon, delta, rng, size=1000):
     """Draws scores whose population ROC is exactly what (ε, δ) allows."""
     grid = np.concatenate([[0.0], np.geomspace(1e-6, 1, 4001)])
-    ceiling = tpr_ceiling(grid, epsilon, delta)
+    ceiling = tpr_ceiling(grid, epsilon=epsilon, delta=delta)
     members = np.interp(rng.random(size), np.append(0.0, ceiling), np.append(0.0, grid))
     return loss_attack(members, rng.random(size))
 
@@ -24,14 +24,14 @@ def attack_on_the_ceiling(epsilon, delta, rng, size=1000):
 @pytest.mark.parametrize("delta", [0.0, 1e-5, 0.2, 1.0])
 def test_auc_ceiling_is_the_area_under_the_tpr_ceiling(epsilon, delta):
     fpr = np.concatenate([[0.0], np.geomspace(1e-15, 1, 200_001)])
-    area = np.trapezoid(tpr_ceiling(fpr, epsilon, delta), fpr)
-    assert auc_ceiling(epsilon, delta) == pytest.approx(area, abs=1e-6)
+    area = np.trapezoid(tpr_ceiling(fpr, epsilon=epsilon, delta=delta), fpr)
+    assert auc_ceiling(epsilon=epsilon, delta=delta) == pytest.approx(area, abs=1e-6)
 
 
 def test_auc_ceiling_of_known_cases():
-    assert auc_ceiling(0.0, 0.0) == 0.5
-    assert auc_ceiling(1.0, 0.0) == pytest.approx(np.e / (1 + np.e))
-    assert auc_ceiling(800.0, 1e-5) == 1.0
+    assert auc_ceiling(epsilon=0.0, delta=0.0) == 0.5
+    assert auc_ceiling(epsilon=1.0, delta=0.0) == pytest.approx(np.e / (1 + np.e))
+    assert auc_ceiling(epsilon=800.0, delta=1e-5) == 1.0
 
 
 @pytest.mark.parametrize("size", [60, 1000])
@@ -63,14 +63,16 @@ def test_a_leak_spread_over_all_records_shows_in_the_auc_alone():
 
 @pytest.mark.parametrize("epsilon", [0.1, 1.0])
 def test_null_attacks_raise_no_alarm(epsilon):
-    assert not any(exceeds_ceiling(null_attack(seed), epsilon, 1e-5) for seed in range(50))
+    assert not any(
+        exceeds_ceiling(null_attack(seed), epsilon=epsilon, delta=1e-5) for seed in range(50)
+    )
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.0, 0.0), (1.0, 1e-5), (3.0, 0.01)])
 def test_false_alarms_on_the_ceiling_itself_are_rare(epsilon, delta):
     rng = np.random.default_rng(4)
     alarms = [
-        ceiling_alarms(attack_on_the_ceiling(epsilon, delta, rng), epsilon, delta)
+        ceiling_alarms(attack_on_the_ceiling(epsilon, delta, rng), epsilon=epsilon, delta=delta)
         for _ in range(300)
     ]
     by_auc = np.mean([any("AUC" in line for line in lines) for lines in alarms])
@@ -86,4 +88,4 @@ def test_false_alarms_on_the_ceiling_itself_are_rare(epsilon, delta):
 )
 def test_bad_guarantees_are_refused(epsilon, delta, error):
     with pytest.raises(error, match=r"epsilon|delta"):
-        exceeds_ceiling(null_attack(0), epsilon, delta)
+        exceeds_ceiling(null_attack(0), epsilon=epsilon, delta=delta)

@@ -89,7 +89,9 @@ def test_tpr_interval_is_the_sharpest_of_its_kind(num_nonmembers, level, decimal
             caught = stats.binomtest(int((members >= threshold).sum()), 80)
             high = min(high, caught.proportion_ci(0.975, "exact").high)
     assert 0 <= low < high < 1
-    assert tpr_interval(members, nonmembers, level) == pytest.approx((low, high), abs=1e-9)
+    assert tpr_interval(members, nonmembers, fpr_level=level) == pytest.approx(
+        (low, high), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def tpr_coverage(shift, num_nonmembers, *, level, truth, decimals):
     for _ in range(300):
         members = rng.normal(shift, 1, 500).round(decimals)
         nonmembers = rng.normal(0, 1, num_nonmembers).round(decimals)
-        low, high = tpr_interval(members, nonmembers, level)
+        low, high = tpr_interval(members, nonmembers, fpr_level=level)
         covered += low <= truth <= high
     return covered / 300
 
@@ -123,7 +125,7 @@ def tpr_coverage(shift, num_nonmembers, *, level, truth, decimals):
 def test_tpr_interval_holds_the_measured_rate(num_nonmembers, level):
     rng = np.random.default_rng(num_nonmembers)
     members, nonmembers = rng.normal(1, 1, 50).round(1), rng.normal(0, 1, num_nonmembers).round(1)
-    low, high = tpr_interval(members, nonmembers, level)
+    low, high = tpr_interval(members, nonmembers, fpr_level=level)
     measured = roc_curve(members, nonmembers).tpr_at_fpr(level)
     assert 0 <= low <= measured <= high <= 1
     assert num_above_threshold(num_nonmembers, level) == max(
@@ -133,7 +135,7 @@ def test_tpr_interval_holds_the_measured_rate(num_nonmembers, level):
 
 @pytest.mark.parametrize(("num_nonmembers", "known"), [(435, False), (437, True)])
 def test_too_few_nonmembers_leave_the_lower_end_at_zero(num_nonmembers, known):
-    low, high = tpr_interval(np.ones(100), np.zeros(num_nonmembers), 0.01)
+    low, high = tpr_interval(np.ones(100), np.zeros(num_nonmembers), fpr_level=0.01)
     assert (low > 0.9) == known and high == 1.0
 
 
@@ -148,13 +150,15 @@ def test_too_few_nonmembers_leave_the_lower_end_at_zero(num_nonmembers, known):
     ],
 )
 def test_binomial_interval_of_known_cases(successes, trials, expected):
-    assert binomial_interval(successes, trials) == pytest.approx(expected, abs=1e-6)
+    assert binomial_interval(successes=successes, trials=trials) == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 7), (3, 7), (7, 7), (12, 900)])
 def test_binomial_interval_equals_scipys(successes, trials):
     expected = stats.binomtest(successes, trials).proportion_ci(0.9, method="exact")
-    measured = binomial_interval(successes, trials, confidence=0.9)
+    measured = binomial_interval(successes=successes, trials=trials, confidence=0.9)
     assert measured == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
@@ -162,8 +166,8 @@ def test_bad_arguments_are_refused_in_words():
     with pytest.raises(ValueError, match="confidence must lie strictly between 0 and 1; got 95"):
         auc_interval([1, 2], [0, 1], confidence=95)
     with pytest.raises(ValueError, match="fpr_level must lie strictly between 0 and 1; got 0"):
-        tpr_interval([1, 2], [0, 1], 0)
+        tpr_interval([1, 2], [0, 1], fpr_level=0)
     with pytest.raises(ValueError, match="got 3 of 2"):
-        binomial_interval(3, 2)
+        binomial_interval(successes=3, trials=2)
     with pytest.raises(ValueError, match="nonmember_scores is empty"):
-        tpr_interval([1, 2], [], 0.1)
+        tpr_interval([1, 2], [], fpr_level=0.1)

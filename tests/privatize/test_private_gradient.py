@@ -394,7 +394,16 @@ class TestMisuse:
             ({"strategy": "auo"}, ValueError, "did you mean 'auto'"),
             ({"run_key": jax.random.key(0)}, TypeError, "run_key must be a RunKey"),
             (
-                {"mechanism": BandedDPSGD(100, 10, 1.0, 4, bands=2, column_norm=1.0)},
+                {
+                    "mechanism": BandedDPSGD(
+                        num_units=100,
+                        expected_batch_size=10,
+                        noise_multiplier=1.0,
+                        num_steps=4,
+                        bands=2,
+                        column_norm=1.0,
+                    )
+                },
                 TypeError,
                 "mechanism must be a DPSGD.*BandedDPSGD",
             ),

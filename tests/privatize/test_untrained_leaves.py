@@ -80,7 +80,9 @@ def test_no_noise_is_added_whatever_they_hold_and_that_of_the_others_stays():
     total, _, _, _ = model()
     release = {
         "noise_keys": dpjax.RunKey.from_seed(1).noise_keys(0),
-        "mechanism": DPSGD(100, 10, 1.0, 5),
+        "mechanism": DPSGD(
+            num_units=100, expected_batch_size=10, noise_multiplier=1.0, num_steps=5
+        ),
         "clip_norm": 1.0,
     }
     mean = dpjax.noisy_mean(total | {"fixed": FIXED}, **release)
@@ -110,7 +112,12 @@ def test_a_training_step_leaves_them_as_they_are(optimizer):
         for _ in range(2):
             total = jax.tree.map(jnp.add, total, fn(params, batch).grads)
         mean = dpjax.noisy_mean(
-            total, noise_keys, mechanism=DPSGD(100, 8, 1.0, 5), clip_norm=fn.clip_norm
+            total,
+            noise_keys,
+            mechanism=DPSGD(
+                num_units=100, expected_batch_size=8, noise_multiplier=1.0, num_steps=5
+            ),
+            clip_norm=fn.clip_norm,
         )
         updates, _ = optimizer.update(mean, state, params)
         return optax.apply_updates(params, updates)

@@ -58,7 +58,8 @@ def test_epsilon_command(capsys):
     arguments = "--num-units 1000 --expected-batch-size 100 --noise-multiplier 4 --num-steps 30"
     assert main(["epsilon", *arguments.split(), "--delta", "1e-5"]) == 0
     printed = capsys.readouterr().out
-    assert f"{DPSGD(1000, 100, 4.0, 30).epsilon(1e-5):.6g}" in printed
+    run = DPSGD(num_units=1000, expected_batch_size=100, noise_multiplier=4.0, num_steps=30)
+    assert f"{run.epsilon(1e-5):.6g}" in printed
     assert "add_or_remove_one" in printed
     assert "right in at most" in printed
 
@@ -126,7 +127,8 @@ def test_numbers_as_json(capsys):
     assert main(["epsilon", *arguments.split(), "--noise-multiplier", "4"]) == 0
     printed = json.loads(capsys.readouterr().out)
     mechanism = mechanism_from_dict(printed["mechanism"])
-    assert mechanism == DPSGD(1000, 100, 4.0, 30)
+    given = DPSGD(num_units=1000, expected_batch_size=100, noise_multiplier=4.0, num_steps=30)
+    assert mechanism == given
     assert printed["epsilon"] == mechanism.epsilon(printed["delta"]) < printed["epsilon_renyi"]
     assert 0.5 < printed["best_guess_accuracy"] < printed["posterior_belief"] < 1
     assert main(["calibrate", *arguments.split(), "--target-epsilon", "0.5"]) == 0
@@ -135,7 +137,8 @@ def test_numbers_as_json(capsys):
 
 def test_report_and_ledger_commands(tmp_path, capsys):
     ledger, report = Ledger.create(tmp_path / "ledger", DatasetIdentity.of([b"x"])), tmp_path / "r"
-    ledger.charge("one", DPSGD(1, 1, 8.0, 2), "key")
+    run = DPSGD(num_units=1, expected_batch_size=1, noise_multiplier=8.0, num_steps=2)
+    ledger.charge("one", run, key="key")
     path = str(ledger.path)
     assert main(["ledger", "total", path, "--delta", "1e-5"]) == 0
     assert f"epsilon={ledger.epsilon(1e-5):.6g}" in capsys.readouterr().out

@@ -12,7 +12,7 @@ _MIDDLE_EVERY = 4
 def largest_within(
     value_of: Callable[[int], float], target: float, start: int, lowest: int, highest: int
 ) -> int:
-    """Return the largest whole number from `lowest` to `highest` whose value is within `target`.
+    """Returns the largest whole number from `lowest` to `highest` whose value is within `target`.
 
     The number returned has been tried, and so has the next one, which exceeds the target.
 
@@ -50,9 +50,9 @@ def largest_within(
 
 
 def _on_chord(within: tuple[int, float], beyond: tuple[int, float], target: float) -> float:
-    """Return where the chord meets the target, in logarithms; the middle where there is none."""
+    """Returns where the chord meets the target, in logarithms; the middle where there is none."""
     (left, low), (right, high) = within, beyond
     if low <= 0 or not math.isfinite(high):
         return math.sqrt(left * right)
     share = math.log(target / low) / math.log(high / low)
-    return left * (right / left) ** share
+    return float(left * (right / left) ** share)

@@ -39,7 +39,7 @@ class Described(Protocol):
     """A mechanism, as far as answers about it are kept: everything it consists of, JSON-ready."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the description."""
+        """Returns the description."""
 
 
 _afresh = contextvars.ContextVar("afresh", default=False)
@@ -58,7 +58,7 @@ def computed_afresh() -> Iterator[None]:
 def remembered(
     mechanism: Described, question: str, argument: float, compute: Callable[[float], float]
 ) -> float:
-    """Return `compute(argument)`, from disk if it was computed before by the same code.
+    """Returns `compute(argument)`, from disk if it was computed before by the same code.
 
     Args:
         mechanism: what is asked about.
@@ -120,17 +120,17 @@ def _key(mechanism: Described, question: str, argument: float) -> str:
 @functools.cache
 def _versions() -> dict[str, str | None]:
     """Everything beneath the mechanism that enters a number."""
-    found: dict[str, str | None] = {"engine": _ENGINE}
+    versions: dict[str, str | None] = {"engine": _ENGINE}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found | {"python": platform.python_version(), "machine": platform.machine()}
+            versions[package] = None
+    return versions | {"python": platform.python_version(), "machine": platform.machine()}
 
 
 def _hash_of_source() -> str | None:
-    """Return the hash of this package's source files; None where they cannot be read."""
+    """Returns the hash of this package's source files; None where they cannot be read."""
     digest = hashlib.sha256()
     try:
         files = sorted(_PACKAGE.rglob("*.py"))
@@ -152,7 +152,7 @@ def _entry(key: str, answer: float) -> str:
 
 
 def _read(path: Path, key: str) -> float | None:
-    """Return the answer in a file that is exactly what would be written for it, else None."""
+    """Returns the answer in a file that is exactly what would be written for it, else None."""
     try:
         text = path.read_text(encoding="utf-8")
         answer = float.fromhex(text.split("\n")[1])
@@ -162,7 +162,7 @@ def _read(path: Path, key: str) -> float | None:
 
 
 def _write(path: Path, entry: str) -> None:
-    """Put an entry in place whole, or not at all; where that is not possible, do nothing."""
+    """Puts an entry in place whole, or not at all; where that is not possible, does nothing."""
     if len(entry) > _MOST_CHARACTERS:
         return
     with contextlib.suppress(OSError):
@@ -180,7 +180,7 @@ def _write(path: Path, entry: str) -> None:
 
 
 def _drop_oldest(folder: Path) -> None:
-    """Delete the older half of the entries if there are too many, and nothing else."""
+    """Deletes the older half of the entries if there are too many, and nothing else."""
     names = [entry.name for entry in os.scandir(folder) if entry.name.startswith("dpjax-")]
     if len(names) <= _MOST_ENTRIES:
         return

@@ -62,7 +62,7 @@ class ComposedLoss:
         return Moments(self._runs)
 
     def epsilon(self, delta: float) -> float:
-        """Return an upper bound on ε at `delta`, 0.0 where δ at ε = 0 is already below it."""
+        """Returns an upper bound on ε at `delta`, 0.0 where δ at ε = 0 is already below it."""
         mu = self._gaussian_mu
         if mu is not None:
             return gaussian_epsilon(delta, mu)
@@ -75,7 +75,7 @@ class ComposedLoss:
         return self._own_epsilon(log_delta)
 
     def _own_epsilon(self, log_delta: float) -> float:
-        """Return an upper bound on ε from a composition for this δ alone."""
+        """Returns an upper bound on ε from a composition for this δ alone."""
         kept = self._kept(log_delta)
         order = kept.order_for_delta(log_delta)
         for _ in range(_ATTEMPTS):
@@ -92,7 +92,7 @@ class ComposedLoss:
         )
 
     def delta(self, epsilon: float) -> float:
-        """Return an upper bound on δ at `epsilon`."""
+        """Returns an upper bound on δ at `epsilon`."""
         mu = self._gaussian_mu
         if mu is not None:
             return math.exp(gaussian_log_delta(epsilon, mu))
@@ -104,8 +104,8 @@ class ComposedLoss:
         least = 0.0
         for _ in range(_ATTEMPTS):
             decades = _decades(log_delta)
-            for order in (None, _rounded(self._shared_kept(decades).order_for_epsilon(epsilon))):
-                window = self._shared_window(decades, order)
+            for tilt in (None, _rounded(self._shared_kept(decades).order_for_epsilon(epsilon))):
+                window = self._shared_window(decades, tilt)
                 least = min(least, window.log_delta(epsilon))
                 if window.is_tight(epsilon):
                     return math.exp(least)
@@ -116,7 +116,7 @@ class ComposedLoss:
         return math.exp(least)
 
     def _shared_window(self, decades: int, order: float | None = None) -> Window:
-        """Return the composition for δ from 10^−decades on, and all ε from 0.
+        """Returns the composition for δ from 10^−decades on, and all ε from 0.
 
         Args:
             decades: a value of `_decades`.
@@ -141,7 +141,7 @@ class ComposedLoss:
         return self._shared_moments[decades]
 
     def _kept(self, log_delta: float) -> Moments:
-        """Return the moments without losses so large that they hardly count for δ.
+        """Returns the moments without losses so large that they hardly count for δ.
 
         Tilting would otherwise give these rare losses most of the mass.
         """
@@ -160,7 +160,7 @@ class ComposedLoss:
     def _window(
         self, kept: Moments, order: float, log_delta: float, log_wrapped: float = LOG_WRAPPED
     ) -> Window:
-        """Return the composition tilted by `order`.
+        """Returns the composition tilted by `order`.
 
         Args:
             kept: the moments of the losses that are not cut off.
@@ -188,7 +188,7 @@ class ComposedLoss:
         tilted = np.fft.irfft(transform, size)
         round_off = error * float(np.abs(transform).mean()) + 2e-16 * float(tilted.max())
         index = np.arange(start, start + size)
-        losses = index * interval
+        losses = np.asarray(index * interval, dtype=np.float64)
         tilted = np.maximum(tilted[index % size], 0.0)
         log_scale = log_normaliser - order * centre
         with np.errstate(under="ignore"):
@@ -202,23 +202,23 @@ class ComposedLoss:
         return Window(losses, tilted * untilt, slack, order, centre, log_scale, wrapped)
 
     def _interval(self, moments: Moments) -> float:
-        """Return the interval of a grid that may have as many points as it takes."""
+        """Returns the interval of a grid that may have as many points as it takes."""
         return min(LARGEST_INTERVAL, _INTERVAL_SHARE * moments.step_deviation) * self._coarser
 
     def _transform(
         self, order: float, interval: float, ends: tuple[int, int], size: int
     ) -> tuple[Array, float, float, float]:
-        """Return the transform of the tilted composition, log of what the tilt was divided by,
+        """Returns the transform of the tilted composition, log of what the tilt was divided by,
         the probability of an infinite loss, and the round-off of the transform.
         """
         logs = np.zeros(size // 2 + 1, dtype=np.complex128)
         log_normaliser = infinity = error = 0.0
         for blend, count in self._runs:
-            one = discretise(blend, interval, *ends)
-            index = np.arange(one.first, one.first + len(one.probabilities))
+            step = discretise(blend, interval, *ends)
+            index = np.arange(step.first, step.first + len(step.probabilities))
             exponents = order * interval * index
             with np.errstate(divide="ignore", under="ignore"):
-                tilted = np.log(one.probabilities) + exponents
+                tilted = np.log(step.probabilities) + exponents
                 peak = tilted.max()
                 np.exp(tilted - peak, out=tilted)
             total = tilted.sum()
@@ -226,7 +226,7 @@ class ComposedLoss:
             folded = np.bincount(index % size, tilted / total, minlength=size)
             with np.errstate(divide="ignore", invalid="ignore"):
                 logs += count * np.log(np.fft.rfft(folded))
-            infinity += count * one.infinity
+            infinity += count * step.infinity
             error += count * _ROUND_OFF
         with np.errstate(under="ignore", invalid="ignore"):
             transform = np.exp(logs)
@@ -235,27 +235,27 @@ class ComposedLoss:
 
 
 def _decades(log_delta: float) -> int:
-    """Return the multiple of `_DECADES` that δ is nearest to from above, as a power of 1/10."""
+    """Returns the multiple of `_DECADES` that δ is nearest to from above, as a power of 1/10."""
     # The allowance is for powers of 10, whose logarithms are rounded.
     return _DECADES * max(1, math.ceil(-log_delta / math.log(10) / _DECADES - 1e-9))
 
 
 def _rounded(order: float) -> float:
-    """Return the next power of √2 below, which many orders share.
+    """Returns the next power of √2 below, which many orders share.
 
     A tilt that is too strong may move most of the mass to the rare large losses.
     """
-    return 2.0 ** (math.floor(2 * math.log2(order)) / 2)
+    return float(2.0 ** (math.floor(2 * math.log2(order)) / 2))
 
 
 def _next_size(points: int) -> int:
     from scipy import fft
 
-    return fft.next_fast_len(points + points % 2, real=True)
+    return int(fft.next_fast_len(points + points % 2, real=True))
 
 
 def _merged(runs: Runs) -> Runs:
-    """Add up equal releases, and make one Gaussian of all that are Gaussian."""
+    """Adds up equal releases, and makes one Gaussian of all that are Gaussian."""
     counts: dict[Blend, int] = {}
     squares = 0.0
     for blend, count in runs:

@@ -6,7 +6,7 @@ import math
 
 
 def gaussian_log_delta(epsilon: float, mu: float) -> float:
-    """Return log δ of a Gaussian mechanism at `epsilon`.
+    """Returns log δ of a Gaussian mechanism at `epsilon`.
 
     δ = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) (Balle and Wang 2018, theorem 8), in logarithms.
 
@@ -24,7 +24,7 @@ def gaussian_log_delta(epsilon: float, mu: float) -> float:
 
 
 def gaussian_epsilon(delta: float, mu: float) -> float:
-    """Return the ε of a Gaussian mechanism at `delta`, at most 1e-12 of it too large.
+    """Returns the ε of a Gaussian mechanism at `delta`, at most 1e-12 of it too large.
 
     Args:
         delta: between 0 and 1.
@@ -44,4 +44,4 @@ def gaussian_epsilon(delta: float, mu: float) -> float:
         rtol=1e-14,
         xtol=1e-300,
     )
-    return epsilon * (1 + 1e-12)
+    return float(epsilon * (1 + 1e-12))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dpjax_accounting.engine.pairs import Array
 from dpjax_accounting.engine.releases import Blend
@@ -20,7 +21,7 @@ _RESERVED = 60
 
 
 def log_moment(blend: Blend, order: float) -> float:
-    """Return log E_P[exp(order · loss)] of one release, for `order` of at least 0.
+    """Returns log E_P[exp(order · loss)] of one release, for `order` of at least 0.
 
     The value is that of the Rényi divergence of order 1 + `order`, times `order`.
     """
@@ -64,23 +65,23 @@ class Moments:
         self.values = np.array([self.at(order) for order in self.orders])
 
     def at(self, order: float) -> float:
-        """Return K(order), also for negative orders."""
+        """Returns K(order), also for negative orders."""
         return sum(count * _logsumexp(w + order * losses) for count, w, losses, _ in self._nodes)
 
     def mean_and_deviation(self, order: float) -> tuple[float, float]:
-        """Return the mean and standard deviation of the loss tilted by exp(order · loss)."""
+        """Returns the mean and standard deviation of the loss tilted by exp(order · loss)."""
         mean = variance = 0.0
         for count, w, losses, _ in self._nodes:
             tilted = w + order * losses
             p = np.exp(tilted - tilted.max())
             p /= p.sum()
-            one = p @ losses
-            mean += count * one
-            variance += count * (p @ (losses - one) ** 2)
+            step_mean = p @ losses
+            mean += count * step_mean
+            variance += count * (p @ (losses - step_mean) ** 2)
         return float(mean), math.sqrt(variance)
 
     def upper_end(self, log_probability: float, order: float = 0.0) -> float:
-        """Return b such that the loss tilted by `order` exceeds b with at most this probability."""
+        """Returns b such that the loss tilted by `order` exceeds b at most so probably."""
         above = self.orders > order
         if not above.any():
             return math.inf
@@ -88,19 +89,19 @@ class Moments:
         return float(((growth - log_probability) / (self.orders[above] - order)).min())
 
     def lower_end(self, log_probability: float, order: float) -> float:
-        """Return a: the loss tilted by `order` is below a with at most this probability."""
+        """Returns a: the loss tilted by `order` is below a with at most this probability."""
         shifts = self.orders[:: _GRID_SIZE // 40]
         base = self.at(order)
         ends = [(base - self.at(order - t) + log_probability) / t for t in shifts]
         return float(max(ends))
 
     def order_for_epsilon(self, epsilon: float) -> float:
-        """Return the order of the least Chernoff bound on P[loss > epsilon]."""
+        """Returns the order of the least Chernoff bound on P[loss > epsilon]."""
         usable = slice(0, -_RESERVED)
         return float(self.orders[(self.values - self.orders * epsilon)[usable].argmin()])
 
     def log_probability_above(self, epsilon: float, order: float = 0.0) -> float:
-        """Return the least Chernoff bound on log P[loss > epsilon], the loss tilted by `order`."""
+        """Returns the least Chernoff bound on log P[loss > epsilon], the loss tilted by `order`."""
         above = self.orders > order
         if not above.any():
             return 0.0
@@ -108,7 +109,7 @@ class Moments:
         return float((growth - (self.orders[above] - order) * epsilon).min())
 
     def log_delta(self, order: float) -> float:
-        """Return an estimate of log δ where the loss tilted by `order` has its mean.
+        """Returns an estimate of log δ where the loss tilted by `order` has its mean.
 
         It is the leading term of the saddle point expansion, rounded where `order` is small.
         """
@@ -117,7 +118,7 @@ class Moments:
         return self.at(order) - order * mean - width
 
     def order_for_delta(self, log_delta: float) -> float:
-        """Return the order at whose mean δ comes nearest to exp(log_delta)."""
+        """Returns the order at whose mean δ comes nearest to exp(log_delta)."""
         low, high = 0, len(self.orders) - 1 - _RESERVED
         while high - low > 1:
             middle = (low + high) // 2
@@ -126,8 +127,8 @@ class Moments:
         return float(self.orders[low])
 
 
-def _nodes(blend: Blend, top: float) -> tuple[Array, Array, Array]:
-    """Return log-weights, losses up to `top`, and which of them lie in the bulk."""
+def _nodes(blend: Blend, top: float) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Returns log-weights, losses up to `top`, and which of them lie in the bulk."""
     log_weights, losses, near = [], [], []
     for weight, pair in blend:
         w, loss, bulk = pair.nodes(0.0)

@@ -37,7 +37,7 @@ class DiscreteLoss:
 
 @functools.lru_cache(maxsize=4)
 def discretise(blend: Blend, interval: float, bottom: int, top: int) -> DiscreteLoss:
-    """Return the loss of `blend` on multiples of `interval`, rounded up to them.
+    """Returns the loss of `blend` on multiples of `interval`, rounded up to them.
 
     Below `bottom` times the interval it counts as that much, and above `top` times as infinite.
     """

@@ -55,7 +55,7 @@ class MixturePair:
         return max(mean for _, mean in self.p) - min(mean for _, mean in self.q)
 
     def loss(self, z: Array) -> Array:
-        """Return log P(z)/Q(z)."""
+        """Returns log P(z)/Q(z)."""
         return _log_ratio(self.p, z) - _log_ratio(self.q, z)
 
     @functools.cached_property
@@ -65,7 +65,7 @@ class MixturePair:
         return min(means) - LOWER_TAIL, max(means) + UPPER_TAIL
 
     def inverse(self, losses: Array) -> Array:
-        """Return the outputs whose loss is `losses`, which must lie inside the range."""
+        """Returns the outputs whose loss is `losses`, which must lie inside the range."""
         table, its_losses = _table(self)
         z = np.interp(losses, its_losses, table)
         for _ in range(_NEWTON_STEPS):
@@ -76,17 +76,17 @@ class MixturePair:
         return np.clip(np.maximum.accumulate(z), table[0], table[-1])
 
     def masses(self, edges: Array) -> tuple[Array, Array]:
-        """Return the probability under P and under Q between every two successive `edges`."""
+        """Returns the probability under P and under Q between every two successive `edges`."""
         return _masses(self.p, edges), _masses(self.q, edges)
 
     def beyond(self, z: float) -> float:
-        """Return P's mass above `z`."""
+        """Returns P's mass above `z`."""
         from scipy import special
 
         return float(sum(weight * special.ndtr(mean - z) for weight, mean in self.p))
 
     def nodes(self, order: float) -> tuple[Array, Array, NDArray[np.bool_]]:
-        """Return log-weights w and losses with Σ exp(w + t·loss) = E_P[exp(t·loss)], 0 ≤ t ≤ order.
+        """Returns log-weights w and losses: Σ exp(w + t·loss) = E_P[exp(t·loss)], 0 ≤ t ≤ order.
 
         The nodes reach as far as P tilted by the loss does. The third array tells which of them lie
         in the bulk of P, within three standard deviations of where it starts.
@@ -99,21 +99,23 @@ class MixturePair:
 # Few, because a schedule may have thousands of pairs, and a table takes half a megabyte.
 @functools.lru_cache(maxsize=4)
 def _table(pair: MixturePair) -> tuple[Array, Array]:
-    """Return outputs of `pair` and their losses, from which the inverse starts."""
+    """Returns outputs of `pair` and their losses, from which the inverse starts."""
     table = np.linspace(*pair.outputs, _TABLE_SIZE)
     return table, np.maximum.accumulate(pair.loss(table))
 
 
 def _log_ratio(side: Side, z: Array) -> Array:
-    """Return log of Σ w N(m, 1) against N(0, 1), exact also where it is close to 0."""
+    """Returns log of Σ w N(m, 1) against N(0, 1), exact also where it is close to 0."""
     exponents = [mean * z - mean**2 / 2 for _, mean in side]
     if len(side) == 1:
         return exponents[0]
-    logs = [np.log(weight) + one for (weight, _), one in zip(side, exponents, strict=True)]
-    far = np.logaddexp.reduce(logs)
+    logs = [
+        np.log(weight) + exponent for (weight, _), exponent in zip(side, exponents, strict=True)
+    ]
+    far: Array = np.logaddexp.reduce(logs)
     excess = np.zeros_like(z)
-    for (weight, _), one in zip(side, exponents, strict=True):
-        excess += weight * np.expm1(np.minimum(one, _LARGEST_EXPONENT))
+    for (weight, _), exponent in zip(side, exponents, strict=True):
+        excess += weight * np.expm1(np.minimum(exponent, _LARGEST_EXPONENT))
     # Where the parts nearly cancel, the logarithm of 1 + a small number keeps the digits.
     near = np.abs(excess) < 0.5
     far[near] = np.log1p(excess[near])
@@ -121,7 +123,7 @@ def _log_ratio(side: Side, z: Array) -> Array:
 
 
 def _slope(side: Side, z: Array) -> Array:
-    """Return the derivative of :func:`_log_ratio`: the mean of the part that z came from."""
+    """Returns the derivative of :func:`_log_ratio`: the mean of the part that z came from."""
     if len(side) == 1:
         return np.full_like(z, side[0][1])
     ratio, slope = np.zeros_like(z), np.zeros_like(z)
@@ -134,7 +136,8 @@ def _slope(side: Side, z: Array) -> Array:
 
 def _log_density(side: Side, z: Array) -> Array:
     parts = [np.log(weight) - (z - mean) ** 2 / 2 for weight, mean in side]
-    return np.logaddexp.reduce(parts) - 0.5 * np.log(2 * np.pi)
+    density: Array = np.logaddexp.reduce(parts) - 0.5 * np.log(2 * np.pi)
+    return density
 
 
 def _masses(side: Side, edges: Array) -> Array:

@@ -12,6 +12,7 @@ import math
 
 from dpjax_accounting.checks import checked_delta, checked_real
 from dpjax_accounting.engine.composed_loss import ComposedLoss
+from dpjax_accounting.engine.pairs import MixturePair
 from dpjax_accounting.engine.releases import Release
 from dpjax_accounting.engine.renyi import epsilon_of_rdp
 
@@ -27,7 +28,7 @@ Releases = tuple[tuple[Release, int], ...]
 
 
 def check_delta(delta: float) -> float:
-    """Return `delta` as a float if it is a probability and not below the smallest supported δ."""
+    """Returns `delta` as a float if it is a probability and not below the smallest supported δ."""
     delta = checked_delta(delta)
     if delta < SMALLEST_DELTA:
         raise ValueError(
@@ -38,7 +39,7 @@ def check_delta(delta: float) -> float:
 
 
 def checked_epsilon(epsilon: object) -> float:
-    """Return `epsilon` as a finite float of at least 0, or raise."""
+    """Returns `epsilon` as a finite float of at least 0, or raises."""
     number = checked_real("epsilon", epsilon)
     if number < 0:
         raise ValueError(f"epsilon must be at least 0; got {number:g}.")
@@ -46,7 +47,7 @@ def checked_epsilon(epsilon: object) -> float:
 
 
 def check_noise(noise_multiplier: float) -> None:
-    """Raise ValueError where one step alone can lose so much that no useful ε exists."""
+    """Raises ValueError where one step alone can lose so much that no useful ε exists."""
     if noise_multiplier < SMALLEST_NOISE_MULTIPLIER:
         raise ValueError(
             f"Noise multipliers below {SMALLEST_NOISE_MULTIPLIER} are not accounted for; got"
@@ -76,7 +77,7 @@ class PrivacyLoss:
         )
 
     def epsilon(self, delta: float) -> float:
-        """Return the smallest ε for `delta`; ValueError if unsupported."""
+        """Returns the smallest ε for `delta`; ValueError if unsupported."""
         delta = check_delta(delta)
         if self._delta_of_presence <= delta:
             return 0.0
@@ -84,7 +85,7 @@ class PrivacyLoss:
         return max(_finite("epsilon", loss.epsilon(delta)) for loss in self._losses)
 
     def delta(self, epsilon: float) -> float:
-        """Return δ for `epsilon`, or the smallest supported δ if that is larger."""
+        """Returns δ for `epsilon`, or the smallest supported δ if that is larger."""
         epsilon = checked_epsilon(epsilon)
         if self._delta_of_presence == 0:
             return 0.0
@@ -95,18 +96,20 @@ class PrivacyLoss:
         return min(1.0, max(delta, SMALLEST_DELTA))
 
     def rough_epsilon(self, delta: float) -> float:
-        """Return an ε near :meth:`epsilon`, usually above it, in a hundredth of the time.
+        """Returns an ε near :meth:`epsilon`, usually above it, in a hundredth of the time.
 
         It is no bound: rare losses are left out. It is that of Rényi differential privacy.
         """
         roughly = [
             epsilon_of_rdp(1 + orders, values / orders, delta)
-            for orders, values in ((one.moments.orders, one.moments.values) for one in self._losses)
+            for orders, values in (
+                (loss.moments.orders, loss.moments.values) for loss in self._losses
+            )
         ]
         return max(roughly, default=0.0)
 
     def check_supported(self) -> None:
-        """Raise ValueError if there are too many steps, or they lose too much."""
+        """Raises ValueError if there are too many steps, or they lose too much."""
         steps = sum(count for _, count in self._releases)
         if steps > LARGEST_NUM_STEPS:
             raise ValueError(
@@ -125,7 +128,7 @@ class PrivacyLoss:
 
 
 def _total_variation(release: Release) -> float:
-    """Return a bound on one step's δ at ε = 0: P[the unit counts] × that of the Gaussians."""
+    """Returns a bound on one step's δ at ε = 0: P[the unit counts] × that of the Gaussians."""
     return sum(
         weight * w * math.erf(mean_distance / 2**1.5)
         for weight, pair in release.removed
@@ -133,8 +136,8 @@ def _total_variation(release: Release) -> float:
     )
 
 
-def _distances(pair: object) -> list[tuple[float, float]]:
-    """Return how likely the outputs are to differ under a coupling, and by how much."""
+def _distances(pair: MixturePair) -> list[tuple[float, float]]:
+    """Returns how likely the outputs are to differ under a coupling, and by how much."""
     return [(w, mean - min(other for _, other in pair.q)) for w, mean in pair.p if mean > 0]
 
 
@@ -146,5 +149,5 @@ def _finite(name: str, value: float) -> float:
 
 @functools.lru_cache(maxsize=8)
 def privacy_loss(releases: Releases) -> PrivacyLoss:
-    """Return the privacy loss of `releases`, shared between calls with equal ones."""
+    """Returns the privacy loss of `releases`, shared between calls with equal ones."""
     return PrivacyLoss(releases)

@@ -3,7 +3,7 @@
 Here, and only here, a neighbouring relation becomes a sensitivity. With noise of standard deviation
 σ·C and contributions of norm at most C, a unit that is added, removed or zeroed moves the sum by C
 at most, one that is replaced by 2C. In a batch of a fixed size it also takes the place of another
-unit. docs/accounting.md proves that with sampling opposite directions are the worst case.
+unit. docs/accounting/proofs.md proves that with sampling opposite directions are the worst case.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Release:
 
 
 def gaussian(noise_multiplier: float, neighboring: str) -> Release:
-    """Return the release of a sum of all units with noise; exact for every relation."""
+    """Returns the release of a sum of all units with noise; exact for every relation."""
     return sampled(((1.0, 1.0),), noise_multiplier, neighboring)
 
 
 def poisson(probability: float, noise_multiplier: float, neighboring: str) -> Release:
-    """Return the release of a Poisson-sampled sum.
+    """Returns the release of a Poisson-sampled sum.
 
     Its pairs for a unit added, removed or zeroed are those of Zhu, Dong and Wang 2022, theorem 11:
     (1 − q) N(0, σ²) + q N(1, σ²) against N(0, σ²), and the reverse.
@@ -52,12 +52,12 @@ def poisson(probability: float, noise_multiplier: float, neighboring: str) -> Re
 
 
 def without_replacement(probability: float, noise_multiplier: float, neighboring: str) -> Release:
-    """Return the release of a sum over a uniformly random subset of a fixed size.
+    """Returns the release of a sum over a uniformly random subset of a fixed size.
 
     With `probability` the unit takes the place of another one: from what is there without it, the
     sum moves by 2C at most, and by as much with the unit that replaces it, or by C if that
-    contributes nothing. Opposite directions are the worst case (docs/accounting.md). If the draws
-    are known, the sum moves by 2C or C only; that is a bound as well, and is taken from the
+    contributes nothing. Opposite directions are the worst case (docs/accounting/proofs.md). If the
+    draws are known, the sum moves by 2C or C only; that is a bound as well, and is taken from the
     probability on from which it is the smaller one for steps that lose little.
 
     Args:
@@ -82,12 +82,12 @@ def without_replacement(probability: float, noise_multiplier: float, neighboring
 def sampled(
     contributions: Sequence[tuple[float, float]], noise_multiplier: float, neighboring: str
 ) -> Release:
-    """Return the release of a sum to which a unit contributes a random multiple of the clip norm.
+    """Returns the release of a sum to which a unit contributes a random multiple of the clip norm.
 
     For a unit added, removed or zeroed: Ganesh 2024, "Tight Group-Level DP Guarantees for DP-SGD
     with Sampling via Mixture of Gaussians Mechanisms", theorem 3.1, and corollary 4.7 of
     Choquette-Choo et al. 2024, "Privacy Amplification for Matrix Mechanisms", from vectors to
-    numbers. For one that is replaced: docs/accounting.md.
+    numbers. For one that is replaced: docs/accounting/proofs.md.
 
     Args:
         contributions: (probability, sensitivity in clip norms) of every possibility.
@@ -112,7 +112,7 @@ def _alone(pair: MixturePair) -> Blend:
 
 
 def blended(parts: Sequence[tuple[float, Release]]) -> Release:
-    """Return the release that is one of several, chosen with these probabilities and known."""
+    """Returns the release that is one of several, chosen with these probabilities and known."""
     return Release(
         tuple((weight * w, pair) for weight, r in parts for w, pair in r.removed),
         tuple((weight * w, pair) for weight, r in parts for w, pair in r.added),

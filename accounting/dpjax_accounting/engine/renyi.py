@@ -26,13 +26,13 @@ _HUGE_ORDERS: Array = 1 + np.geomspace(2048.0, 1e5, 9)
 
 
 def orders_for(releases: Sequence[tuple[Release, int]]) -> Array:
-    """Return the orders worth trying: with much noise and few steps the best one is large."""
+    """Returns the orders worth trying: with much noise and few steps the best one is large."""
     distance = max(pair.distance for r, _ in releases for _, pair in r.removed)
     return np.append(ORDERS, _HUGE_ORDERS) if distance < 0.1 else ORDERS
 
 
 def rdp_of_releases(releases: Sequence[tuple[Release, int]], orders: Array) -> Array:
-    """Return the Rényi divergence of a composition at each order, the larger of both directions.
+    """Returns the Rényi divergence of a composition at each order, the larger of both directions.
 
     For a unit that is added, removed or zeroed under Poisson sampling the reduction to one
     dimension is theorem 4 of Mironov, Talwar and Zhang 2019, "Rényi Differential Privacy of the
@@ -47,11 +47,12 @@ def rdp_of_releases(releases: Sequence[tuple[Release, int]], orders: Array) -> A
         symmetric = release.removed == release.added
         added = removed if symmetric else _divergences(release.added, orders)
         totals += count * np.array([removed, added])
-    return totals.max(axis=0)
+    larger: Array = totals.max(axis=0)
+    return larger
 
 
 def epsilon_of_rdp(orders: Array, rdp: Array, delta: float) -> float:
-    """Return the least ε that Rényi divergences `rdp` at `orders` give at `delta`.
+    """Returns the least ε that Rényi divergences `rdp` at `orders` give at `delta`.
 
     Canonne, Kamath and Steinke 2020, "The Discrete Gaussian for Differential Privacy",
     proposition 12.
@@ -62,7 +63,7 @@ def epsilon_of_rdp(orders: Array, rdp: Array, delta: float) -> float:
 
 
 def delta_of_rdp(orders: Array, rdp: Array, epsilon: float) -> float:
-    """Return the least δ at `epsilon`; source as for :func:`epsilon_of_rdp`."""
+    """Returns the least δ at `epsilon`; source as for :func:`epsilon_of_rdp`."""
     less = orders - 1
     logs = less * (rdp - epsilon + np.log1p(-1 / orders)) - np.log(orders)
     return min(1.0, math.exp(min(0.0, float(logs.min()))))

@@ -83,7 +83,7 @@ class Window:
         return self._width(0)
 
     def part(self, lowest: float, log_delta: float) -> Window:
-        """Return the window without the points that no ε from `lowest` on needs, and without most
+        """Returns the window without the points that no ε from `lowest` on needs, and without most
         of those where δ is below exp(`log_delta`).
 
         At ε from `lowest` on, where δ is larger, its bounds are those of the whole window.
@@ -111,7 +111,7 @@ class Window:
         return bool(np.all(excess <= TIGHT * self.relative[near]))
 
     def log_delta(self, epsilon: float) -> float:
-        """Return log δ at `epsilon`; between grid points δ is linear in e^ε."""
+        """Returns log δ at `epsilon`; between grid points δ is linear in e^ε."""
         if epsilon < self.losses[0]:
             # The losses of the window lie above: δ = mass − e^ε Σ w e^{−l}.
             shrunk = -math.expm1(epsilon - self.losses[0]) * self._discounted[0]
@@ -129,7 +129,7 @@ class Window:
         return self.log_scale + math.log(value) if value > 0 else -math.inf
 
     def epsilon(self, log_delta: float) -> float:
-        """Return the ε at which δ falls to exp(`log_delta`); −inf or inf where that is outside."""
+        """Returns the ε at which δ falls to exp(`log_delta`); −inf or inf where that is outside."""
         wanted = math.exp(min(log_delta - self.log_scale, LARGEST_EXPONENT))
         reached = self.relative <= wanted
         if not reached.any():
@@ -144,7 +144,7 @@ class Window:
         return float(self.losses[last - 1]) + math.log1p(share * math.expm1(self._width(last - 1)))
 
     def _left(self, epsilon: float) -> int:
-        """Return the last grid point that is not above `epsilon`, or the first one."""
+        """Returns the last grid point that is not above `epsilon`, or the first one."""
         return max(0, int(np.searchsorted(self.losses, epsilon, "right")) - 1)
 
     def _width(self, left: int) -> float:
@@ -152,7 +152,7 @@ class Window:
 
 
 def sums_beyond(values: Array) -> Array:
-    """Return, for each of `values`, the sum of those after it."""
+    """Returns, for each of `values`, the sum of those after it."""
     sums = np.zeros(len(values))
     np.cumsum(values[:0:-1], out=sums[-2::-1])
     return sums

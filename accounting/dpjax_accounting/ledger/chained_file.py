@@ -75,7 +75,7 @@ class ChainedFile:
         return self.path.exists() or self._read_head_count() > 1
 
     def create(self, record: Mapping[str, Any]) -> None:
-        """Start the file with one record.
+        """Starts the file with one record.
 
         Raises:
             FileExistsError: if there is one, or the head of one that is gone.
@@ -88,10 +88,10 @@ class ChainedFile:
             # The head goes first: a head of one line without its file is a creation that crashed,
             # while a file without its head is one whose head was taken away.
             self._write_head(Head(1, sha256))
-            write_text(self.path, line, _MODE)
+            write_text(self.path, line, mode=_MODE)
 
     def read(self) -> ChainedLines:
-        """Return all records, after checking the whole chain.
+        """Returns all records, after checking the whole chain.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -107,7 +107,7 @@ class ChainedFile:
     def append(
         self, record_of: Callable[[tuple[dict[str, Any], ...]], Mapping[str, Any] | None]
     ) -> ChainedLines:
-        """Append the record that `record_of` makes of those there are; None appends nothing.
+        """Appends the record that `record_of` makes of those there are; None appends nothing.
 
         No other process writes in between. Line and head are on the disk on return.
 
@@ -207,7 +207,7 @@ class ChainedFile:
         return head
 
     def _write_head(self, head: Head) -> None:
-        write_text(self._head, json.dumps(dataclasses.asdict(head)) + "\n", _MODE)
+        write_text(self._head, json.dumps(dataclasses.asdict(head)) + "\n", mode=_MODE)
 
 
 def _canonical(value: Mapping[str, Any]) -> str:

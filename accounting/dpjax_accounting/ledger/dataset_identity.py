@@ -31,7 +31,7 @@ class DatasetIdentity:
     unit: str = "record"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         checked_integer("num_units", self.num_units, minimum=1)
         checked_name("unit", self.unit, ("record", "user"), {})
         digits = self.sha256 if isinstance(self.sha256, str) else ""
@@ -40,7 +40,7 @@ class DatasetIdentity:
 
     @classmethod
     def of(cls, units: Iterable[bytes], unit: str = "record") -> DatasetIdentity:
-        """Return the identity of the data set made of `units`, each given by its whole content.
+        """Returns the identity of the data set made of `units`, each given by its whole content.
 
         The SHA-256 of every unit is taken, the digests are sorted, and their SHA-256 is the
         identity: equal units count as often as they occur.

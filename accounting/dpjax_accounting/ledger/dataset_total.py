@@ -9,7 +9,7 @@ from dpjax_accounting.ledger.ledger import Ledger
 
 
 def dataset_total(ledger: Ledger, delta: float) -> dict[str, Any]:
-    """Return the ε at `delta` of everything in the ledger, with the mechanism it follows from.
+    """Returns the ε at `delta` of everything in the ledger, with the mechanism it follows from.
 
     The fields are those of dataset_total in report/privacy-report.schema.json. The hash of the data
     is not among them, since it is private.

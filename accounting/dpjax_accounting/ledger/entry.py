@@ -51,18 +51,18 @@ class Charge:
     time: str
 
     def __post_init__(self) -> None:
-        """Check the names: they are what tells runs apart."""
+        """Checks the names: they are what tells runs apart."""
         for name in ("run", "key"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise ValueError(f"{name} must be a text that is not empty; got {value!r}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the line that a ledger gets."""
+        """Returns the line that a ledger gets."""
         return {"kind": "charge", **vars(self), "mechanism": self.mechanism.to_dict()}
 
     def check_against(self, entries: Mapping[str, LedgerEntry]) -> None:
-        """Raise ValueError if this run may not be charged beside `entries`."""
+        """Raises ValueError if this run may not be charged beside `entries`."""
         known = entries.get(self.run)
         if known is not None and (known.charged, known.key) != (self.mechanism, self.key):
             what = "mechanism" if known.key == self.key else "key"
@@ -80,7 +80,7 @@ class Charge:
             _check_same_kind(entry.charged, self.mechanism)
 
     def applied_to(self, entries: Mapping[str, LedgerEntry]) -> LedgerEntry:
-        """Return the run's entry after this."""
+        """Returns the run's entry after this."""
         known = entries.get(self.run)
         if known is not None:
             return dataclasses.replace(known, num_steps=None)
@@ -96,11 +96,11 @@ class Settlement:
     time: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the line that a ledger gets."""
+        """Returns the line that a ledger gets."""
         return {"kind": "settle", **vars(self)}
 
     def check_against(self, entries: Mapping[str, LedgerEntry]) -> None:
-        """Raise ValueError if there is no such charge to settle."""
+        """Raises ValueError if there is no such charge to settle."""
         if self.run not in entries:
             raise ValueError(
                 f"Run {self.run!r} is not in the ledger.{nearest(str(self.run), entries)} Charge it"
@@ -116,12 +116,12 @@ class Settlement:
         stopped_after(entry.charged, num_steps)
 
     def applied_to(self, entries: Mapping[str, LedgerEntry]) -> LedgerEntry:
-        """Return the run's entry after this."""
+        """Returns the run's entry after this."""
         return dataclasses.replace(entries[self.run], num_steps=self.num_steps)
 
 
 def entries_of(events: Iterable[Mapping[str, Any]]) -> dict[str, LedgerEntry]:
-    """Return the entry of every run that `events`, in their order, come to.
+    """Returns the entry of every run that `events`, in their order, come to.
 
     Raises:
         TamperedError: if an event is not one that a ledger writes, or does not follow from those
@@ -152,9 +152,9 @@ def _parsed(event: Mapping[str, Any]) -> Charge | Settlement:
 
 def _check_same_kind(recorded: Mechanism, given: Mechanism) -> None:
     for name in ("unit", "neighboring"):
-        own, new = getattr(recorded, name), getattr(given, name)
-        if own != new:
+        old, new = getattr(recorded, name), getattr(given, name)
+        if old != new:
             raise ValueError(
-                f"The ledger is kept with {name}={own!r}, the new mechanism has {new!r}: no"
+                f"The ledger is kept with {name}={old!r}, the new mechanism has {new!r}: no"
                 " guarantee covers both. Describe the run with the ledger's."
             )

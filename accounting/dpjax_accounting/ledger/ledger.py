@@ -42,6 +42,16 @@ class Ledger:
         FileNotFoundError: if there is no such ledger.
         TamperedError: if it is not what was written.
         ValueError: if the file is no ledger.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from dpjax_accounting import DatasetIdentity, FullBatch, Ledger
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "ledger"
+        >>> ledger = Ledger.create(path, DatasetIdentity.of([b"one record", b"another"]))
+        >>> ledger.charge("first", FullBatch(noise_multiplier=8.0, num_steps=6), key="key of it")
+        >>> ledger.settle("first", num_steps=3)
+        >>> round(ledger.epsilon(1e-5), 3)
+        0.791
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -54,7 +64,7 @@ class Ledger:
     def create(
         cls, path: str | Path, dataset: DatasetIdentity, merged_from: Sequence[Head] = ()
     ) -> Ledger:
-        """Start the ledger of `dataset`; `merged_from` names the ledgers it is made of, if any.
+        """Starts the ledger of `dataset`; `merged_from` names the ledgers it is made of, if any.
 
         Raises:
             FileExistsError: if there is a ledger, or the head of one.
@@ -73,7 +83,7 @@ class Ledger:
 
     @classmethod
     def open(cls, path: str | Path, dataset: DatasetIdentity) -> Ledger:
-        """Return the ledger of `dataset` at `path`, started if there is none.
+        """Returns the ledger of `dataset` at `path`, started if there is none.
 
         Raises:
             ValueError: if the ledger there is that of another data set, or no ledger.
@@ -87,6 +97,11 @@ class Ledger:
         ledger = cls(path)
         check_same_dataset(f"The ledger {path}", ledger.dataset, dataset)
         return ledger
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether there is a ledger at `path`, or the head of one that is gone."""
+        return ChainedFile(path).exists()
 
     @property
     def head(self) -> Head:
@@ -102,8 +117,8 @@ class Ledger:
         """Whether the ledger once had this head, that is, has only grown since."""
         return self._file.contains(head)
 
-    def charge(self, run: str, mechanism: Mechanism, key: str, note: str = "") -> None:
-        """Put a run on record with all that it may release; to be called before it releases any.
+    def charge(self, run: str, mechanism: Mechanism, *, key: str, note: str = "") -> None:
+        """Puts a run on record with all that it may release; to be called before it releases any.
 
         The entry is on the disk on return. Charging a run again, as a resumed one does, adds
         nothing; if it was settled, it counts in full again.
@@ -131,13 +146,13 @@ class Ledger:
 
         self._file.append(record_of)
 
-    def check_charge(self, run: str, mechanism: Mechanism, key: str) -> None:
-        """Raise what :meth:`charge` would raise now, and write nothing."""
+    def check_charge(self, run: str, mechanism: Mechanism, *, key: str) -> None:
+        """Raises what :meth:`charge` would raise now, and writes nothing."""
         entries = entries_of(self._read()[1:])
         self._charge(run, mechanism, key, "").check_against(entries)
 
     def settle(self, run: str, num_steps: int) -> None:
-        """Reduce a run's charge to the steps that it took; to be called once it takes no more.
+        """Reduces a run's charge to the steps that it took; to be called once it takes no more.
 
         Raises:
             ValueError: if the run is not on record, is settled with another number of steps, or
@@ -154,7 +169,7 @@ class Ledger:
         self._file.append(record_of)
 
     def entries(self) -> tuple[LedgerEntry, ...]:
-        """Return every run once, in the order in which they were first charged.
+        """Returns every run once, in the order in which they were first charged.
 
         Raises:
             TamperedError: if the ledger is not what was written.
@@ -162,11 +177,11 @@ class Ledger:
         return tuple(entries_of(self._read()[1:]).values())
 
     def events(self) -> tuple[dict[str, Any], ...]:
-        """Return the charges and settlements as they stand in the file."""
+        """Returns the charges and settlements as they stand in the file."""
         return self._read()[1:]
 
     def composition(self) -> Composition | None:
-        """Return all that was spent as one mechanism, or None if nothing was.
+        """Returns all that was spent as one mechanism, or None if nothing was.
 
         The composition is adaptive: a run may use what earlier ones released. How many runs there
         are, and with what noise and steps, is taken as given; where that was decided by looking at
@@ -176,7 +191,7 @@ class Ledger:
         return Composition(mechanisms) if mechanisms else None
 
     def epsilon(self, delta: float) -> float:
-        """Return the ε at `delta` of everything on record; 0.0 if there is nothing.
+        """Returns the ε at `delta` of everything on record; 0.0 if there is nothing.
 
         Raises:
             TypeError: if `delta` is not a number.
@@ -201,7 +216,7 @@ class Ledger:
 
 
 def check_same_dataset(what: str, recorded: DatasetIdentity, given: DatasetIdentity) -> None:
-    """Raise ValueError unless both are the same data set."""
+    """Raises ValueError unless both are the same data set."""
     if recorded == given:
         return
     raise ValueError(
@@ -216,13 +231,13 @@ def _check_fits(mechanism: Mechanism, dataset: DatasetIdentity) -> None:
     if not isinstance(mechanism, Mechanism):
         raise TypeError(f"mechanism must be a Mechanism; got {type(mechanism).__name__}.")
     num_units = getattr(mechanism, "num_units", dataset.num_units)
-    for name, given, own in (
+    for name, given, expected in (
         ("unit", mechanism.unit, dataset.unit),
         ("num_units", num_units, dataset.num_units),
     ):
-        if given != own:
+        if given != expected:
             raise ValueError(
-                f"The mechanism has {name}={given!r}, but the ledger's data set has {own!r}."
+                f"The mechanism has {name}={given!r}, but the ledger's data set has {expected!r}."
                 " Describe the run on this data set, or use another ledger."
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ Event = dict[str, Any]
 
 
 def merge_ledgers(sources: Sequence[str | Path], target: str | Path) -> Ledger:
-    """Write the ledger `target` with every run of `sources` once, and return it.
+    """Writes the ledger `target` with every run of `sources` once, and returns it.
 
     The sources stay as they are; the first line of the new ledger names their heads. A run that
     several hold, as copies of a ledger do, counts once, in the state of the one that knows most.
@@ -43,8 +44,12 @@ def merge_ledgers(sources: Sequence[str | Path], target: str | Path) -> Ledger:
     merged = Ledger.create(target, ledgers[0].dataset, merged_from=heads)
     file = ChainedFile(target)
     for event in events:
-        file.append(lambda _, event=event: event)
+        file.append(functools.partial(_recorded, event))
     return merged
+
+
+def _recorded(event: Event, _: object) -> Event:
+    return event
 
 
 def _by_run(events: Sequence[Event]) -> dict[str, list[Event]]:

@@ -18,7 +18,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptiveClippingDPSGD(Stepwise):
     """DP-SGD that also releases, in every step, a noisy count of the units that were not clipped.
 
@@ -31,8 +31,8 @@ class AdaptiveClippingDPSGD(Stepwise):
         num_units: number of privacy units in the training data, at least 1.
         expected_batch_size: mean number of units per step, at most `num_units`.
         gradient_noise_multiplier: z_Δ, above 0.
-        count_stddev: σ_b, the standard deviation of the count's noise in units, above 0.
         num_steps: number of steps, at least 0.
+        count_stddev: σ_b, the standard deviation of the count's noise in units, above 0.
         unit: "record".
         neighboring: "add_or_remove_one".
 
@@ -46,23 +46,23 @@ class AdaptiveClippingDPSGD(Stepwise):
     num_units: int
     expected_batch_size: float
     gradient_noise_multiplier: float
-    count_stddev: float
     num_steps: int
+    count_stddev: float
     unit: str = "record"
     neighboring: str = "add_or_remove_one"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("add_or_remove_one",), _REFUSED)
 
     @property
     def noise_multiplier(self) -> float:
         """z, the noise multiplier of both releases together."""
         squares = self.gradient_noise_multiplier**-2 + (2 * self.count_stddev) ** -2
-        return squares**-0.5
+        return float(squares**-0.5)
 
     def releases(self) -> Releases:
-        """Return the Poisson-sampled joint release, `num_steps` times."""
+        """Returns the Poisson-sampled joint release, `num_steps` times."""
         if self.num_steps == 0:
             return ()
         check_noise(self.noise_multiplier)

@@ -43,11 +43,12 @@ class BestOfRuns(Mechanism):
     name: ClassVar[str] = "best_of_runs"
 
     run: Mechanism
+    _: dataclasses.KW_ONLY
     mean_runs: float
     distribution: str = "geometric"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         if not isinstance(self.run, Mechanism):
             raise TypeError(f"run must be a mechanism; got {self.run!r}.")
         mean = checked_real("mean_runs", self.mean_runs)
@@ -72,23 +73,23 @@ class BestOfRuns(Mechanism):
         return self.run.neighboring
 
     def releases(self) -> None:
-        """Return None: only Rényi bounds are known."""
+        """Returns None: only Rényi bounds are known."""
 
     def rdp(self, orders: Array) -> Array:
-        """Return the bound of theorem 2 or 6, as for :meth:`Mechanism.rdp`."""
-        one = self.run.rdp(orders)
-        more = one + math.log(self.mean_runs) / (orders - 1)
+        """Returns the bound of theorem 2 or 6, as for :meth:`Mechanism.rdp`."""
+        more: Array = self.run.rdp(orders) + math.log(self.mean_runs) / (orders - 1)
         reference = self.run.rdp(ORDERS)
         if self.distribution == "poisson":
             deltas = [delta_of_rdp(ORDERS, reference, math.log1p(1 / (a - 1))) for a in orders]
-            return more + self.mean_runs * np.array(deltas)
+            more += self.mean_runs * np.array(deltas)
+            return more
         shape, gamma = _negative_binomial(self.distribution, self.mean_runs)
         extra = (1 - 1 / ORDERS) * reference - math.log(gamma) / ORDERS
         return more + (1 + shape) * float(extra.min())
 
 
 def _negative_binomial(distribution: str, mean: float) -> tuple[float, float]:
-    """Return η and γ of the truncated negative binomial with this mean (definition 1)."""
+    """Returns η and γ of the truncated negative binomial with this mean (definition 1)."""
     from scipy import optimize
 
     if distribution == "geometric":

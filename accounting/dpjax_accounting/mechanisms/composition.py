@@ -32,15 +32,22 @@ class Composition(Mechanism):
         TypeError: if an element is not a mechanism, or a count not an integer.
         ValueError: if there is no mechanism, a count is below 1 or too many or few, or units or
             neighbouring relations differ: no guarantee covers both.
+
+    Example:
+        >>> from dpjax_accounting import Composition, FullBatch
+        >>> run = FullBatch(noise_multiplier=8.0, num_steps=3)
+        >>> round(run.epsilon(1e-5), 3), round(Composition((run, run)).epsilon(1e-5), 3)
+        (0.791, 1.157)
     """
 
     name: ClassVar[str] = "composition"
 
     mechanisms: tuple[Mechanism, ...]
+    _: dataclasses.KW_ONLY
     counts: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Flatten, count and check."""
+        """Flattens, counts and checks."""
         if not isinstance(self.mechanisms, list | tuple):
             raise TypeError(
                 f"mechanisms must be a tuple of mechanisms; got {type(self.mechanisms).__name__}."
@@ -80,9 +87,9 @@ class Composition(Mechanism):
         return self.mechanisms[0].neighboring
 
     def releases(self) -> Releases | None:
-        """Return the releases of all parts; None if those of one are not known."""
+        """Returns the releases of all parts; None if those of one are not known."""
         total: dict[Release, int] = {}
-        for mechanism, count in zip(self.mechanisms, self.counts, strict=True):
+        for mechanism, count in self._counted():
             releases = mechanism.releases()
             if releases is None:
                 return None
@@ -91,14 +98,19 @@ class Composition(Mechanism):
         return tuple(total.items())
 
     def rdp(self, orders: Array) -> Array:
-        """Return the sum of the parts' Rényi divergences (Mironov 2017, proposition 1)."""
-        parts = zip(self.mechanisms, self.counts, strict=True)
-        return np.sum([count * mechanism.rdp(orders) for mechanism, count in parts], axis=0)
+        """Returns the sum of the parts' Rényi divergences (Mironov 2017, proposition 1)."""
+        parts = [count * mechanism.rdp(orders) for mechanism, count in self._counted()]
+        total: Array = np.sum(parts, axis=0)
+        return total
+
+    def _counted(self) -> tuple[tuple[Mechanism, int], ...]:
+        counts = () if self.counts is None else self.counts
+        return tuple(zip(self.mechanisms, counts, strict=True))
 
 
 def _parts(mechanism: Mechanism) -> tuple[tuple[Mechanism, int], ...]:
     if isinstance(mechanism, Composition):
-        return tuple(zip(mechanism.mechanisms, mechanism.counts, strict=True))
+        return mechanism._counted()
     if not isinstance(mechanism, Mechanism):
         raise TypeError(
             f"mechanisms must hold mechanisms; got {mechanism!r} ({type(mechanism).__name__})."

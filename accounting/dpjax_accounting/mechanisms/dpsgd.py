@@ -1,4 +1,4 @@
-"""The one description of a DP-SGD run that sampler, noise and accountant all read."""
+"""DP-SGD with Poisson sampling: one object that sampler, noise and accountant read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNIT_REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DPSGD(Stepwise):
     """DP-SGD with Poisson sampling: the mechanism whose (ε, δ) is accounted for.
 
@@ -55,6 +55,14 @@ class DPSGD(Stepwise):
     Raises:
         TypeError: if a field has the wrong type (a bool is not a number).
         ValueError: if a field is out of range, or a name unknown or not supported.
+
+    Example:
+        >>> from dpjax_accounting import DPSGD
+        >>> run = DPSGD(
+        ...     num_units=67349, expected_batch_size=1024, noise_multiplier=1.0, num_steps=198
+        ... )
+        >>> round(run.epsilon(delta=1e-5), 3)
+        1.396
     """
 
     name: ClassVar[str] = "dpsgd"
@@ -68,7 +76,7 @@ class DPSGD(Stepwise):
     neighboring: str = "add_or_remove_one"
 
     def __post_init__(self) -> None:
-        """Check every field and turn numbers of other libraries into Python's."""
+        """Checks every field and turns numbers of other libraries into Python's."""
         check_common_fields(self, RELATIONS, refused_units=_UNIT_REFUSED)
         checked_name("sampling", self.sampling, ("poisson",), _SAMPLING_REFUSED)
 
@@ -78,9 +86,9 @@ class DPSGD(Stepwise):
         return self.expected_batch_size / self.num_units
 
     def releases(self) -> Releases:
-        """Return the Poisson-sampled Gaussian, `num_steps` times."""
+        """Returns the Poisson-sampled Gaussian, `num_steps` times."""
         if self.num_steps == 0:
             return ()
         check_noise(self.noise_multiplier)
-        one = poisson(self.sampling_probability, self.noise_multiplier, self.neighboring)
-        return ((one, self.num_steps),)
+        release = poisson(self.sampling_probability, self.noise_multiplier, self.neighboring)
+        return ((release, self.num_steps),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dpjax_accounting.checks import nearest
 from dpjax_accounting.engine.answer_cache import remembered
@@ -45,24 +45,31 @@ class Mechanism(abc.ABC):
     """
 
     name: ClassVar[str]
-    unit: str
-    neighboring: str
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    if TYPE_CHECKING:
+        # Fields of most mechanisms, and properties of those that consist of others.
+        @property
+        def unit(self) -> str: ...  # noqa: D102
+
+        @property
+        def neighboring(self) -> str: ...  # noqa: D102
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Make mechanisms that have a name known to :func:`mechanism_from_dict`."""
+        """Makes mechanisms that have a name known to :func:`mechanism_from_dict`."""
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
             _KINDS[cls.name] = cls
 
     @abc.abstractmethod
     def releases(self) -> Releases | None:
-        """Return every noisy release with its count; None where no dominating pair is known.
+        """Returns every noisy release with its count; None where no dominating pair is known.
 
         Where it is None, :meth:`rdp` is not, and ε and δ rest on it.
         """
 
     def rdp(self, orders: Array) -> Array:
-        """Return the Rényi divergence at each of `orders`, all above 1; an upper bound.
+        """Returns the Rényi divergence at each of `orders`, all above 1; an upper bound.
 
         Raises:
             NoRenyiDivergence: if none is known for this mechanism.
@@ -78,7 +85,7 @@ class Mechanism(abc.ABC):
         return "rdp" if self.releases() is None else "pld"
 
     def epsilon(self, delta: float) -> float:
-        """Return an ε such that the mechanism is (ε, delta)-differentially private.
+        """Returns an ε such that the mechanism is (ε, delta)-differentially private.
 
         Args:
             delta: between 0 and 1, at least 1e-25.
@@ -96,7 +103,7 @@ class Mechanism(abc.ABC):
         return privacy_loss(releases).epsilon(delta)
 
     def delta(self, epsilon: float) -> float:
-        """Return a δ such that the mechanism is (epsilon, δ)-differentially private.
+        """Returns a δ such that the mechanism is (epsilon, δ)-differentially private.
 
         It is never below 1e-25, except that nothing released gives exactly 0.
 
@@ -119,7 +126,7 @@ class Mechanism(abc.ABC):
         return privacy_loss(releases).delta(epsilon)
 
     def rdp_epsilon(self, delta: float) -> float:
-        """Return an ε at `delta` by Rényi differential privacy: an upper bound, often looser.
+        """Returns an ε at `delta` by Rényi differential privacy: an upper bound, often looser.
 
         Raises:
             TypeError: if `delta` is not a number.
@@ -134,13 +141,13 @@ class Mechanism(abc.ABC):
         return epsilon_of_rdp(orders, self.rdp(orders), delta)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the mechanism's name and every field, ready for JSON."""
+        """Returns the mechanism's name and every field, ready for JSON."""
         fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         return {"mechanism": self.name, **fields}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the mechanism described by `to_dict`'s output.
+        """Returns the mechanism described by `to_dict`'s output.
 
         Raises:
             ValueError: if a name is unknown (the nearest valid one is given) or missing, or a value
@@ -166,8 +173,8 @@ class Mechanism(abc.ABC):
         return cls(**{k: _restored(v) for k, v in fields.items() if k != "mechanism"})
 
 
-def mechanism_from_dict(fields: Mapping[str, Any]) -> Mechanism:
-    """Return the mechanism, of whatever kind, that `to_dict` described.
+def mechanism_from_dict(fields: object) -> Mechanism:
+    """Returns the mechanism, of whatever kind, that `to_dict` described.
 
     Raises:
         TypeError: if `fields` is not a dictionary.
@@ -193,12 +200,12 @@ def mechanism_from_dict(fields: Mapping[str, Any]) -> Mechanism:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mechanism):
         return value.to_dict()
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _restored(value: Any) -> Any:
     if isinstance(value, Mapping) and "mechanism" in value:
         return mechanism_from_dict(value)
-    return tuple(_restored(one) for one in value) if isinstance(value, list) else value
+    return tuple(_restored(item) for item in value) if isinstance(value, list) else value

@@ -19,7 +19,7 @@ from dpjax_accounting.engine.releases import RELATIONS, Release, poisson
 from dpjax_accounting.mechanisms.stepwise import Stepwise, checked_step
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Segment:
     """Successive steps with the same parameters.
 
@@ -34,12 +34,12 @@ class Segment:
     num_steps: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DPSGDSchedule(Stepwise):
     """DP-SGD with Poisson sampling in segments, each with its own batch size and noise.
 
-    Apart from that it is :class:`DPSGD`. The schedule is fixed beforehand, not chosen by looking at
-    the data.
+    Otherwise it is :class:`DPSGD`. The schedule is fixed beforehand, not chosen by looking at the
+    data. ε follows from the composition of all steps.
 
     Attributes:
         num_units: number of privacy units in the training data, at least 1.
@@ -50,6 +50,16 @@ class DPSGDSchedule(Stepwise):
     Raises:
         TypeError: if a field has the wrong type.
         ValueError: if a field is out of range, or a name unknown or not supported.
+
+    Example:
+        >>> from dpjax_accounting import DPSGDSchedule, Segment
+        >>> large = Segment(expected_batch_size=100, noise_multiplier=8.0, num_steps=30)
+        >>> small = Segment(expected_batch_size=50, noise_multiplier=6.0, num_steps=10)
+        >>> run = DPSGDSchedule(num_units=1000, segments=(large, small))
+        >>> run.num_steps
+        40
+        >>> round(run.epsilon(delta=1e-5), 3)
+        0.253
     """
 
     name: ClassVar[str] = "dpsgd_schedule"
@@ -60,7 +70,7 @@ class DPSGDSchedule(Stepwise):
     neighboring: str = "add_or_remove_one"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, RELATIONS)
         if not isinstance(self.segments, list | tuple) or not self.segments:
             raise ValueError(
@@ -75,7 +85,7 @@ class DPSGDSchedule(Stepwise):
         return sum(segment.num_steps for segment in self.segments)
 
     def after(self, step: int) -> DPSGDSchedule:
-        """Return the schedule stopped after `step` steps, as for :meth:`Stepwise.after`."""
+        """Returns the schedule stopped after `step` steps, as for :meth:`Stepwise.after`."""
         left = checked_step(step, self.num_steps)
         begun = []
         for segment in self.segments:
@@ -86,7 +96,7 @@ class DPSGDSchedule(Stepwise):
         return dataclasses.replace(self, segments=tuple(begun))
 
     def releases(self) -> Releases:
-        """Return the Poisson-sampled Gaussian of every segment with its number of steps."""
+        """Returns the Poisson-sampled Gaussian of every segment with its number of steps."""
         segments = (segment for segment in self.segments if segment.num_steps)
         return tuple((self._release(segment), segment.num_steps) for segment in segments)
 
@@ -109,7 +119,7 @@ def _checked(segment: object, num_units: int) -> Segment:
     if not isinstance(segment, Segment):
         raise TypeError(f"segments must hold Segments; got {segment!r}.")
     return Segment(
-        checked_batch_size(segment.expected_batch_size, num_units),
-        checked_positive("noise_multiplier", segment.noise_multiplier),
-        checked_integer("num_steps", segment.num_steps, minimum=0),
+        expected_batch_size=checked_batch_size(segment.expected_batch_size, num_units),
+        noise_multiplier=checked_positive("noise_multiplier", segment.noise_multiplier),
+        num_steps=checked_integer("num_steps", segment.num_steps, minimum=0),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from dpjax_accounting.checks import checked_integer
 from dpjax_accounting.mechanisms.mechanism import Mechanism
@@ -12,10 +12,13 @@ from dpjax_accounting.mechanisms.mechanism import Mechanism
 class Stepwise(Mechanism):
     """A mechanism in `num_steps` steps, whose first ones are a mechanism of the same kind."""
 
-    num_steps: int
+    if TYPE_CHECKING:
+        # A field, or the sum of those of segments.
+        @property
+        def num_steps(self) -> int: ...  # noqa: D102
 
     def after(self, step: int) -> Self:
-        """Return the same mechanism stopped after `step` steps; 0 means that nothing was released.
+        """Returns the same mechanism stopped after `step` steps; 0 means that nothing was released.
 
         Raises:
             TypeError: if `step` is not an integer.
@@ -25,7 +28,7 @@ class Stepwise(Mechanism):
 
 
 def checked_step(step: object, num_steps: int) -> int:
-    """Return `step` as a Python int from 0 to `num_steps`, or raise."""
+    """Returns `step` as a Python int from 0 to `num_steps`, or raises."""
     number = checked_integer("step", step, minimum=0)
     if number > num_steps:
         raise ValueError(f"step={number} lies beyond the last one: num_steps={num_steps}.")
@@ -33,7 +36,7 @@ def checked_step(step: object, num_steps: int) -> int:
 
 
 def stopped_after(mechanism: Mechanism, num_steps: int) -> Mechanism:
-    """Return what `mechanism` released in its first `num_steps` steps, as a mechanism.
+    """Returns what `mechanism` released in its first `num_steps` steps, as a mechanism.
 
     Raises:
         TypeError: if `num_steps` is not an integer.

@@ -35,7 +35,7 @@ def _checked_records_per_user(value: object) -> int:
     return number
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UserLevelDPSGD(Stepwise):
     """DP-SGD on records with Poisson sampling, with the guarantee for a user with several of them.
 
@@ -45,7 +45,7 @@ class UserLevelDPSGD(Stepwise):
     numbers by corollary 4.7 of Choquette-Choo et al. 2024, "Privacy Amplification for Matrix
     Mechanisms", arXiv:2310.15526; used for language models by Charles et al. 2024, "Fine-Tuning
     Large Language Models with User-Level Differential Privacy"). For "replace_one" the proof is in
-    docs/accounting.md. It is tighter than :class:`GroupOfRecords`.
+    docs/accounting/proofs.md. It is tighter than :class:`GroupOfRecords`.
 
     Attributes:
         num_records: number of records in the training data, at least 1.
@@ -72,12 +72,12 @@ class UserLevelDPSGD(Stepwise):
     neighboring: str = "add_or_remove_one"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, RELATIONS, unit="user")
         set_fields(self, records_per_user=_checked_records_per_user(self.records_per_user))
 
     def releases(self) -> Releases:
-        """Return the mixture of Gaussians, `num_steps` times."""
+        """Returns the mixture of Gaussians, `num_steps` times."""
         if self.num_steps == 0:
             return ()
         check_noise(self.noise_multiplier)
@@ -87,7 +87,7 @@ class UserLevelDPSGD(Stepwise):
 
 
 def _binomial(trials: int, q: float) -> tuple[tuple[float, float], ...]:
-    """Return (probability, value) of Bin(trials, q), without values that never occur.
+    """Returns (probability, value) of Bin(trials, q), without values that never occur.
 
     What is rarer than 1e-40 counts as the next larger value, which can only raise the loss, or as
     never, where all larger ones together are as rare.
@@ -126,10 +126,11 @@ class GroupOfRecords(Mechanism):
     name: ClassVar[str] = "group_of_records"
 
     run: Mechanism
+    _: dataclasses.KW_ONLY
     records_per_user: int
 
     def __post_init__(self) -> None:
-        """Check both fields."""
+        """Checks both fields."""
         if not isinstance(self.run, Mechanism):
             raise TypeError(f"run must be a mechanism; got {self.run!r}.")
         if self.run.unit != "record":
@@ -150,7 +151,7 @@ class GroupOfRecords(Mechanism):
         return self.run.neighboring
 
     def releases(self) -> None:
-        """Return None: the bound is on ε and δ of the whole run, not on a release."""
+        """Returns None: the bound is on ε and δ of the whole run, not on a release."""
 
     @property
     def accountant(self) -> str:
@@ -158,14 +159,14 @@ class GroupOfRecords(Mechanism):
         return self.run.accountant
 
     def rdp(self, orders: Array) -> Array:
-        """Refuse: no Rényi divergence of groups is implemented."""
+        """Refuses: no Rényi divergence of groups is implemented."""
         raise NoRenyiDivergence(
             "No Rényi divergence of a group of records is implemented, and groups cannot be part of"
             " a composition: compose the records' mechanisms, then take the group of that."
         )
 
     def delta(self, epsilon: float) -> float:
-        """Return the group's δ at `epsilon`, as for :meth:`Mechanism.delta`."""
+        """Returns the group's δ at `epsilon`, as for :meth:`Mechanism.delta`."""
         epsilon = checked_epsilon(epsilon)
         record = epsilon / self.records_per_user
         delta = self.run.delta(record)
@@ -175,7 +176,7 @@ class GroupOfRecords(Mechanism):
         return 1.0 if log_delta >= 0 else math.exp(log_delta)
 
     def epsilon(self, delta: float) -> float:
-        """Return the group's ε at `delta`, at most 0.01 % too large.
+        """Returns the group's ε at `delta`, at most 0.01 % too large.
 
         Raises:
             TypeError: if `delta` is not a number.
@@ -204,7 +205,7 @@ class GroupOfRecords(Mechanism):
 
 
 def _log_growth(epsilon: float, k: int) -> float:
-    """Return log((e^{kε} − 1) / (e^ε − 1)), log k at ε = 0."""
+    """Returns log((e^{kε} − 1) / (e^ε − 1)), log k at ε = 0."""
     if epsilon == 0:
         return math.log(k)
     return (k - 1) * epsilon + math.log(-math.expm1(-k * epsilon)) - math.log(-math.expm1(-epsilon))

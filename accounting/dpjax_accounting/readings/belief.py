@@ -13,7 +13,7 @@ _SHARES = (0.02, 0.2, 0.5)
 
 
 def posterior_belief(mechanism: Mechanism, delta: float) -> float:
-    """Return a bound on the posterior belief that a unit took part, from a prior of 1/2.
+    """Returns a bound on the posterior belief that a unit took part, from a prior of 1/2.
 
     It holds for all outputs but some of probability at most `delta`, with the unit or without, and
     for the belief that it did not take part. A loss of at most ε gives at most 1 / (1 + e^−ε)
@@ -41,7 +41,7 @@ def posterior_belief(mechanism: Mechanism, delta: float) -> float:
 
 
 def best_guess_accuracy(mechanism: Mechanism) -> float:
-    """Return how often the best guess whether a unit took part is right, from a prior of 1/2.
+    """Returns how often the best guess whether a unit took part is right, from a prior of 1/2.
 
     (1 + max(TPR − FPR)) / 2 over all tests, and that maximum is δ at ε = 0, the total variation
     distance (Wasserman and Zhou 2010, "A Statistical Framework for Differential Privacy";
@@ -55,7 +55,7 @@ def best_guess_accuracy(mechanism: Mechanism) -> float:
 
 
 def _epsilon_of_outputs(mechanism: Mechanism, delta: float) -> float:
-    """Return an ε that the loss exceeds with probability `delta` at most."""
+    """Returns an ε that the loss exceeds with probability `delta` at most."""
     from scipy.special import ndtri
 
     mu = gaussian_mu(mechanism)

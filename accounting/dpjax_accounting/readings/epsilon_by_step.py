@@ -29,7 +29,7 @@ class EpsilonBySteps:
         ValueError: if `max_points` is below 1, or `mechanism.epsilon(delta)` would refuse.
     """
 
-    def __init__(self, mechanism: Stepwise, delta: float, max_points: int = 64) -> None:
+    def __init__(self, mechanism: Stepwise, delta: float, *, max_points: int = 64) -> None:
         if not isinstance(mechanism, Stepwise):
             raise TypeError(
                 f"mechanism must be one in steps, such as DPSGD; got {type(mechanism).__name__},"
@@ -46,7 +46,7 @@ class EpsilonBySteps:
         self._values: dict[int, float] = {0: 0.0}
 
     def at(self, step: int) -> float:
-        """Return an upper bound on ε after `step` steps, 0.0 before the first.
+        """Returns an upper bound on ε after `step` steps, 0.0 before the first.
 
         Raises:
             TypeError: if `step` is not an integer.
@@ -73,7 +73,7 @@ class EpsilonBySteps:
 
 
 def _points(last: int, most: int) -> list[int]:
-    """Return up to `most` steps in order, all of them if they are no more; the last is `last`."""
+    """Returns up to `most` steps in order, all of them if they are no more; the last is `last`."""
     if last <= most:
         return list(range(1, last + 1))
     return sorted({-(-last * i * i // most**2) for i in range(1, most + 1)})

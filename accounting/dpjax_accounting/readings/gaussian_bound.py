@@ -10,7 +10,7 @@ from dpjax_accounting.mechanisms.mechanism import Mechanism
 from dpjax_accounting.readings.profile import profile_points
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GaussianBound:
     """A μ such that a mechanism is as private as one Gaussian release, and where that holds.
 
@@ -36,7 +36,7 @@ class NotGaussian(ValueError):
 
 
 def gaussian_mu(mechanism: Mechanism) -> float | None:
-    """Return the μ of a mechanism that is a composition of Gaussians alone; None for any other.
+    """Returns the μ of a mechanism that is a composition of Gaussians alone; None for any other.
 
     μ² is the sum of (sensitivity / noise standard deviation)² (Dong, Roth and Su 2022,
     corollary 3.3; numbers of arXiv:1905.02383).
@@ -54,7 +54,7 @@ def gaussian_mu(mechanism: Mechanism) -> float | None:
 
 
 def gaussian_dp(mechanism: Mechanism, delta: float) -> GaussianBound:
-    """Return the smallest μ whose Gaussian release bounds the privacy profile down to `delta`.
+    """Returns the smallest μ whose Gaussian release bounds the privacy profile down to `delta`.
 
     μ-Gaussian differential privacy (Dong, Roth and Su 2022, "Gaussian Differential Privacy",
     definition 2.6; numbers of arXiv:1905.02383) is δ(ε) ≤ Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ) for
@@ -83,7 +83,7 @@ def gaussian_dp(mechanism: Mechanism, delta: float) -> GaussianBound:
     delta = check_delta(delta)
     mu = gaussian_mu(mechanism)
     if mu is not None:
-        return GaussianBound(mu, math.inf, 0.0)
+        return GaussianBound(mu=mu, largest_epsilon=math.inf, smallest_delta=0.0)
     points = profile_points(mechanism, delta)
     fpr, tpr = points.corners()
     half = (1 + points.deltas[0]) / 2
@@ -98,11 +98,15 @@ def gaussian_dp(mechanism: Mechanism, delta: float) -> GaussianBound:
     corners = fpr > 0
     mus = ndtri(tpr[corners]) - ndtri(fpr[corners])
     largest = max(2 * float(ndtri(half)), float(mus.max(initial=0.0)))
-    return GaussianBound(largest, float(points.epsilons[-1]), float(points.deltas[-1]))
+    return GaussianBound(
+        mu=largest,
+        largest_epsilon=float(points.epsilons[-1]),
+        smallest_delta=float(points.deltas[-1]),
+    )
 
 
 def zcdp_rho(mechanism: Mechanism) -> float:
-    """Return the ρ of ρ-zero-concentrated differential privacy of a mechanism without sampling.
+    """Returns the ρ of ρ-zero-concentrated differential privacy of a mechanism without sampling.
 
     ρ = μ²/2, and no smaller one holds (Bun and Steinke 2016, "Concentrated Differential Privacy:
     Simplifications, Extensions, and Lower Bounds", proposition 1.6 and lemma 1.7 for the

@@ -15,7 +15,7 @@ _NUM_POINTS = 48
 
 
 def profile(mechanism: Mechanism, epsilons: ArrayLike) -> Array:
-    """Return the δ of `mechanism` at each of `epsilons`: its privacy profile, an upper bound.
+    """Returns the δ of `mechanism` at each of `epsilons`: its privacy profile, an upper bound.
 
     Args:
         mechanism: any mechanism.
@@ -28,7 +28,9 @@ def profile(mechanism: Mechanism, epsilons: ArrayLike) -> Array:
         ValueError: as for :meth:`Mechanism.delta`.
     """
     values = np.asarray(epsilons, dtype=np.float64)
-    return np.array([mechanism.delta(float(one)) for one in values.flat]).reshape(values.shape)
+    return np.array([mechanism.delta(float(epsilon)) for epsilon in values.flat]).reshape(
+        values.shape
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class ProfilePoints:
     deltas: Array
 
     def corners(self) -> tuple[Array, Array]:
-        """Return (FPR, TPR) of every corner of the region of tests between FPR 0 and slope 1.
+        """Returns (FPR, TPR) of every corner of the region of tests between FPR 0 and slope 1.
 
         Each point confines tests to TPR ≤ e^ε FPR + δ; a corner is where two neighbouring lines
         meet. The region is symmetric in the other diagonal.
@@ -56,7 +58,7 @@ class ProfilePoints:
 
 @functools.lru_cache(maxsize=8)
 def profile_points(mechanism: Mechanism, delta: float) -> ProfilePoints:
-    """Return 48 evenly spaced points of the profile from ε = 0 to ε(`delta`).
+    """Returns 48 evenly spaced points of the profile from ε = 0 to ε(`delta`).
 
     Evenly spaced in ε: for a Gaussian, the corners between them are then evenly spaced in
     standard deviations. Where ε(`delta`) = 0 there is one point.

@@ -19,7 +19,7 @@ _AGREEMENT = 0.01
 
 
 def second_opinion(mechanism: Mechanism, delta: float) -> float | None:
-    """Return ε by dp-accounting's privacy loss distributions; None where these are not to be had.
+    """Returns ε by dp-accounting's privacy loss distributions; None where these are not to be had.
 
     They are to be had for `DPSGD` under add_or_remove_one or zero_out, unless δ or the noise is so
     small that dp-accounting's answer would be wrong, or would take minutes. Where single steps lose
@@ -52,7 +52,7 @@ def second_opinion(mechanism: Mechanism, delta: float) -> float | None:
 
 
 def in_words(epsilon: float, opinion: float | None) -> str:
-    """Return one sentence on what `second_opinion` says of `epsilon`."""
+    """Returns one sentence on what `second_opinion` says of `epsilon`."""
     whose = "dp-accounting, which shares no code with this accountant,"
     if opinion is None:
         return f"{whose} has no figure for it."

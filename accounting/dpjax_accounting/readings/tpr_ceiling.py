@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from dpjax_accounting.checks import checked_real
 
 
-def tpr_ceiling(fpr: ArrayLike, epsilon: float, delta: float) -> NDArray[np.float64]:
-    """Return the largest true positive rate of any test at false positive rates `fpr`.
+def tpr_ceiling(fpr: ArrayLike, *, epsilon: float, delta: float) -> NDArray[np.float64]:
+    """Returns the largest true positive rate of any test at false positive rates `fpr`.
 
     An (ε, δ)-differentially private mechanism bounds every test of whether one unit took part by
 
@@ -29,6 +29,10 @@ def tpr_ceiling(fpr: ArrayLike, epsilon: float, delta: float) -> NDArray[np.floa
     Raises:
         TypeError: if `epsilon` or `delta` is not a number.
         ValueError: if a value lies outside its range.
+
+    Example:
+        >>> tpr_ceiling([0.0, 0.01, 0.1], epsilon=1.0, delta=1e-5).round(4).tolist()
+        [0.0, 0.0272, 0.2718]
     """
     rates = checked_rates(fpr)
     epsilon = checked_real("epsilon", epsilon)
@@ -41,11 +45,12 @@ def tpr_ceiling(fpr: ArrayLike, epsilon: float, delta: float) -> NDArray[np.floa
     with np.errstate(divide="ignore"):
         steep = np.exp(np.minimum(0.0, epsilon + np.log(rates))) + delta
     flat = np.exp(-epsilon) * (delta + rates) - np.expm1(-epsilon)
-    return np.minimum(1.0, np.minimum(steep, flat))
+    bound: NDArray[np.float64] = np.minimum(1.0, np.minimum(steep, flat))
+    return bound
 
 
 def checked_rates(fpr: ArrayLike) -> NDArray[np.float64]:
-    """Return false positive rates as float64 if each lies between 0 and 1, or raise."""
+    """Returns false positive rates as float64 if each lies between 0 and 1, or raises."""
     rates = np.asarray(fpr, dtype=np.float64)
     if not np.all((rates >= 0) & (rates <= 1)):
         raise ValueError("fpr must lie between 0 and 1; got a value outside that range or NaN.")

@@ -16,7 +16,7 @@ _SMALLEST_DELTA = 1e-12
 
 
 def trade_off(mechanism: Mechanism, fpr: ArrayLike) -> Array:
-    """Return the largest true positive rate of any test at false positive rates `fpr`.
+    """Returns the largest true positive rate of any test at false positive rates `fpr`.
 
     1 − TPR is the trade-off function (Dong, Roth and Su 2022, "Gaussian Differential Privacy",
     definition 2.1; numbers of arXiv:1905.02383). Mechanisms without sampling have that of a
@@ -31,8 +31,16 @@ def trade_off(mechanism: Mechanism, fpr: ArrayLike) -> Array:
         mechanism: whose output the test sees.
         fpr: any shape, each value in [0, 1].
 
+    Returns:
+        float64 of the shape of `fpr`, non-decreasing.
+
     Raises:
         ValueError: if a value lies outside its range, or as for :meth:`Mechanism.epsilon`.
+
+    Example:
+        >>> from dpjax_accounting import FullBatch, trade_off
+        >>> trade_off(FullBatch(noise_multiplier=8.0, num_steps=3), [0.01, 0.1]).round(3).tolist()
+        [0.017, 0.143]
     """
     rates = checked_rates(fpr)
     mu = gaussian_mu(mechanism)
@@ -41,25 +49,25 @@ def trade_off(mechanism: Mechanism, fpr: ArrayLike) -> Array:
     points = profile_points(mechanism, _SMALLEST_DELTA)
     bound = np.ones_like(rates)
     for epsilon, delta in zip(points.epsilons, points.deltas, strict=True):
-        bound = np.minimum(bound, tpr_ceiling(rates, float(epsilon), float(delta)))
+        bound = np.minimum(bound, tpr_ceiling(rates, epsilon=float(epsilon), delta=float(delta)))
     return bound
 
 
-def largest_tpr(mechanism: Mechanism, delta: float, fpr: ArrayLike) -> Array:
-    """Return :func:`trade_off`, but nowhere above what (ε(delta), delta) alone allows.
+def largest_tpr(mechanism: Mechanism, fpr: ArrayLike, *, delta: float) -> Array:
+    """Returns :func:`trade_off`, but nowhere above what (ε(delta), delta) alone allows.
 
     The points that the trade-off function is computed from need not include that one.
 
     Args:
         mechanism: whose output the test sees.
-        delta: of a point of the profile.
         fpr: any shape, each value in [0, 1].
+        delta: of a point of the profile.
 
     Raises:
         TypeError: if `delta` is not a number.
         ValueError: if a value lies outside its range.
     """
-    alone = tpr_ceiling(fpr, mechanism.epsilon(delta), delta)
+    alone = tpr_ceiling(fpr, epsilon=mechanism.epsilon(delta), delta=delta)
     return np.minimum(alone, trade_off(mechanism, fpr))
 
 

@@ -9,7 +9,7 @@ from dpjax_accounting.mechanisms.mechanism import Mechanism, NoRenyiDivergence
 _WORTH_SHOWING = 0.01
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Upper bounds on ε by the accountants that a mechanism has; both hold.
 
@@ -32,7 +32,7 @@ class Comparison:
 
 
 def compare(mechanism: Mechanism, delta: float) -> Comparison:
-    """Return ε of `mechanism` at `delta` by every accountant that it has.
+    """Returns ε of `mechanism` at `delta` by every accountant that it has.
 
     Args:
         mechanism: any mechanism.
@@ -47,4 +47,4 @@ def compare(mechanism: Mechanism, delta: float) -> Comparison:
         rdp = mechanism.rdp_epsilon(delta)
     except NoRenyiDivergence:
         rdp = None
-    return Comparison(delta, pld, rdp)
+    return Comparison(delta=delta, pld=pld, rdp=rdp)

@@ -27,7 +27,7 @@ class NotSampled(ValueError):
 
 
 def unamplified_epsilon(mechanism: Mechanism, delta: float) -> float:
-    """Return the ε of `mechanism` if it is known in which steps each unit is due to be drawn.
+    """Returns the ε of `mechanism` if it is known in which steps each unit is due to be drawn.
 
     A unit that is due in K steps takes part in K Gaussian releases, which are one with noise
     multiplier σ / √K. K is binomial with q and the number of steps, so that
@@ -129,7 +129,9 @@ def _draws(steps: int, q: float) -> tuple[Array, Array]:
     width = _TAIL * math.sqrt(steps * q * (1 - q)) + _TAIL
     counts = np.arange(max(0, int(steps * q - width)), min(steps, int(steps * q + width)) + 1)
     log_ways = gammaln(steps + 1) - gammaln(counts + 1) - gammaln(steps - counts + 1)
-    return counts, np.exp(log_ways + xlogy(counts, q) + xlog1py(steps - counts, -q))
+    return counts.astype(np.float64), np.exp(
+        log_ways + xlogy(counts, q) + xlog1py(steps - counts, -q)
+    )
 
 
 def _gaussian_delta(epsilon: float, shifts: Array) -> Array:

@@ -13,23 +13,24 @@ NON_PRIVATE_WARNING = "Trained WITHOUT privacy: no clipping, no noise, no guaran
 
 
 def remarks(report: Mapping[str, Any]) -> list[str]:
-    """Return the warnings of a report that fits the schema, and those that follow from it."""
-    found = list(report["warnings"])
+    """Returns the warnings of a report that fits the schema, and those that follow from it."""
+    lines = list(report["warnings"])
     if not report["private"]:
-        return list(dict.fromkeys([*found, NON_PRIVATE_WARNING]))
+        return list(dict.fromkeys([*lines, NON_PRIVATE_WARNING]))
     guarantee = report["guarantee"]
     if report["randomness"]["seed_fixed"]:
-        found.append(SEED_WARNING)
+        lines.append(SEED_WARNING)
     if report["status"] == "unfinished":
-        found.append(
+        lines.append(
             f"The run is unfinished: the claim covers {report['steps_completed']} of"
             f" {report['steps_planned']} steps, and nothing that is released after them. If results"
             " decided when to stop, only the epsilon of all steps planned is a promise that could"
             " have been made before the run."
         )
-    if guarantee is not None and (guarantee["delta_times_num_units"] or 0.0) >= 1:
-        found.append(
+    share = None if guarantee is None else guarantee["delta_times_num_units"]
+    if share is not None and share >= 1:
+        lines.append(
             f"delta={guarantee['delta']:g} is not below 1 / (number of {guarantee['unit']}s). This"
             f" delta permits revealing a whole {guarantee['unit']}."
         )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(lines))

@@ -28,11 +28,11 @@ _METHODS = {
 def claim(
     mechanism: Mechanism,
     delta: float,
-    steps_completed: int | None = None,
     *,
+    steps_completed: int | None = None,
     other_deltas: Sequence[float] = OTHER_DELTAS,
 ) -> dict[str, Any]:
-    """Return the sections of a privacy report that follow from its arguments, ready for JSON.
+    """Returns the sections of a privacy report that follow from a mechanism, ready for JSON.
 
     They are status, steps_planned, steps_completed, guarantee, mechanism and accountant, with the
     fields that report/privacy-report.schema.json describes.
@@ -50,6 +50,15 @@ def claim(
 
     Warns:
         DeltaWarning: if `delta` is at least 1 / (number of units).
+
+    Example:
+        >>> from dpjax_accounting import FullBatch, claim
+        >>> run = FullBatch(noise_multiplier=8.0, num_steps=3)
+        >>> sections = claim(run, 1e-5, steps_completed=2)
+        >>> sections["status"]
+        'unfinished'
+        >>> round(sections["guarantee"]["epsilon"], 3)
+        0.634
     """
     done = mechanism if steps_completed is None else stopped_after(mechanism, steps_completed)
     num_units = getattr(mechanism, "num_units", None)
@@ -95,7 +104,7 @@ def _other_deltas(
 
 
 def _tests(mechanism: Mechanism, delta: float) -> list[dict[str, float]]:
-    bounds = largest_tpr(mechanism, delta, FALSE_POSITIVE_RATES)
+    bounds = largest_tpr(mechanism, FALSE_POSITIVE_RATES, delta=delta)
     return [
         {"false_positive_rate": rate, "largest_true_positive_rate": float(bound)}
         for rate, bound in zip(FALSE_POSITIVE_RATES, bounds, strict=True)

@@ -12,7 +12,7 @@ from dpjax_accounting.report.render import render_html
 
 
 def report_page(report: Mapping[str, Any]) -> str:
-    """Return a report that verifies as an HTML page, with ε by step and the trade-off curve.
+    """Returns a report that verifies as an HTML page, with ε by step and the trade-off curve.
 
     Raises:
         TypeError, ValueError: if the mechanism cannot be read or accounted for.

@@ -22,7 +22,7 @@ _NUM_POINTS = 400
 
 
 def epsilon_picture(mechanism: Stepwise, delta: float, steps_completed: int) -> bytes:
-    """Return ε after every step, a PNG; the steps that were not executed are dotted.
+    """Returns ε after every step, a PNG; the steps that were not executed are dotted.
 
     Raises:
         TypeError: if an argument has the wrong type.
@@ -44,7 +44,7 @@ def epsilon_picture(mechanism: Stepwise, delta: float, steps_completed: int) -> 
 
 
 def tradeoff_picture(mechanism: Mechanism, delta: float) -> bytes:
-    """Return the best any test of membership can do, a PNG: the trade-off curve.
+    """Returns the best any test of membership can do, a PNG: the trade-off curve.
 
     Raises:
         TypeError: if `delta` is not a number.
@@ -53,10 +53,10 @@ def tradeoff_picture(mechanism: Mechanism, delta: float) -> bytes:
     rates = np.concatenate([np.geomspace(1e-6, 0.01, 50), np.linspace(0.01, 1, _NUM_POINTS)])
     epsilon = mechanism.epsilon(delta)
     figure, axes = _new_figure()
-    single = tpr_ceiling(rates, epsilon, delta)
+    single = tpr_ceiling(rates, epsilon=epsilon, delta=delta)
     label = f"bound by ε = {epsilon:.3g}, δ = {delta:.3g} alone"
     axes.plot(rates, single, color="black", linestyle="--", linewidth=1.3, label=label)
-    bound = largest_tpr(mechanism, delta, rates)
+    bound = largest_tpr(mechanism, rates, delta=delta)
     axes.plot(rates, bound, color=_BLUE, linewidth=2, label="bound by the whole profile")
     axes.fill_between(rates, bound, 1, color="#E4E4E4", linewidth=0)
     axes.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="guessing")

@@ -23,19 +23,19 @@ figure { margin: 1rem 0 } img { max-width: 100% } figcaption { color: #595959 }
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
-    """Return a report that fits the schema as Markdown."""
+    """Returns a report that fits the schema as Markdown."""
     return "\n\n".join(_markdown(block) for block in in_words(report)) + "\n"
 
 
 def render_html(report: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None) -> str:
-    """Return a report that fits the schema as an HTML page that needs no other file.
+    """Returns a report that fits the schema as an HTML page that needs no other file.
 
     Args:
         report: as read from privacy.json.
         pictures: PNG files, by caption, to stand at the end.
     """
     blocks = [_html(block) for block in in_words(report)]
-    for caption, png in (pictures or {}).items():
+    for caption, png in ({} if pictures is None else pictures).items():
         data = base64.b64encode(png).decode()
         text = html.escape(caption)
         image = f'<img alt="{text}" src="data:image/png;base64,{data}">'

@@ -12,6 +12,7 @@ SCHEMA_VERSION = 4
 
 @functools.cache
 def report_schema() -> dict[str, Any]:
-    """Return the JSON Schema that every privacy report fits (privacy-report.schema.json)."""
+    """Returns the JSON Schema that every privacy report fits (privacy-report.schema.json)."""
     file = resources.files("dpjax_accounting.report") / "privacy-report.schema.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+    schema: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return schema

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dpjax_accounting.checks import nearest
@@ -17,18 +18,18 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "null": (type(None),),
 }
-_LIMITS = {
-    "minimum": (lambda value, limit: value >= limit, "at least"),
-    "maximum": (lambda value, limit: value <= limit, "at most"),
-    "exclusiveMinimum": (lambda value, limit: value > limit, "greater than"),
-    "exclusiveMaximum": (lambda value, limit: value < limit, "less than"),
+_LIMITS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "minimum": (operator.ge, "at least"),
+    "maximum": (operator.le, "at most"),
+    "exclusiveMinimum": (operator.gt, "greater than"),
+    "exclusiveMaximum": (operator.lt, "less than"),
 }
 _KNOWN = {"$schema", "title", "description", "type", "enum", "const", "properties", "required"}
 _KNOWN |= {"additionalProperties", "items", "minLength", "pattern", *_LIMITS}
 
 
 def violations(value: Any, schema: Mapping[str, Any], where: str = "") -> list[str]:
-    """Return what is wrong with `value`, a sentence each; an empty list if it fits the schema.
+    """Returns what is wrong with `value`, a sentence each; an empty list if it fits the schema.
 
     Args:
         value: as read from JSON.
@@ -41,10 +42,10 @@ def violations(value: Any, schema: Mapping[str, Any], where: str = "") -> list[s
     unknown = set(schema) - _KNOWN
     if unknown:
         raise NotImplementedError(f"JSON Schema keywords {sorted(unknown)} are not understood.")
-    name = where or "the report"
+    name = where if where else "the report"
     types = schema.get("type", list(_TYPES))
     types = [types] if isinstance(types, str) else types
-    if not any(_is(value, one) for one in types):
+    if not any(_is(value, type_name) for type_name in types):
         return [f"{name} must be {' or '.join(types)}; got {_shown(value)}."]
     if "const" in schema and (value != schema["const"] or isinstance(value, bool)):
         return [f"{name} must be {schema['const']!r}; got {_shown(value)}."]
@@ -55,8 +56,8 @@ def violations(value: Any, schema: Mapping[str, Any], where: str = "") -> list[s
         return _in_object(value, schema, where)
     if isinstance(value, list):
         items = enumerate(value)
-        parts = [violations(one, schema.get("items", {}), f"{where}[{i}]") for i, one in items]
-        return [found for part in parts for found in part]
+        parts = [violations(item, schema.get("items", {}), f"{where}[{i}]") for i, item in items]
+        return [problem for part in parts for problem in part]
     if isinstance(value, str):
         return _in_string(value, schema, name)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -68,15 +69,16 @@ def _in_object(value: Mapping[str, Any], schema: Mapping[str, Any], where: str) 
     inside = f"{where}." if where else ""
     properties = schema.get("properties", {})
     others = schema.get("additionalProperties", True)
-    found = [f"{inside}{key} is missing." for key in schema.get("required", ()) if key not in value]
-    for key, one in value.items():
+    required = schema.get("required", ())
+    problems = [f"{inside}{key} is missing." for key in required if key not in value]
+    for key, item in value.items():
         if key in properties:
-            found += violations(one, properties[key], inside + key)
+            problems += violations(item, properties[key], inside + key)
         elif others is False:
-            found.append(f"{inside}{key} is unknown.{nearest(key, properties)}")
+            problems.append(f"{inside}{key} is unknown.{nearest(key, properties)}")
         elif isinstance(others, Mapping):
-            found += violations(one, others, inside + key)
-    return found
+            problems += violations(item, others, inside + key)
+    return problems
 
 
 def _in_string(value: str, schema: Mapping[str, Any], name: str) -> list[str]:

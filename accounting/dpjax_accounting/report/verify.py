@@ -22,7 +22,7 @@ TOLERANCE = 1e-3
 
 
 def read_report(path: str | Path) -> Any:
-    """Return the JSON value in a file.
+    """Returns the JSON value in a file.
 
     Raises:
         OSError: if the file cannot be read.
@@ -40,12 +40,12 @@ def read_report(path: str | Path) -> Any:
 
 @computed_afresh()
 def verify_report(report: Any, ledger: Ledger | None = None) -> list[str]:
-    """Return what is wrong with a privacy report, a sentence each; empty if its claim holds.
+    """Returns what is wrong with a privacy report, a sentence each; empty if its claim holds.
 
-    The report must fit the schema. From the mechanism, δ and the steps completed everything is
-    computed again that follows from them: ε, ε at other δ, the bounds on tests, the status, and the
-    total of the data set. Nothing is taken from the cache on disk. Numbers may differ by 0.1 %, in
-    either direction: a larger ε would hold too, but is not that of this mechanism.
+    The report must fit the schema. Everything that follows from the mechanism, δ and the steps
+    completed is computed again: ε, ε at other δ, the bounds on tests, the status, and the total of
+    the data set. Nothing is taken from the cache on disk. Numbers may differ by 0.1 %, in either
+    direction: a larger ε would hold too, but is not that of this mechanism.
 
     Nobody can tell from the report whether the run did what it says. Against a report in which
     parameters and ε were changed together only the ledger helps, if it was kept elsewhere.
@@ -55,19 +55,26 @@ def verify_report(report: Any, ledger: Ledger | None = None) -> list[str]:
         ledger: if given, the run must be in it with the same mechanism and steps, and it must have
             grown from the state that the report quotes.
 
+    Returns:
+        sentences for people; an empty list if the claim holds.
+
     Raises:
         TamperedError: if the ledger is not what was written.
+
+    Example:
+        >>> verify_report({"private": True})[0]
+        'schema_version is missing.'
     """
-    found = violations(report, report_schema())
-    if found:
-        return found
+    problems = violations(report, report_schema())
+    if problems:
+        return problems
     if not report["private"]:
         return ["The run was not private: there is no claim to verify."]
     for name in ("guarantee", "mechanism", "accountant", "implementation"):
         if report[name] is None:
-            found.append(f"{name} is missing, although the run is said to be private.")
-    if found:
-        return found
+            problems.append(f"{name} is missing, although the run is said to be private.")
+    if problems:
+        return problems
     try:
         mechanism = mechanism_from_dict(report["mechanism"])
         with warnings.catch_warnings():
@@ -76,51 +83,58 @@ def verify_report(report: Any, ledger: Ledger | None = None) -> list[str]:
             again = _claim_again(report, mechanism)
     except (ValueError, TypeError, ArithmeticError) as error:
         return [f"ε cannot be recomputed: {error}"]
-    found = [*_epsilon(report, again), *_differences(report, again)]
-    found += _implementation(report, mechanism) + _dataset_total(report, mechanism)
-    return found if ledger is None else found + _against_ledger(report, mechanism, ledger)
+    problems = [*_epsilon(report, again), *_differences(report, again)]
+    problems += _implementation(report, mechanism) + _dataset_total(report, mechanism)
+    return problems if ledger is None else problems + _against_ledger(report, mechanism, ledger)
 
 
 def _claim_again(report: Mapping[str, Any], mechanism: Mechanism) -> dict[str, Any]:
     guarantee = report["guarantee"]
     others = [pair["delta"] for pair in guarantee["other_deltas"]]
-    return claim(mechanism, guarantee["delta"], report["steps_completed"], other_deltas=others)
+    return claim(
+        mechanism,
+        guarantee["delta"],
+        steps_completed=report["steps_completed"],
+        other_deltas=others,
+    )
 
 
 def _epsilon(report: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
-    claimed, real = report["guarantee"]["epsilon"], again["guarantee"]["epsilon"]
-    if _close(claimed, real):
+    claimed, recomputed = report["guarantee"]["epsilon"], again["guarantee"]["epsilon"]
+    if _close(claimed, recomputed):
         return []
     steps = "" if report["steps_completed"] is None else f" after {report['steps_completed']} steps"
     where = f"epsilon={claimed:.6g} is claimed at delta={report['guarantee']['delta']:g}, but the"
     stated, here = report["accountant"]["version"], again["accountant"]["version"]
-    versions = f" (Reported with version {stated} of the accountant, verified with {here}.)"
+    versions = ""
+    if stated != here:
+        versions = f" (Reported with version {stated} of the accountant, verified with {here}.)"
     return [
-        f"{where} mechanism has {real:.6g}{steps}: the claim is too"
-        f" {'low' if claimed < real else 'high'}, so epsilon, delta, steps or parameters are not"
-        f" those of the run.{versions * (stated != here)}"
+        f"{where} mechanism has {recomputed:.6g}{steps}: the claim is too"
+        f" {'low' if claimed < recomputed else 'high'}, so epsilon, delta, steps or parameters are"
+        f" not those of the run.{versions}"
     ]
 
 
-def _differences(report: Mapping[str, Any], again: Mapping[str, Any]) -> list[str]:
+def _differences(report: Mapping[str, Any], again: dict[str, Any]) -> list[str]:
     """Everything else that `claim` makes, compared; not the accountant's version."""
     guarantee = again["guarantee"] | {"epsilon": report["guarantee"]["epsilon"]}
     expected = again | {"guarantee": guarantee, "accountant": report["accountant"]}
-    found: list[str] = []
+    problems: list[str] = []
     for name, value in expected.items():
-        _compare(report[name], value, name, found)
-    return found
+        _compare(report[name], value, name, problems)
+    return problems
 
 
-def _compare(given: Any, computed: Any, where: str, found: list[str]) -> None:
+def _compare(given: Any, computed: Any, where: str, problems: list[str]) -> None:
     if isinstance(given, dict) and isinstance(computed, dict):
         for key in computed:
-            _compare(given.get(key), computed[key], f"{where}.{key}", found)
+            _compare(given.get(key), computed[key], f"{where}.{key}", problems)
     elif isinstance(given, list) and isinstance(computed, list) and len(given) == len(computed):
         for index, pair in enumerate(zip(given, computed, strict=True)):
-            _compare(*pair, f"{where}[{index}]", found)
+            _compare(*pair, f"{where}[{index}]", problems)
     elif not _close(given, computed):
-        found.append(f"{where} is {given!r} in the report, but comes out as {computed!r}.")
+        problems.append(f"{where} is {given!r} in the report, but comes out as {computed!r}.")
 
 
 def _close(given: Any, computed: Any) -> bool:
@@ -135,37 +149,39 @@ def _close(given: Any, computed: Any) -> bool:
 def _implementation(report: Mapping[str, Any], mechanism: Mechanism) -> list[str]:
     """The noise that was added must be that of the mechanism."""
     noise = getattr(mechanism, "noise_multiplier", None)
-    found: list[str] = []
+    problems: list[str] = []
     if noise is not None:
         name, stated = "noise_standard_deviation", report["implementation"]
         expected = noise * stated["clip_norm"]
-        _compare(stated[name], expected, f"implementation.{name}", found)
-    return found
+        _compare(stated[name], expected, f"implementation.{name}", problems)
+    return problems
 
 
 def _dataset_total(report: Mapping[str, Any], mechanism: Mechanism) -> list[str]:
     total, guarantee = report["dataset_total"], report["guarantee"]
     if total is None:
         return []
-    found: list[str] = []
-    _compare(total["delta"], guarantee["delta"], "dataset_total.delta", found)
-    real = 0.0
+    problems: list[str] = []
+    _compare(total["delta"], guarantee["delta"], "dataset_total.delta", problems)
+    recomputed = 0.0
     if total["mechanism"] is not None:
         try:
             everything = mechanism_from_dict(total["mechanism"])
-            real = everything.epsilon(total["delta"])
+            recomputed = everything.epsilon(total["delta"])
         except (ValueError, TypeError, ArithmeticError) as error:
             return [f"dataset_total cannot be recomputed: {error}"]
         for name in ("unit", "neighboring"):
-            own = getattr(mechanism, name)
-            _compare(getattr(everything, name), own, f"dataset_total.mechanism.{name}", found)
-    _compare(total["epsilon"], real, "dataset_total.epsilon", found)
-    if not found and real < guarantee["epsilon"] * (1 - TOLERANCE):
-        found.append(
-            f"dataset_total.epsilon={real:.6g} is less than the run's own epsilon"
+            expected = getattr(mechanism, name)
+            _compare(
+                getattr(everything, name), expected, f"dataset_total.mechanism.{name}", problems
+            )
+    _compare(total["epsilon"], recomputed, "dataset_total.epsilon", problems)
+    if not problems and recomputed < guarantee["epsilon"] * (1 - TOLERANCE):
+        problems.append(
+            f"dataset_total.epsilon={recomputed:.6g} is less than the run's own epsilon"
             f"={guarantee['epsilon']:.6g}: the run is not in it."
         )
-    return found
+    return problems
 
 
 def _against_ledger(report: Mapping[str, Any], mechanism: Mechanism, ledger: Ledger) -> list[str]:
@@ -173,18 +189,18 @@ def _against_ledger(report: Mapping[str, Any], mechanism: Mechanism, ledger: Led
     run, total = report["run"]["id"], report["dataset_total"]
     if run not in entries:
         return [f"The ledger has no run {run!r}: it was not charged."]
-    found = []
+    problems = []
     entry = entries[run]
     if entry.charged != mechanism:
-        found.append(f"In the ledger run {run!r} has another mechanism: {entry.charged}.")
+        problems.append(f"In the ledger run {run!r} has another mechanism: {entry.charged}.")
     steps = report["steps_completed"]
     if entry.num_steps is not None and steps is not None and entry.num_steps < steps:
-        found.append(
+        problems.append(
             f"The ledger counts {entry.num_steps} steps of run {run!r}, the report {steps}."
         )
     if total is not None and not ledger.contains(Head(**total["ledger_head"])):
-        found.append("The ledger never was in the state that the report quotes.")
-    return found
+        problems.append("The ledger never was in the state that the report quotes.")
+    return problems
 
 
 def _not_a_number(text: str) -> None:

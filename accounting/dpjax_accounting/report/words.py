@@ -51,7 +51,7 @@ Block = Heading | Paragraph | Bullets | Table
 
 
 def in_words(report: Mapping[str, Any]) -> list[Block]:
-    """Return a report that fits the schema as a document, most important things first."""
+    """Returns a report that fits the schema as a document, most important things first."""
     blocks: list[Block] = [Heading("Privacy report", level=1)]
     blocks += [Paragraph(text, warning=True) for text in remarks(report)]
     if not report["private"]:
@@ -226,7 +226,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "; ".join(map(_shown, value))
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_shown(one)}" for key, one in value.items())
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
     return str(value)
 
 

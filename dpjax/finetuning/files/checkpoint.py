@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from dpjax_accounting.safe_files import finish_file, write_text
+from dpjax_accounting import finish_file, write_text
 
 PyTree = Any
 _LATEST = "latest.json"
@@ -155,7 +155,7 @@ def _path(folder: Path, step: int) -> Path:
 
 
 def _write_latest(folder: Path, step: int, sha256: str | None) -> None:
-    write_text(folder / _LATEST, json.dumps({"step": step, "sha256": sha256}) + "\n", 0o600)
+    write_text(folder / _LATEST, json.dumps({"step": step, "sha256": sha256}) + "\n", mode=0o600)
 
 
 def _read_latest(folder: Path) -> tuple[int, str | None]:

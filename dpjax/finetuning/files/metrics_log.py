@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dpjax_accounting.safe_files import write_text
+from dpjax_accounting import write_text
 
 
 class MetricsLog:

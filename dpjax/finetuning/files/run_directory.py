@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dpjax_accounting.safe_files import write_text
+from dpjax_accounting import write_text
 
 from dpjax.finetuning.files.directory_lock import DirectoryLock
 from dpjax.privatize import RunKey
@@ -265,7 +265,7 @@ def partial_of(path: Path) -> Path:
 
 def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
     """Writes atomically: the file is the old one or the whole new one, also after a crash."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", mode)
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", mode=mode)
 
 
 def _delete(path: Path) -> None:

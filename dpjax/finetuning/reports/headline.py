@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpjax_accounting.report.caveats import SEED_WARNING
+from dpjax_accounting import SEED_WARNING
 
 from dpjax.finetuning.reports import privacy_report
 from dpjax.finetuning.setup.plan import Plan

@@ -10,9 +10,14 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from dpjax_accounting import Ledger, claim, dataset_total
-from dpjax_accounting.report.caveats import NON_PRIVATE_WARNING, SEED_WARNING
-from dpjax_accounting.report.schema import SCHEMA_VERSION
+from dpjax_accounting import (
+    NON_PRIVATE_WARNING,
+    SCHEMA_VERSION,
+    SEED_WARNING,
+    Ledger,
+    claim,
+    dataset_total,
+)
 
 from dpjax.finetuning.reports import statements
 from dpjax.finetuning.setup.environment import environment
@@ -95,7 +100,7 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
 
 def _claim(plan: Plan, steps_completed: int) -> dict[str, Any]:
     if plan.mechanism is not None:
-        return claim(plan.mechanism, plan.delta, steps_completed)
+        return claim(plan.mechanism, plan.delta, steps_completed=steps_completed)
     return {
         "status": "complete" if steps_completed == plan.num_steps else "unfinished",
         "steps_planned": plan.num_steps,

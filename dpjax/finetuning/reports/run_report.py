@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dpjax_accounting.safe_files import write_text
+from dpjax_accounting import write_text
 
 from dpjax.audit import plot_roc, plot_training, render_attack_section
 from dpjax.finetuning.config import Training

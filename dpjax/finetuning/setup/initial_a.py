@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from dpjax_accounting.safe_files import finish_file
+from dpjax_accounting import finish_file
 from flax import nnx
 
 from dpjax.finetuning.config import FinetuneConfig

@@ -162,5 +162,16 @@ def fix_mechanism(
 ) -> DPSGD:
     """The DP-SGD mechanism with the noise multiplier given, or calibrated to the target ε."""
     if privacy.noise_multiplier is not None:
-        return DPSGD(num_units, expected_batch_size, privacy.noise_multiplier, num_steps)
-    return calibrate_noise(privacy.target_epsilon, delta, num_units, expected_batch_size, num_steps)
+        return DPSGD(
+            num_units=num_units,
+            expected_batch_size=expected_batch_size,
+            noise_multiplier=privacy.noise_multiplier,
+            num_steps=num_steps,
+        )
+    return calibrate_noise(
+        privacy.target_epsilon,
+        delta,
+        num_units=num_units,
+        expected_batch_size=expected_batch_size,
+        num_steps=num_steps,
+    )

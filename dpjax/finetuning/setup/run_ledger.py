@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 
 from dpjax_accounting import DPSGD, DatasetIdentity, Ledger
-from dpjax_accounting.ledger.chained_file import ChainedFile
 
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.privatize import RunKey
@@ -44,11 +43,13 @@ class RunLedger:
             raise FileNotFoundError(
                 f"privacy.ledger={self.path}: the folder {self.path.parent} does not exist; make it"
             )
-        if ChainedFile(self.path).exists():
-            Ledger.open(self.path, self.dataset).check_charge(self.run_id, self.mechanism, self.key)
+        if Ledger.exists(self.path):
+            Ledger.open(self.path, self.dataset).check_charge(
+                self.run_id, self.mechanism, key=self.key
+            )
 
     def charge(self) -> Ledger:
         """Puts the run on record with all its steps, synced to the disk."""
         ledger = Ledger.open(self.path, self.dataset)
-        ledger.charge(self.run_id, self.mechanism, self.key, self.note)
+        ledger.charge(self.run_id, self.mechanism, key=self.key, note=self.note)
         return ledger

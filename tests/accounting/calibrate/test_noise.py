@@ -29,7 +29,9 @@ REFERENCE = [
 @pytest.mark.parametrize("row", REFERENCE)
 def test_target_is_met_from_below_with_hardly_more_noise_than_needed(row):
     num_units, batch, steps, delta, target, noise = row
-    mechanism = calibrate_noise(target, delta, num_units, batch, steps)
+    mechanism = calibrate_noise(
+        target, delta, num_units=num_units, expected_batch_size=batch, num_steps=steps
+    )
     assert (mechanism.num_units, mechanism.expected_batch_size) == (num_units, batch)
     assert mechanism.num_steps == steps
     assert 0.999 * target <= mechanism.epsilon(delta) <= target
@@ -43,7 +45,9 @@ def test_target_is_met_from_below_with_hardly_more_noise_than_needed(row):
     [(0.5, 1000, 1000, 1), (2.0, 500, 500, 100), (0.01, 1000, 10, 100), (1.0, 1000, 1, 20)],
 )
 def test_unusual_settings(target, num_units, batch, steps):
-    mechanism = calibrate_noise(target, 1e-5, num_units, batch, steps)
+    mechanism = calibrate_noise(
+        target, 1e-5, num_units=num_units, expected_batch_size=batch, num_steps=steps
+    )
     assert 0.999 * target <= mechanism.epsilon(1e-5) <= target
 
 
@@ -93,7 +97,7 @@ def test_target_that_delta_alone_meets_is_refused(monkeypatch):
         pytest.warns(DeltaWarning, match=r"delta=0\.01 is not below 1 / num_units"),
         pytest.raises(ValueError, match=r"is met by every noise multiplier .* already 0\.8 gives"),
     ):
-        calibrate_noise(1.0, 0.01, 1000, 5, 1)
+        calibrate_noise(1.0, 0.01, num_units=1000, expected_batch_size=5, num_steps=1)
 
 
 def test_search_reports_a_jump_across_the_target():

@@ -8,8 +8,10 @@ import math
 import hypothesis
 import hypothesis.strategies as st
 import pytest
-from dpjax_accounting import DPSGD, calibrate_batch_size, calibrate_noise, calibrate_steps
+from dpjax_accounting import calibrate_batch_size, calibrate_dpsgd, calibrate_noise, calibrate_steps
 from dpjax_accounting.calibrate.integer_search import largest_within
+
+from tests.support.mechanisms import dpsgd
 
 N = 10**5
 few = hypothesis.settings(max_examples=3, deadline=None, derandomize=True, database=None)
@@ -20,9 +22,11 @@ noises = st.floats(1.5, 8.0)
 @few
 @hypothesis.given(target=targets, noise=noises, batch=st.integers(200, N))
 def test_one_more_step_would_exceed_the_target(target, noise, batch):
-    hypothesis.assume(DPSGD(N, batch, noise, 1).epsilon(1e-6) <= target)
-    found = calibrate_steps(target, 1e-6, N, batch, noise)
-    assert found == DPSGD(N, batch, noise, found.num_steps)
+    hypothesis.assume(dpsgd(N, batch, noise, 1).epsilon(1e-6) <= target)
+    found = calibrate_steps(
+        target, 1e-6, num_units=N, expected_batch_size=batch, noise_multiplier=noise
+    )
+    assert found == dpsgd(N, batch, noise, found.num_steps)
     assert found.epsilon(1e-6) <= target
     assert dataclasses.replace(found, num_steps=found.num_steps + 1).epsilon(1e-6) > target
 
@@ -30,9 +34,9 @@ def test_one_more_step_would_exceed_the_target(target, noise, batch):
 @few
 @hypothesis.given(target=targets, noise=noises, steps=st.integers(1, 2000))
 def test_one_more_unit_in_the_batch_would_exceed_the_target(target, noise, steps):
-    found = calibrate_batch_size(target, 1e-6, N, steps, noise)
+    found = calibrate_batch_size(target, 1e-6, num_units=N, noise_multiplier=noise, num_steps=steps)
     batch = found.expected_batch_size
-    assert found == DPSGD(N, batch, noise, steps)
+    assert found == dpsgd(N, batch, noise, steps)
     assert batch == int(batch)
     assert found.epsilon(1e-6) <= target
     if batch < N:
@@ -40,26 +44,47 @@ def test_one_more_unit_in_the_batch_would_exceed_the_target(target, noise, steps
 
 
 def test_the_three_directions_agree():
-    noise = calibrate_noise(3.0, 1e-6, N, 512, 400).noise_multiplier
-    assert 400 <= calibrate_steps(3.0, 1e-6, N, 512, noise).num_steps <= 402
-    assert 512 <= calibrate_batch_size(3.0, 1e-6, N, 400, noise).expected_batch_size <= 514
+    noise = calibrate_noise(
+        3.0, 1e-6, num_units=N, expected_batch_size=512, num_steps=400
+    ).noise_multiplier
+    by_steps = calibrate_steps(
+        3.0, 1e-6, num_units=N, expected_batch_size=512, noise_multiplier=noise
+    )
+    assert 400 <= by_steps.num_steps <= 402
+    by_batch = calibrate_batch_size(3.0, 1e-6, num_units=N, noise_multiplier=noise, num_steps=400)
+    assert 512 <= by_batch.expected_batch_size <= 514
 
 
 def test_full_batches_have_the_steps_that_the_exact_formula_gives():
     # μ = √T / σ, and ε grows with it.
-    one = DPSGD(100, 100, 4.0, 1).epsilon(1e-5)
-    found = calibrate_steps(one * (1 + 1e-9), 1e-5, 100, 100, 4.0 * 17**0.5)
+    one = dpsgd(100, 100, 4.0, 1).epsilon(1e-5)
+    found = calibrate_steps(
+        one * (1 + 1e-9),
+        1e-5,
+        num_units=100,
+        expected_batch_size=100,
+        noise_multiplier=4.0 * 17**0.5,
+    )
     assert found.num_steps == 17
 
 
 def test_a_target_that_all_units_meet_gives_full_batches():
-    assert calibrate_batch_size(8.0, 1e-6, 1000, 20, 6.0).expected_batch_size == 1000
+    found = calibrate_batch_size(8.0, 1e-6, num_units=1000, noise_multiplier=6.0, num_steps=20)
+    assert found.expected_batch_size == 1000
 
 
 def test_relation_is_kept():
-    found = calibrate_steps(2.0, 1e-6, N, 512, 2.0, neighboring="replace_one")
+    found = calibrate_steps(
+        2.0,
+        1e-6,
+        num_units=N,
+        expected_batch_size=512,
+        noise_multiplier=2.0,
+        neighboring="replace_one",
+    )
     assert found.neighboring == "replace_one"
-    assert found.num_steps < calibrate_steps(2.0, 1e-6, N, 512, 2.0).num_steps
+    other = calibrate_steps(2.0, 1e-6, num_units=N, expected_batch_size=512, noise_multiplier=2.0)
+    assert found.num_steps < other.num_steps
 
 
 STEPS = {
@@ -130,3 +155,26 @@ def test_search_finds_the_last_number_within(start, value_of, expected):
 
     assert largest_within(watched, 99.0, start, 1, 10**6) == expected
     assert len(tried) == len(set(tried)) < 60
+
+
+def test_one_function_finds_what_is_left_out():
+    numbers = {"num_units": N, "expected_batch_size": 512, "noise_multiplier": 1.5, "num_steps": 99}
+    for missing, named in (
+        ("noise_multiplier", calibrate_noise),
+        ("num_steps", calibrate_steps),
+        ("expected_batch_size", calibrate_batch_size),
+    ):
+        others = {name: value for name, value in numbers.items() if name != missing}
+        assert calibrate_dpsgd(2.0, 1e-6, **others) == named(2.0, 1e-6, **others)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"num_steps": 9}, "expected_batch_size, noise_multiplier. Give"),
+        ({"expected_batch_size": 9, "noise_multiplier": 2.0, "num_steps": 9}, "none of them"),
+    ],
+)
+def test_exactly_one_is_left_out(given, words):
+    with pytest.raises(ValueError, match=words):
+        calibrate_dpsgd(2.0, 1e-6, num_units=N, **given)

@@ -9,11 +9,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from dpjax_accounting import DPSGD, Composition, FullBatch, verify_report
+from dpjax_accounting import Composition, FullBatch, verify_report
 from dpjax_accounting.engine import answer_cache
 from dpjax_accounting.mechanisms.mechanism import Mechanism
 
-RUN = DPSGD(1000, 100, 8.0, 40)
+from tests.support.mechanisms import dpsgd, full_batch
+
+RUN = dpsgd(1000, 100, 8.0, 40)
 DELTA = 1e-5
 
 
@@ -44,7 +46,7 @@ def entries(folder):
 
 
 def test_the_second_answer_is_read_and_is_the_same_number(folder, computed):
-    answers = [RUN.epsilon(DELTA), RUN.epsilon(delta=DELTA), DPSGD(1000, 100, 8, 40).epsilon(DELTA)]
+    answers = [RUN.epsilon(DELTA), RUN.epsilon(delta=DELTA), dpsgd(1000, 100, 8, 40).epsilon(DELTA)]
     assert len(computed) == 1 and len(set(answers)) == 1
     assert RUN.delta(1.0) == RUN.delta(1.0)
     assert len(entries(folder)) == 2
@@ -146,7 +148,7 @@ def test_verification_leaves_the_cache_on_for_others(folder, computed, report):
 
 
 def test_errors_are_raised_with_and_without_entries(folder):
-    full = FullBatch(8.0, 40)
+    full = full_batch(8.0, 40)
     full.delta(1.0)
     for wrong, error in ((True, TypeError), ("1", TypeError), (float("nan"), ValueError)):
         with pytest.raises(error):
@@ -168,8 +170,8 @@ def test_mechanisms_defined_elsewhere_are_not_kept(folder):
     class Elsewhere(FullBatch):
         """Its source is not in the hash."""
 
-    one = Elsewhere(8.0, 40)
-    assert one.epsilon(DELTA) == FullBatch(8.0, 40).epsilon(DELTA)
+    one = Elsewhere(noise_multiplier=8.0, num_steps=40)
+    assert one.epsilon(DELTA) == full_batch(8.0, 40).epsilon(DELTA)
     assert len(entries(folder)) == 1
     Composition((one, one)).epsilon(DELTA)
     assert len(entries(folder)) == 1
@@ -194,20 +196,20 @@ def test_the_folder_is_bounded_and_only_entries_are_deleted(folder, monkeypatch)
     folder.mkdir()
     (folder / "notes.txt").write_text("somebody else's")
     for steps in range(1, 21):
-        FullBatch(8.0, steps).epsilon(DELTA)
+        full_batch(8.0, steps).epsilon(DELTA)
     names = [path.name for path in entries(folder)]
     assert "notes.txt" in names and 2 <= len(names) - 1 <= 4
     before = entries(folder)
-    Composition(tuple(FullBatch(8.0 + i, 1) for i in range(300))).epsilon(DELTA)
+    Composition(tuple(full_batch(8.0 + i, 1) for i in range(300))).epsilon(DELTA)
     assert entries(folder) == before
 
 
 def test_many_writers_leave_whole_entries(folder):
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: FullBatch(8.0, 3).epsilon(DELTA), range(64)))
+        answers = list(pool.map(lambda _: full_batch(8.0, 3).epsilon(DELTA), range(64)))
     assert len(set(answers)) == 1
     (entry,) = entries(folder)
-    key = answer_cache._key(FullBatch(8.0, 3), "epsilon", DELTA)
+    key = answer_cache._key(full_batch(8.0, 3), "epsilon", DELTA)
     assert entry.read_text() == answer_cache._entry(key, answers[0])
 
 
@@ -236,10 +238,10 @@ def test_where_it_is(tmp_path, monkeypatch, stated, base, expected):
 def test_another_process_reads_it(folder):
     RUN.epsilon(DELTA)
     program = (
-        "from dpjax_accounting import DPSGD\n"
+        "from dpjax_accounting import mechanism_from_dict\n"
         "from dpjax_accounting.mechanisms.mechanism import Mechanism\n"
         "Mechanism._computed_epsilon = None\n"
-        f"print(DPSGD(1000, 100, 8.0, 40).epsilon({DELTA!r}))"
+        f"print(mechanism_from_dict({RUN.to_dict()!r}).epsilon({DELTA!r}))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert float(result.stdout) == RUN.epsilon(DELTA), result.stderr

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.privacy_accountant import NeighboringRelation
-from dpjax_accounting import DPSGD, UserLevelDPSGD
+from dpjax_accounting import UserLevelDPSGD
 from dpjax_accounting.engine.one_step_grid import discretise
 from dpjax_accounting.engine.releases import poisson
 from scipy import stats
+
+from tests.support.mechanisms import dpsgd
 
 
 def delta_of(loss, interval: float, epsilon: float) -> float:
@@ -60,7 +62,7 @@ def test_one_poisson_step_against_the_closed_form(q, noise, epsilon):
         return (1 - q) * without(z) + q * stats.norm.pdf(z - 1 / noise)
 
     exact = max(divergence(with_unit, without), divergence(without, with_unit))
-    bound = DPSGD(1000, 1000 * q, noise, 1).delta(epsilon)
+    bound = dpsgd(1000, 1000 * q, noise, 1).delta(epsilon)
     assert bound == pytest.approx(exact, rel=1e-4, abs=1e-9)
     assert bound > exact - 1e-9
 
@@ -72,7 +74,7 @@ def test_one_poisson_step_by_monte_carlo():
     loss = np.log1p(q * np.expm1(z / noise - 0.5 / noise**2))
     gaps = np.maximum(-np.expm1(epsilon - loss), 0.0)
     error = gaps.std() / math.sqrt(len(gaps))
-    assert abs(DPSGD(10, 10 * q, noise, 1).delta(epsilon) - gaps.mean()) < 4 * error
+    assert abs(dpsgd(10, 10 * q, noise, 1).delta(epsilon) - gaps.mean()) < 4 * error
 
 
 @hypothesis.settings(max_examples=15, deadline=None, derandomize=True, database=None)
@@ -104,5 +106,11 @@ def test_opposite_contributions_are_the_worst_case_of_a_replacement(
 
 
 def test_one_record_per_user_is_the_record():
-    user = UserLevelDPSGD(1000, 50, 1.0, 20, records_per_user=1)
-    assert user.epsilon(1e-5) == pytest.approx(DPSGD(1000, 50, 1.0, 20).epsilon(1e-5), rel=1e-9)
+    user = UserLevelDPSGD(
+        num_records=1000,
+        expected_batch_size=50,
+        noise_multiplier=1.0,
+        num_steps=20,
+        records_per_user=1,
+    )
+    assert user.epsilon(1e-5) == pytest.approx(dpsgd(1000, 50, 1.0, 20).epsilon(1e-5), rel=1e-9)

@@ -26,5 +26,10 @@ def test_agrees_with_renyi_accountant(probability, noise, steps, delta):
     event = dp_accounting.PoissonSampledDpEvent(probability, dp_accounting.GaussianDpEvent(noise))
     other = rdp.RdpAccountant().compose(event, steps).get_epsilon(delta)
     # The two minimise over different orders.
-    ours = DPSGD(10**6, probability * 10**6, noise, steps).rdp_epsilon(delta)
+    ours = DPSGD(
+        num_units=10**6,
+        expected_batch_size=probability * 10**6,
+        noise_multiplier=noise,
+        num_steps=steps,
+    ).rdp_epsilon(delta)
     assert ours == pytest.approx(other, rel=0.01)

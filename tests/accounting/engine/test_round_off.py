@@ -36,7 +36,9 @@ def composed(one_step, exponent, size):
 @pytest.mark.parametrize("exponent", [0, 6, 14])
 def test_the_estimate_exceeds_the_error_of_the_transforms(order, q, noise, exponent):
     steps, size = 2**exponent, 1000
-    run = DPSGD(10**6, q * 10**6, noise, steps)
+    run = DPSGD(
+        num_units=10**6, expected_batch_size=q * 10**6, noise_multiplier=noise, num_steps=steps
+    )
     ((release, _),) = run.releases()
     loss = ComposedLoss(((release.removed, steps),))
     interval = max(loss.moments.step_deviation, loss.moments.top / 800)

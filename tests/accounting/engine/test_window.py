@@ -8,19 +8,21 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from dpjax_accounting import DPSGD, claim
+from dpjax_accounting import claim
 from dpjax_accounting.engine.composed_loss import ComposedLoss
 from dpjax_accounting.engine.privacy_loss import PrivacyLoss
 from dpjax_accounting.engine.window import TIGHT, Window, sums_beyond
 from scipy.special import ndtr
 
+from tests.support.mechanisms import dpsgd
+
 RUNS = {
-    "few_steps": DPSGD(300, 16, 0.4588, 3),
-    "usual": DPSGD(6920, 256, 1.0, 500),
-    "many_steps": DPSGD(10**6, 1000, 0.8, 10**4),
-    "little_loss": DPSGD(10**5, 1000, 50.0, 1000),
-    "nearly_all": DPSGD(1000, 999, 1.0, 20),
-    "replaced": DPSGD(5000, 100, 1.0, 100, neighboring="replace_one"),
+    "few_steps": dpsgd(300, 16, 0.4588, 3),
+    "usual": dpsgd(6920, 256, 1.0, 500),
+    "many_steps": dpsgd(10**6, 1000, 0.8, 10**4),
+    "little_loss": dpsgd(10**5, 1000, 50.0, 1000),
+    "nearly_all": dpsgd(1000, 999, 1.0, 20),
+    "replaced": dpsgd(5000, 100, 1.0, 100, neighboring="replace_one"),
 }
 
 
@@ -151,7 +153,7 @@ def test_a_report_takes_few_compositions(monkeypatch):
         return compose(self, *arguments)
 
     monkeypatch.setattr(ComposedLoss, "_window", counted)
-    claim(DPSGD(300, 16, 0.4588, 3), 1e-4)
+    claim(dpsgd(300, 16, 0.4588, 3), 1e-4)
     # For both directions, one for each three decades down to 1e-12, and a few where δ ends.
     assert 8 <= len(composed) <= 14
 

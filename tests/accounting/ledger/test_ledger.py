@@ -3,11 +3,13 @@
 import multiprocessing
 
 import pytest
-from dpjax_accounting import DPSGD, Composition, DatasetIdentity, Ledger, merge_ledgers
+from dpjax_accounting import Composition, DatasetIdentity, Ledger, merge_ledgers
+
+from tests.support.mechanisms import dpsgd
 
 DATA = DatasetIdentity.of([b"a", b"b"] * 50)
-FIRST = DPSGD(100, 10, 2.0, 30)
-SECOND = DPSGD(100, 20, 1.5, 12)
+FIRST = dpsgd(100, 10, 2.0, 30)
+SECOND = dpsgd(100, 20, 1.5, 12)
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def test_an_empty_ledger_has_spent_nothing(ledger):
 
 
 def test_a_run_counts_in_full_until_it_is_settled(ledger):
-    ledger.charge("one", FIRST, "key 1")
+    ledger.charge("one", FIRST, key="key 1")
     assert ledger.epsilon(1e-5) == pytest.approx(FIRST.epsilon(1e-5))
     ledger.settle("one", 7)
     assert ledger.epsilon(1e-5) == pytest.approx(FIRST.after(7).epsilon(1e-5))
@@ -40,31 +42,31 @@ def test_a_run_counts_in_full_until_it_is_settled(ledger):
 
 
 def test_a_resumed_run_is_charged_once(ledger):
-    ledger.charge("one", FIRST, "key 1")
-    ledger.charge("one", FIRST, "key 1")
+    ledger.charge("one", FIRST, key="key 1")
+    ledger.charge("one", FIRST, key="key 1")
     assert ledger.head.num_lines == 2
     ledger.settle("one", 7)
-    ledger.charge("one", FIRST, "key 1")
+    ledger.charge("one", FIRST, key="key 1")
     assert ledger.epsilon(1e-5) == pytest.approx(FIRST.epsilon(1e-5))
     ledger.settle("one", 30)
     assert ledger.epsilon(1e-5) == pytest.approx(FIRST.epsilon(1e-5))
 
 
 def test_a_repetition_with_a_fresh_key_is_another_run(ledger):
-    ledger.charge("one", FIRST, "key 1")
+    ledger.charge("one", FIRST, key="key 1")
     with pytest.raises(ValueError, match="another key"):
-        ledger.charge("one", FIRST, "key 2")
-    ledger.charge("one again", FIRST, "key 2")
+        ledger.charge("one", FIRST, key="key 2")
+    ledger.charge("one again", FIRST, key="key 2")
     twice = Composition((FIRST, FIRST)).epsilon(1e-5)
     assert ledger.epsilon(1e-5) == pytest.approx(twice)
-    assert twice == pytest.approx(DPSGD(100, 10, 2.0, 60).epsilon(1e-5))
+    assert twice == pytest.approx(dpsgd(100, 10, 2.0, 60).epsilon(1e-5))
 
 
 def test_runs_of_different_mechanisms_compose(ledger):
-    ledger.charge("one", FIRST, "key 1", note="adapters")
-    ledger.charge("two", SECOND, "key 2")
+    ledger.charge("one", FIRST, key="key 1", note="adapters")
+    ledger.charge("two", SECOND, key="key 2")
     ledger.settle("one", 10)
-    ledger.charge("nothing taken", SECOND, "key 3")
+    ledger.charge("nothing taken", SECOND, key="key 3")
     ledger.settle("nothing taken", 0)
     by_hand = Composition((FIRST.after(10), SECOND)).epsilon(1e-5)
     assert ledger.epsilon(1e-5) == pytest.approx(by_hand)
@@ -74,24 +76,24 @@ def test_runs_of_different_mechanisms_compose(ledger):
 
 
 @pytest.mark.parametrize(
-    ("charge", "message"),
+    ("run", "mechanism", "key", "message"),
     [
-        (("one", SECOND, "key 1"), "another mechanism"),
-        (("two", SECOND, "key 1"), "the same noise"),
-        (("two", DPSGD(99, 10, 2.0, 30), "key 2"), "num_units=99.*100"),
-        (("", SECOND, "key 2"), "run must be a text"),
-        (("two", SECOND, ""), "key must be a text"),
+        ("one", SECOND, "key 1", "another mechanism"),
+        ("two", SECOND, "key 1", "the same noise"),
+        ("two", dpsgd(99, 10, 2.0, 30), "key 2", "num_units=99.*100"),
+        ("", SECOND, "key 2", "run must be a text"),
+        ("two", SECOND, "", "key must be a text"),
     ],
 )
-def test_charges_that_are_refused(ledger, charge, message):
-    ledger.charge("one", FIRST, "key 1")
+def test_charges_that_are_refused(ledger, run, mechanism, key, message):
+    ledger.charge("one", FIRST, key="key 1")
     with pytest.raises(ValueError, match=message):
-        ledger.charge(*charge)
+        ledger.charge(run, mechanism, key=key)
     assert ledger.head.num_lines == 2
 
 
 def test_settlements_that_are_refused(ledger):
-    ledger.charge("one", FIRST, "key 1")
+    ledger.charge("one", FIRST, key="key 1")
     with pytest.raises(ValueError, match="Did you mean 'one'"):
         ledger.settle("on", 3)
     with pytest.raises(ValueError, match="beyond the last one"):
@@ -118,11 +120,11 @@ def test_what_is_no_ledger_is_refused(tmp_path):
 
 
 def test_copies_merge_without_counting_twice(ledger, tmp_path):
-    ledger.charge("one", FIRST, "key 1")
+    ledger.charge("one", FIRST, key="key 1")
     copy = merge_ledgers([ledger.path, ledger.path], tmp_path / "copy")
     assert copy.entries() == ledger.entries()
     copy.settle("one", 10)
-    ledger.charge("two", SECOND, "key 2")
+    ledger.charge("two", SECOND, key="key 2")
     merged = merge_ledgers([ledger.path, copy.path], tmp_path / "merged")
     by_hand = Composition((FIRST.after(10), SECOND)).epsilon(1e-5)
     assert merged.epsilon(1e-5) == pytest.approx(by_hand)
@@ -130,12 +132,12 @@ def test_copies_merge_without_counting_twice(ledger, tmp_path):
 
 
 def test_merges_that_are_refused(ledger, tmp_path):
-    ledger.charge("one", FIRST, "key 1")
+    ledger.charge("one", FIRST, key="key 1")
     other = Ledger.create(tmp_path / "other", DATA)
-    other.charge("one", SECOND, "key 2")
+    other.charge("one", SECOND, key="key 2")
     foreign = Ledger.create(tmp_path / "foreign", DatasetIdentity.of([b"z"]))
     same_key = Ledger.create(tmp_path / "same key", DATA)
-    same_key.charge("two", FIRST, "key 1")
+    same_key.charge("two", FIRST, key="key 1")
     for path, message in [
         (other.path, "recorded in different ways"),
         (foreign.path, "another data set"),
@@ -151,7 +153,7 @@ def test_merges_that_are_refused(ledger, tmp_path):
 def _charge_twenty(path, name):
     ledger = Ledger(path)
     for index in range(20):
-        ledger.charge(f"{name} {index}", FIRST, f"key {name} {index}")
+        ledger.charge(f"{name} {index}", FIRST, key=f"key {name} {index}")
 
 
 def test_two_processes_do_not_interleave(ledger):
@@ -162,3 +164,8 @@ def test_two_processes_do_not_interleave(ledger):
     for writer in writers:
         writer.join()
     assert len(ledger.entries()) == 40 and not ledger.torn
+
+
+def test_a_ledger_exists_once_it_is_started(ledger, tmp_path):
+    assert Ledger.exists(ledger.path)
+    assert not Ledger.exists(tmp_path / "nothing")

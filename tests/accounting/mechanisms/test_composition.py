@@ -6,10 +6,12 @@ import dataclasses
 import json
 
 import pytest
-from dpjax_accounting import DPSGD, Composition, mechanism_from_dict
+from dpjax_accounting import Composition, mechanism_from_dict
 
-ONE = DPSGD(1000, 100, 4.0, 30)
-OTHER = DPSGD(500, 10, 2.0, 20)
+from tests.support.mechanisms import dpsgd
+
+ONE = dpsgd(1000, 100, 4.0, 30)
+OTHER = dpsgd(500, 10, 2.0, 20)
 
 
 def test_equal_mechanisms_are_counted_and_nested_ones_flattened():
@@ -27,8 +29,11 @@ def test_round_trip_through_json():
 
 
 def test_the_whole_is_its_parts():
-    whole = DPSGD(1000, 100, 4.0, 300)
-    for parts in (Composition((ONE,), (10,)), Composition((whole.after(100), whole.after(200)))):
+    whole = dpsgd(1000, 100, 4.0, 300)
+    for parts in (
+        Composition((ONE,), counts=(10,)),
+        Composition((whole.after(100), whole.after(200))),
+    ):
         assert parts.epsilon(1e-5) == pytest.approx(whole.epsilon(1e-5), rel=1e-6)
         assert parts.delta(1.0) == pytest.approx(whole.delta(1.0), rel=1e-6)
 
@@ -40,16 +45,16 @@ def test_a_composition_loses_more_than_each_part():
 
 
 def test_a_hundred_thousand_equal_mechanisms_cost_one_power():
-    step = DPSGD(10**6, 1000, 1.0, 1)
-    many = Composition((step,) * 1000, (100,) * 1000)
+    step = dpsgd(10**6, 1000, 1.0, 1)
+    many = Composition((step,) * 1000, counts=(100,) * 1000)
     assert (many.mechanisms, many.counts) == ((step,), (100_000,))
-    assert many.epsilon(1e-6) == DPSGD(10**6, 1000, 1.0, 100_000).epsilon(1e-6)
+    assert many.epsilon(1e-6) == dpsgd(10**6, 1000, 1.0, 100_000).epsilon(1e-6)
 
 
 def test_different_mechanisms_are_composed_once():
     noises = [1 + i / 10 for i in range(10)]
-    composed = Composition(tuple(DPSGD(10_000, 100, noise, 10) for noise in noises))
-    most, least = (DPSGD(10_000, 100, noise, 100) for noise in (noises[0], noises[-1]))
+    composed = Composition(tuple(dpsgd(10_000, 100, noise, 10) for noise in noises))
+    most, least = (dpsgd(10_000, 100, noise, 100) for noise in (noises[0], noises[-1]))
     assert least.epsilon(1e-5) < composed.epsilon(1e-5) < most.epsilon(1e-5)
     assert composed.epsilon(1e-5) < composed.rdp_epsilon(1e-5)
 
@@ -66,6 +71,6 @@ def test_refusals():
     with pytest.raises(TypeError, match="must hold mechanisms; got 3"):
         Composition((ONE, 3))
     with pytest.raises(ValueError, match="one number for each of the 2 mechanisms; got 1"):
-        Composition((ONE, OTHER), (1,))
+        Composition((ONE, OTHER), counts=(1,))
     with pytest.raises(ValueError, match="counts must be at least 1"):
-        Composition((ONE,), (0,))
+        Composition((ONE,), counts=(0,))

@@ -10,9 +10,10 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from dp_accounting import pld
-from dpjax_accounting import DPSGD
 from dpjax_accounting.engine.composed_loss import ComposedLoss
 from scipy import optimize, stats
+
+from tests.support.mechanisms import dpsgd
 
 # num_units, expected batch size, noise multiplier, steps, delta.
 COMPARED = [
@@ -33,7 +34,7 @@ COMPARED = [
     (10000, 1000, 50.0, 1000, 1e-5),
     (10000, 10000, 200.0, 1000, 1e-5),
 ]
-CHEAP = DPSGD(1000, 100, 4.0, 300)
+CHEAP = dpsgd(1000, 100, 4.0, 300)
 
 
 @pytest.mark.parametrize("row", COMPARED)
@@ -45,7 +46,7 @@ def test_epsilon_is_hardly_below_dp_accountings_and_not_above(row):
     one_step = batch / num_units * math.sqrt(math.expm1(1 / noise**2))
     interval = min(1e-4, 0.1 * one_step)
     accountant = pld.PLDAccountant(value_discretization_interval=interval).compose(event, steps)
-    mechanism = DPSGD(num_units, batch, noise, steps)
+    mechanism = dpsgd(num_units, batch, noise, steps)
     theirs, ours = accountant.get_epsilon(delta), mechanism.epsilon(delta)
     # Theirs is a bound too, on a grid that can be coarser.
     assert theirs * (1 - 2e-3) < ours < theirs * (1 + 1e-5)
@@ -64,7 +65,7 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 def test_full_batches_agree_with_the_exact_gaussian_formula(noise, steps, delta):
     mu = math.sqrt(steps) / noise
     exact = optimize.brentq(lambda e: gaussian_delta(e, mu) - delta, 0, 50, xtol=1e-12)
-    mechanism = DPSGD(1000, 1000, noise, steps)
+    mechanism = dpsgd(1000, 1000, noise, steps)
     assert exact < mechanism.epsilon(delta) * (1 + 1e-11)
     assert mechanism.epsilon(delta) == pytest.approx(exact, rel=1e-6)
     assert mechanism.delta(exact) == pytest.approx(delta, rel=1e-6)
@@ -77,13 +78,13 @@ def test_delta_inverts_epsilon():
 
 def test_delta_at_zero_epsilon_and_far_away():
     assert 0 < CHEAP.delta(0) < 1
-    assert 0.999 < DPSGD(10, 10, 1.0, 100).delta(0.0) <= 1
+    assert 0.999 < dpsgd(10, 10, 1.0, 100).delta(0.0) <= 1
     # What is not followed further comes back as the smallest supported delta.
     assert CHEAP.delta(1000.0) == 1e-25
 
 
 def test_epsilon_is_zero_where_delta_suffices():
-    assert DPSGD(10**9, 1, 1000.0, 10).epsilon(1e-6) == 0.0
+    assert dpsgd(10**9, 1, 1000.0, 10).epsilon(1e-6) == 0.0
 
 
 @hypothesis.settings(max_examples=8, deadline=None, derandomize=True, database=None)
@@ -95,7 +96,7 @@ def test_epsilon_is_zero_where_delta_suffices():
 )
 def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise(probability, noise, steps, factor):
     def epsilon(probability=probability, noise=noise, steps=steps):
-        return DPSGD(10**6, probability * 10**6, noise, steps).epsilon(1e-6)
+        return dpsgd(10**6, probability * 10**6, noise, steps).epsilon(1e-6)
 
     base = epsilon()
     assert math.isfinite(base)
@@ -107,12 +108,12 @@ def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise(probability, noi
 
 @pytest.mark.parametrize("noise", [1e6, 1e7, 1e300])
 def test_extreme_noise_gives_a_number(noise):
-    assert DPSGD(100, 100, noise, 10).epsilon(1e-5) == 0.0
-    assert 0 < DPSGD(100, 100, noise, 10).epsilon(1e-9) < 1e-2 or noise > 1e6
+    assert dpsgd(100, 100, noise, 10).epsilon(1e-5) == 0.0
+    assert 0 < dpsgd(100, 100, noise, 10).epsilon(1e-9) < 1e-2 or noise > 1e6
 
 
 def test_extreme_sampling_probability_gives_a_number():
-    assert DPSGD(10, 1e-300, 1.0, 10).epsilon(1e-10) == 0.0
+    assert dpsgd(10, 1e-300, 1.0, 10).epsilon(1e-10) == 0.0
 
 
 @pytest.mark.parametrize("delta", [0, 1, -1e-5, 1.5])
@@ -142,13 +143,13 @@ def test_too_small_a_delta_is_refused():
 
 def test_too_large_a_loss_is_refused():
     with pytest.raises(ValueError, match=r"below 0\.1 are not accounted for; got 0\.05"):
-        DPSGD(1000, 10, 0.05, 10).epsilon(1e-5)
+        dpsgd(1000, 10, 0.05, 10).epsilon(1e-5)
     with pytest.raises(ValueError, match=r"100000 steps .*can exceed 1000: no useful epsilon"):
-        DPSGD(1000, 1000, 1.0, 100000).epsilon(1e-5)
+        dpsgd(1000, 1000, 1.0, 100000).epsilon(1e-5)
     with pytest.raises(ValueError, match="can exceed 1000"):
-        DPSGD(1000, 1000, 1.0, 100000).delta(1.0)
+        dpsgd(1000, 1000, 1.0, 100000).delta(1.0)
     with pytest.raises(ValueError, match="More than 10,000,000 steps are not accounted for"):
-        DPSGD(1000, 10, 10.0, 10_000_001).epsilon(1e-5)
+        dpsgd(1000, 10, 10.0, 10_000_001).epsilon(1e-5)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

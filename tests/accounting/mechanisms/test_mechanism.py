@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from dpjax_accounting import DPSGD, mechanism_from_dict
 
+from tests.support.mechanisms import dpsgd
+
 VALID = {
     "num_units": 1000,
     "expected_batch_size": 100.0,
@@ -29,8 +31,9 @@ def test_import_loads_neither_jax_nor_the_trainer():
     package = pathlib.Path(dpjax_accounting.__file__).parent
     code = (
         "import sys, dpjax_accounting as a;"
-        "a.default_delta(5); a.DPSGD(100, 100, 9.0, 3).epsilon(1e-5);"
-        "a.calibrate_noise(1.0, 1e-5, 100, 100, 3);"
+        "a.default_delta(5);"
+        "run = a.calibrate_noise(1.0, 1e-5, num_units=9, expected_batch_size=9, num_steps=3);"
+        "run.epsilon(1e-5);"
         "print(sorted({'jax', 'jaxlib', 'flax', 'dpjax'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
@@ -58,8 +61,8 @@ def test_public_names():
 
 
 def test_sampling_probability():
-    assert DPSGD(67349, 1024, 0.8, 200).sampling_probability == 1024 / 67349
-    assert DPSGD(10, 10, 0.8, 200).sampling_probability == 1.0
+    assert dpsgd(67349, 1024, 0.8, 200).sampling_probability == 1024 / 67349
+    assert dpsgd(10, 10, 0.8, 200).sampling_probability == 1.0
 
 
 def test_fields_are_frozen_and_comparable():
@@ -71,7 +74,7 @@ def test_fields_are_frozen_and_comparable():
 
 
 def test_numpy_numbers_become_python_numbers():
-    mechanism = DPSGD(np.int64(1000), np.int32(100), np.float32(0.5), np.uint8(50))
+    mechanism = dpsgd(np.int64(1000), np.int32(100), np.float32(0.5), np.uint8(50))
     values = [mechanism.num_units, mechanism.expected_batch_size]
     values += [mechanism.noise_multiplier, mechanism.num_steps]
     assert [type(value) for value in values] == [int, float, float, int]

@@ -9,10 +9,8 @@ import math
 import numpy as np
 import pytest
 from dpjax_accounting import (
-    DPSGD,
     BestOfRuns,
     Composition,
-    FullBatch,
     GroupOfRecords,
     NoRenyiDivergence,
     RandomAllocationDPSGD,
@@ -23,7 +21,20 @@ from dpjax_accounting import (
 from dpjax_accounting.mechanisms.other_samplings import random_allocation
 from scipy import special
 
-SMALL = RandomAllocationDPSGD(1000, 10, 1.0, 1)
+from tests.support.mechanisms import dpsgd, full_batch
+
+
+def allocated(batches_per_epoch, noise_multiplier, num_epochs, **others):
+    return RandomAllocationDPSGD(
+        num_units=1000,
+        batches_per_epoch=batches_per_epoch,
+        noise_multiplier=noise_multiplier,
+        num_epochs=num_epochs,
+        **others,
+    )
+
+
+SMALL = allocated(10, 1.0, 1)
 
 
 # PLD_accounting 2.0, gaussian_allocation_epsilon_range: the bounds from above and below.
@@ -35,11 +46,11 @@ SMALL = RandomAllocationDPSGD(1000, 10, 1.0, 1)
     ],
 )
 def test_known_values_and_poisson_sampling(batches, epochs, noise, delta, lower, upper):
-    epsilon = RandomAllocationDPSGD(1000, batches, noise, epochs).epsilon(delta)
+    epsilon = allocated(batches, noise, epochs).epsilon(delta)
     assert lower < epsilon < 1.02 * upper
-    poisson = DPSGD(batches, 1, noise, batches * epochs).epsilon(delta)
+    poisson = dpsgd(batches, 1, noise, batches * epochs).epsilon(delta)
     assert 0.8 * poisson < epsilon < 0.925 * poisson
-    shuffled = ShuffledDPSGD(noise, epochs).epsilon(delta)
+    shuffled = ShuffledDPSGD(noise_multiplier=noise, num_epochs=epochs).epsilon(delta)
     assert epsilon < shuffled
 
 
@@ -73,7 +84,9 @@ def _exact_delta_of_two_batches(noise, epsilon):
 
 @pytest.mark.parametrize("noise", [0.5, 1.0, 3.0])
 def test_two_batches_are_not_below_the_exact_divergence(noise):
-    mechanism = RandomAllocationDPSGD(100, 2, noise, 1)
+    mechanism = RandomAllocationDPSGD(
+        num_units=100, batches_per_epoch=2, noise_multiplier=noise, num_epochs=1
+    )
     for delta in (1e-3, 1e-5, 1e-8):
         epsilon = mechanism.epsilon(delta)
         exact = _exact_delta_of_two_batches(noise, epsilon)
@@ -85,7 +98,9 @@ def test_two_batches_are_not_below_the_exact_divergence(noise):
 
 def test_several_epochs_are_not_below_a_simulation():
     batches, epochs, noise, samples = 5, 3, 1.5, 200_000
-    mechanism = RandomAllocationDPSGD(100, batches, noise, epochs)
+    mechanism = RandomAllocationDPSGD(
+        num_units=100, batches_per_epoch=batches, noise_multiplier=noise, num_epochs=epochs
+    )
     outputs = np.random.default_rng(0).standard_normal((2, samples, epochs, batches))
     outputs[0, :, :, 0] += 1 / noise  # By symmetry the unit may be in the first batch.
     ratios = np.exp(outputs / noise - 0.5 / noise**2).mean(axis=3)
@@ -102,38 +117,42 @@ def test_the_round_off_of_many_epochs_is_allowed_for():
     epochs = 100
     loss = random_allocation._loss_on_grid(1, 12.0, epochs, 4000)
     for delta in (1e-6, 1e-10, 1e-12):
-        exact = FullBatch(12.0, epochs).epsilon(delta)
+        exact = full_batch(12.0, epochs).epsilon(delta)
         theirs = float(loss.get_delta_for_epsilon(exact))
         assert delta - 1e-15 * epochs < theirs < 1.0001 * delta + 1e-14 * epochs
 
 
 def test_one_batch_per_epoch_is_the_full_batch():
     for delta in (1e-5, 1e-20):
-        one = RandomAllocationDPSGD(1000, 1, 4.0, 3).epsilon(delta)
-        assert one == FullBatch(4.0, 3).epsilon(delta)
-    one = RandomAllocationDPSGD(1000, 1, 4.0, 3)
-    assert one.delta(0.5) == FullBatch(4.0, 3).delta(0.5)
-    assert RandomAllocationDPSGD(1000, 10, 1.0, 0).epsilon(1e-20) == 0.0
-    assert RandomAllocationDPSGD(1000, 10, 1.0, 0).delta(0.0) == 0.0
+        one = allocated(1, 4.0, 3).epsilon(delta)
+        assert one == full_batch(4.0, 3).epsilon(delta)
+    one = allocated(1, 4.0, 3)
+    assert one.delta(0.5) == full_batch(4.0, 3).delta(0.5)
+    assert allocated(10, 1.0, 0).epsilon(1e-20) == 0.0
+    assert allocated(10, 1.0, 0).delta(0.0) == 0.0
 
 
 def test_monotone_and_never_above_no_amplification():
-    by_noise = [RandomAllocationDPSGD(1000, 10, s, 1).epsilon(1e-5) for s in (0.7, 1.0, 1e3)]
+    by_noise = [allocated(10, s, 1).epsilon(1e-5) for s in (0.7, 1.0, 1e3)]
     assert by_noise == sorted(by_noise, reverse=True)
-    by_epochs = [RandomAllocationDPSGD(1000, 10, 1.0, k).epsilon(1e-5) for k in (1, 3)]
+    by_epochs = [allocated(10, 1.0, k).epsilon(1e-5) for k in (1, 3)]
     assert by_epochs == sorted(by_epochs)
     by_delta = [SMALL.epsilon(delta) for delta in (1e-3, 1e-6, 1e-11)]
     assert by_delta == sorted(by_delta)
     for delta, epsilon in zip((1e-3, 1e-6, 1e-11), by_delta, strict=True):
-        assert epsilon < ShuffledDPSGD(1.0, 1).epsilon(delta)
+        assert epsilon < ShuffledDPSGD(noise_multiplier=1.0, num_epochs=1).epsilon(delta)
     # Where even a known batch hides the unit, the package is not asked.
-    assert RandomAllocationDPSGD(1000, 10, 1e5, 1).epsilon(1e-5) == 0.0
+    assert allocated(10, 1e5, 1).epsilon(1e-5) == 0.0
     for epsilon in (0.0, 1.0, 50.0):
-        assert 0 < SMALL.delta(epsilon) <= ShuffledDPSGD(1.0, 1).delta(epsilon)
+        assert (
+            0
+            < SMALL.delta(epsilon)
+            <= ShuffledDPSGD(noise_multiplier=1.0, num_epochs=1).delta(epsilon)
+        )
 
 
 def test_it_survives_json_and_says_what_it_is():
-    mechanism = RandomAllocationDPSGD(1000, 10, 1.0, 1, neighboring="zero_out")
+    mechanism = allocated(10, 1.0, 1, neighboring="zero_out")
     again = mechanism_from_dict(json.loads(json.dumps(mechanism.to_dict(), allow_nan=False)))
     assert again == mechanism
     assert hash(again) == hash(mechanism)
@@ -142,28 +161,30 @@ def test_it_survives_json_and_says_what_it_is():
     assert mechanism.delta(mechanism.epsilon(1e-5)) == pytest.approx(1e-5, rel=1e-2)
     both = compare(mechanism, 1e-5)
     assert (both.pld, both.rdp) == (mechanism.epsilon(1e-5), None)
-    assert GroupOfRecords(mechanism, 2).epsilon(1e-5) > 2 * mechanism.epsilon(1e-5)
+    assert GroupOfRecords(mechanism, records_per_user=2).epsilon(1e-5) > 2 * mechanism.epsilon(1e-5)
 
 
 def test_refusals():
     with pytest.raises(ValueError, match="neighboring='replace_one' is not supported: a bound is"):
-        RandomAllocationDPSGD(1000, 10, 1.0, 1, neighboring="replace_one")
+        allocated(10, 1.0, 1, neighboring="replace_one")
     with pytest.raises(ValueError, match="unit='user' is not"):
-        RandomAllocationDPSGD(1000, 10, 1.0, 1, unit="user")
+        RandomAllocationDPSGD(
+            num_units=1000, batches_per_epoch=10, noise_multiplier=1.0, num_epochs=1, unit="user"
+        )
     with pytest.raises(ValueError, match="batches_per_epoch must be at least 1; got 0"):
-        RandomAllocationDPSGD(1000, 0, 1.0, 1)
+        allocated(0, 1.0, 1)
     with pytest.raises(ValueError, match=r"below 0\.1 are not accounted for"):
-        RandomAllocationDPSGD(1000, 10, 0.09, 1).epsilon(1e-5)
+        allocated(10, 0.09, 1).epsilon(1e-5)
     with pytest.raises(ValueError, match="smallest supported one is 2e-13"):
-        RandomAllocationDPSGD(1000, 10, 1.0, 2).epsilon(1.9e-13)
+        allocated(10, 1.0, 2).epsilon(1.9e-13)
     with pytest.raises(ValueError, match="takes too long to account for"):
-        RandomAllocationDPSGD(1000, 100, 4.0, 200).epsilon(1e-5)
+        allocated(100, 4.0, 200).epsilon(1e-5)
     with pytest.raises(NoRenyiDivergence, match="describe more epochs by num_epochs"):
         Composition((SMALL, SMALL)).epsilon(1e-5)
     with pytest.raises(NoRenyiDivergence, match="cannot be part of a composition or a search"):
-        BestOfRuns(SMALL, 2.0).epsilon(1e-5)
+        BestOfRuns(SMALL, mean_runs=2.0).epsilon(1e-5)
     with pytest.raises(ValueError, match="RandomAllocationDPSGD describes it"):
-        DPSGD(1000, 100, 1.0, 10, sampling="random_allocation")
+        dpsgd(1000, 100, 1.0, 10, sampling="random_allocation")
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -176,4 +197,4 @@ def test_a_missing_package_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ImportError, match=r'pip install "dpjax\[allocation\]"'):
-        RandomAllocationDPSGD(1000, 12, 1.0, 1).epsilon(1e-5)
+        allocated(12, 1.0, 1).epsilon(1e-5)

@@ -9,11 +9,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from dpjax_accounting import (
-    DPSGD,
     BestOfRuns,
     Composition,
     FixedSizeDPSGD,
-    FullBatch,
     GroupOfRecords,
     NotGaussian,
     ShuffledDPSGD,
@@ -26,8 +24,10 @@ from dpjax_accounting import (
 )
 from scipy.special import ndtr, ndtri
 
+from tests.support.mechanisms import dpsgd, full_batch
+
 RATES = np.concatenate([[0.0], np.geomspace(1e-9, 0.1, 200), np.linspace(0.1, 1, 200)])
-SAMPLED = DPSGD(1000, 100, 6.0, 40)
+SAMPLED = dpsgd(1000, 100, 6.0, 40)
 few = hypothesis.settings(max_examples=2, deadline=None, derandomize=True, database=None)
 
 
@@ -41,7 +41,7 @@ def no_closed_form(monkeypatch):
 
 @pytest.mark.parametrize("relation", ["add_or_remove_one", "zero_out", "replace_one"])
 def test_without_sampling_all_answers_are_those_of_the_gaussian(relation):
-    mechanism = FullBatch(4.0, 9, neighboring=relation)
+    mechanism = full_batch(4.0, 9, neighboring=relation)
     mu = (2 if relation == "replace_one" else 1) * 3 / 4
     np.testing.assert_allclose(trade_off(mechanism, RATES), ndtr(ndtri(RATES) + mu), rtol=1e-12)
     bound = gaussian_dp(mechanism, 1e-5)
@@ -56,15 +56,17 @@ def test_without_sampling_all_answers_are_those_of_the_gaussian(relation):
 
 
 def test_gaussians_are_recognised_in_every_form():
-    whole = DPSGD(100, 100, 4.0, 8)
-    together = Composition((whole, FullBatch(2.0, 1)))
+    whole = dpsgd(100, 100, 4.0, 8)
+    together = Composition((whole, full_batch(2.0, 1)))
     assert gaussian_dp(together, 1e-5).mu == pytest.approx(math.sqrt(8 / 16 + 1 / 4))
-    assert gaussian_dp(ShuffledDPSGD(4.0, 9), 1e-5).mu == pytest.approx(3 / 4)
+    assert gaussian_dp(ShuffledDPSGD(noise_multiplier=4.0, num_epochs=9), 1e-5).mu == pytest.approx(
+        3 / 4
+    )
 
 
 @pytest.mark.parametrize("mu", [0.01, 0.5, 1.0, 4.0, 13.0])
 def test_the_numerical_way_is_close_to_the_closed_forms_and_never_below(mu, no_closed_form):
-    mechanism = FullBatch(1 / mu, 1)
+    mechanism = full_batch(1 / mu, 1)
     gap = trade_off(mechanism, RATES) - ndtr(ndtri(RATES) + mu)
     assert gap.min() > -1e-12
     assert gap.max() < (0.002 if mu <= 1 else 0.01)
@@ -96,12 +98,12 @@ def test_trade_off_of_a_sampled_run_is_concave_symmetric_and_gives_back_the_prof
 @few
 @hypothesis.given(q=st.floats(0.05, 0.3), noise=st.floats(6.0, 10.0), steps=st.integers(5, 50))
 def test_the_gaussian_of_a_sampled_run_bounds_its_profile(q, noise, steps):
-    mechanism = DPSGD(1000, 1000 * q, noise, steps)
+    mechanism = dpsgd(1000, 1000 * q, noise, steps)
     bound = gaussian_dp(mechanism, 1e-6)
     assert not bound.is_exact
     assert bound.largest_epsilon == mechanism.epsilon(1e-6)
-    gaussian = FullBatch(1 / bound.mu, 1)
-    slightly_less = FullBatch(1.01 / bound.mu, 1)
+    gaussian = full_batch(1 / bound.mu, 1)
+    slightly_less = full_batch(1.01 / bound.mu, 1)
     epsilons = np.linspace(0, bound.largest_epsilon, 20)
     deltas = profile(mechanism, epsilons)
     assert np.all(deltas <= profile(gaussian, epsilons) * (1 + 1e-9))
@@ -111,9 +113,9 @@ def test_the_gaussian_of_a_sampled_run_bounds_its_profile(q, noise, steps):
 
 
 def test_profile_has_the_shape_of_what_is_asked_for():
-    deltas = profile(FullBatch(2.0, 1), [[0.0, 1.0], [2.0, 3.0]])
+    deltas = profile(full_batch(2.0, 1), [[0.0, 1.0], [2.0, 3.0]])
     assert deltas.shape == (2, 2)
-    assert deltas[1, 0] == FullBatch(2.0, 1).delta(2.0)
+    assert deltas[1, 0] == full_batch(2.0, 1).delta(2.0)
     assert profile(SAMPLED, 0.2) == SAMPLED.delta(0.2)
     with pytest.raises(ValueError, match="epsilon must be at least 0"):
         profile(SAMPLED, [-1.0])
@@ -121,14 +123,14 @@ def test_profile_has_the_shape_of_what_is_asked_for():
 
 def test_belief_of_one_sampled_step_holds_for_all_but_delta_of_the_outputs():
     q, sigma, delta = 0.5, 2.0, 1e-4
-    belief = posterior_belief(DPSGD(100, 50, sigma, 1), delta)
+    belief = posterior_belief(dpsgd(100, 50, sigma, 1), delta)
     epsilon = math.log(belief / (1 - belief))
     # The outputs z at which log(1 − q + q exp((z − ½) / σ²)) exceeds ε.
     cut = 0.5 + sigma**2 * math.log((math.exp(epsilon) - 1 + q) / q)
     exceptional = (1 - q) * ndtr(-cut / sigma) + q * ndtr((1 - cut) / sigma)
     assert exceptional <= delta
     # The (ε, δ) of the mechanism itself does not say so: its ε is exceeded more often.
-    cut = 0.5 + sigma**2 * math.log((math.exp(DPSGD(100, 50, sigma, 1).epsilon(delta)) - 1 + q) / q)
+    cut = 0.5 + sigma**2 * math.log((math.exp(dpsgd(100, 50, sigma, 1).epsilon(delta)) - 1 + q) / q)
     assert (1 - q) * ndtr(-cut / sigma) + q * ndtr((1 - cut) / sigma) > delta
 
 
@@ -137,7 +139,7 @@ def test_best_guess_is_at_least_as_good_as_any_threshold():
     assert (1 + np.max(bound - RATES)) / 2 == pytest.approx(best_guess_accuracy(SAMPLED), rel=1e-3)
 
 
-@pytest.mark.parametrize("mechanism", [DPSGD(100, 10, 1.0, 0), FullBatch(1.0, 0)])
+@pytest.mark.parametrize("mechanism", [dpsgd(100, 10, 1.0, 0), full_batch(1.0, 0)])
 def test_nothing_released_teaches_nothing(mechanism):
     np.testing.assert_array_equal(trade_off(mechanism, RATES), RATES)
     assert gaussian_dp(mechanism, 1e-5).mu == zcdp_rho(mechanism) == 0
@@ -148,9 +150,15 @@ def test_nothing_released_teaches_nothing(mechanism):
     "mechanism",
     [
         SAMPLED,
-        FixedSizeDPSGD(100, 10, 8.0, 4, neighboring="replace_one"),
-        BestOfRuns(FullBatch(8.0, 1), 3.0),
-        GroupOfRecords(FullBatch(8.0, 1), 2),
+        FixedSizeDPSGD(
+            num_units=100,
+            batch_size=10,
+            noise_multiplier=8.0,
+            num_steps=4,
+            neighboring="replace_one",
+        ),
+        BestOfRuns(full_batch(8.0, 1), mean_runs=3.0),
+        GroupOfRecords(full_batch(8.0, 1), records_per_user=2),
     ],
 )
 def test_what_is_no_gaussian_is_not_presented_as_one(mechanism):
@@ -163,7 +171,7 @@ def test_what_is_no_gaussian_is_not_presented_as_one(mechanism):
 
 def test_refusals(no_closed_form):
     with pytest.raises(ValueError, match="No mu bounds this profile"):
-        gaussian_dp(FullBatch(0.05, 1), 1e-5)
+        gaussian_dp(full_batch(0.05, 1), 1e-5)
     with pytest.raises(ValueError, match="fpr must lie between 0 and 1"):
         trade_off(SAMPLED, [1.5])
     with pytest.raises(ValueError, match="delta must lie strictly between"):

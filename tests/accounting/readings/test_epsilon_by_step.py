@@ -7,16 +7,13 @@ import time
 import numpy as np
 import pytest
 from dpjax_accounting import (
-    DPSGD,
     AdaptiveClippingDPSGD,
     BandedDPSGD,
     Composition,
     DPSGDSchedule,
     EpsilonBySteps,
     FixedSizeDPSGD,
-    FullBatch,
     RandomAllocationDPSGD,
-    Segment,
     ShuffledDPSGD,
     TruncatedPoissonDPSGD,
     UserLevelDPSGD,
@@ -24,7 +21,9 @@ from dpjax_accounting import (
 from dpjax_accounting.mechanisms.stepwise import stopped_after
 from dpjax_accounting.report.pictures import epsilon_picture
 
-MECHANISM = DPSGD(1000, 100, 6.0, 40)
+from tests.support.mechanisms import dpsgd, full_batch, segment
+
+MECHANISM = dpsgd(1000, 100, 6.0, 40)
 
 
 def test_every_step_of_a_short_run_is_bounded_tightly():
@@ -52,7 +51,7 @@ def test_long_runs_round_steps_up_to_a_grid():
     assert np.diff(sorted(set(values))).max() < 1.5 * values[40] / 7
 
 
-@pytest.mark.parametrize("mechanism", [DPSGD(10**5, 10, 1.0, 3000), DPSGD(1000, 100, 0.6, 9)])
+@pytest.mark.parametrize("mechanism", [dpsgd(10**5, 10, 1.0, 3000), dpsgd(1000, 100, 0.6, 9)])
 def test_no_step_shows_more_than_the_whole_run(mechanism):
     spent = EpsilonBySteps(mechanism, 1e-6)
     assert spent.at(mechanism.num_steps - 1) <= spent.at(mechanism.num_steps)
@@ -65,8 +64,8 @@ def test_one_point_is_the_final_epsilon_throughout():
 
 @pytest.mark.parametrize("num_steps", [63, 64, 65, 1000, 100_000])
 def test_grid_ends_with_the_last_step(num_steps):
-    spent = EpsilonBySteps(DPSGD(10**6, 100, 30.0, num_steps), 1e-5)
-    assert spent.at(num_steps) == DPSGD(10**6, 100, 30.0, num_steps).epsilon(1e-5)
+    spent = EpsilonBySteps(dpsgd(10**6, 100, 30.0, num_steps), 1e-5)
+    assert spent.at(num_steps) == dpsgd(10**6, 100, 30.0, num_steps).epsilon(1e-5)
     assert spent.at(1) <= spent.at(num_steps)
 
 
@@ -83,7 +82,7 @@ def test_values_are_computed_once(monkeypatch):
 
 
 def test_every_step_of_a_long_run_in_one_pass():
-    run = DPSGD(10**6, 1000, 8.0, 100_000)
+    run = dpsgd(10**6, 1000, 8.0, 100_000)
     start = time.process_time()
     spent = EpsilonBySteps(run, 1e-6)
     values = np.array([spent.at(step) for step in range(100_001)])
@@ -99,13 +98,38 @@ def test_every_step_of_a_long_run_in_one_pass():
 @pytest.mark.parametrize(
     "mechanism",
     [
-        FullBatch(12.0, 40),
-        DPSGDSchedule(1000, (Segment(100, 6.0, 15), Segment(50, 8.0, 25))),
-        TruncatedPoissonDPSGD(1000, 100, 140, 6.0, 40),
-        FixedSizeDPSGD(1000, 100, 12.0, 40),
-        BandedDPSGD(1000, 100, 6.0, 40, bands=4, column_norm=1.2),
-        AdaptiveClippingDPSGD(1000, 100, 6.0, 10.0, 40),
-        UserLevelDPSGD(1000, 100, 8.0, 40, records_per_user=3),
+        full_batch(12.0, 40),
+        DPSGDSchedule(num_units=1000, segments=(segment(100, 6.0, 15), segment(50, 8.0, 25))),
+        TruncatedPoissonDPSGD(
+            num_units=1000,
+            expected_batch_size=100,
+            noise_multiplier=6.0,
+            num_steps=40,
+            largest_batch_size=140,
+        ),
+        FixedSizeDPSGD(num_units=1000, batch_size=100, noise_multiplier=12.0, num_steps=40),
+        BandedDPSGD(
+            num_units=1000,
+            expected_batch_size=100,
+            noise_multiplier=6.0,
+            num_steps=40,
+            bands=4,
+            column_norm=1.2,
+        ),
+        AdaptiveClippingDPSGD(
+            num_units=1000,
+            expected_batch_size=100,
+            gradient_noise_multiplier=6.0,
+            num_steps=40,
+            count_stddev=10.0,
+        ),
+        UserLevelDPSGD(
+            num_records=1000,
+            expected_batch_size=100,
+            noise_multiplier=8.0,
+            num_steps=40,
+            records_per_user=3,
+        ),
     ],
     ids=lambda mechanism: mechanism.name,
 )
@@ -121,12 +145,14 @@ def test_every_mechanism_in_steps_has_it(mechanism):
 
 
 def test_a_schedule_stops_in_its_segments():
-    first, second = Segment(100, 6.0, 15), Segment(50, 8.0, 25)
-    schedule = DPSGDSchedule(1000, (first, second))
+    first, second = segment(100, 6.0, 15), segment(50, 8.0, 25)
+    schedule = DPSGDSchedule(num_units=1000, segments=(first, second))
     assert schedule.after(40) == schedule
-    assert schedule.after(15) == DPSGDSchedule(1000, (first,))
-    assert schedule.after(16) == DPSGDSchedule(1000, (first, Segment(50, 8.0, 1)))
-    assert schedule.after(3).epsilon(1e-5) == DPSGD(1000, 100, 6.0, 3).epsilon(1e-5)
+    assert schedule.after(15) == DPSGDSchedule(num_units=1000, segments=(first,))
+    assert schedule.after(16) == DPSGDSchedule(
+        num_units=1000, segments=(first, segment(50, 8.0, 1))
+    )
+    assert schedule.after(3).epsilon(1e-5) == dpsgd(1000, 100, 6.0, 3).epsilon(1e-5)
     nothing = schedule.after(0)
     assert (nothing.num_steps, nothing.epsilon(1e-5), nothing.rdp_epsilon(1e-5)) == (0, 0.0, 0.0)
     with pytest.raises(ValueError, match="step=41 lies beyond the last one: num_steps=40"):
@@ -136,8 +162,10 @@ def test_a_schedule_stops_in_its_segments():
 @pytest.mark.parametrize(
     "mechanism",
     [
-        ShuffledDPSGD(8.0, 3),
-        RandomAllocationDPSGD(1000, 10, 8.0, 3),
+        ShuffledDPSGD(noise_multiplier=8.0, num_epochs=3),
+        RandomAllocationDPSGD(
+            num_units=1000, batches_per_epoch=10, noise_multiplier=8.0, num_epochs=3
+        ),
         Composition((MECHANISM, MECHANISM)),
     ],
 )
@@ -149,7 +177,7 @@ def test_what_has_no_steps_is_refused_in_words(mechanism):
 
 
 def test_no_steps():
-    assert EpsilonBySteps(DPSGD(1000, 100, 0.01, 0), 1e-5).at(0) == 0.0
+    assert EpsilonBySteps(dpsgd(1000, 100, 0.01, 0), 1e-5).at(0) == 0.0
 
 
 def test_refusals():
@@ -160,7 +188,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="smallest supported delta"):
         EpsilonBySteps(MECHANISM, 1e-26)
     with pytest.raises(ValueError, match=r"below 0\.1 are not accounted for"):
-        EpsilonBySteps(DPSGD(1000, 100, 0.01, 10), 1e-5)
+        EpsilonBySteps(dpsgd(1000, 100, 0.01, 10), 1e-5)
     with pytest.raises(ValueError, match="max_points must be at least 1"):
         EpsilonBySteps(MECHANISM, 1e-5, max_points=0)
     spent = EpsilonBySteps(MECHANISM, 1e-5)

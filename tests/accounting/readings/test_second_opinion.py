@@ -3,16 +3,17 @@
 import math
 
 import pytest
-from dpjax_accounting import DPSGD, FullBatch
 from dpjax_accounting.readings.second_opinion import in_words, second_opinion
+
+from tests.support.mechanisms import dpsgd, full_batch
 
 
 @pytest.mark.parametrize(
     ("mechanism", "delta"),
     [
-        (DPSGD(67349, 1024, 1.0, 198), 7.4e-6),
-        (DPSGD(6920, 2048, 1.3, 34), 1e-5),
-        (DPSGD(1000, 1000, 20.0, 100, neighboring="zero_out"), 1e-5),
+        (dpsgd(67349, 1024, 1.0, 198), 7.4e-6),
+        (dpsgd(6920, 2048, 1.3, 34), 1e-5),
+        (dpsgd(1000, 1000, 20.0, 100, neighboring="zero_out"), 1e-5),
     ],
 )
 def test_it_agrees(mechanism, delta):
@@ -25,10 +26,10 @@ def test_it_agrees(mechanism, delta):
 @pytest.mark.parametrize(
     ("mechanism", "delta"),
     [
-        (DPSGD(1000, 100, 4.0, 100, neighboring="replace_one"), 1e-5),
-        (DPSGD(1000, 100, 4.0, 1000), 1e-12),
-        (DPSGD(1000, 100, 0.2, 1), 1e-5),
-        (FullBatch(4.0, 10), 1e-5),
+        (dpsgd(1000, 100, 4.0, 100, neighboring="replace_one"), 1e-5),
+        (dpsgd(1000, 100, 4.0, 1000), 1e-12),
+        (dpsgd(1000, 100, 0.2, 1), 1e-5),
+        (full_batch(4.0, 10), 1e-5),
     ],
 )
 def test_there_is_none_where_it_would_be_wrong_or_slow(mechanism, delta):

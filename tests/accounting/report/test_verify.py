@@ -20,7 +20,7 @@ from dpjax_accounting import (
 from dpjax_accounting.cli import main
 from dpjax_accounting.report.caveats import remarks
 
-MECHANISM = DPSGD(1000, 100, 8.0, 40)
+MECHANISM = DPSGD(num_units=1000, expected_batch_size=100, noise_multiplier=8.0, num_steps=40)
 
 
 def changed(report, path, value):
@@ -139,9 +139,9 @@ def test_limits_of_a_report_are_said(report):
 @pytest.fixture
 def ledger(tmp_path):
     ledger = Ledger.create(tmp_path / "ledger", DatasetIdentity.of([b"x"] * 1000))
-    ledger.charge("a1", MECHANISM, "key 1")
+    ledger.charge("a1", MECHANISM, key="key 1")
     ledger.settle("a1", 40)
-    ledger.charge("b2", dataclasses.replace(MECHANISM, num_steps=10), "key 2")
+    ledger.charge("b2", dataclasses.replace(MECHANISM, num_steps=10), key="key 2")
     return ledger
 
 

@@ -39,7 +39,7 @@ def stop_after(step, monkeypatch, options, **changes):
 
 
 def test_an_interrupted_run_is_charged_once(options, monkeypatch):
-    mechanism = DPSGD(240, 40, 4.0, 6)
+    mechanism = DPSGD(num_units=240, expected_batch_size=40, noise_multiplier=4.0, num_steps=6)
     stopped = stop_after(2, monkeypatch, options)
     assert ledger_of(options).epsilon(1e-5) == pytest.approx(mechanism.after(2).epsilon(1e-5))
     stop_after(4, monkeypatch, options, resume=True)
@@ -55,7 +55,10 @@ def test_an_interrupted_run_is_charged_once(options, monkeypatch):
 
 
 def test_two_runs_on_the_same_data_compose(options, tmp_path, monkeypatch):
-    first, second = DPSGD(240, 40, 4.0, 6), DPSGD(240, 20, 6.0, 9)
+    first, second = (
+        DPSGD(num_units=240, expected_batch_size=40, noise_multiplier=4.0, num_steps=6),
+        DPSGD(num_units=240, expected_batch_size=20, noise_multiplier=6.0, num_steps=9),
+    )
     stop_after(5, monkeypatch, options)
     other = options["privacy"] | {"noise_multiplier": 6.0}
     training = options["training"] | {"expected_batch_size": 20, "num_steps": 9}
@@ -84,7 +87,9 @@ def test_the_charge_is_on_disk_before_the_first_step_and_a_crash_leaves_it_whole
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no power"):
         patch.setattr(run, "train", crash)
         dpjax.finetune(**options)
-    whole = DPSGD(240, 40, 4.0, 6).epsilon(1e-5)
+    whole = DPSGD(num_units=240, expected_batch_size=40, noise_multiplier=4.0, num_steps=6).epsilon(
+        1e-5
+    )
     assert seen == [pytest.approx(whole)]
     assert ledger_of(options).epsilon(1e-5) == pytest.approx(whole)
     dpjax.finetune(**options, resume=True)

@@ -75,7 +75,12 @@ def run_step(steps, parts, data, step, optimizer):
 
 
 def private_steps(parts, optimizer, seed, expected_batch_size=BATCH):
-    mechanism = DPSGD(NUM_RECORDS, expected_batch_size, SIGMA, 9)
+    mechanism = DPSGD(
+        num_units=NUM_RECORDS,
+        expected_batch_size=expected_batch_size,
+        noise_multiplier=SIGMA,
+        num_steps=9,
+    )
     return PrivateSteps(loss_of(parts), optimizer, mechanism, CLIP_NORM, RunKey.from_seed(seed))
 
 

@@ -127,7 +127,16 @@ def in_shard_map(strategy, microbatch_size):
 def noisy(params, ids, mask):
     del ids, mask
     keys = RunKey.from_seed(5).noise_keys(0)
-    return (noisy_mean(params, keys, mechanism=DPSGD(100, 10, 1.0, 1), clip_norm=1.0),)
+    return (
+        noisy_mean(
+            params,
+            keys,
+            mechanism=DPSGD(
+                num_units=100, expected_batch_size=10, noise_multiplier=1.0, num_steps=1
+            ),
+            clip_norm=1.0,
+        ),
+    )
 
 
 def collectives(text):

@@ -40,7 +40,7 @@ def test_noise_is_the_halved_sum_of_four_draws():
 
 
 def test_noisy_mean_reads_the_mechanism():
-    mechanism = DPSGD(1000, 50, 1.7, 10)
+    mechanism = DPSGD(num_units=1000, expected_batch_size=50, noise_multiplier=1.7, num_steps=10)
     total = {"a": jnp.full((SIZE,), 3.0), "b": jnp.zeros((4, 5))}
     mean = noisy_mean(total, RunKey.from_seed(1).noise_keys(0), mechanism=mechanism, clip_norm=0.3)
     residual = np.asarray(mean["a"]) * 50 - 3.0

@@ -11,7 +11,9 @@ from dpjax.privatize import PoissonSampler, RunKey, microbatches, noisy_mean
 
 
 def make_sampler(num_units=500, batch=25, seed=2):
-    mechanism = DPSGD(num_units, batch, 1.0, 100)
+    mechanism = DPSGD(
+        num_units=num_units, expected_batch_size=batch, noise_multiplier=1.0, num_steps=100
+    )
     return PoissonSampler.for_mechanism(mechanism, RunKey.from_seed(seed))
 
 
@@ -64,7 +66,14 @@ def test_microbatches_hold_each_index_once(num, size):
 
 
 def test_another_mechanism_is_refused():
-    other = BandedDPSGD(100, 10, 1.0, 4, bands=2, column_norm=1.0)
+    other = BandedDPSGD(
+        num_units=100,
+        expected_batch_size=10,
+        noise_multiplier=1.0,
+        num_steps=4,
+        bands=2,
+        column_norm=1.0,
+    )
     with pytest.raises(TypeError, match=r"Poisson batches from all units.*BandedDPSGD"):
         PoissonSampler.for_mechanism(other, RunKey.from_seed(0))
     with pytest.raises(TypeError, match=r"independent noise.*BandedDPSGD"):

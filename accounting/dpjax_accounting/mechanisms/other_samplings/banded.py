@@ -17,7 +17,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BandedDPSGD(Stepwise):
     """DP-SGD with noise that is correlated over `bands` steps (BandMF).
 
@@ -28,7 +28,7 @@ class BandedDPSGD(Stepwise):
     noise_multiplier. A unit then takes part at most once in any `bands` successive steps, and the
     run is dominated by ⌈num_steps / bands⌉ Poisson-sampled Gaussian releases with that probability
     and sensitivity `column_norm` (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix
-    Factorization", theorem 4; for "replace_one" the proof is in docs/accounting.md).
+    Factorization", theorem 4; for "replace_one" the proof is in docs/accounting/proofs.md).
 
     Neighbouring data sets must have the same groups. With "add_or_remove_one" they do not: if sizes
     may differ by at most one, a unit more moves others to another group, whose contributions then
@@ -61,7 +61,7 @@ class BandedDPSGD(Stepwise):
     neighboring: str = "zero_out"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
         group = self.num_units // self.bands
         if self.expected_batch_size > group:
@@ -76,10 +76,10 @@ class BandedDPSGD(Stepwise):
         return self.expected_batch_size / (self.num_units // self.bands)
 
     def releases(self) -> Releases:
-        """Return one Poisson-sampled Gaussian for every `bands` steps."""
+        """Returns one Poisson-sampled Gaussian for every `bands` steps."""
         if self.num_steps == 0:
             return ()
         noise = self.noise_multiplier / self.column_norm
         check_noise(noise)
-        one = poisson(self.sampling_probability, noise, self.neighboring)
-        return ((one, -(-self.num_steps // self.bands)),)
+        release = poisson(self.sampling_probability, noise, self.neighboring)
+        return ((release, -(-self.num_steps // self.bands)),)

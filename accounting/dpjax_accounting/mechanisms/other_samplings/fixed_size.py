@@ -20,7 +20,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FixedSizeDPSGD(Stepwise):
     """DP-SGD whose every batch is a uniformly random subset of `batch_size` units.
 
@@ -28,10 +28,11 @@ class FixedSizeDPSGD(Stepwise):
     where Poisson sampling has 1.4. A unit that is drawn takes the place of another one, so that the
     sum moves by twice the clip norm even where its own contribution is bounded by one. The pair of
     :func:`~dpjax_accounting.engine.releases.without_replacement` dominates a step whatever happened
-    in the steps before, and so composes (proof in docs/accounting.md). It is not tight, and need
-    not be: the data that are the worst case of a step need not be that of a composition (Lebeda,
-    Regehr, Kamath and Steinke 2024, "Avoiding Pitfalls for Privacy Accounting of Subsampled
-    Mechanisms under Composition", who also show how far Poisson sampling and this can be apart).
+    in the steps before, and so composes (proof in docs/accounting/proofs.md). It is not tight, and
+    need not be: the data that are the worst case of a step need not be that of a composition
+    (Lebeda, Regehr, Kamath and Steinke 2024, "Avoiding Pitfalls for Privacy Accounting of
+    Subsampled Mechanisms under Composition", who also show how far Poisson sampling and this can be
+    apart).
 
     Attributes:
         num_units: number of privacy units, at least 1; public.
@@ -56,7 +57,7 @@ class FixedSizeDPSGD(Stepwise):
     neighboring: str = "replace_one"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("replace_one", "zero_out"), _REFUSED)
         if self.batch_size > self.num_units:
             raise ValueError(
@@ -65,7 +66,7 @@ class FixedSizeDPSGD(Stepwise):
             )
 
     def releases(self) -> Releases:
-        """Return the step in which one unit takes another's place, `num_steps` times."""
+        """Returns the step in which one unit takes another's place, `num_steps` times."""
         if self.num_steps == 0:
             return ()
         check_noise(self.noise_multiplier)
@@ -74,7 +75,7 @@ class FixedSizeDPSGD(Stepwise):
         return ((step, self.num_steps),)
 
     def rdp(self, orders: Array) -> Array:
-        """Return `num_steps` times a bound on one step, as for :meth:`Mechanism.rdp`.
+        """Returns `num_steps` times a bound on one step, as for :meth:`Mechanism.rdp`.
 
         It does not rest on the pair of :meth:`releases`, and is looser. It is the same for both
         relations: a unit that is zeroed is one that is replaced by one without contribution.
@@ -83,14 +84,14 @@ class FixedSizeDPSGD(Stepwise):
             return super().rdp(orders)
         check_noise(self.noise_multiplier)
         # The sensitivity of the sum is twice the clip norm.
-        one = _rdp_without_replacement(
+        step = _rdp_without_replacement(
             self.batch_size / self.num_units, self.noise_multiplier / 2, orders
         )
-        return self.num_steps * one
+        return self.num_steps * step
 
 
 def _rdp_without_replacement(q: float, noise_multiplier: float, orders: Array) -> Array:
-    """Return the Rényi divergence of one step.
+    """Returns the Rényi divergence of one step.
 
     Wang, Balle and Kasiviswanathan 2019, "Subsampled Rényi Differential Privacy and Analytical
     Moments Accountant", theorem 9 at integer orders, and by convexity of (α − 1)·RDP between them
@@ -107,7 +108,7 @@ def _rdp_without_replacement(q: float, noise_multiplier: float, orders: Array) -
 
 
 def _log_moment_without_replacement(q: float, noise_multiplier: float, order: int) -> float:
-    """Return (α − 1)·RDP(α) at an integer order α; 0 at α = 1."""
+    """Returns (α − 1)·RDP(α) at an integer order α; 0 at α = 1."""
     from scipy import special
 
     if order == 1:

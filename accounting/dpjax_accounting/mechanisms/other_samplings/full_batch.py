@@ -11,7 +11,7 @@ from dpjax_accounting.engine.releases import RELATIONS, gaussian
 from dpjax_accounting.mechanisms.stepwise import Stepwise
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FullBatch(Stepwise):
     """The Gaussian mechanism on the clipped sum over all units, `num_steps` times.
 
@@ -38,11 +38,11 @@ class FullBatch(Stepwise):
     neighboring: str = "add_or_remove_one"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, RELATIONS)
 
     def releases(self) -> Releases:
-        """Return the Gaussian release, `num_steps` times."""
+        """Returns the Gaussian release, `num_steps` times."""
         if self.num_steps == 0:
             return ()
         return ((gaussian(self.noise_multiplier, self.neighboring), self.num_steps),)

@@ -41,7 +41,7 @@ _MOST_WORK = 7e9
 _FARTHEST = 9.5
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomAllocationDPSGD(Mechanism):
     """DP-SGD in which every unit takes part in one step of each epoch, drawn at random for it.
 
@@ -80,7 +80,7 @@ class RandomAllocationDPSGD(Mechanism):
     neighboring: str = "add_or_remove_one"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("add_or_remove_one", "zero_out"), _REFUSED)
 
     @property
@@ -89,7 +89,7 @@ class RandomAllocationDPSGD(Mechanism):
         return self.num_units / self.batches_per_epoch
 
     def releases(self) -> None:
-        """Return None: the pair of an epoch has one dimension for every batch."""
+        """Returns None: the pair of an epoch has one dimension for every batch."""
 
     @property
     def accountant(self) -> str:
@@ -97,7 +97,7 @@ class RandomAllocationDPSGD(Mechanism):
         return "pld"
 
     def rdp(self, orders: Array) -> Array:
-        """Refuse: no Rényi divergence of random allocation is implemented."""
+        """Refuses: no Rényi divergence of random allocation is implemented."""
         raise NoRenyiDivergence(
             "No Rényi divergence of random allocation is implemented, and it cannot be part of a"
             " composition or a search: describe more epochs by num_epochs, or the epochs as"
@@ -105,7 +105,7 @@ class RandomAllocationDPSGD(Mechanism):
         )
 
     def epsilon(self, delta: float) -> float:
-        """Return an upper bound on ε at `delta`, as for :meth:`Mechanism.epsilon`.
+        """Returns an upper bound on ε at `delta`, as for :meth:`Mechanism.epsilon`.
 
         Args:
             delta: between 0 and 1, at least 1e-13 × `num_epochs`.
@@ -130,7 +130,7 @@ class RandomAllocationDPSGD(Mechanism):
         return min(unamplified, remembered(self, "epsilon", delta, self._amplified_epsilon))
 
     def delta(self, epsilon: float) -> float:
-        """Return an upper bound on δ at `epsilon`, as for :meth:`Mechanism.delta`.
+        """Returns an upper bound on δ at `epsilon`, as for :meth:`Mechanism.delta`.
 
         It is at least 1e-14 × `num_epochs`, unless it is smaller without amplification.
 
@@ -155,7 +155,11 @@ class RandomAllocationDPSGD(Mechanism):
     @property
     def unamplified(self) -> FullBatch:
         """The same if the batches of the unit are known: one Gaussian release per epoch."""
-        return FullBatch(self.noise_multiplier, self.num_epochs, neighboring=self.neighboring)
+        return FullBatch(
+            noise_multiplier=self.noise_multiplier,
+            num_steps=self.num_epochs,
+            neighboring=self.neighboring,
+        )
 
     @property
     def _is_unamplified(self) -> bool:
@@ -173,7 +177,7 @@ def _epsilon(loss: PrivacyLossDistribution, delta: float, num_epochs: int) -> fl
 
 @functools.lru_cache(maxsize=8)
 def _settled_loss(batches: int, noise: float, num_epochs: int) -> PrivacyLossDistribution:
-    """Return the loss on the first grid that hardly differs from the one before.
+    """Returns the loss on the first grid that hardly differs from the one before.
 
     What rounding to the grid adds to ε is proportional to the grid's interval, and so about as
     large as the last change.
@@ -220,7 +224,7 @@ def _loss_on_grid(
 
 
 def _stages(batches: int) -> int:
-    """Return how often a loss is rounded to the grid: once, and in every sum of two of them."""
+    """Returns how often a loss is rounded to the grid: once, and in every sum of two of them."""
     one_less = batches - 1
     with_unit = one_less.bit_length() + one_less.bit_count()
     return max(with_unit, batches.bit_length() + batches.bit_count() - 1)

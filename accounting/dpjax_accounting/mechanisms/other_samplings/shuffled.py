@@ -16,7 +16,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ShuffledDPSGD(Mechanism):
     """DP-SGD in which every unit takes part in exactly one step of each epoch.
 
@@ -45,11 +45,11 @@ class ShuffledDPSGD(Mechanism):
     neighboring: str = "zero_out"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
 
     def releases(self) -> Releases:
-        """Return one Gaussian release per epoch."""
+        """Returns one Gaussian release per epoch."""
         if self.num_epochs == 0:
             return ()
         return ((gaussian(self.noise_multiplier, self.neighboring), self.num_epochs),)

@@ -16,7 +16,7 @@ _REFUSED = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TruncatedPoissonDPSGD(Stepwise):
     """DP-SGD whose Poisson batches lose random units where they exceed `largest_batch_size`.
 
@@ -25,14 +25,15 @@ class TruncatedPoissonDPSGD(Stepwise):
     dominated by a mixture of which one knows the part: with probability 1 − p a Poisson step, with
     probability p one with sampling probability q′ in which the sum moves by twice as much
     (Ganesh 2025, "Tighter Privacy Analysis for Truncated Poisson Sampling", arXiv:2508.15089;
-    derived in docs/accounting.md; dp-accounting's TruncatedSubsampledGaussianDpEvent is the same).
+    derived in docs/accounting/proofs.md; dp-accounting's TruncatedSubsampledGaussianDpEvent is the
+    same).
 
     Attributes:
         num_units: n, at least 1; public.
         expected_batch_size: mean number of units per step before truncation.
-        largest_batch_size: L, at least 1. B + 6√B or more costs next to nothing.
         noise_multiplier: noise standard deviation / clip norm, above 0.
         num_steps: number of noisy releases, at least 0.
+        largest_batch_size: L, at least 1. B + 6√B or more costs next to nothing.
         unit: "record".
         neighboring: "zero_out" or "replace_one".
 
@@ -45,18 +46,18 @@ class TruncatedPoissonDPSGD(Stepwise):
 
     num_units: int
     expected_batch_size: float
-    largest_batch_size: int
     noise_multiplier: float
     num_steps: int
+    largest_batch_size: int
     unit: str = "record"
     neighboring: str = "zero_out"
 
     def __post_init__(self) -> None:
-        """Check every field."""
+        """Checks every field."""
         check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
 
     def releases(self) -> Releases:
-        """Return the mixture of a Poisson step and a full one, `num_steps` times."""
+        """Returns the mixture of a Poisson step and a full one, `num_steps` times."""
         from scipy import stats
 
         if self.num_steps == 0:

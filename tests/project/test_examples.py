@@ -1,0 +1,51 @@
+"""The examples in docstrings run and give what they say."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import dpjax_accounting
+import pytest
+
+
+def names_of_modules(package):
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+def with_examples(*packages):
+    """The names of all modules that have an example in a docstring."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return [
+        name
+        for package in packages
+        for name in names_of_modules(package)
+        if any(test.examples for test in finder.find(importlib.import_module(name)))
+    ]
+
+
+@pytest.mark.parametrize("name", with_examples(dpjax_accounting))
+def test_examples_of(name):
+    outcome = doctest.testmod(importlib.import_module(name))
+    assert outcome.attempted > 0 and outcome.failed == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DPSGD",
+        "DPSGDSchedule",
+        "Composition",
+        "Ledger",
+        "calibrate_noise",
+        "claim",
+        "default_delta",
+        "tpr_ceiling",
+        "trade_off",
+        "verify_report",
+    ],
+)
+def test_what_is_used_most_has_an_example(name):
+    assert ">>> " in getattr(dpjax_accounting, name).__doc__
