@@ -28,3 +28,34 @@ from dpjax.data.records.tagged_words import read_tagged_words as read_tagged_wor
 from dpjax.data.source import DataSource as DataSource
 from dpjax.privatize import PoissonSampler as PoissonSampler
 from dpjax.privatize import microbatches as microbatches
+
+__all__ = [
+    "Completions",
+    "Conversations",
+    "DataSource",
+    "EncodedPrompts",
+    "EncodedRecords",
+    "LanguageDataset",
+    "LanguageRecords",
+    "PoissonSampler",
+    "Prompt",
+    "RecordColumns",
+    "RecordError",
+    "Records",
+    "TaggedDataset",
+    "TaggedWords",
+    "TextDataset",
+    "Texts",
+    "by_length",
+    "encode_labelled",
+    "encode_language",
+    "encode_prompts",
+    "encode_tagged_words",
+    "find_prompts",
+    "label_names",
+    "microbatches",
+    "read_language_records",
+    "read_records",
+    "read_tagged_words",
+    "trim_padding",
+]

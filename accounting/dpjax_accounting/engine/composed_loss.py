@@ -208,8 +208,11 @@ class ComposedLoss:
     def _transform(
         self, order: float, interval: float, ends: tuple[int, int], size: int
     ) -> tuple[Array, float, float, float]:
-        """Returns the transform of the tilted composition, log of what the tilt was divided by,
-        the probability of an infinite loss, and the round-off of the transform.
+        """Transforms the tilted composition.
+
+        Returns:
+            The transform, the log of what the tilt was divided by, the probability of an infinite
+            loss, and the round-off of the transform.
         """
         logs = np.zeros(size // 2 + 1, dtype=np.complex128)
         log_normaliser = infinity = error = 0.0

@@ -83,10 +83,11 @@ class Window:
         return self._width(0)
 
     def part(self, lowest: float, log_delta: float) -> Window:
-        """Returns the window without the points that no ε from `lowest` on needs, and without most
-        of those where δ is below exp(`log_delta`).
+        """Returns a smaller window that answers for ε from `lowest` on.
 
-        At ε from `lowest` on, where δ is larger, its bounds are those of the whole window.
+        It lacks the points that no such ε needs, and most of those where δ is below
+        exp(`log_delta`). At ε from `lowest` on, where δ is larger, its bounds are those of the
+        whole window.
         """
         first = min(self._left(lowest), len(self.losses) - 2)
         small = math.exp(min(log_delta - self.log_scale, LARGEST_EXPONENT))

@@ -17,6 +17,7 @@ def tokens_in_spans(text: str, spans: Sequence[Span], offsets: Sequence[Span]) -
     the characters of the token.
 
     Args:
+        text: what was tokenised.
         spans: of characters of `text`; they may touch, overlap and be empty.
         offsets: the characters of each token, in order. A token of none stands for the characters
             since the token before it: tokenizers that do not count blanks write those so.

@@ -40,6 +40,7 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, *, needs_markers: bo
     """Refuses a tokenizer that cannot turn messages into tokens.
 
     Args:
+        tokenizer: the checkpoint's.
         needs_markers: whether the template must mark what the assistant says.
 
     Raises:

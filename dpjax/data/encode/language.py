@@ -34,8 +34,10 @@ class LanguageDataset(EncodedRecords):
 
     @property
     def without_targets(self) -> np.ndarray:
-        """(N,) bool, True where nothing is to be learnt: such a record's gradient is zero, yet it
-        counts as a record in the privacy guarantee."""
+        """(N,) bool, True where nothing is to be learnt.
+
+        The gradient of such a record is zero, yet it counts in the privacy guarantee.
+        """
         return ~self.loss_mask.any(axis=1)
 
     @property
@@ -76,6 +78,10 @@ def encode_language(
     token is fine: padding is masked.
 
     Args:
+        records: texts, prompts with completions, or conversations.
+        tokenizer: a fast one.
+        max_length: T, with the special tokens.
+        separator: stands between a prompt and its completion, and belongs to the prompt.
         today: the local date and time that a chat template gets when it asks (`strftime_now`), as
             those of Llama 3.2 and Granite do. The same records, tokenizer and `today` give the same
             arrays.

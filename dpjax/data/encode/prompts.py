@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedPrompts(EncodedRecords):
-    """N prompts, padded on the left to T tokens, the longest prompt's, at most max_length: the
-    last column holds the last token of every prompt."""
+    """N prompts, padded on the left: the last column holds the last token of each prompt.
+
+    T is the length of the longest prompt, at most max_length.
+    """
 
     padding_side: ClassVar[Literal["left", "right"]] = "left"
 
@@ -66,6 +68,9 @@ def encode_prompts(
 
     Args:
         records: each with a prompt; or some of the prompts that `find_prompts` finds in records.
+        tokenizer: a fast one.
+        max_length: the most tokens of a prompt that are kept.
+        separator: as for `encode_language`.
         today: as for `encode_language`.
 
     Raises:

@@ -35,6 +35,9 @@ def target_tokens(
     """The tokens of every record, whole.
 
     Args:
+        records: texts, prompts with completions, or conversations.
+        tokenizer: a fast one.
+        template: renders conversations.
         separator: ends every prompt that is a text.
 
     Raises:
@@ -57,6 +60,8 @@ def prompt_tokens(
 
     Args:
         prompts: each with the number of its record, for errors.
+        tokenizer: a fast one.
+        template: renders prompts that are messages.
         separator: ends every prompt that is a text.
 
     Raises:

@@ -171,6 +171,7 @@ def _translated(what: str, *, quote: bool = True) -> Iterator[None]:
     """Whatever a parser raises becomes a ValueError that says `what` could not be read.
 
     Args:
+        what: opens the message: what could not be read.
         quote: whether the parser's words follow, which may repeat a value.
     """
     try:

@@ -23,6 +23,8 @@ def check_records(
     """The columns with every value checked, in the order of the fields of `raw`.
 
     Args:
+        raw: the columns as they were read.
+        source: where they come from, for messages.
         check: what becomes of the values of one record, field by field.
 
     Raises:

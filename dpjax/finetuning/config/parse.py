@@ -17,6 +17,8 @@ def build(cls: type, options: Mapping[str, Any], prefix: str = "") -> Any:
     """Makes a dataclass of nested mappings, and checks the type of each value.
 
     Args:
+        cls: the dataclass.
+        options: its fields by name; a group of options as a mapping or as its dataclass.
         prefix: dotted name of the group that the options are in, for messages.
 
     Raises:

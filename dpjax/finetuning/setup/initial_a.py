@@ -34,6 +34,7 @@ def with_principal_a(split: SplitModel, checkpoint: Path, key: jax.Array) -> Spl
     """Returns the model with A at the principal components of its inputs for random texts.
 
     Args:
+        split: the model with adapters.
         checkpoint: for its tokenizer.
         key: for the random texts.
     """

@@ -28,13 +28,25 @@ DEFAULT_EPOCHS = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A validated run: the data as arrays, and the mechanism that sampler, noise and accountant
-    all read.
+    """A validated run: the data as arrays, and the mechanism.
 
-    `head` names the parts of the model that tuning makes anew. Without privacy the mechanism and δ
-    are None; without a ledger the identity is; without prompts to answer in the report, `prompts`
-    is. `started_at` is when the run was started, in local time: chat templates get this date, and a
-    resumed run must have the same.
+    Sampler, noise and accountant all read the one mechanism.
+
+    Attributes:
+        config: what was asked for.
+        checkpoint: the folder of the pretrained model.
+        task: with the labels of the training records.
+        head: names of the parts of the model that tuning initialises.
+        train: the training records.
+        evaluation: the held-out records.
+        prompts: what the tuned model answers in the report; None where there is nothing to answer.
+        started_at: when the run was started, in local time: chat templates get this date, and a
+            resumed run must have the same.
+        num_steps: how many optimizer steps the run has.
+        mechanism: what the accountant counts; None without privacy.
+        delta: δ of the guarantee; None without privacy.
+        delta_is_default: whether δ was left to dpjax.
+        dataset: what a ledger knows the records by; None without a ledger.
     """
 
     config: FinetuneConfig
@@ -60,6 +72,7 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
     """Checks checkpoint and data, encodes the records, and fixes the mechanism.
 
     Args:
+        config: what was asked for.
         started_at: local time at which a resumed run was started; default: now.
 
     Raises:

@@ -48,7 +48,10 @@ def train(
     """Runs the steps that are not done yet, and stores the state after the last one.
 
     Args:
+        run: what `set_up` made.
+        console: shows the progress.
         note_progress: puts steps on record; called before a state that they led to is stored.
+        interrupts: says when to stop.
 
     Raises:
         RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is stored.

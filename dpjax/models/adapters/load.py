@@ -55,6 +55,7 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
 
     Args:
         model: the base, loaded for the adapter's task.
+        folder: with adapter_config.json and adapter_model.safetensors.
         freeze_a: whether further tuning leaves A as it is, which the folder does not say.
 
     Raises:

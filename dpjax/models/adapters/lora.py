@@ -87,6 +87,8 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
     `save_adapter` writes.
 
     Args:
+        model: without adapters; it is changed.
+        config: which adapters, and where.
         key: a JAX key for A.
 
     Raises:
@@ -135,6 +137,7 @@ def drop_inputs(model: Model, *, key: jax.Array) -> None:
     keep one example's gradient free of the others', give each a key of its own.
 
     Args:
+        model: with adapters; it is changed.
         key: a JAX key (threefry2x32).
 
     Raises:

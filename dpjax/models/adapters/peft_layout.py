@@ -81,6 +81,9 @@ def adapter_config(
     """The contents of adapter_config.json for a model with adapters.
 
     Args:
+        model: with adapters.
+        base_model_name_or_path: the checkpoint that the adapters belong to.
+        revision: its commit on the hub; None for a local folder.
         targets: the adapted modules, written under their whole names.
         saved: the modules stored in full.
     """

@@ -57,6 +57,7 @@ def save_adapter(
     the model's logits.
 
     Args:
+        model: with adapters.
         out: the folder to write; made if it does not exist.
         base: the checkpoint the model was loaded from, a folder or a hub id.
         revision: the commit of a hub id (`revision_of`), which peft then loads.

@@ -86,9 +86,10 @@ class Trainable:
 
     @classmethod
     def matching(cls, pattern: str) -> Trainable:
-        """The parameters whose dotted path in our model, such as
-        "transformer.layers.0.mlp_norm.scale", matches `pattern` as a whole (re.fullmatch), and no
-        other. ValueError if the pattern is not a regular expression.
+        """The parameters whose dotted path matches `pattern` as a whole (re.fullmatch), no other.
+
+        A path is, for instance, "transformer.layers.0.mlp_norm.scale". ValueError if the pattern is
+        not a regular expression.
         """
         return cls("matching", pattern=pattern)
 

@@ -98,7 +98,7 @@ def _check_sizes(raw: Mapping[str, Any]) -> None:
 
 
 def _as_transformers_reads_it(raw: Mapping[str, Any]) -> Any:
-    """transformers' configuration object, made by the rules by which it opens a checkpoint."""
+    """Transformers' configuration object, made by the rules by which it opens a checkpoint."""
     from transformers import AutoConfig
 
     # No code of the checkpoint is run: auto_map names some.

@@ -36,6 +36,7 @@ def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) ->
     `revision_of` tells which commit a folder from the hub is of.
 
     Args:
+        name_or_path: a local folder, or the id of a checkpoint on the hub.
         revision: branch, tag or commit of a hub id; None is the main branch as it is now.
 
     Raises:

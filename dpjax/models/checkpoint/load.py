@@ -98,6 +98,7 @@ def load_classifier(
     says which.
 
     Args:
+        folder: the checkpoint.
         label_names: the labels in the order of the logits.
         key: a JAX key for a new head.
         pooling: "first" reads the text as transformers does: from the first token of an encoder,
@@ -106,6 +107,7 @@ def load_classifier(
             does.
         num_layers: keep only this many layers, from the bottom (Sajjad et al. 2020, "Poor Man's
             BERT", top-layer dropping); None keeps all.
+        loading: dtypes, attention, loops over layers, placement.
 
     Raises:
         FileNotFoundError: without config.json or safetensors.

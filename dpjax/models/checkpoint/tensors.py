@@ -55,8 +55,13 @@ class Tensor:
     read: Callable[[], np.ndarray]
 
     def check(self, name: str, shape: tuple[int, ...], source: str) -> None:
-        """Raises ValueError, with its name, unless it is floating-point of the shape that `source`,
-        a subject with its verb, implies."""
+        """Raises ValueError unless it is floating-point and has the shape.
+
+        Args:
+            name: of the tensor, for the message.
+            shape: what it must have.
+            source: subject and verb of the message, such as "config.json implies".
+        """
         if self.shape != shape:
             raise ValueError(f"tensor {name} has shape {self.shape}, but {source} {shape}")
         if self.dtype not in _FLOATS:

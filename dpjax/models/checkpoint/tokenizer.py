@@ -21,6 +21,7 @@ def load_tokenizer(folder: str | Path, *, needs_padding: bool = True) -> PreTrai
     """The tokenizer in a checkpoint folder, read with transformers; nothing is downloaded or run.
 
     Args:
+        folder: the checkpoint.
         needs_padding: refuse one without a padding token, as many decoders have, and one whose
             texts end with it, where a decoder that classifies would not find their ends.
 

@@ -98,6 +98,8 @@ def rope(parameters: Any, size: int, *, is_partial: bool = False) -> RopeConfig:
     """Rotary positions from the `rope_parameters` of one type of layer, heads of `size` numbers.
 
     Args:
+        parameters: the contents of `rope_parameters`.
+        size: how many numbers a head has.
         is_partial: whether the family rotates a part of each head, if asked to.
 
     Raises:

@@ -48,8 +48,13 @@ class WeightName:
 
 @dataclass(frozen=True)
 class Head:
-    """The head for one task: transformers' class, and `(our path, its name, has a bias)` of each
-    dense layer, the one that gives the logits last."""
+    """The head for one task.
+
+    Attributes:
+        architecture: transformers' class.
+        layers: `(our path, its name, has a bias)` of each dense layer, the one that gives the
+            logits last.
+    """
 
     architecture: str
     layers: tuple[tuple[str, str, bool], ...]

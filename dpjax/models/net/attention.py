@@ -24,6 +24,7 @@ def visible(
     Args:
         key_mask: `(..., K)` bool, false where a key is padding.
         num_queries: Q; queries stand at the places first_query, first_query + 1, ... of the keys.
+        first_query: the place of the first query among the keys.
         causal: whether queries see only keys at their own place or before.
         window: how many places a query sees, its own included; 0 for all. Encoders see all.
     """
@@ -56,6 +57,7 @@ def attend(
         query: `(..., Q, H, D)`.
         key: `(..., K, G, D)`, each of the G heads shared by H / G heads of queries (Ainslie et al.
             2023, arXiv:2305.13245); `value` likewise.
+        value: `(..., K, G, D)`, shared like `key`.
         mask: what `visible` returns.
         scale: of the scores.
         softcap: scores become softcap · tanh(score / softcap).

@@ -66,8 +66,12 @@ class Attention(nnx.Module):
         *,
         first_only: bool = False,
     ) -> tuple[jax.Array, Cache | None]:
-        """`(..., T, hidden_size)` to the same shape, or `(..., 1, hidden_size)` of the first token
-        with `first_only`; and the cache with the keys and values of these tokens written."""
+        """Maps `(..., T, hidden_size)` to the same shape.
+
+        Returns:
+            The hidden states, `(..., 1, hidden_size)` of the first token with `first_only`; and the
+            cache with the keys and values of these tokens written.
+        """
         config = self.config
         query, key, value = self._project(hidden, first_only)
         if config.qk_norm == "head":

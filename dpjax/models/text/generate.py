@@ -56,6 +56,7 @@ def generate(
     numbers.
 
     Args:
+        model: a causal language model.
         input_ids: `(N, P)` integers, prompts padded on the left (`encode_prompts` makes them).
         attention_mask: `(N, P)` bool, False at padding.
         max_new_tokens: at most so many are written.

@@ -23,12 +23,13 @@ def continuation_log_probs(
     *,
     vocab_chunk: int | None = 8192,
 ) -> jax.Array:
-    """log p(token | all before it) of chosen tokens of given texts, `(N, T)` float32 in nats.
+    """Log p(token | all before it) of chosen tokens of given texts, `(N, T)` float32 in nats.
 
     0 where `continuation_mask` is False. The sum over a row is the log-probability of its
     continuation. Compiled once for the model's structure, the shape and `vocab_chunk`.
 
     Args:
+        model: a causal language model.
         input_ids: `(N, T)` integers, padded on either side.
         attention_mask: `(N, T)` bool, False at padding.
         continuation_mask: `(N, T)` bool, True at the tokens that are asked for; the `loss_mask` of

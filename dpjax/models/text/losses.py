@@ -47,7 +47,9 @@ def causal_lm_loss(
         loss_mask: `(T,)` bool, True where the token `targets[t]` counts.
         vocab_axis: which axis of `head` is the vocabulary.
         reduction: "sum" over the counted tokens, in nats, or "mean", the sum over their number.
-        vocab_chunk, logit_softcap, bias: as for `token_losses`.
+        vocab_chunk: as for `token_losses`.
+        logit_softcap: as for `token_losses`.
+        bias: as for `token_losses`.
 
     Raises:
         TypeError: an array is not of the kind that is wanted here.
@@ -90,8 +92,10 @@ def token_losses(
     not depend on c, but for rounding.
 
     Args:
-        hidden, head, vocab_axis: as for `causal_lm_loss`.
+        hidden: as for `causal_lm_loss`.
+        head: as for `causal_lm_loss`.
         targets: `(T,)` integers; NaN comes out where one is not in [0, V).
+        vocab_axis: as for `causal_lm_loss`.
         vocab_chunk: c ≥ 1, need not divide V; None computes all logits `(T, V)` at once.
         logit_softcap: s > 0 replaces every logit z by s·tanh(z / s) (Gemma 2, arXiv:2408.00118,
             section 2).
