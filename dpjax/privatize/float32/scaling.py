@@ -52,7 +52,7 @@ def sum_in_blocks(x: jax.Array) -> tuple[jax.Array, int]:
     while x.ndim:
         while (length := x.shape[0]) > _LONGEST:
             block = _block(length)
-            additions += block or _LONGEST
+            additions += _LONGEST if block is None else block
             if block is not None:
                 x = _added_up(x.reshape(length // block, block, *x.shape[1:]), 1)
                 continue

@@ -222,7 +222,7 @@ def scale(
         `(B, K)` float32 factors, 0 for all groups where an example is masked or any part of its
         gradient is not finite; and the statistics.
     """
-    num_groups = len(rule.group_names or ("all",))
+    num_groups = 1 if rule.group_names is None else len(rule.group_names)
     columns = [
         _together([n for n, g in zip(leaf_norms, groups, strict=True) if g == k], mask.shape[0])
         for k in range(num_groups)

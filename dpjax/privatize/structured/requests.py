@@ -47,8 +47,11 @@ def pieces_request(terms: Terms, formed: Container[Root] = ()) -> Request:
         for (root, moves), pieces in zip(loops, from_loops, strict=True):
             length = root.length
             for piece in pieces:
-                out = out_of_stacking_loop(piece, length) if root.stacked else None
-                found.append((out or out_of_adding_loop(piece)).moved(moves))
+                if root.stacked:
+                    out = out_of_stacking_loop(piece, length)
+                else:
+                    out = out_of_adding_loop(piece)
+                found.append(out.moved(moves))
         return found
 
     inner = tuple((root.equation, pieces_request(root.terms)) for root, _ in loops)

@@ -161,7 +161,8 @@ def choose(gradient: GradientProgram, batch_size: int) -> str:
     }
     fewest = min((cost.operations for cost in fitting.values()), default=0)
     close = [name for name, cost in fitting.items() if cost.operations <= _CLOSE * fewest]
-    return min(close or costs, key=lambda name: costs[name].values)
+    candidates = close if close else list(costs)
+    return min(candidates, key=lambda name: costs[name].values)
 
 
 def _products(program: Program, backward: set[Value], times: int = 1) -> tuple[int, int]:

@@ -93,12 +93,14 @@ def run(
             value: written(x) if value in crossings else x
             for value, x in zip(equation.outputs, outputs, strict=True)
         }
+    if outside is None:
+        outside = [()] * len(requests)
     return [
         request.finish(
             [*(lookup(atom) for atom in request.atoms), *extra],
             [inner_results[id(inner)] for _, inner in request.loops],
         )
-        for request, extra in zip(requests, outside or [()] * len(requests), strict=True)
+        for request, extra in zip(requests, outside, strict=True)
     ]
 
 

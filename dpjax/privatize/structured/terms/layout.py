@@ -99,7 +99,8 @@ def box_of(form: Form) -> Box | None:
     axes, order = [], 0
     for role, size in zip(roles, form.shape, strict=True):
         axes.append(_Axis(role if size > 1 else None, (order, order), size, 0, size))
-        order += size > 1
+        if size > 1:
+            order += 1
     for move in form.moves:
         if isinstance(move, Transpose):
             axes = [axes[axis] for axis in move.permutation]

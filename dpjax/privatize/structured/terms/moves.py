@@ -163,7 +163,10 @@ def _add(equation: Equation, output: Value) -> list[tuple[Atom, Moves]] | None:
 
 def _subtract(equation: Equation, output: Value) -> list[tuple[Atom, Moves]] | None:
     terms = _add(equation, output)
-    return terms and [terms[0], (terms[1][0], (Scale(-1.0),))]
+    if terms is None:
+        return None
+    (minuend, _), (subtrahend, _) = terms
+    return [(minuend, ()), (subtrahend, (Scale(-1.0),))]
 
 
 def _negate(equation: Equation, output: Value) -> list[tuple[Atom, Moves]]:

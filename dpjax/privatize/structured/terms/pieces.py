@@ -172,12 +172,14 @@ def out_of_stacking_loop(piece: Piece, length: int) -> Piece:
 
 def stacked_form(form: Form, length: int) -> Form:
     """The form of a piece with one more axis in front, along which it is repeated."""
-    return Form(
-        (length, *form.shape),
-        tuple(_lift(move, length) for move in form.moves),
-        ranks=form.ranks and (form.ranks[0] + 1, *form.ranks[1:]),
-        num_rows=form.num_rows and length * form.num_rows,
-    )
+    ranks, num_rows = form.ranks, form.num_rows
+    if ranks is not None:
+        groups, left, right = ranks
+        ranks = (groups + 1, left, right)
+    if num_rows is not None:
+        num_rows = length * num_rows
+    moves = tuple(_lift(move, length) for move in form.moves)
+    return Form((length, *form.shape), moves, ranks=ranks, num_rows=num_rows)
 
 
 def out_of_adding_loop(piece: Piece) -> Piece:
