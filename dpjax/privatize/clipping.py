@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,9 +20,7 @@ from dpjax.privatize.rules.clipping_rules import (
 )
 from dpjax.privatize.strategies import strategy_named
 from dpjax.privatize.untrained_leaves import is_fixed, merged, split, with_zeros
-
-PyTree = Any
-LossFn = Callable[[PyTree, PyTree], Any]
+from dpjax.typing import LossFn, PyTree
 
 _SENSITIVITY_IN_CLIP_NORMS = {"add_or_remove_one": 1.0, "zero_out": 1.0, "replace_one": 2.0}
 

@@ -7,7 +7,6 @@ other strategy is tested against.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +15,7 @@ from dpjax.privatize.devices.effects import trace_gradient
 from dpjax.privatize.devices.varying import example_types
 from dpjax.privatize.float32.scaling import dense_norm
 from dpjax.privatize.rules.clipping_rules import ClippingRule, leaf_groups, scale
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 def materialize(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Callable:

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dpjax.privatize.devices.varying import axes_of, vary
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 def run(clip: Callable, params: PyTree, batch: PyTree, mask: jax.Array, size: int) -> tuple:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 def is_fixed(leaf: Any) -> bool:

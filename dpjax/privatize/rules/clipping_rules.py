@@ -11,16 +11,14 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dpjax.privatize.float32.scaling import hypot
-
-PyTree = Any
-Scalar = float | jax.Array
+from dpjax.typing import PyTree, Scalar
 
 # One part in 2¹⁹ ≈ 1.9e-6: many times the rounding error of a float32 factor and product. Norms are
 # enlarged by what rounding can do to them (`scaling.enlarged`).

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-PyTree = Any
+from dpjax.typing import PyTree
 
 _REDUCTIONS = ("sum", "mean")
 

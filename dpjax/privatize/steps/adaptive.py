@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import jax
 
@@ -14,8 +14,7 @@ from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping, NoiseScale
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.steps.private_steps import PrivateSteps
 from dpjax.privatize.steps.total import StepTotal
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, overload
+from typing import overload
 
 import jax
 from dpjax_accounting import DPSGD
@@ -22,8 +22,7 @@ from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient
 from dpjax.privatize.steps.private_steps import PrivateSteps
 from dpjax.privatize.steps.total import StepTotal
 from dpjax.privatize.strategies import strategy_named
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

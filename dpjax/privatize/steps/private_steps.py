@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +16,7 @@ from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.randomness.sampling import PoissonSampler, microbatches
 from dpjax.privatize.rules.clipping_rules import ClippingRule
 from dpjax.privatize.steps.total import StepTotal
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

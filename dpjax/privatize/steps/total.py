@@ -10,8 +10,7 @@ import jax.numpy as jnp
 
 from dpjax.privatize.clipping import ClippedGrad
 from dpjax.privatize.untrained_leaves import is_fixed
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 @jax.tree_util.register_dataclass

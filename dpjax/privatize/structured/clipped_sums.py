@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +37,7 @@ from dpjax.privatize.structured.requests import (
     take_sums,
 )
 from dpjax.privatize.structured.self_check import compare_strategies
-
-PyTree = Any
-Clip = Callable[[PyTree, PyTree, jax.Array], tuple]
+from dpjax.typing import Clip, PyTree
 
 
 def one_backward(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:

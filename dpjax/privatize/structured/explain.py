@@ -22,8 +22,7 @@ from dpjax.privatize.structured.costs.cost import (
 from dpjax.privatize.structured.costs.methods import kept_formed
 from dpjax.privatize.structured.gradient import gradient_program
 from dpjax.privatize.untrained_leaves import merged, split
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

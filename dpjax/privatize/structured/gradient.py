@@ -11,8 +11,7 @@ import jax
 from dpjax.privatize.devices.varying import abstract
 from dpjax.privatize.structured.program.jaxpr import Atom, Program, Value, trace
 from dpjax.privatize.structured.terms.roots import Terms, find_terms
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -12,8 +12,7 @@ from dpjax.privatize.devices.varying import axes_of, vary
 from dpjax.privatize.structured.gradient import GradientProgram
 from dpjax.privatize.structured.program.evaluate import Request, make_plan, run, values_request
 from dpjax.privatize.structured.program.jaxpr import Equation, Value, depends_on
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 class PerExample:

@@ -26,8 +26,7 @@ from dpjax.privatize.structured.terms.pieces import (
     piece_of,
 )
 from dpjax.privatize.structured.terms.roots import LoopOutput, Root, Terms, operands
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 def pieces_request(terms: Terms, formed: Container[Root] = ()) -> Request:

@@ -6,8 +6,6 @@ loop: its batching rule sums over the examples, so that its result has no batch 
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -19,8 +17,8 @@ from dpjax.privatize.structured.terms.pieces import (
     Form,
     RowsArrays,
 )
+from dpjax.typing import PyTree
 
-PyTree = Any
 _EXACT = jax.lax.Precision.HIGHEST
 
 

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 
 from dpjax.privatize.devices.varying import axes_of, example_types, vary
 from dpjax.privatize.structured.program.jaxpr import Atom, Constant, Equation, Loop, Program, Value
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -23,8 +23,7 @@ from dpjax.privatize.devices.effects import (
     trace_gradient,
     unknown_effect,
 )
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 _INLINED_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 _BARRIER = "optimization_barrier"
