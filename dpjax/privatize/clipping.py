@@ -226,6 +226,17 @@ def clipped_grad(
     Raises:
         TypeError: `clip_norm` is not a number, `rule` not a rule, or not exactly one is given.
         ValueError: the clip norm or microbatch size is not positive, or the strategy is unknown.
+
+    Example:
+        The gradient of this loss is the example itself: norms 5, 1 and 0.
+
+        >>> clipped = clipped_grad(lambda params, x: jnp.sum(params * x), clip_norm=2.0)
+        >>> batch = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]])
+        >>> result = jax.jit(clipped)(jnp.zeros(2), batch)
+        >>> [f"{x:.2f}" for x in result.grads], [f"{norm:.2f}" for norm in result.norms]
+        (['2.20', '1.60'], ['5.00', '1.00', '0.00'])
+        >>> int(result.num_clipped), clipped.clip_norm, clipped.sensitivity()
+        (1, 2.0, 2.0)
     """
     if (clip_norm is None) == (rule is None):
         raise TypeError("clipped_grad needs either clip_norm or rule, and not both")

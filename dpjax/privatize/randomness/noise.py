@@ -34,6 +34,13 @@ def gaussian_noise(keys: jax.Array, like: PyTree, stddev: float | jax.Array) -> 
     Raises:
         TypeError: a leaf is not float32. A bfloat16 draw has 128 distinct values and hides nothing.
         ValueError: `keys` has another shape, or a concrete `stddev` is negative or not finite.
+
+    Example:
+        >>> from dpjax import RunKey
+        >>> keys = RunKey.from_os_entropy().noise_keys(step=0)
+        >>> noise = gaussian_noise(keys, {"w": jnp.zeros((300, 200))}, stddev=2.0)
+        >>> noise["w"].shape, noise["w"].dtype, round(float(noise["w"].std()), 1)
+        ((300, 200), dtype('float32'), 2.0)
     """
     if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.shape != (NUM_DRAWS,):
         raise ValueError(f"keys must be {NUM_DRAWS} typed JAX keys, got {keys.shape} {keys.dtype}")
@@ -97,6 +104,18 @@ def noisy_mean(
 
     Raises:
         TypeError: the mechanism is not a DPSGD, or as for `gaussian_noise`.
+
+    Example:
+        The noise of every coordinate has standard deviation σC/B = 1.5 × 2 / 10.
+
+        >>> from dpjax import RunKey
+        >>> mechanism = DPSGD(
+        ...     num_units=100, expected_batch_size=10, noise_multiplier=1.5, num_steps=20
+        ... )
+        >>> keys = RunKey.from_os_entropy().noise_keys(step=0)
+        >>> mean = noisy_mean(jnp.zeros(50_000), keys, mechanism=mechanism, clip_norm=2.0)
+        >>> round(float(mean.std()), 2)
+        0.3
     """
     if not isinstance(mechanism, DPSGD):
         raise TypeError(

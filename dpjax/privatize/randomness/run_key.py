@@ -26,6 +26,13 @@ class RunKey:
 
     The bits per generator: sampling uses Philox with a 128-bit key; noise uses four Threefry
     generators of 64-bit keys each, fresh at every step.
+
+    Example:
+        >>> run_key = RunKey.from_os_entropy()
+        >>> run_key.noise_keys(step=3).shape, run_key.sampling_rng(step=3).random() < 1
+        ((4,), True)
+        >>> run_key
+        RunKey(fixed_seed=None)
     """
 
     secret: bytes = dataclasses.field(repr=False)

@@ -16,7 +16,22 @@ class PoissonSampler:
     """Draws every unit independently with one probability, as a pure function of (run key, step).
 
     Nothing is truncated: a batch may have any size, 0 included. A private run builds it with
-    `for_mechanism`, so that sampler and accountant read one description.
+    `for_mechanism`: sampler and accountant then read one description.
+
+    Attributes:
+        num_units: number of privacy units in the training data.
+        sampling_probability: q, the probability that a unit takes part in a step.
+        run_key: the secret of the run.
+
+    Example:
+        >>> mechanism = DPSGD(
+        ...     num_units=20, expected_batch_size=5, noise_multiplier=1.0, num_steps=100
+        ... )
+        >>> sampler = PoissonSampler.for_mechanism(mechanism, RunKey.from_seed(1))
+        >>> sampler.indices(step=0).tolist()
+        [0, 2, 6, 13, 14, 15]
+        >>> [len(sampler.indices(step)) for step in range(8)]
+        [6, 6, 2, 6, 5, 2, 2, 4]
     """
 
     num_units: int

@@ -73,6 +73,14 @@ class AdaptiveClipping:
 
     Raises:
         ValueError: an attribute is out of range.
+
+    Example:
+        >>> mechanism = DPSGD(
+        ...     num_units=50_000, expected_batch_size=1000, noise_multiplier=1.0, num_steps=500
+        ... )
+        >>> scales = AdaptiveClipping(target_quantile=0.5).noise_scales(mechanism)
+        >>> scales.count_stddev, round(scales.gradient_noise_multiplier, 5)
+        (50.0, 1.00005)
     """
 
     target_quantile: float = 0.5

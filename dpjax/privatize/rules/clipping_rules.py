@@ -60,6 +60,10 @@ class FlatClipping(ClippingRule):
     Raises:
         TypeError: the clip norm is not a number, nor a floating-point scalar array.
         ValueError: it is not positive and finite.
+
+    Example:
+        >>> FlatClipping(2.0).factors(jnp.array([[1.0], [8.0]])).round(3).tolist()
+        [[1.0], [0.25]]
     """
 
     clip_norm: Scalar
@@ -87,6 +91,11 @@ class AutomaticClipping(ClippingRule):
     Raises:
         TypeError: an attribute is not a number, nor a floating-point scalar array.
         ValueError: it is not positive and finite.
+
+    Example:
+        >>> rule = AutomaticClipping(clip_norm=1.0, stability=0.25)
+        >>> rule.factors(jnp.array([[0.25], [3.75]])).round(3).tolist()
+        [[2.0], [0.25]]
     """
 
     clip_norm: Scalar = 1.0
@@ -122,6 +131,11 @@ class PerGroupClipping(ClippingRule):
         TypeError: `group_of` cannot be called, or a clip norm is not a number, nor a floating-point
             scalar array.
         ValueError: there are no groups, or a clip norm is not positive and finite.
+
+    Example:
+        >>> rule = PerGroupClipping(lambda path: path.split(".")[0], {"body": 3.0, "head": 4.0})
+        >>> rule.leaf_groups(["body.w", "body.b", "head.w"]), rule.clip_norm
+        ((0, 0, 1), 5.0)
     """
 
     group_of: Callable[[str], str]

@@ -41,6 +41,16 @@ def unit_loss(
         ValueError: the reduction is unknown. When called: the unit lacks a part, or the leading
             axes differ.
         TypeError: when called: the mask is not boolean.
+
+    Example:
+        >>> from dpjax import clipped_grad
+        >>> clipped = clipped_grad(unit_loss(lambda w, x: w * x), clip_norm=1.0)
+        >>> people = {
+        ...     "examples": jnp.array([[0.25, 0.5], [2.0, 0.0]]),
+        ...     "mask": jnp.array([[True, True], [True, False]]),
+        ... }
+        >>> [f"{norm:.2f}" for norm in clipped(jnp.float32(0), people).norms]
+        ['0.75', '2.00']
     """
     if reduction not in _REDUCTIONS:
         near = difflib.get_close_matches(str(reduction), _REDUCTIONS, n=1, cutoff=0.0)[0]

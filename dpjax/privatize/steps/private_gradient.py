@@ -175,6 +175,27 @@ def private_gradient(
             not exactly one of `clip_norm` and `rule` is given.
         ValueError: the clip norm is not positive, the strategy is unknown, or `AdaptiveClipping`
             does not fit the mechanism.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> data = jnp.arange(40.0).reshape(20, 2)
+        >>> params = jnp.zeros(2)
+        >>> mechanism = DPSGD(
+        ...     num_units=20, expected_batch_size=5, noise_multiplier=1.0, num_steps=3
+        ... )
+        >>> private = private_gradient(
+        ...     lambda params, x: jnp.sum((params - x) ** 2),
+        ...     mechanism=mechanism,
+        ...     clip_norm=1.0,
+        ...     run_key=RunKey.from_os_entropy(),
+        ... )
+        >>> for step in range(mechanism.num_steps):
+        ...     total = private.zeros(params, step)
+        ...     for rows, mask in private.batches(step, microbatch_size=4):
+        ...         total = private.add(total, params, data[rows], mask)
+        ...     params = params - 0.1 * private.release(total, step)
+        >>> params.shape
+        (2,)
     """
     if not isinstance(mechanism, DPSGD):
         raise TypeError(

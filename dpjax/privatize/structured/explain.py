@@ -108,12 +108,29 @@ def explain(
     ordinary training step.
 
     Args:
-        loss_fn, has_aux: as for `clipped_grad`.
-        params, batch: arrays or shapes; the leaves of `batch` have a leading example axis.
+        loss_fn: as for `clipped_grad`.
+        params: as for `clipped_grad`; shapes will do.
+        batch: the examples, a pytree of arrays or shapes with a leading example axis `(B, ...)`.
+        has_aux: the loss returns `(scalar, aux)`.
+
+    Returns:
+        An `Explanation`: `print` it.
 
     Raises:
         UnreadableProgramError: the loss keeps state, or this version of JAX writes its programs in
             a way that is not known; `clipped_grad` then computes every per-example gradient.
+
+    Example:
+        >>> def loss(params, x):
+        ...     return jnp.sum(jnp.tanh(x @ params["w"] + params["b"]))
+        >>> params = {"b": jnp.zeros(2), "w": jnp.zeros((5, 2))}
+        >>> explanation = explain(loss, params, jnp.zeros((4, 3, 5)))
+        >>> for parameter in explanation.parameters:
+        ...     print(parameter.name, [term.description for term in parameter.terms])
+        ['b'] ['dense, from reduce_sum']
+        ['w'] ['contraction of 3, 2 × 5']
+        >>> explanation.choice
+        'two_backwards'
     """
     check_readable()
     example = example_types(batch)
