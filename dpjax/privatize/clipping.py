@@ -240,7 +240,7 @@ def clipped_grad(
     """
     if (clip_norm is None) == (rule is None):
         raise TypeError("clipped_grad needs either clip_norm or rule, and not both")
-    if rule is None:
+    if clip_norm is not None:
         rule = FlatClipping(clip_norm)
     if not isinstance(rule, ClippingRule):
         raise TypeError(f"rule must be a clipping rule such as FlatClipping(1.0), got {rule!r}")

@@ -7,6 +7,7 @@ other strategy is tested against.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from dpjax.privatize.rules.clipping_rules import ClippingRule, leaf_groups, scal
 from dpjax.typing import PyTree
 
 
-def materialize(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Callable:
+def materialize(
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool
+) -> Callable[..., Any]:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by `vmap` of `grad`.
 
     `clip` raises ValueError if the gradient of one example exchanges values over a named axis.
@@ -26,7 +29,7 @@ def materialize(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Callabl
     of_one = jax.value_and_grad(loss_fn, has_aux=has_aux)
     value_and_grad = jax.vmap(of_one, in_axes=(None, 0))
 
-    def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple:
+    def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple[Any, ...]:
         groups = leaf_groups(rule, params)
         trace_gradient(of_one, params, example_types(batch))
         value, per_example = value_and_grad(params, batch)

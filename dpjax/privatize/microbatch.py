@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,9 @@ from dpjax.privatize.devices.varying import axes_of, vary
 from dpjax.typing import PyTree
 
 
-def run(clip: Callable, params: PyTree, batch: PyTree, mask: jax.Array, size: int) -> tuple:
+def run(
+    clip: Callable[..., Any], params: PyTree, batch: PyTree, mask: jax.Array, size: int
+) -> tuple[Any, ...]:
     """Applies `clip` to `size` rows at a time; memory of one microbatch plus one accumulator.
 
     Where `size` does not divide the batch, the last microbatch sees again some rows of the one
@@ -41,7 +44,7 @@ def run(clip: Callable, params: PyTree, batch: PyTree, mask: jax.Array, size: in
         lambda leaf: jnp.reshape(leaf, (groups, in_group, *jnp.shape(leaf)[1:])), (batch, mask)
     )
 
-    def step(total: PyTree, index: jax.Array) -> tuple:
+    def step(total: PyTree, index: jax.Array) -> tuple[Any, ...]:
         first = jnp.minimum(index * taken, in_group - taken)
         # Slices are read where they lie: no second copy of the batch.
         rows, counted = jax.tree.map(
@@ -64,5 +67,6 @@ def run(clip: Callable, params: PyTree, batch: PyTree, mask: jax.Array, size: in
 
     zeros = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
     zeros = vary(zeros, axes_of((params, batch, mask)))
+    per_row: list[PyTree]
     grads, per_row = jax.lax.scan(step, zeros, jnp.arange(num_slices))
     return grads, *jax.tree.map(in_order, per_row)

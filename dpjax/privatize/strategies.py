@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import Any
 
 from dpjax.privatize.materialize import materialize
 from dpjax.privatize.structured.clipped_sums import auto, one_backward, two_backwards
 
-STRATEGIES: dict[str, Callable[..., Callable]] = {
+STRATEGIES: dict[str, Callable[..., Callable[..., Any]]] = {
     "auto": auto,
     "materialize": materialize,
     "one_backward": one_backward,
@@ -22,7 +23,7 @@ STRATEGIES: dict[str, Callable[..., Callable]] = {
 }
 
 
-def strategy_named(name: str) -> Callable[..., Callable]:
+def strategy_named(name: str) -> Callable[..., Callable[..., Any]]:
     """Looks a strategy up.
 
     Raises:

@@ -20,7 +20,7 @@ _PRINTING_EFFECTS = {"DebugEffect", "OrderedDebugEffect"}
 _LOCAL_PRIMITIVES = {"axis_index", "pvary", "pcast", "reduced_vary_cast"}
 
 
-def open_jaxpr(closed: Any) -> tuple[Any, tuple]:
+def open_jaxpr(closed: Any) -> tuple[Any, tuple[Any, ...]]:
     """The jaxpr and its constants, whether or not there is a class that holds both."""
     return getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
 
@@ -38,7 +38,7 @@ def prints(eqn: Any) -> bool:
     return any(type(effect).__name__ in _PRINTING_EFFECTS for effect in eqn.effects)
 
 
-def trace_gradient(function: Callable, *args: Any, **kwargs: Any) -> Any:
+def trace_gradient(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`jax.make_jaxpr` of a function that holds the gradient of one example.
 
     Raises:

@@ -31,7 +31,9 @@ def explicit_mesh(tree: PyTree) -> Any | None:
     return None
 
 
-def with_automatic_axes(function: Callable, mesh: Any, params: PyTree, *rows: PyTree) -> tuple:
+def with_automatic_axes(
+    function: Callable[..., Any], mesh: Any, params: PyTree, *rows: PyTree
+) -> tuple[Any, ...]:
     """Calls `function(params, *rows) -> (like params, *per row)` with every axis automatic.
 
     Args:
@@ -49,7 +51,7 @@ def with_automatic_axes(function: Callable, mesh: Any, params: PyTree, *rows: Py
     axes = [jax.typeof(leaf).sharding.spec[0] for leaf in jax.tree.leaves(rows)]
     of_rows = NamedSharding(mesh, PartitionSpec(next((axis for axis in axes if axis), None)))
 
-    def first_and_rest(params: PyTree, *rows: PyTree) -> tuple[PyTree, tuple]:
+    def first_and_rest(params: PyTree, *rows: PyTree) -> tuple[PyTree, tuple[Any, ...]]:
         first, *rest = function(params, *rows)
         return first, tuple(rest)
 

@@ -54,7 +54,8 @@ def gaussian_noise(keys: jax.Array, like: PyTree, stddev: float | jax.Array) -> 
             )
     mesh = explicit_mesh(like)
     if mesh is not None:
-        return with_automatic_axes(lambda *args: (_draw(*args, stddev),), mesh, like, keys)[0]
+        draw = lambda like, keys: (_draw(like, keys, stddev),)  # noqa: E731
+        return with_automatic_axes(draw, mesh, like, keys)[0]
     return _draw(like, keys, stddev)
 
 

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dpjax.privatize.randomness.noise import NUM_DRAWS
@@ -95,4 +96,4 @@ class RunKey:
 
 def _threefry_keys(data: Sequence[int] | bytes) -> jax.Array:
     words = np.frombuffer(bytes(data), dtype=">u4").astype(np.uint32).reshape(-1, 2)
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
+    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")

@@ -156,7 +156,7 @@ class PerGroupClipping(ClippingRule):
             _check_positive(f"clip_norms[{name!r}]", value)
 
     @property
-    def clip_norm(self) -> Scalar:
+    def clip_norm(self) -> Scalar:  # type: ignore[override]
         """√ΣC_k²: a float, or a float32 scalar if any C_k is an array."""
         values = self.clip_norms.values()
         if any(isinstance(value, jax.Array) for value in values):
@@ -164,7 +164,7 @@ class PerGroupClipping(ClippingRule):
         return math.hypot(*map(float, values))
 
     @property
-    def group_names(self) -> tuple[str, ...]:
+    def group_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """In the order of `clip_norms`."""
         return tuple(self.clip_norms)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import overload
+from typing import Any, overload
 
 import jax
 from dpjax_accounting import DPSGD
@@ -101,7 +101,9 @@ class PrivateGradient(PrivateSteps):
 
     @functools.cached_property
     def _compiled_update(self) -> Callable[..., PyTree]:
-        def run(update: Callable, args: tuple, clipped_sum: PyTree, keys: jax.Array) -> PyTree:
+        def run(
+            update: Callable[..., Any], args: tuple[Any, ...], clipped_sum: PyTree, keys: jax.Array
+        ) -> PyTree:
             return update(self._mean(clipped_sum, keys), *args)
 
         return jax.jit(run, static_argnums=0, donate_argnums=1)

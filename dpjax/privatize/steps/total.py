@@ -59,11 +59,13 @@ class StepTotal:
 
         Every array has a buffer of its own, which a compiled function may take over (donation).
         """
-        counts = [jnp.zeros((), jnp.int32) for _ in range(4)]
         return cls(
-            jax.tree.map(_zeros_of, params),
-            jnp.zeros((), jnp.float32),
-            *counts,
+            grads=jax.tree.map(_zeros_of, params),
+            loss=jnp.zeros((), jnp.float32),
+            num_records=jnp.zeros((), jnp.int32),
+            num_clipped=jnp.zeros((), jnp.int32),
+            num_nonfinite=jnp.zeros((), jnp.int32),
+            num_losses=jnp.zeros((), jnp.int32),
             step=jnp.array(step, jnp.int32),
             clip_norm=None if clip_norm is None else jnp.array(clip_norm, jnp.float32, copy=True),
             centered_count=None if clip_norm is None else jnp.zeros((), jnp.float32),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,25 +41,27 @@ from dpjax.privatize.structured.self_check import compare_strategies
 from dpjax.typing import Clip, PyTree
 
 
-def one_backward(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
+def one_backward(loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory: all operands."""
     return _or_materialize(loss_fn, rule, has_aux, "one_backward")
 
 
-def two_backwards(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
+def two_backwards(loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory of a step."""
     return _or_materialize(loss_fn, rule, has_aux, "two_backwards")
 
 
-def auto(loss_fn: Callable, rule: ClippingRule, has_aux: bool) -> Clip:
+def auto(loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by the cheapest way."""
     return _or_materialize(loss_fn, rule, has_aux, "auto")
 
 
-def _or_materialize(loss_fn: Callable, rule: ClippingRule, has_aux: bool, name: str) -> Clip:
+def _or_materialize(
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, name: str
+) -> Clip:
     """A strategy by name; `materialize`, with a warning, where a program cannot be taken apart."""
 
-    def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple:
+    def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple[Any, ...]:
         try:
             check_readable()
             return clip_structured(loss_fn, rule, has_aux, name)(params, batch, mask)
@@ -83,13 +86,15 @@ def _self_check() -> str | None:
     return compare_strategies(materialize, structured)
 
 
-def clip_structured(loss_fn: Callable, rule: ClippingRule, has_aux: bool, name: str) -> Clip:
+def clip_structured(
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, name: str
+) -> Clip:
     """The same for any version of JAX.
 
     `clip` raises UnreadableProgramError where the program cannot be taken apart.
     """
 
-    def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple:
+    def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple[Any, ...]:
         gradient = gradient_program(loss_fn, has_aux, params, example_types(batch))
         chosen = choose(gradient, mask.shape[0]) if name == "auto" else name
         if chosen == "materialize":
@@ -103,7 +108,7 @@ def clip_structured(loss_fn: Callable, rule: ClippingRule, has_aux: bool, name: 
 
 def _one_backward(
     gradient: GradientProgram, rule: ClippingRule, params: PyTree, batch: PyTree, mask: jax.Array
-) -> tuple:
+) -> tuple[Any, ...]:
     budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
     kept = kept_formed(gradient.terms, mask.shape[0])
     requests = [
@@ -137,7 +142,7 @@ def _one_backward(
 
 def _two_backwards(
     gradient: GradientProgram, rule: ClippingRule, params: PyTree, batch: PyTree, mask: jax.Array
-) -> tuple:
+) -> tuple[Any, ...]:
     budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
     requests = [norm_request(gradient.program, terms, budget) for terms in gradient.terms]
     forward = values_request([gradient.loss, *gradient.aux])
@@ -176,7 +181,7 @@ def _finite(
         return jax.lax.while_loop(lambda state: state[0], step, start)[1]
 
     @replaced.defjvp
-    def derivative(primals: tuple, tangents: tuple) -> tuple:
+    def derivative(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, ...]:
         # A loop cannot be differentiated in reverse; the selection that it stands for can.
         return replaced(*primals), zeroed(tangents[0], primals[1])
 
@@ -189,7 +194,7 @@ def _result(
     rows: RowStatistics,
     outputs: list[jax.Array],
     mask: jax.Array,
-) -> tuple:
+) -> tuple[Any, ...]:
     loss, *aux = outputs
     losses = jnp.where(mask, loss.astype(jnp.float32), 0.0)
     tree = jax.tree.unflatten(gradient.params_tree, grads)

@@ -100,7 +100,7 @@ class Explanation:
 
 
 def explain(
-    loss_fn: Callable, params: PyTree, batch: PyTree, *, has_aux: bool = False
+    loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, *, has_aux: bool = False
 ) -> Explanation:
     """Shows how each parameter's clipped gradient is computed, and what each strategy costs.
 

@@ -40,7 +40,7 @@ class GradientProgram:
 
 
 def gradient_program(
-    loss_fn: Callable, has_aux: bool, params: PyTree, example: PyTree
+    loss_fn: Callable[..., Any], has_aux: bool, params: PyTree, example: PyTree
 ) -> GradientProgram:
     """Traces the gradient of `loss_fn(params, example)`; `example` is abstract.
 
@@ -52,7 +52,7 @@ def gradient_program(
     def with_aux(params: PyTree, example: PyTree) -> tuple[jax.Array, PyTree]:
         return loss_fn(params, example) if has_aux else (loss_fn(params, example), None)
 
-    def gradient(params: PyTree, example: PyTree, cotangent: jax.Array) -> tuple:
+    def gradient(params: PyTree, example: PyTree, cotangent: jax.Array) -> tuple[Any, ...]:
         loss, backward, aux = jax.vjp(lambda p: with_aux(p, example), params, has_aux=True)
         return loss, aux, backward(cotangent)[0]
 

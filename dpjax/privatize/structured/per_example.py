@@ -180,7 +180,9 @@ def _same_for_all(values: list[Any], row: jax.Array) -> list[Any | None]:
         return row
 
     @ask.def_vmap
-    def answer(axis_size: int, in_batched: list, row: jax.Array, *values: Any) -> tuple:
+    def answer(
+        axis_size: int, in_batched: list[Any], row: jax.Array, *values: Any
+    ) -> tuple[Any, ...]:
         for index, (value, batched) in enumerate(zip(values, in_batched[1:], strict=True)):
             found[index] = None if batched else value
         return row, True
@@ -193,5 +195,5 @@ class _Where:
     def __init__(self, is_known: Callable[[Value], bool]):
         self._is_known = is_known
 
-    def __contains__(self, value: Value) -> bool:
-        return self._is_known(value)
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, Value) and self._is_known(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +15,8 @@ from dpjax.privatize.structured.norms import norm
 from dpjax.privatize.structured.norms.sliced_table import sliced_norm_request
 from dpjax.privatize.structured.norms.sums import sum_over_batch, summed
 from dpjax.privatize.structured.program.evaluate import Request
-from dpjax.privatize.structured.program.jaxpr import Atom, Program
-from dpjax.privatize.structured.terms.moves import apply_moves, factor_of
+from dpjax.privatize.structured.program.jaxpr import Atom, Program, loop_of
+from dpjax.privatize.structured.terms.moves import Moves, apply_moves, factor_of
 from dpjax.privatize.structured.terms.pieces import (
     Piece,
     arrays_of,
@@ -57,9 +57,15 @@ def pieces_request(terms: Terms, formed: Container[Root] = ()) -> Request:
     return Request(atoms, finish, inner)
 
 
-def is_stacked(terms: Terms) -> bool:
-    """Whether a loop stacks the whole gradient, so that norm and sum can be taken inside it."""
-    return len(terms) == 1 and isinstance(terms[0][0], LoopOutput) and terms[0][0].stacked
+def stacked_output(terms: Terms) -> tuple[LoopOutput, Moves] | None:
+    """The loop output that is the whole gradient: norm and sum can be taken inside the loop.
+
+    None where the gradient is anything else than one output that a loop stacks.
+    """
+    if len(terms) != 1:
+        return None
+    root, moves = terms[0]
+    return (root, moves) if isinstance(root, LoopOutput) and root.stacked else None
 
 
 def norm_request(program: Program, terms: Terms, budget: Budget) -> Request:
@@ -80,14 +86,15 @@ def norm_and_pieces_request(
 
     The contractions that are in `formed` are, and their products kept instead of the operands.
     """
-    if is_stacked(terms):
-        root, moves = terms[0]
+    stacked = stacked_output(terms)
+    if stacked is not None:
+        root, moves = stacked
 
-        def finish_loop(_: list[Any], inner: list[tuple]) -> tuple:
+        def finish_loop(_: list[Any], inner: list[tuple[Any, ...]]) -> tuple[Any, ...]:
             stacked_norms, pieces = inner[0]
             return factor_of(moves) * hypot(stacked_norms), pieces
 
-        body = root.equation.loop.body
+        body = loop_of(root.equation).body
         inside = norm_and_pieces_request(body, root.terms, budget, formed)
         return Request((), finish_loop, ((root.equation, inside),))
     request = pieces_request(terms, formed)
@@ -95,7 +102,7 @@ def norm_and_pieces_request(
     if sliced is not None:
         return _both(sliced, request)
 
-    def finish(values: list[Any], inner: list[PyTree]) -> tuple:
+    def finish(values: list[Any], inner: list[PyTree]) -> tuple[Any, ...]:
         pieces = request.finish(values, inner)
         return norm.norm(pieces, budget), pieces
 
@@ -106,7 +113,7 @@ def _both(one: Request, other: Request) -> Request:
     """The results of two requests to one program."""
     atoms, loops = len(one.atoms), len(one.loops)
 
-    def finish(values: list[Any], inner: list[PyTree]) -> tuple:
+    def finish(values: list[Any], inner: list[PyTree]) -> tuple[Any, ...]:
         return (
             one.finish(values[:atoms], inner[:loops]),
             other.finish(values[atoms:], inner[loops:]),
@@ -117,7 +124,8 @@ def _both(one: Request, other: Request) -> Request:
 
 def num_stacking_loops(terms: Terms) -> int:
     """How many axes of iterations the pieces of `norm_and_pieces_request` have."""
-    return 1 + num_stacking_loops(terms[0][0].terms) if is_stacked(terms) else 0
+    stacked = stacked_output(terms)
+    return 0 if stacked is None else 1 + num_stacking_loops(stacked[0].terms)
 
 
 class KeptSum(NamedTuple):
@@ -140,29 +148,32 @@ def take_sums(wanted: Sequence[KeptSum]) -> list[jax.Array]:
     """
     sums: list[Any] = [None] * len(wanted)
     by_length: dict[int, list[int]] = {}
-    for index, one in enumerate(wanted):
-        if is_stacked(one.terms):
-            by_length.setdefault(one.terms[0][0].length, []).append(index)
+    outputs = [stacked_output(kept.terms) for kept in wanted]
+    for index, (kept, output) in enumerate(zip(wanted, outputs, strict=True)):
+        if output is None:
+            sums[index] = _sum_of_pieces(kept)
         else:
-            sums[index] = _sum_of_pieces(one)
+            by_length.setdefault(output[0].length, []).append(index)
     for members in by_length.values():
-        inner = _sums_by_iteration([wanted[index] for index in members])
-        for index, one in zip(members, inner, strict=True):
-            sums[index] = one
+        together = [(wanted[i], output) for i in members if (output := outputs[i]) is not None]
+        for index, total in zip(members, _sums_by_iteration(together), strict=True):
+            sums[index] = total
     return sums
 
 
-def _sums_by_iteration(wanted: Sequence[KeptSum]) -> list[jax.Array]:
-    def of_iteration(pieces: list[Sequence[Piece]]) -> list[jax.Array]:
+def _sums_by_iteration(
+    wanted: Sequence[tuple[KeptSum, tuple[LoopOutput, Moves]]],
+) -> list[jax.Array]:
+    def of_iteration(all_pieces: list[Sequence[Piece]]) -> list[jax.Array]:
         return take_sums(
             [
-                KeptSum(one.terms[0][0].terms, one.factors, own, one.terms[0][0].shape[1:])
-                for one, own in zip(wanted, pieces, strict=True)
+                KeptSum(root.terms, kept.factors, pieces, root.shape[1:])
+                for (kept, (root, _)), pieces in zip(wanted, all_pieces, strict=True)
             ]
         )
 
-    stacked = jax.lax.map(of_iteration, [one.pieces for one in wanted])
-    return [apply_moves(one.terms[0][1], found) for one, found in zip(wanted, stacked, strict=True)]
+    stacked = jax.lax.map(of_iteration, [kept.pieces for kept, _ in wanted])
+    return [apply_moves(moves, sums) for (_, (_, moves)), sums in zip(wanted, stacked, strict=True)]
 
 
 def _sum_of_pieces(wanted: KeptSum) -> jax.Array:
@@ -206,7 +217,7 @@ def sum_request(
     return Request(atoms, finish, inner, adds_up)
 
 
-def _atoms_of(own: list) -> tuple[tuple[Atom, ...], list[dict[Atom, int]]]:
+def _atoms_of(own: list[Any]) -> tuple[tuple[Atom, ...], list[dict[Atom, int]]]:
     atoms: list[Atom] = []
     places = []
     for root, _ in own:
@@ -216,5 +227,5 @@ def _atoms_of(own: list) -> tuple[tuple[Atom, ...], list[dict[Atom, int]]]:
     return tuple(atoms), places
 
 
-def _lookup(values: list[Any], place: dict[Atom, int]):
+def _lookup(values: list[Any], place: dict[Atom, int]) -> Callable[[Atom], Any]:
     return lambda atom: values[place[atom]]

@@ -7,6 +7,7 @@ and multiplied with, and weights used in bfloat16.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 
 from dpjax.privatize.rules.clipping_rules import FlatClipping
 
-MakeClip = Callable[..., Callable[..., tuple]]
+MakeClip = Callable[..., Callable[..., tuple[Any, ...]]]
 
 
 def compare_strategies(reference: MakeClip, structured: Mapping[str, MakeClip]) -> str | None:
@@ -29,7 +30,9 @@ def compare_strategies(reference: MakeClip, structured: Mapping[str, MakeClip]) 
     # Nothing is clipped, so that sums can be compared whatever margin a norm has.
     rule = FlatClipping(1e6)
 
-    def all_ways(params: dict, batch: tuple, mask: jax.Array) -> list[tuple]:
+    def all_ways(
+        params: dict[str, Any], batch: tuple[Any, ...], mask: jax.Array
+    ) -> list[tuple[Any, ...]]:
         makers = (reference, *structured.values())
         found = [make(_loss, rule, False)(params, batch, mask) for make in makers]
         return [grads | {"norms": rows.norms, "losses": losses} for grads, rows, losses, _ in found]
@@ -46,7 +49,7 @@ def compare_strategies(reference: MakeClip, structured: Mapping[str, MakeClip]) 
 
 
 # Halves the time that a CPU's compiler needs.
-_FAST_TO_COMPILE = {
+_FAST_TO_COMPILE: Any = {
     "xla_llvm_disable_expensive_passes": True,
     "xla_backend_optimization_level": 0,
     "xla_cpu_use_fusion_emitters": False,
@@ -84,10 +87,10 @@ _doubled.defvjp(lambda x: (2.0 * x, None), lambda _, g: (2.0 * g,))
 
 def _loss(params: dict[str, jax.Array], ids: jax.Array) -> jax.Array:
     @jax.checkpoint
-    def forwards(h: jax.Array, kernel: jax.Array) -> tuple:
+    def forwards(h: jax.Array, kernel: jax.Array) -> tuple[Any, ...]:
         return h + jax.nn.relu(h @ kernel), jnp.mean(h)
 
-    def backwards(h: jax.Array, shift: jax.Array) -> tuple:
+    def backwards(h: jax.Array, shift: jax.Array) -> tuple[Any, ...]:
         return jax.jit(lambda h: jnp.tanh(h + shift))(h), None
 
     h, means = jax.lax.scan(forwards, params["table"][ids], params["layers"])

@@ -73,7 +73,7 @@ def kept_formed(all_terms: Iterable[Terms], batch_size: int) -> set[Contraction]
     The sum then needs no product; all it costs is to write and read those values. First those that
     also save memory, then those that save most time for the memory, up to a budget.
     """
-    candidates = []
+    candidates: list[tuple[Contraction, float, int]] = []
     for terms in all_terms:
         candidates += _formable(terms, batch_size)
     kept = set()

@@ -103,7 +103,8 @@ def rounding_slack(arrays: ContractionArrays) -> jax.Array | float:
     if all(x.dtype != jnp.bfloat16 for x in arrays):
         return 0.0
     unit = float(jnp.finfo(jnp.bfloat16).eps) / 2
-    lengths, scale = 1.0, 1.0
+    lengths: jax.Array | float = 1.0
+    scale: jax.Array | float = 1.0
     for x in jax.lax.stop_gradient(arrays):
         own = power_of_two(x)
         lengths *= jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32) / own), axis=-1))

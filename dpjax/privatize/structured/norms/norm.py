@@ -7,7 +7,7 @@ rounding may count they are rather too large: whoever underestimates a norm brea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -60,10 +60,11 @@ def _exact_norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
         return jnp.zeros((), jnp.float32)
     if len(pieces) == 1:
         return factor_of(pieces[0].form.moves) * _norm_of_one(pieces[0], budget)
-    boxes = [box_of(piece.form) for piece in pieces]
-    clusters = _clusters(boxes)
+    found = [box_of(piece.form) for piece in pieces]
+    boxes = [box for box in found if box is not None]
+    clusters = _clusters(boxes) if len(boxes) == len(found) else None
     if clusters is None:
-        return dense_norm(sum(form(piece) for piece in pieces))
+        return dense_norm(cast(jax.Array, sum(form(piece) for piece in pieces)))
     return hypot(
         [
             _norm_of_cluster([pieces[i] for i in cluster], [boxes[i] for i in cluster], budget)
@@ -113,12 +114,10 @@ def _sums_by_row(rows: RowsArrays) -> jax.Array:
     )
 
 
-def _clusters(boxes: Sequence[Box | None]) -> list[list[int]] | None:
-    """Pieces in one place together, others apart; None if places overlap partly or are unknown."""
+def _clusters(boxes: Sequence[Box]) -> list[list[int]] | None:
+    """Pieces in one place together, others apart; None if places overlap partly."""
     clusters: list[list[int]] = []
     for index, box in enumerate(boxes):
-        if box is None:
-            return None
         for cluster in clusters:
             members = [boxes[member] for member in cluster]
             if members[0].place == box.place:
@@ -138,26 +137,25 @@ def _norm_of_cluster(pieces: Sequence[Piece], boxes: Sequence[Box], budget: Budg
     if len(pieces) == 1:
         return factor_of(pieces[0].form.moves) * _norm_of_one(pieces[0], budget)
     reference = next((box for box in boxes if box.is_table), boxes[0])
-    contractions, rows = [], []
+    contractions: list[ContractionArrays] = []
+    rows: list[RowsArrays] = []
     for piece, box in zip(pieces, boxes, strict=True):
         aligned = box.aligned_with(reference, piece)
-        (contractions if isinstance(aligned, ContractionArrays) else rows).append(aligned)
-    contraction = _along_time(contractions, -2)
-    table = _along_time(rows, 0)
-    if table is None:
+        if isinstance(aligned, ContractionArrays):
+            contractions.append(aligned)
+        else:
+            rows.append(aligned)
+    # Several pieces of one kind are one, with a longer time.
+    contraction = (
+        ContractionArrays(*[_joined(part, -2) for part in zip(*contractions, strict=True)])
+        if contractions
+        else None
+    )
+    if not rows:
+        assert contraction is not None
         return contraction_norm(contraction, budget)
+    table = RowsArrays(*[_joined(part, 0) for part in zip(*rows, strict=True)])
     return _norm_of_both(contraction, table, budget)
-
-
-def _along_time(arrays: Sequence, axis: int):
-    """Several pieces of one kind are one, with a longer time."""
-    if not arrays:
-        return None
-    kind = type(arrays[0])
-    parts = zip(*arrays, strict=True)
-    if kind is RowsArrays:
-        return RowsArrays(*[_joined(part, 0) for part in parts])
-    return ContractionArrays(*[_joined(part, axis) for part in parts])
 
 
 def _joined(parts: Sequence[jax.Array], axis: int) -> jax.Array:
@@ -245,7 +243,7 @@ def with_rows(
     own = [*own, rows_norm(rows)]
     largest = jnp.max(jnp.stack(own))
     scale = power_of_two(jnp.where(largest > 0, largest, 1.0))
-    square = sum(jnp.square(norm / scale) for norm in own)
+    square = cast(jax.Array, sum(jnp.square(norm / scale) for norm in own))
     for value, (first, second, third) in crosses:
         # One after the other: the product of all scales may leave the range of float32 first.
         square += 2.0 * value * (first / scale) * second * (third / scale)

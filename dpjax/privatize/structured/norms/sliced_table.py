@@ -24,7 +24,14 @@ from dpjax.privatize.structured.norms.contractions import (
     rounding_slack,
 )
 from dpjax.privatize.structured.program.evaluate import Request, make_plan, run, values_request
-from dpjax.privatize.structured.program.jaxpr import Atom, Equation, Program, depends_on
+from dpjax.privatize.structured.program.jaxpr import (
+    Atom,
+    Equation,
+    Program,
+    Value,
+    depends_on,
+    loop_of,
+)
 from dpjax.privatize.structured.terms.layout import Box, box_of, overlap
 from dpjax.privatize.structured.terms.moves import Moves, Transpose
 from dpjax.privatize.structured.terms.pieces import (
@@ -56,7 +63,7 @@ def sliced_norm_request(program: Program, terms: Terms, budget: Budget) -> Reque
     some of them in slices by a loop, and rows of a table around them; or where a loop runs before
     it is known which rows.
     """
-    parts: list[_Whole | _Slices | None] = []
+    found: list[_Whole | _Slices | None] = []
     table = _Table(program, [], None)
     for root, moves in terms:
         if isinstance(root, Rows):
@@ -65,12 +72,12 @@ def sliced_norm_request(program: Program, terms: Terms, budget: Budget) -> Reque
                 return None
             table = table._replace(lookups=[*table.lookups, (root, box.factor)], box=box)
         else:
-            parts.append(_part(root, moves))
-    if not any(isinstance(part, _Slices) for part in parts):
+            found.append(_part(root, moves))
+    if not any(isinstance(part, _Slices) for part in found):
         return None
-    if any(part is None or part.box is None for part in parts):
+    parts = [part.beside(table.box) for part in found if part is not None]
+    if len(parts) < len(found):
         return None
-    parts = [part.beside(table.box) for part in parts]
     if not _fit([part.box for part in parts], table.box):
         return None
     known = table.known_before([part.equation for part in parts if isinstance(part, _Slices)])
@@ -110,7 +117,8 @@ class _Table(NamedTuple):
 
     def numbers(self, known: Values) -> jax.Array:
         """The row numbers of all lookups, `(S,)`, from the values of `known_before`."""
-        [found] = run(self.program.without_barriers, known, [self._ids_request()])
+        values = {atom: x for atom, x in known.items() if isinstance(atom, Value)}
+        [found] = run(self.program.without_barriers, values, [self._ids_request()])
         return jnp.concatenate(
             [row_numbers(root, ids) for (root, _), ids in zip(self.lookups, found, strict=True)]
         )
@@ -161,7 +169,7 @@ class _Whole:
 
     root: Contraction
     exchanged: bool
-    box: Box | None
+    box: Box
 
     def beside(self, table: Box | None) -> _Whole:
         """With the side that runs along the rows of a table called first, if there is one."""
@@ -190,7 +198,7 @@ class _Slices:
     equation: Equation
     root: Contraction
     second_varies: bool
-    box: Box | None
+    box: Box
 
     def beside(self, table: Box | None) -> _Slices:
         """Its sides cannot be exchanged."""
@@ -205,18 +213,18 @@ class _Slices:
     def fixed(self) -> Atom:
         """The side that is the same, a value of the body, in front of barriers."""
         side = self.root.a if self.second_varies else self.root.g
-        return self.equation.loop.body.through_barriers(side)
+        return loop_of(self.equation).body.through_barriers(side)
 
     def fixed_inputs(self) -> list[int]:
         """The inputs of the loop that `fixed` is computed from."""
-        loop = self.equation.loop
+        loop = loop_of(self.equation)
         consts = loop.body.inputs[: loop.num_consts]
         plan = make_plan(loop.body.without_barriers, consts, [values_request([self.fixed])])
         return [index for index, value in enumerate(consts) if value in plan.read]
 
     def fixed_side(self, values: Values) -> jax.Array:
         """The side that is the same, `(T, p)`, computed outside of the loop."""
-        body, inputs = self.equation.loop.body, self.equation.inputs
+        body, inputs = loop_of(self.equation).body, self.equation.inputs
         known = {body.inputs[index]: values[inputs[index]] for index in self.fixed_inputs()}
         [[value]] = run(body.without_barriers, known, [values_request([self.fixed])])
         return side_of(self.root, value, second=not self.second_varies)
@@ -224,13 +232,14 @@ class _Slices:
 
 def _part(root: Root, moves: Moves) -> _Whole | _Slices | None:
     if isinstance(root, Contraction):
-        return _Whole(root, False, box_of(form_of(root, moves)))
+        box = box_of(form_of(root, moves))
+        return None if box is None else _Whole(root, False, box)
     if not isinstance(root, LoopOutput) or not root.stacked or len(root.terms) != 1:
         return None
     inner, inner_moves = root.terms[0]
     if not isinstance(inner, Contraction) or inner.sizes[0] != 1:
         return None
-    loop = root.equation.loop
+    loop = loop_of(root.equation)
     varying = depends_on(loop.body.without_barriers, loop.body.inputs[loop.num_consts :])
     first_varies, second_varies = (
         loop.body.through_barriers(side) in varying for side in (inner.a, inner.g)
@@ -239,11 +248,12 @@ def _part(root: Root, moves: Moves) -> _Whole | _Slices | None:
         return None
     form = stacked_form(form_of(inner, inner_moves), root.length)
     box = box_of(_iterations_first(form, second_varies, moves))
-    return _Slices(root.equation, inner, second_varies, box)
+    return None if box is None else _Slices(root.equation, inner, second_varies, box)
 
 
 def _iterations_first(form: Form, second_varies: bool, moves: Moves) -> Form:
     """The form of a stacked product whose first side is the iterations and the one that differs."""
+    assert form.ranks is not None
     groups, left, right = form.ranks
     if second_varies:
         # The product with its sides exchanged, and the way back from it.
@@ -290,12 +300,14 @@ def _request(
             if isinstance(part, _Slices):
                 of_part = _Norms(*map(hypot, next(results)))
                 if crossed:
+                    assert rows is not None
                     fixed = part.fixed_side(values)
                     crosses.append(norm.cross_of_picked(next(results), fixed, rows, factor))
             else:
                 arrays = part.arrays(values)
                 of_part = _norms_of(arrays, crossed, budget)
                 if crossed:
+                    assert rows is not None
                     crosses.append(norm.cross(arrays, rows, _first_row(part), budget, factor))
             all_norms.append(_Norms(*(abs(factor) * norm for norm in of_part)))
         own = [of_part.own for of_part in all_norms]

@@ -6,6 +6,8 @@ loop: its batching rule sums over the examples, so that its result has no batch 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -37,7 +39,9 @@ def summed(factor: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
         return sum_over_batch(factor[None], jax.tree.unflatten(treedef, batch), form)
 
     @of_one.def_vmap
-    def of_batch(axis_size, in_batched, factor, *leaves):
+    def of_batch(
+        axis_size: int, in_batched: Sequence[bool], factor: jax.Array, *leaves: jax.Array
+    ) -> tuple[jax.Array, bool]:
         factors, *full = [
             x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
             for x, batched in zip((factor, *leaves), in_batched, strict=True)

@@ -153,17 +153,17 @@ def make_plan(
     equations, loops = [], {}
     for equation in reversed(program.equations):
         wanted = [value in read and value not in known for value in equation.outputs]
-        inner = inside.get(equation, [])
+        of_body = inside.get(equation, [])
         kept = keeps(equation)
-        if not (any(wanted) or inner or kept):
+        if not (any(wanted) or of_body or kept):
             continue
         if equation.loop is None:
             read |= dict.fromkeys(equation.inputs)
         else:
             inside_keeps = _prints if kept else _keeps_none
-            loops[equation] = _plan_loop(equation.loop, wanted, inner, inside_keeps)
+            loops[equation] = _plan_loop(equation.loop, wanted, of_body, inside_keeps)
             read |= {equation.inputs[index]: None for index in loops[equation].inputs}
-            read |= {atom: None for request in inner for atom in request.outside or ()}
+            read |= {atom: None for request in of_body for atom in request.outside or ()}
         equations.append(equation)
     return Plan(equations[::-1], loops, read)
 
@@ -196,7 +196,7 @@ def _plan_loop(
 
 def _run_loop(
     loop: Loop, inputs: Sequence[Any], plan: LoopPlan, outside: Sequence[list[Any] | None]
-) -> tuple[list, list[PyTree]]:
+) -> tuple[list[Any], list[PyTree]]:
     """The loop's outputs (None where nobody needs them) and the results of the requests."""
     first_carry, first_slice = loop.num_consts, loop.num_consts + loop.num_carry
     body_inputs = loop.body.inputs
@@ -220,13 +220,15 @@ def _run_loop(
     adds_up = [request.adds_up for request in plan.requests]
     sums = _zeros_of_sums(body, carry, slices, adds_up)
 
-    def step(state: tuple, slices: list[Any]) -> tuple:
+    def step(state: tuple[Any, ...], slices: list[Any]) -> tuple[Any, ...]:
         carry, sums = state
         carry, stacked, results = body(carry, slices)
         new = [result for result, added in zip(results, adds_up, strict=True) if added]
         rest = [result for result, added in zip(results, adds_up, strict=True) if not added]
         return (carry, jax.tree.map(jnp.add, sums, new)), (stacked, rest)
 
+    stacked: list[Any]
+    rest: list[PyTree]
     (carry, sums), (stacked, rest) = jax.lax.scan(
         step,
         (carry, sums),
@@ -238,12 +240,12 @@ def _run_loop(
     outputs: list[Any] = [None] * len(loop.body.outputs)
     for index, value in zip(plan.carry + plan.stacked, [*carry, *stacked], strict=True):
         outputs[index] = value
-    sums, rest = iter(sums), iter(rest)
-    return outputs, [next(sums) if added else next(rest) for added in adds_up]
+    added_up, others = iter(sums), iter(rest)
+    return outputs, [next(added_up) if added else next(others) for added in adds_up]
 
 
 def _zeros_of_sums(
-    body: Callable, carry: list[Any], slices: list[Any], adds_up: Sequence[bool]
+    body: Callable[..., Any], carry: list[Any], slices: list[Any], adds_up: Sequence[bool]
 ) -> list[PyTree]:
     if not any(adds_up):
         return []

@@ -90,6 +90,12 @@ class Equation:
     loop: Loop | None = None
 
 
+def loop_of(equation: Equation) -> Loop:
+    """The loop that an equation is, where it is known to be one."""
+    assert equation.loop is not None
+    return equation.loop
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
     """Equations in an order in which they can be evaluated."""
@@ -99,7 +105,7 @@ class Program:
     equations: tuple[Equation, ...]
 
     @functools.cached_property
-    def makers(self) -> Mapping[Value, Equation]:
+    def makers(self) -> Mapping[Atom, Equation]:
         """The equation that each value comes out of; inputs come out of none."""
         return {value: equation for equation in self.equations for value in equation.outputs}
 
@@ -212,7 +218,7 @@ class _Reader:
                 lambda *args: jax.lax.optimization_barrier(args),
             )
         )
-        return tuple(outputs.get(atom, atom) for atom in operands)
+        return tuple(outputs[atom] if isinstance(atom, Value) else atom for atom in operands)
 
 
 def _body(eqn: Any) -> Any:

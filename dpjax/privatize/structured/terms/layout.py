@@ -72,6 +72,7 @@ class Box:
             ids, updates = piece.arrays
             assert not exchanged
             return RowsArrays(ids, times(updates, self.factor))
+        assert isinstance(piece.arrays, ContractionArrays)
         a, g = piece.arrays
         # The smaller one, since that makes a copy of it.
         a, g = (times(a, self.factor), g) if a.size < g.size else (a, times(g, self.factor))
@@ -105,16 +106,22 @@ def box_of(form: Form) -> Box | None:
         if isinstance(move, Transpose):
             axes = [axes[axis] for axis in move.permutation]
         elif isinstance(move, Reshape):
-            axes = _reshaped(axes, move.shape)
+            reshaped = _reshaped(axes, move.shape)
+            if reshaped is None:
+                return None
+            axes = reshaped
         elif isinstance(move, Pad):
-            axes = _padded(axes, move)
-        if axes is None:
-            return None
+            padded = _padded(axes, move)
+            if padded is None:
+                return None
+            axes = padded
     return Box(
-        *(_along(axes, role) for role in (_GROUP, _LEFT, _RIGHT)),
-        tuple((axis.first, axis.filled) for axis in axes),
-        signed_factor_of(form.moves),
-        form.num_rows is not None,
+        groups=_along(axes, _GROUP),
+        left=_along(axes, _LEFT),
+        right=_along(axes, _RIGHT),
+        place=tuple((axis.first, axis.filled) for axis in axes),
+        factor=signed_factor_of(form.moves),
+        is_table=form.num_rows is not None,
     )
 
 
@@ -151,9 +158,10 @@ def _reshaped(axes: Sequence[_Axis], shape: tuple[int, ...]) -> list[_Axis] | No
             return None
         axis = remaining.pop(0)
         while axis.size < size and remaining:
-            axis = _merged(axis, remaining.pop(0))
-            if axis is None:
+            merged = _merged(axis, remaining.pop(0))
+            if merged is None:
                 return None
+            axis = merged
         if axis.size != size:
             return None
         found.append(axis)

@@ -192,14 +192,18 @@ def _divide(equation: Equation, output: Value) -> list[tuple[Atom, Moves]] | Non
 
 def _pad(equation: Equation, output: Value) -> list[tuple[Atom, Moves]] | None:
     operand, filler = equation.inputs
-    config = tuple(tuple(int(n) for n in axis) for axis in equation.params["padding_config"])
+    config = tuple(
+        (int(low), int(high), int(interior))
+        for low, high, interior in equation.params["padding_config"]
+    )
     if scalar_constant(filler) != 0.0 or any(low < 0 or high < 0 for low, high, _ in config):
         return None
     return [(operand, (Pad(config),))]
 
 
 def _concatenate(equation: Equation, output: Value) -> list[tuple[Atom, Moves]]:
-    axis, start, terms = equation.params["dimension"], 0, []
+    axis, start = equation.params["dimension"], 0
+    terms: list[tuple[Atom, Moves]] = []
     for operand in equation.inputs:
         size = operand.shape[axis]
         config = [(0, 0, 0)] * len(output.shape)

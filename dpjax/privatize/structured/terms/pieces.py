@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +95,14 @@ def form_of(root: Contraction | Rows | Dense, moves: Moves) -> Form:
     return Form(tuple(root.shape), moves)
 
 
+@overload
+def arrays_of(root: Contraction, lookup: Callable[[Atom], Any]) -> ContractionArrays: ...
+@overload
+def arrays_of(root: Rows, lookup: Callable[[Atom], Any]) -> RowsArrays: ...
+@overload
+def arrays_of(root: Dense, lookup: Callable[[Atom], Any]) -> DenseArray: ...
+
+
 def arrays_of(root: Contraction | Rows | Dense, lookup: Callable[[Atom], Any]) -> Arrays:
     """The arrays of a root from the values of its program, for one example."""
     if isinstance(root, Contraction):
@@ -142,7 +150,7 @@ def piece_of(
     return Piece(Form(tuple(root.shape), moves), DenseArray(product_of_sides))
 
 
-def _groups_time_free(x: jax.Array, batch: tuple, contract: tuple) -> jax.Array:
+def _groups_time_free(x: jax.Array, batch: tuple[Any, ...], contract: tuple[Any, ...]) -> jax.Array:
     free = [axis for axis in range(x.ndim) if axis not in batch and axis not in contract]
     ordered = jnp.transpose(x, (*batch, *contract, *free))
     groups = math.prod(x.shape[axis] for axis in batch)
@@ -164,6 +172,7 @@ def out_of_stacking_loop(piece: Piece, length: int) -> Piece:
             form, ContractionArrays(*[_groups_first(x, groups, x.shape[-2]) for x in arrays])
         )
     if isinstance(arrays, RowsArrays):
+        assert piece.form.num_rows is not None
         first = piece.form.num_rows * jnp.arange(length, dtype=jnp.int32)
         ids = (arrays.ids + first[:, None]).reshape(-1)
         return Piece(form, RowsArrays(ids, arrays.updates.reshape(ids.shape[0], -1)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from dpjax.privatize.structured.program.jaxpr import (
     Atom,
@@ -16,6 +17,7 @@ from dpjax.privatize.structured.program.jaxpr import (
     Equation,
     Program,
     Value,
+    loop_of,
     needed_for,
     scalar_constant,
 )
@@ -28,7 +30,7 @@ class Contraction:
 
     a: Atom
     g: Atom
-    dimensions: tuple
+    dimensions: tuple[Any, ...]
     shape: tuple[int, ...]
 
     @property
@@ -84,7 +86,7 @@ class LoopOutput:
     @property
     def length(self) -> int:
         """Number of iterations."""
-        return self.equation.loop.length
+        return loop_of(self.equation).length
 
 
 Root = Contraction | Rows | Dense | LoopOutput
@@ -125,7 +127,11 @@ def _expand(program: Program, atom: Atom) -> list[Term]:
     if not all(are_safe(moves) for _, moves in terms):
         return [(Dense(atom, "a product with an extreme constant"), ())]
     # A sum of dense values is one dense value: no cross terms.
-    return terms if is_structured(terms) or not terms else [(Dense(atom, equation.primitive), ())]
+    return (
+        terms
+        if is_structured(tuple(terms)) or not terms
+        else [(Dense(atom, equation.primitive), ())]
+    )
 
 
 def _root(program: Program, equation: Equation, value: Value) -> list[Term] | None:
@@ -171,7 +177,7 @@ def _rows(program: Program, equation: Equation, value: Value) -> list[Term] | No
 
 
 def _loop_output(program: Program, equation: Equation, value: Value) -> list[Term] | None:
-    loop = equation.loop
+    loop = loop_of(equation)
     index = equation.outputs.index(value)
     if loop.length == 0:
         return _expand(program, equation.inputs[loop.num_consts + index])
