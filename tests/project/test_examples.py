@@ -9,6 +9,8 @@ import pkgutil
 import dpjax_accounting
 import pytest
 
+from dpjax import privatize
+
 
 def names_of_modules(package):
     found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
@@ -26,7 +28,7 @@ def with_examples(*packages):
     ]
 
 
-@pytest.mark.parametrize("name", with_examples(dpjax_accounting))
+@pytest.mark.parametrize("name", with_examples(dpjax_accounting, privatize))
 def test_examples_of(name):
     outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.attempted > 0 and outcome.failed == 0
@@ -49,3 +51,24 @@ def test_examples_of(name):
 )
 def test_what_is_used_most_has_an_example(name):
     assert ">>> " in getattr(dpjax_accounting, name).__doc__
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AdaptiveClipping",
+        "AutomaticClipping",
+        "FlatClipping",
+        "PerGroupClipping",
+        "PoissonSampler",
+        "RunKey",
+        "clipped_grad",
+        "explain",
+        "gaussian_noise",
+        "noisy_mean",
+        "private_gradient",
+        "unit_loss",
+    ],
+)
+def test_every_part_of_private_training_has_an_example(name):
+    assert ">>> " in getattr(privatize, name).__doc__
