@@ -8,12 +8,12 @@ A strategy is a function `(loss_fn, rule, has_aux) -> clip`, where
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 from dpjax.privatize.materialize import materialize
 from dpjax.privatize.structured.clipped_sums import auto, one_backward, two_backwards
+from dpjax.suggest import did_you_mean
 
 STRATEGIES: dict[str, Callable[..., Callable[..., Any]]] = {
     "auto": auto,
@@ -30,8 +30,8 @@ def strategy_named(name: str) -> Callable[..., Callable[..., Any]]:
         ValueError: there is none of that name; names the nearest.
     """
     if name not in STRATEGIES:
-        near = difflib.get_close_matches(name, STRATEGIES, n=1, cutoff=0.0)
         raise ValueError(
-            f"unknown strategy {name!r}; did you mean {near[0]!r}? Known are {sorted(STRATEGIES)}"
+            f"strategy must be one of {sorted(STRATEGIES)}, got {name!r}."
+            + did_you_mean(name, STRATEGIES)
         )
     return STRATEGIES[name]

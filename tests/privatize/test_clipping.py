@@ -241,7 +241,7 @@ def test_sensitivity_by_relation():
         ({"clip_norm": float("inf")}, ValueError, "finite"),
         ({"clip_norm": "1"}, TypeError, "number"),
         ({"clip_norm": 1, "microbatch_size": 0}, ValueError, "at least 1"),
-        ({"clip_norm": 1, "strategy": "materialise"}, ValueError, "did you mean 'materialize'"),
+        ({"clip_norm": 1, "strategy": "materialise"}, ValueError, "Did you mean 'materialize'"),
     ],
 )
 def test_bad_options(kwargs, error, message):

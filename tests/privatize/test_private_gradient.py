@@ -391,7 +391,7 @@ class TestMisuse:
             ({"rule": None}, TypeError, "either clip_norm or rule"),
             ({"rule": 1.0}, TypeError, "rule must be a clipping rule"),
             ({"clip_norm": 0.0}, ValueError, "clip_norm must be positive"),
-            ({"strategy": "auo"}, ValueError, "did you mean 'auto'"),
+            ({"strategy": "auo"}, ValueError, "Did you mean 'auto'"),
             ({"run_key": jax.random.key(0)}, TypeError, "run_key must be a RunKey"),
             (
                 {

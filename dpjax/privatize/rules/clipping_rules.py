@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpjax.privatize.float32.scaling import hypot
+from dpjax.suggest import did_you_mean
 from dpjax.typing import PyTree, Scalar
 
 # One part in 2¹⁹ ≈ 1.9e-6: many times the rounding error of a float32 factor and product. Norms are
@@ -178,10 +179,10 @@ class PerGroupClipping(ClippingRule):
         names = [self.group_of(path) for path in paths]
         for path, name in zip(paths, names, strict=True):
             if name not in self.clip_norms:
-                near = difflib.get_close_matches(str(name), self.clip_norms, n=1, cutoff=0.0)
                 raise ValueError(
                     f"group_of puts parameter {path!r} into group {name!r}, which has no clip norm;"
-                    f" did you mean {near[0]!r}? clip_norms has {list(self.clip_norms)}"
+                    f" clip_norms has {list(self.clip_norms)}."
+                    + did_you_mean(name, self.clip_norms)
                 )
         for name in self.clip_norms:
             if name not in names:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from dpjax.suggest import did_you_mean
 from dpjax.typing import PyTree
 
 _REDUCTIONS = ("sum", "mean")
@@ -53,9 +53,9 @@ def unit_loss(
         ['0.75', '2.00']
     """
     if reduction not in _REDUCTIONS:
-        near = difflib.get_close_matches(str(reduction), _REDUCTIONS, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"unknown reduction {reduction!r}; did you mean {near!r}? Known are {_REDUCTIONS}"
+            f"reduction must be one of {_REDUCTIONS}, got {reduction!r}."
+            + did_you_mean(reduction, _REDUCTIONS)
         )
 
     def loss(params: PyTree, unit: PyTree) -> jax.Array:

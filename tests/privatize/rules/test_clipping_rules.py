@@ -261,7 +261,7 @@ def test_microbatches_and_empty_batches_have_the_same_fields(size, microbatch_si
 @pytest.mark.parametrize(
     ("clip_norms", "message"),
     [
-        ({"embeding": 1.0, "layers": 1.0, "unused": 1.0}, "did you mean 'embeding'"),
+        ({"embeding": 1.0, "layers": 1.0, "unused": 1.0}, "Did you mean 'embeding'"),
         (GROUPS | {"tables": 1.0}, "no parameter into it; the nearest, 'table', is in 'embedding'"),
     ],
 )

@@ -165,5 +165,5 @@ def test_bad_units(unit, error, message):
 
 
 def test_a_reduction_that_is_not_known():
-    with pytest.raises(ValueError, match="did you mean 'mean'"):
+    with pytest.raises(ValueError, match="Did you mean 'mean'"):
         dpjax.unit_loss(lambda p, x: p * x, reduction="meen")
