@@ -9,6 +9,7 @@ import pytest
 
 from dpjax.cli.main import main
 from dpjax.finetuning import run
+from dpjax.finetuning.setup import start
 from dpjax.finetuning.training import loop
 
 
@@ -37,7 +38,7 @@ def test_what_nobody_foresaw_is_a_sentence_before_it_is_a_traceback(
         raise KeyError("unheard of")
 
     for module, name, status in (
-        (run, "prepare", "Nothing of the run had been started."),
+        (start, "prepare", "Nothing of the run had been started."),
         (loop, "_row", "--overwrite starts it afresh."),
     ):
         with monkeypatch.context() as patch:
@@ -66,7 +67,7 @@ def test_an_interruption_is_a_sentence_and_a_status(
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(number)
 
-    monkeypatch.setattr(run.RunLedger, "of", classmethod(dropping))
+    monkeypatch.setattr(start.RunLedger, "of", classmethod(dropping))
     assert main(words(options)) == status
     assert "nothing was started" in capsys.readouterr().err
     assert not options["output_dir"].exists()
