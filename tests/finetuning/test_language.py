@@ -19,6 +19,7 @@ from dpjax.models import (
 FORMATS = ("text", "prompt_completion", "messages")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("record_format", FORMATS)
 def test_a_decoder_learns_to_write(language_options, record_format):
     result = dpjax.finetune(**language_options(record_format))
@@ -39,6 +40,7 @@ def test_a_decoder_learns_to_write(language_options, record_format):
     assert "labels" not in json.dumps(privacy["assumptions"])
 
 
+@pytest.mark.slow
 def test_lora_in_other_ways_of_computing_gives_the_same_model(language_options, tmp_path):
     options = language_options("prompt_completion", tuning="lora", lora={"rank": 4})
     options["training"]["num_steps"] = 4
@@ -64,6 +66,7 @@ def test_lora_in_other_ways_of_computing_gives_the_same_model(language_options, 
     assert opened.config == load_causal_lm(plain.output_dir / "model").config
 
 
+@pytest.mark.slow
 def test_a_frozen_base_in_bfloat16_is_merged_in_bfloat16(language_options):
     options = language_options("text", tuning="lora", compute={"frozen_dtype": "bfloat16"})
     options["training"]["num_steps"] = 2

@@ -72,6 +72,7 @@ def test_the_same_seed_gives_the_same_bits(options, finished, tmp_path):
     assert weights(finished) != weights(other)
 
 
+@pytest.mark.slow
 def test_without_a_seed_two_runs_differ(options, tmp_path):
     options = {**options, "seed": None}
     first = dpjax.finetune(**options)
@@ -116,6 +117,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_happened(options, finished, mo
         dpjax.finetune(**options, resume=True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_a_that_it_started_with(options, tmp_path, monkeypatch):
     options = {**options, "lora": {"rank": 2, "start_a": "principal", "freeze_a": True}}
     whole = dpjax.finetune(**options)
@@ -140,6 +142,7 @@ def test_a_resumed_run_has_the_a_that_it_started_with(options, tmp_path, monkeyp
     assert weights(resumed) == weights(whole) and losses(resumed) == losses(whole)
 
 
+@pytest.mark.slow
 def test_what_a_record_drops_depends_on_the_step_and_on_nothing_else(
     options, finished, tmp_path, monkeypatch
 ):
@@ -232,6 +235,7 @@ def test_non_private_runs_say_so_everywhere(options, tuning, capsys):
     assert all("epsilon" not in row for row in result.metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_training_learns_with_little_noise(options, tuning):
     training = options["training"] | {"num_steps": 90}

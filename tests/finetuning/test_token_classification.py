@@ -50,6 +50,7 @@ def test_a_run_tags_words(tagging, capsys):
     assert f"| {name} | {value} |" in report
 
 
+@pytest.mark.slow
 def test_transformers_opens_the_model_with_its_tags(tagging):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")

@@ -15,6 +15,8 @@ from dpjax.models import (
     save_model,
 )
 
+pytestmark = pytest.mark.slow
+
 AB = ("a", "b")
 ABC = ("a", "b", "c")
 TEXTS = [

@@ -15,6 +15,8 @@ import pytest
 from tests.support import properties
 from tests.support.properties import SUBJECTS, Violated
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES = ("materialize", "one_backward", "two_backwards")
 SCALE = ("materialize.scale", "structured.clipped_sums.scale")
 BUGS = {}

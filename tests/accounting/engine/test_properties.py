@@ -11,6 +11,8 @@ from dpjax_accounting import Composition, DPSGDSchedule, compare
 
 from tests.support.mechanisms import dpsgd, full_batch, segment
 
+pytestmark = pytest.mark.slow
+
 N = 10**6
 few = hypothesis.settings(max_examples=5, deadline=None, derandomize=True, database=None)
 probabilities = st.floats(1e-3, 0.5)

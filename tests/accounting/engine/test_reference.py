@@ -11,6 +11,8 @@ from dpjax_accounting import DPSGD, compare
 
 from tests.support.mechanisms import dpsgd
 
+pytestmark = pytest.mark.slow
+
 REFERENCE = json.loads(pathlib.Path(__file__).with_name("reference.json").read_text())
 # A millionth sampling probability and a million steps need more points than memory is given for.
 LOOSE = {"huge_T_q1e-5": 6e-3}

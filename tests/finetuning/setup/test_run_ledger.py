@@ -38,6 +38,7 @@ def stop_after(step, monkeypatch, options, **changes):
     return json.loads((options["output_dir"] / "privacy.json").read_text())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_charged_once(options, monkeypatch):
     mechanism = DPSGD(num_units=240, expected_batch_size=40, noise_multiplier=4.0, num_steps=6)
     stopped = stop_after(2, monkeypatch, options)
@@ -54,6 +55,7 @@ def test_an_interrupted_run_is_charged_once(options, monkeypatch):
         assert verify_report(report, ledger_of(options)) == []
 
 
+@pytest.mark.slow
 def test_two_runs_on_the_same_data_compose(options, tmp_path, monkeypatch):
     first, second = (
         DPSGD(num_units=240, expected_batch_size=40, noise_multiplier=4.0, num_steps=6),
@@ -96,6 +98,7 @@ def test_the_charge_is_on_disk_before_the_first_step_and_a_crash_leaves_it_whole
     assert ledger_of(options).epsilon(1e-5) == pytest.approx(whole)
 
 
+@pytest.mark.slow
 def test_ledgers_that_do_not_fit_are_refused_before_anything_is_written(
     options, eval_file, tmp_path
 ):

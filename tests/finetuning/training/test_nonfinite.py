@@ -111,6 +111,7 @@ def test_one_training_record_without_a_loss(odd_options, tmp_path, non_private):
         check_run(result, steps_with_odd=[1, 1], held_out_odd=0, training_records=241)
 
 
+@pytest.mark.slow
 def test_one_held_out_record_without_a_loss(odd_options, tmp_path):
     odd_options["eval_data"] = with_odd_record(odd_options["eval_data"], tmp_path)
     result = dpjax.finetune(**odd_options)
@@ -118,6 +119,7 @@ def test_one_held_out_record_without_a_loss(odd_options, tmp_path):
     assert result.eval_accuracy == pytest.approx(round(result.eval_accuracy * 81) / 81)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", ["train_data", "eval_data"])
 def test_one_text_without_a_loss(odd_language_options, tmp_path, data):
     options = odd_language_options
@@ -166,6 +168,7 @@ def test_a_few_records_without_a_loss_are_no_divergence():
         watch.check_losses(18, 1, 0)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_stops_with_a_sentence_and_may_be_resumed(options, capsys):
     training = options["training"] | {"learning_rate": 3e38, "schedule": "constant"}
     options |= {"training": training, "tuning": "full"}

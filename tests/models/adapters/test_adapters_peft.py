@@ -24,6 +24,7 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
 pytestmark = [
+    pytest.mark.slow,
     # peft asks transformers for an attribute under its old name.
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     # peft sets fan_in_fan_out by itself where a model has both kinds of layers.

@@ -15,6 +15,7 @@ peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
 pytestmark = [
+    pytest.mark.slow,
     # peft says that it stores embeddings, that it ties them, or that it does not.
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),

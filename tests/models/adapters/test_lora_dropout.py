@@ -80,6 +80,7 @@ def test_the_key_decides_what_is_dropped(scan_layers):
     assert all(layer.dropout_key is None for layer in layers_of(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["one_backward", "two_backwards"])
 def test_clipped_gradients_are_those_of_a_loop_with_the_same_keys(strategy):
     graphdef, trained, frozen = split_trainable(

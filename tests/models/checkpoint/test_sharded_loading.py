@@ -8,6 +8,8 @@ import pytest
 from dpjax.models import save_model
 from tests.support.tiny_checkpoints import random_model, write_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_checkpoint_is_loaded_over_several_devices(tmp_path):
     # A vocabulary that four devices can share.

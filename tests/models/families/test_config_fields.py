@@ -16,6 +16,8 @@ import pytest
 from dpjax.models import load_causal_lm, load_classifier, parse_config
 from tests.support.tiny_checkpoints import CONFIGS, DECODERS, raw_config
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

@@ -221,6 +221,7 @@ def test_padding_changes_nothing(family):
         np.testing.assert_allclose(left, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 @every_family
 def test_clipped_gradients_equal_a_loop(family):
     task = first_task(family)

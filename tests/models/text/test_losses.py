@@ -183,6 +183,7 @@ def language_model(tied, low=False, chunk=5):
     return params, jnp.asarray(ids, jnp.int32), loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_the_clipped_gradient_equals_a_loop_over_examples(tied, low):
@@ -217,6 +218,7 @@ def test_the_core_sees_the_head_as_contractions(tied):
     assert not any("dense" in term for term in terms)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_logits_of_all_tokens_are_never_alive(tied):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES = ("materialize", "one_backward", "two_backwards")
 EXAMPLES, TABLE, UP, DOWN = 32, 48 * 16, 2 * 16 * 64, 2 * 64 * 16
 

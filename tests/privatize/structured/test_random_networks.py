@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 import dpjax
 
+pytestmark = pytest.mark.slow
+
 SIZE, VOCAB = 5, 7
 FAST = ("one_backward", "two_backwards")
 few = settings(

@@ -9,6 +9,8 @@ import dpjax
 from dpjax.privatize.float32.scaling import dense_norm, normalised, sum_in_blocks
 from dpjax.privatize.structured.terms.moves import Scale, apply_moves, factor_of
 
+pytestmark = pytest.mark.slow
+
 FAST = ("one_backward", "two_backwards")
 FORMATS = {
     "float32": (jnp.float32, jnp.float32),

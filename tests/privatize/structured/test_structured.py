@@ -161,6 +161,7 @@ def test_no_array_of_examples_times_the_table(strategy):
     assert f"{examples},{vocab},{size}]" in text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="about the compiler of CPUs")
 def test_two_backward_passes_of_a_residual_network_compile_to_little_more_code_than_one():
