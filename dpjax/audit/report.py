@@ -87,9 +87,9 @@ def _verdict(result: AttackResult, guarantee: tuple[float, float] | None) -> str
                 " was told. Do not rely on the stated ε before the reason is found."
             )
     if result.auc_interval[0] > 0.5 or result.tpr_interval[0] > result.fpr_level:
-        found = "The attack works: it does better than guessing by more than chance explains."
+        verdict = "The attack works: it does better than guessing by more than chance explains."
     else:
-        found = "The attack did no better than guessing, as far as this many records can tell."
+        verdict = "The attack did no better than guessing, as far as this many records can tell."
     if guarantee is None:
-        return f"{found} The run had no privacy: nothing bounds what a better attack would find."
-    return f"{found} Neither number exceeds what (ε, δ) allows by more than chance."
+        return f"{verdict} The run had no privacy: nothing bounds what a better attack would find."
+    return f"{verdict} Neither number exceeds what (ε, δ) allows by more than chance."

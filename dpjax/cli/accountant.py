@@ -114,10 +114,10 @@ class Guarantee:
         return 0
 
     def _print_json(self, accuracy: float, belief: float) -> None:
-        both = compare(self.mechanism, self.delta)
+        comparison = compare(self.mechanism, self.delta)
         values = {
-            "epsilon": both.pld,
-            "epsilon_renyi": both.rdp,
+            "epsilon": comparison.pld,
+            "epsilon_renyi": comparison.rdp,
             "delta": self.delta,
             "best_guess_accuracy": accuracy,
             "posterior_belief": belief,

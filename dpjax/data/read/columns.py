@@ -123,8 +123,10 @@ def check_names(names: Iterable[str], place: str) -> None:
 
 def _listed(names: Collection[str]) -> str:
     shown = [_shown(name) for name in list(names)[:_NAMES_SHOWN]]
-    more = len(names) - len(shown)
-    return ", ".join(shown + [f"… ({more} more)"] * (more > 0)) or "none"
+    num_hidden = len(names) - len(shown)
+    if num_hidden > 0:
+        shown.append(f"… ({num_hidden} more)")
+    return ", ".join(shown) or "none"
 
 
 def _shown(name: str) -> str:

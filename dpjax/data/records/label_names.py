@@ -54,12 +54,12 @@ def _check_known(evaluation: Labelled, names: tuple[str, ...]) -> None:
     unknown = _sorted(set(counts) - set(names))
     if not unknown:
         return
-    found = ", ".join(
+    counted = ", ".join(
         f"{name!r} ({counts[name]} of {len(evaluation.labels)})" for name in unknown[:10]
     )
     hint = did_you_mean(unknown[0], names)
     raise ValueError(
-        f"{len(unknown)} label(s) occur only in the evaluation data: {found}. The training data "
+        f"{len(unknown)} label(s) occur only in the evaluation data: {counted}. The training data "
         f"has {_listed(names)}.{hint} Remove those records or add such records to the training "
         "data."
     )

@@ -201,9 +201,16 @@ class RunDirectory:
             else:
                 self.check_free()
         self._delete_private(keep=(self._lock,))
-        own = (self.config, self.privacy, self.privacy_page, self.metrics, self.attack, self.report)
+        files = (
+            self.config,
+            self.privacy,
+            self.privacy_page,
+            self.metrics,
+            self.attack,
+            self.report,
+        )
         pictures = (self.training_picture, self.roc_picture)
-        for path in (*own, *pictures, self.model, self.adapter):
+        for path in (*files, *pictures, self.model, self.adapter):
             _delete(path)
             _delete(partial_of(path))
 

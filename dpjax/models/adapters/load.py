@@ -33,7 +33,7 @@ from dpjax.models.checkpoint.files import ADAPTER_CONFIG
 from dpjax.models.checkpoint.tensors import Tensor, Tensors, are_equal, open_safetensors
 from dpjax.models.families import ModuleName, WeightName
 from dpjax.models.net.heads import Model
-from dpjax.models.net.module_paths import get_module, own_path
+from dpjax.models.net.module_paths import get_module, path_in_model
 from dpjax.suggest import did_you_mean
 
 # What peft puts around a module to save: itself, and the module before tuning.
@@ -80,8 +80,8 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
     weights += [weight for module in whole for weight in module.weights()]
     values = _values(path, model, config, weights, tensors)
     add_lora(model, config, key=jax.random.key(0))
-    for own, value in values.items():
-        variable = getattr(get_module(model, own[:-1]), own[-1])
+    for place, value in values.items():
+        variable = getattr(get_module(model, place[:-1]), place[-1])
         variable[...] = jax.device_put(value, variable[...].sharding)
 
 
@@ -95,13 +95,13 @@ def _open(path: Path) -> Tensors:
                 "it with peft and call save_pretrained"
             )
         raise FileNotFoundError(f"{path.parent} has no {ADAPTER_WEIGHTS}")
-    found = open_safetensors(path)
+    stored = open_safetensors(path)
     for part, what in _OTHER_TENSORS.items():
-        for name in found:
+        for name in stored:
             if part in name:
                 raise ValueError(f"{path}: tensor {name} belongs to {what}: not supported")
     tensors: Tensors = {}
-    for name, tensor in found.items():
+    for name, tensor in stored.items():
         if not name.startswith(PREFIX):
             raise ValueError(f"{path}: tensor {name} does not start with {PREFIX!r}")
         tensors[name.removeprefix(PREFIX)] = tensor
@@ -245,9 +245,9 @@ def _values(
     grouped: dict[tuple[str | int, ...], list[np.ndarray]] = {}
     stacked = set()
     for weight in weights:
-        own = own_path(model.config, weight.path)
-        if own != weight.path:
-            stacked.add(own)
+        place = path_in_model(model.config, weight.path)
+        if place != weight.path:
+            stacked.add(place)
         tensor = tensors[weight.hf_name]
         shape = _shape(model, config, weight)
         expected = shape[::-1] if weight.transposed else shape
@@ -257,8 +257,8 @@ def _values(
         )
         value = tensor.read()
         value = value.T if weight.transposed else value
-        grouped.setdefault(own, []).append(value.astype(np.float32))
-    return {own: np.stack(v) if own in stacked else v[0] for own, v in grouped.items()}
+        grouped.setdefault(place, []).append(value.astype(np.float32))
+    return {place: np.stack(v) if place in stacked else v[0] for place, v in grouped.items()}
 
 
 def _check_rows(path: Path, weight: WeightName, tensor: Tensor, expected: tuple[int, ...]) -> None:
@@ -274,11 +274,11 @@ def _check_rows(path: Path, weight: WeightName, tensor: Tensor, expected: tuple[
 
 def _shape(model: Model, config: LoraConfig, weight: WeightName) -> tuple[int, ...]:
     """The shape of a parameter in our layout, of one layer."""
-    own = own_path(model.config, weight.path)
-    module = get_module(model, own[:-1])
-    if own[-1] == "lora_a":
+    place = path_in_model(model.config, weight.path)
+    module = get_module(model, place[:-1])
+    if place[-1] == "lora_a":
         return module.kernel.shape[-2], config.rank
-    if own[-1] == "lora_b":
+    if place[-1] == "lora_b":
         return config.rank, module.kernel.shape[-1]
-    shape = getattr(module, own[-1]).shape
-    return shape if own == weight.path else shape[1:]
+    shape = getattr(module, place[-1]).shape
+    return shape if place == weight.path else shape[1:]

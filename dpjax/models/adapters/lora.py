@@ -9,14 +9,14 @@ from flax import nnx
 from dpjax.lora_config import LoraConfig
 from dpjax.models.adapters.targets import (
     adaptable_modules,
-    own_paths,
+    paths_in_model,
     select_saved,
     select_targets,
 )
 from dpjax.models.families import Path
 from dpjax.models.net.heads import Model
 from dpjax.models.net.layers import Linear
-from dpjax.models.net.module_paths import get_module, own_path, set_module
+from dpjax.models.net.module_paths import get_module, path_in_model, set_module
 
 
 class LoraParam(nnx.Param):
@@ -98,8 +98,8 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
     """
     if has_lora(model):
         raise ValueError("the model has LoRA adapters already; call merge_lora first")
-    paths = own_paths(model, select_targets(model, config))
-    own_paths(model, select_saved(model, config.modules_to_save))
+    paths = paths_in_model(model, select_targets(model, config))
+    paths_in_model(model, select_saved(model, config.modules_to_save))
     for path, module_key in zip(paths, jax.random.split(key, len(paths)), strict=True):
         lora = LoraLinear(
             get_module(model, path),
@@ -147,10 +147,10 @@ def drop_inputs(model: Model, *, key: jax.Array) -> None:
     if not adapters:
         raise ValueError("the model has no adapters that could drop anything: call add_lora first")
     keys = jax.random.split(key, len(adapters))
-    for layer, own in zip(adapters.values(), keys, strict=True):
+    for layer, layer_key in zip(adapters.values(), keys, strict=True):
         stacked = layer.base.kernel.shape[:-2]
-        own = jax.random.split(own, stacked) if stacked else own
-        layer.dropout_key = nnx.data(DropoutKey(jax.random.key_data(own)))
+        layer_key = jax.random.split(layer_key, stacked) if stacked else layer_key
+        layer.dropout_key = nnx.data(DropoutKey(jax.random.key_data(layer_key)))
 
 
 def has_lora(model: Model) -> bool:
@@ -161,7 +161,7 @@ def has_lora(model: Model) -> bool:
 def _adapters(model: Model) -> dict[Path, LoraLinear]:
     """The adapted layers and where they are in this model."""
     paths = dict.fromkeys(
-        own_path(model.config, module.path) for module in adaptable_modules(model)
+        path_in_model(model.config, module.path) for module in adaptable_modules(model)
     )
     layers = {path: get_module(model, path) for path in paths}
     return {path: layer for path, layer in layers.items() if isinstance(layer, LoraLinear)}

@@ -60,8 +60,8 @@ def start_a_at_principal_directions(
     means: list[list[np.ndarray]] = [[] for _ in adapted]
     for length in sorted({min(length, longest) for length in _LENGTHS}):
         ids = _random_texts(tokenizer, rng, _TEXTS_PER_LENGTH, length)
-        for own, rows in zip(means, _text_means(model, ids), strict=True):
-            own.append(rows)
+        for layer_means, rows in zip(means, _text_means(model, ids), strict=True):
+            layer_means.append(rows)
     for layer, rows in zip(adapted, means, strict=True):
         layer.lora_a[...] = jnp.asarray(_directions(np.concatenate(rows), layer.lora_a.shape[1]))
 
@@ -120,7 +120,7 @@ def _text_means(model: Model, ids: np.ndarray) -> list[np.ndarray]:
         return [recorder.text_mean for recorder in recorders]
 
     parts = [run(state, ids[i : i + _TEXTS_AT_ONCE]) for i in range(0, len(ids), _TEXTS_AT_ONCE)]
-    return [np.concatenate(own) for own in zip(*jax.device_get(parts), strict=True)]
+    return [np.concatenate(layer_parts) for layer_parts in zip(*jax.device_get(parts), strict=True)]
 
 
 def _adapted_paths(model: Model) -> list[tuple[str | int, ...]]:

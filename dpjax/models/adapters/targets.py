@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dpjax.lora_config import ALL_LINEAR, LoraConfig
 from dpjax.models.families import ModuleName, Path, family_of
 from dpjax.models.net.heads import Model, task_of
-from dpjax.models.net.module_paths import LAYERS, own_path
+from dpjax.models.net.module_paths import LAYERS, path_in_model
 from dpjax.models.net.pooling import is_fixed
 from dpjax.suggest import did_you_mean
 
@@ -77,13 +77,13 @@ def select_saved(model: Model, names: Sequence[str]) -> list[ModuleName]:
     return [m for m in modules if any(lies_in(m, name) for name in names)]
 
 
-def own_paths(model: Model, modules: Sequence[ModuleName]) -> list[Path]:
+def paths_in_model(model: Model, modules: Sequence[ModuleName]) -> list[Path]:
     """Where the modules are in this model, each path once.
 
     Raises:
         ValueError: if layers are stacked and a module is meant in some of them only.
     """
-    counts = Counter(own_path(model.config, module.path) for module in modules)
+    counts = Counter(path_in_model(model.config, module.path) for module in modules)
     layers = model.config.num_layers if model.config.scan_layers else 1
     for path, count in counts.items():
         if path[:2] == LAYERS and count != layers:
@@ -113,8 +113,8 @@ def _named(
     model: Model, modules: Sequence[ModuleName], targets: str | tuple[str, ...]
 ) -> list[ModuleName]:
     if isinstance(targets, str):
-        found = [m for m in modules if re.fullmatch(targets, m.hf_name)]
-        if not found:
+        chosen = [m for m in modules if re.fullmatch(targets, m.hf_name)]
+        if not chosen:
             raise ValueError(
                 f"the pattern {targets!r} matches no whole name of a linear layer, such as "
                 f"{modules[0].hf_name!r}; for the ending of a name write ({targets!r},)"
@@ -124,7 +124,7 @@ def _named(
         for target in targets:
             if not any(ends_with(module, target) for module in modules):
                 raise _no_such_target(model, modules, target)
-        found = [m for m in modules if any(ends_with(m, target) for target in targets)]
+        chosen = [m for m in modules if any(ends_with(m, target) for target in targets)]
         besides = [m for m in _not_linear(model) if any(ends_with(m, t) for t in targets)]
     if besides:
         raise ValueError(
@@ -132,7 +132,7 @@ def _named(
             f"{besides[0].kind}: only linear layers are adapted; name it in modules_to_save to "
             "train it in full"
         )
-    return found
+    return chosen
 
 
 def _not_linear(model: Model) -> list[ModuleName]:

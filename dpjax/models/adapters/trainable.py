@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from flax import nnx
 
 from dpjax.models.adapters.lora import LoraParam, has_lora
-from dpjax.models.adapters.targets import head_modules, own_paths, select_saved
+from dpjax.models.adapters.targets import head_modules, paths_in_model, select_saved
 from dpjax.models.families import Path
 from dpjax.models.net.heads import Model, task_of
 from dpjax.models.net.pooling import is_fixed
@@ -120,7 +120,7 @@ class Trainable:
     def _chooser(self, model: Model) -> Callable[[Path, nnx.Variable], bool]:
         """Whether a parameter is trained for another reason than being in a classification head."""
         if self.kind == "lora":
-            saved = set(own_paths(model, select_saved(model, model.lora.modules_to_save)))
+            saved = set(paths_in_model(model, select_saved(model, model.lora.modules_to_save)))
             return lambda path, leaf: isinstance(leaf, LoraParam) or path[:-1] in saved
         if self.kind == "bias":
             return lambda path, _: path[-1] == "bias" and not is_head(model, path)

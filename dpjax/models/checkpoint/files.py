@@ -78,10 +78,10 @@ def _download(hub_id: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
+        what = "it" if revision is None else f"it at revision {revision!r}"
         raise FileNotFoundError(
-            f"{hub_id!r} is not a local folder, and fetching it"
-            + f" at revision {revision!r}" * (revision is not None)
-            + f" from the Hugging Face hub failed: {error}"
+            f"{hub_id!r} is not a local folder, and fetching {what} from the Hugging Face hub "
+            f"failed: {error}"
         ) from error
 
 

@@ -23,7 +23,7 @@ from dpjax.models.checkpoint.tensors import Tensor, Tensors, are_equal, open_ten
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families import Family, ModuleName, Task, WeightName, family_of
 from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, TokenClassifier
-from dpjax.models.net.module_paths import LAYERS, own_path
+from dpjax.models.net.module_paths import LAYERS, path_in_model
 from dpjax.models.net.pooling import Pooling, append_mean_pooling
 
 _log = logging.getLogger(__name__)
@@ -188,10 +188,10 @@ def _shortened(config: TransformerConfig, num_layers: int | None) -> Transformer
     )
 
 
-def _by_table_name(folder: Path, family: Family, task: Task, found: Tensors) -> Tensors:
+def _by_table_name(folder: Path, family: Family, task: Task, stored: Tensors) -> Tensors:
     """The tensors under the names of the family's table, ignored ones dropped."""
     tensors: Tensors = {}
-    for name, tensor in found.items():
+    for name, tensor in stored.items():
         table_name = family.table_name(name, task)
         if table_name in tensors:
             raise ValueError(f"{folder}: the tensor {table_name} occurs under two names")
@@ -240,17 +240,17 @@ def _with_head(
     names = [weight.hf_name for weight in last.weights()]
     present = tensors.keys() & set(names)
     shape = tensors[min(present)].shape if present else ()
-    found = shape[0] if shape else 0
-    if found == len(label_names):
-        _log.info("using the checkpoint's classification head (%d labels)", found)
+    num_labels = shape[0] if shape else 0
+    if num_labels == len(label_names):
+        _log.info("using the checkpoint's classification head (%d labels)", num_labels)
         order = label_order(raw, label_names)
         tensors = tensors | {name: _rows(tensors[name], order) for name in present}
     else:
-        if found:
+        if num_labels:
             _log.warning(
                 "the checkpoint's classification head has %d labels, the data %d: starting a new "
                 "one",
-                found,
+                num_labels,
                 len(label_names),
             )
         else:
@@ -298,12 +298,12 @@ def _filled(
     All that can be refused is refused before anything is read.
     """
     expected = {weight.hf_name for weight in family.weight_names(whole, task)}
-    _check_names(folder, expected=expected, found=tensors)
+    _check_names(folder, expected=expected, stored=tensors)
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make(rngs=_SameKey())))
     parameters = nnx.to_pure_dict(state)
     grouped: dict[tuple, list[WeightName]] = {}
     for weight in family.weight_names(config, task):
-        grouped.setdefault(own_path(config, weight.path), []).append(weight)
+        grouped.setdefault(path_in_model(config, weight.path), []).append(weight)
     for path, weights in grouped.items():
         stacked = config.scan_layers and path[:2] == LAYERS
         shape = _owner(parameters, path)[path[-1]].shape[stacked:]
@@ -343,8 +343,8 @@ def _owner(parameters: dict[str, Any], path: tuple) -> dict[Any, Any]:
     return parameters
 
 
-def _check_names(folder: Path, *, expected: Iterable[str], found: Iterable[str]) -> None:
-    missing, unexpected = set(expected) - set(found), set(found) - set(expected)
+def _check_names(folder: Path, *, expected: Iterable[str], stored: Iterable[str]) -> None:
+    missing, unexpected = set(expected) - set(stored), set(stored) - set(expected)
     problems = [
         f"{kind} {', '.join(sorted(names))}"
         for kind, names in (("missing:", missing), ("unexpected:", unexpected))

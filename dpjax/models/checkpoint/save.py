@@ -24,7 +24,7 @@ from dpjax.models.checkpoint.label_rows import check_label_names
 from dpjax.models.checkpoint.tokenizer import has_tokenizer, load_tokenizer
 from dpjax.models.families import AVERAGING_LAYER, WeightName, family_of
 from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, task_of
-from dpjax.models.net.module_paths import own_path
+from dpjax.models.net.module_paths import path_in_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -176,18 +176,18 @@ def _shards(
     shard: list[WeightName] = []
     size = 0
     for weight in weights:
-        own = _leaf(model, parameters, weight).nbytes
-        if shard and size + own > shard_bytes:
+        num_bytes = _leaf(model, parameters, weight).nbytes
+        if shard and size + num_bytes > shard_bytes:
             yield shard
             shard, size = [], 0
         shard.append(weight)
-        size += own
+        size += num_bytes
     yield shard
 
 
 def _leaf(model: Model, parameters: dict[str, Any], weight: WeightName) -> Any:
     """The parameter in our layout, of one layer also where layers are stacked."""
-    path = own_path(model.config, weight.path)
+    path = path_in_model(model.config, weight.path)
     value: Any = parameters
     for part in path:
         value = value[part]

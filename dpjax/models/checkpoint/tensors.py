@@ -130,11 +130,11 @@ def open_safetensors(path: Path) -> Tensors:
     return tensors
 
 
-def are_equal(one: Tensor, other: Tensor) -> bool:
+def are_equal(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors have the same shape, dtype and bits."""
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
         return False
-    return one.read().tobytes() == other.read().tobytes()
+    return first.read().tobytes() == second.read().tobytes()
 
 
 def _read_tensor(

@@ -143,8 +143,8 @@ def _read_smollm3(hf: Any) -> TransformerConfig:
 
 def _gemma_fields(hf: Any, *, act: str) -> dict[str, Any]:
     require(hf, use_bidirectional_attention=False)
-    own = {"norm": "rms_plus_one", "embedding_scale": hf.hidden_size**0.5}
-    return _fields(hf, act=act) | _attention_bias(hf) | own
+    particular = {"norm": "rms_plus_one", "embedding_scale": hf.hidden_size**0.5}
+    return _fields(hf, act=act) | _attention_bias(hf) | particular
 
 
 def _read_gemma(hf: Any) -> TransformerConfig:

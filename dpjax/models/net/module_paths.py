@@ -12,7 +12,7 @@ from dpjax.models.families import Path
 LAYERS = ("transformer", "layers")
 
 
-def own_path(config: TransformerConfig, path: Path) -> Path:
+def path_in_model(config: TransformerConfig, path: Path) -> Path:
     """A path of the family's table in this model: stacked layers have no number."""
     if config.scan_layers and path[:2] == LAYERS:
         return (*path[:2], *path[3:])

@@ -148,21 +148,27 @@ class Transformer(nnx.Module):
 
     def _static(self, around: dict[str, Surroundings], index: int) -> Surroundings:
         """The surroundings of a layer whose number is known."""
-        own = around[self.config.types_of_layers[index]]
-        return own if self.config.rotated_layers[index] else own._replace(rotation=None)
+        surroundings = around[self.config.types_of_layers[index]]
+        return (
+            surroundings
+            if self.config.rotated_layers[index]
+            else surroundings._replace(rotation=None)
+        )
 
     def _traced(
         self, around: dict[str, Surroundings], sliding: jax.Array, rotated: jax.Array
     ) -> Surroundings:
         """The surroundings of a layer in a loop, whose type is a value of the loop."""
-        own = next(iter(around.values()))
+        surroundings = next(iter(around.values()))
         if len(around) > 1:
-            both = around["sliding"], around["full"]
-            own = jax.tree.map(lambda a, b: jnp.where(sliding, a, b), *both)
-        if own.rotation is None or all(self.config.rotated_layers):
-            return own
-        cos, sin = own.rotation
-        return own._replace(rotation=(jnp.where(rotated, cos, 1.0), jnp.where(rotated, sin, 0.0)))
+            kinds = around["sliding"], around["full"]
+            surroundings = jax.tree.map(lambda a, b: jnp.where(sliding, a, b), *kinds)
+        if surroundings.rotation is None or all(self.config.rotated_layers):
+            return surroundings
+        cos, sin = surroundings.rotation
+        return surroundings._replace(
+            rotation=(jnp.where(rotated, cos, 1.0), jnp.where(rotated, sin, 0.0))
+        )
 
     def _run_layers(
         self, hidden: jax.Array, around: dict[str, Surroundings], caches: Any

@@ -176,8 +176,8 @@ def _choose(
     key = jax.random.fold_in(sampling.key, column)
 
     def choose(row: jax.Array, logits: jax.Array) -> jax.Array:
-        own = jax.random.fold_in(key, row)
-        return sample_tokens(logits, own, sampling.temperature, top_k, sampling.top_p)
+        row_key = jax.random.fold_in(key, row)
+        return sample_tokens(logits, row_key, sampling.temperature, top_k, sampling.top_p)
 
     return jax.vmap(choose)(jnp.arange(len(logits)), logits)
 

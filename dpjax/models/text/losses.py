@@ -119,11 +119,11 @@ def token_losses(
         maximum, total, target_logits = state
         logits = _logits(hidden, rows, bias, logit_softcap)
         columns = start + jnp.arange(rows.shape[0])
-        own = jnp.where(columns == targets[:, None], logits, 0.0)
+        at_targets = jnp.where(columns == targets[:, None], logits, 0.0)
         larger = jnp.maximum(maximum, jax.lax.stop_gradient(jnp.max(logits, axis=-1)))
         total *= jnp.exp(maximum - larger)
         total += jnp.sum(jnp.exp(logits - larger[:, None]), axis=-1)
-        return larger, total, target_logits + jnp.sum(own, axis=-1)
+        return larger, total, target_logits + jnp.sum(at_targets, axis=-1)
 
     table = head if vocab_axis == 0 else head.T
     zeros = jnp.zeros(hidden.shape[0], jnp.float32)
@@ -165,8 +165,8 @@ def sequence_classification_loss(
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    own = _picked(log_probs, jnp.asarray(label))
-    return -(1 - label_smoothing) * own - label_smoothing * jnp.mean(log_probs)
+    at_label = _picked(log_probs, jnp.asarray(label))
+    return -(1 - label_smoothing) * at_label - label_smoothing * jnp.mean(log_probs)
 
 
 def token_classification_loss(
@@ -245,9 +245,9 @@ def _logits(
 
 def _picked(log_probs: jax.Array, labels: jax.Array) -> jax.Array:
     """The entry of the last axis that each label numbers; NaN for a number outside."""
-    own = jnp.arange(log_probs.shape[-1]) == labels[..., None]
-    known = jnp.where(jnp.any(own, axis=-1), 1.0, jnp.nan)
-    return jnp.sum(jnp.where(own, log_probs, 0.0), axis=-1) * known
+    is_label = jnp.arange(log_probs.shape[-1]) == labels[..., None]
+    known = jnp.where(jnp.any(is_label, axis=-1), 1.0, jnp.nan)
+    return jnp.sum(jnp.where(is_label, log_probs, 0.0), axis=-1) * known
 
 
 def _reduced(losses: jax.Array, loss_mask: jax.Array, reduction: str) -> jax.Array:
