@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import gc
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -423,3 +425,28 @@ def test_the_key_is_not_printed():
     private = make(run_key=RunKey.from_os_entropy())
     assert private.run_key.secret.hex() not in repr(private) + repr(total_of(private))
     assert repr(private.run_key.secret) not in repr(private)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_it_is_freed_with_all_that_it_compiled(adaptive):
+    """Each compiled function holds memory maps; a process that makes many would run out of them."""
+
+    def use():
+        def own_loss(params, example):
+            return loss(params, example)
+
+        rule = dpjax.AdaptiveClipping(count_stddev=5.0) if adaptive else FlatClipping(CLIP_NORM)
+        private = make(own_loss, rule=rule)
+        start = (0.3,) if adaptive else ()
+        private.release(total_of(private, 0, start=start), 0)
+        if not adaptive:
+            update = optax.apply_updates
+            total = total_of(private, 1)
+            private.release_and_update(
+                lambda mean, params: update(params, mean), total, 1, make_params()
+            )
+        return weakref.ref(private), weakref.ref(own_loss)
+
+    references = use()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]

@@ -224,7 +224,7 @@ class Adaptive:
 
     def _release(self, noise_keys, quantile_keys):
         zeros, count, clip_norm = {"a": jnp.zeros(SIZE)}, jnp.float32(0), jnp.float32(1)
-        return self.private._release(zeros, count, clip_norm, noise_keys, quantile_keys)
+        return self.private._make_release()(zeros, count, clip_norm, noise_keys, quantile_keys)
 
     @functools.cached_property
     def released(self):

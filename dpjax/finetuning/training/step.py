@@ -69,7 +69,11 @@ class PrivateSteps:
         run_key: RunKey,
     ) -> None:
         private = private_gradient(loss, mechanism=mechanism, clip_norm=clip_norm, run_key=run_key)
-        self._private, self._optimizer = private, optimizer
+
+        def apply(mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
+            return _updated(optimizer, mean, params, state)
+
+        self._private, self._apply = private, apply
         self.batches, self.zeros, self.add = private.batches, private.zeros, private.add
 
     def update(
@@ -77,9 +81,6 @@ class PrivateSteps:
     ) -> tuple[PyTree, PyTree]:
         """Adds the noise, and applies the optimizer: one compiled program."""
         return self._private.release_and_update(self._apply, total, step, params, state)
-
-    def _apply(self, mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-        return _updated(self._optimizer, mean, params, state)
 
 
 class NonPrivateSteps:

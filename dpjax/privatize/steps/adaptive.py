@@ -72,24 +72,28 @@ class AdaptivePrivateGradient(PrivateSteps):
             self.run_key.quantile_keys(step),
         )
 
-    def _rule_of(self, total: StepTotal) -> ClippingRule:
-        return FlatClipping(cast(jax.Array, total.clip_norm))
+    def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
+        return lambda total: FlatClipping(cast(jax.Array, total.clip_norm))
 
     @functools.cached_property
     def _compiled_release(self) -> Callable[..., tuple[PyTree, jax.Array]]:
-        return jax.jit(self._release, donate_argnums=0)
+        return jax.jit(self._make_release(), donate_argnums=0)
 
-    def _release(
-        self,
-        clipped_sum: PyTree,
-        count: jax.Array,
-        clip_norm: jax.Array,
-        noise_keys: jax.Array,
-        quantile_keys: jax.Array,
-    ) -> tuple[PyTree, jax.Array]:
+    def _make_release(self) -> Callable[..., tuple[PyTree, jax.Array]]:
+        """Makes the function from sums and keys to what is released; it holds no `self`."""
         multiplier, count_stddev = self.noise_scales
+        rule, expected_batch_size = self.rule, self.mechanism.expected_batch_size
         of_gradient = dataclasses.replace(self.mechanism, noise_multiplier=multiplier)
-        mean = noisy_mean(clipped_sum, noise_keys, mechanism=of_gradient, clip_norm=clip_norm)
-        noisy_count = count + gaussian_noise(quantile_keys, count, count_stddev)
-        expected_batch_size = self.mechanism.expected_batch_size
-        return mean, self.rule.next_clip_norm(noisy_count, clip_norm, expected_batch_size)
+
+        def release(
+            clipped_sum: PyTree,
+            count: jax.Array,
+            clip_norm: jax.Array,
+            noise_keys: jax.Array,
+            quantile_keys: jax.Array,
+        ) -> tuple[PyTree, jax.Array]:
+            mean = noisy_mean(clipped_sum, noise_keys, mechanism=of_gradient, clip_norm=clip_norm)
+            noisy_count = count + gaussian_noise(quantile_keys, count, count_stddev)
+            return mean, rule.next_clip_norm(noisy_count, clip_norm, expected_batch_size)
+
+        return release

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, overload
+from typing import overload
 
 import jax
 from dpjax_accounting import DPSGD
@@ -92,25 +92,32 @@ class PrivateGradient(PrivateSteps):
         keys = self.run_key.noise_keys(step)
         return self._compiled_update(update, args, total.grads, keys)
 
-    def _rule_of(self, total: StepTotal) -> ClippingRule:
-        return self.rule
+    def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
+        rule = self.rule
+        return lambda total: rule
 
     @functools.cached_property
     def _compiled_mean(self) -> Callable[..., PyTree]:
-        return jax.jit(self._mean, donate_argnums=0)
+        return jax.jit(self._make_mean(), donate_argnums=0)
 
     @functools.cached_property
     def _compiled_update(self) -> Callable[..., PyTree]:
+        mean = self._make_mean()
+
         def run(
-            update: Callable[..., Any], args: tuple[Any, ...], clipped_sum: PyTree, keys: jax.Array
+            update: Callable[..., PyTree],
+            args: tuple[PyTree, ...],
+            clipped_sum: PyTree,
+            keys: jax.Array,
         ) -> PyTree:
-            return update(self._mean(clipped_sum, keys), *args)
+            return update(mean(clipped_sum, keys), *args)
 
         return jax.jit(run, static_argnums=0, donate_argnums=1)
 
-    def _mean(self, clipped_sum: PyTree, noise_keys: jax.Array) -> PyTree:
-        return noisy_mean(
-            clipped_sum, noise_keys, mechanism=self.mechanism, clip_norm=self.rule.clip_norm
+    def _make_mean(self) -> Callable[[PyTree, jax.Array], PyTree]:
+        """Makes the function from sum and noise keys to the noisy mean; it holds no `self`."""
+        return functools.partial(
+            noisy_mean, mechanism=self.mechanism, clip_norm=self.rule.clip_norm
         )
 
 

@@ -96,21 +96,26 @@ class PrivateSteps:
 
     @functools.cached_property
     def _compiled_add(self) -> Callable[..., StepTotal]:
-        return jax.jit(self._add, donate_argnums=0)
+        # What is compiled must not refer to this object, which refers to it: Python's collector
+        # does not see through JAX's caches, and neither would be freed.
+        loss_of_example, rule_of, strategy = self.loss_fn, self._make_rule_of(), self.strategy
 
-    def _add(
-        self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, *shared: PyTree
-    ) -> StepTotal:
-        # JAX traces again when a structure or shape differs: later steps do not pay for this check.
-        total.check_fits(params)
+        def add(
+            total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, *shared: PyTree
+        ) -> StepTotal:
+            # JAX traces again when a structure or shape differs: later steps do not pay for this.
+            total.check_fits(params)
 
-        def loss_fn(params: PyTree, example: PyTree) -> jax.Array:
-            return self.loss_fn(params, example, *shared)
+            def loss_fn(params: PyTree, example: PyTree) -> jax.Array:
+                return loss_of_example(params, example, *shared)
 
-        clipped = clipped_grad(loss_fn, rule=self._rule_of(total), strategy=self.strategy)
-        return total.plus(clipped(params, batch, mask), mask)
+            clipped = clipped_grad(loss_fn, rule=rule_of(total), strategy=strategy)
+            return total.plus(clipped(params, batch, mask), mask)
 
-    def _rule_of(self, total: StepTotal) -> ClippingRule:
+        return jax.jit(add, donate_argnums=0)
+
+    def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
+        """Makes the function from a total to the rule of its step."""
         raise NotImplementedError
 
     def _drawn_units(self, step: int) -> np.ndarray:

@@ -101,7 +101,9 @@ def test_the_count_has_noise_of_the_stated_standard_deviation():
     private = make(dpsgd(1000, 100, 2.0), AdaptiveClipping(learning_rate=0.1, count_stddev=7.0))
 
     def release(quantile_keys):
-        return private._release(jnp.zeros(1), jnp.float32(12.5), 0.5, keys(0), quantile_keys)[1]
+        return private._make_release()(
+            jnp.zeros(1), jnp.float32(12.5), 0.5, keys(0), quantile_keys
+        )[1]
 
     clip_norms = np.asarray(jax.jit(jax.vmap(release))(keys(1, 5000)), np.float64)
     # C' = C·exp(-η(b̃ - γ)), b̃ = ½ + (count + noise)/B, solved for the noise.
