@@ -16,11 +16,11 @@ from flax import nnx
 from dpjax.data import EncodedPrompts, EncodedRecords, Prompt, RecordColumns
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.models import Model, drop_inputs
+from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PyTree = Any
 # (trainable, record, frozen) -> scalar in nats; the record has no axis of records.
 Loss = Callable[[PyTree, Any, PyTree], jax.Array]
 # (trainable, frozen, batch) -> losses (b,) float32, and what the task counts of each record (b,).

@@ -28,11 +28,11 @@ from dpjax.finetuning.tasks.base import (
     HeldOutPrompts,
     Loss,
     Measure,
-    PyTree,
     Task,
     merge_for_record,
 )
 from dpjax.models import Model, causal_lm_loss, load_causal_lm, token_losses
+from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,8 +15,9 @@ from flax import nnx
 
 from dpjax.data import Records, TextDataset, encode_labelled, label_names, read_records
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, PyTree, Task, merge_for_record
+from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
 from dpjax.models import Model, load_classifier
+from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

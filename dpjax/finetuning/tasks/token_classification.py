@@ -20,8 +20,9 @@ from dpjax.data import (
     read_tagged_words,
 )
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, PyTree, Task, merge_for_record
+from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
 from dpjax.models import Model, load_token_classifier, token_classification_loss
+from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

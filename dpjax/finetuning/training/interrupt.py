@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 
 _SECONDS_UNTIL_RAISED_AGAIN = 0.5
 # JAX has a callback of the garbage collector, which runs at any time.
@@ -49,12 +49,7 @@ class Interrupts:
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.acknowledge()
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -26,8 +26,7 @@ from dpjax.finetuning.training.optimizer import make_optimizer
 from dpjax.finetuning.training.progress import TrainingProgress
 from dpjax.finetuning.training.step import NonPrivateSteps, PrivateSteps, Steps, are_finite
 from dpjax.privatize import StepTotal
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import jax
 import optax
 
 from dpjax.finetuning.config import Training
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 def make_optimizer(

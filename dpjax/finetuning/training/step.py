@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from dpjax.privatize import (
     microbatches,
     private_gradient,
 )
+from dpjax.typing import PyTree
 
-PyTree = Any
 Order = Callable[[np.ndarray], np.ndarray]
 # Gradients are summed as they are: none that float32 can take the norm of is longer.
 _UNREACHED_NORM = 1e30

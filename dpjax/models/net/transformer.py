@@ -14,8 +14,7 @@ from dpjax.models.net.attention import positions_of, visible
 from dpjax.models.net.block import Block, Cache, Surroundings
 from dpjax.models.net.layers import Embedding, Norm
 from dpjax.models.net.rope import rotation
-
-PyTree = Any
+from dpjax.typing import PyTree
 
 
 class Transformer(nnx.Module):
