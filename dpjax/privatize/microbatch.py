@@ -31,6 +31,9 @@ def run(
 
     Args:
         clip: `(params, batch, mask) -> (grads, norms, losses, aux)` for one microbatch.
+        params: the parameters.
+        batch: the examples, with a leading axis `(B, ...)`.
+        mask: `(B,)` bool, which of them count.
         size: at least 1, at most the number of rows.
 
     Returns:

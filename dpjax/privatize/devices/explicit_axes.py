@@ -40,6 +40,7 @@ def with_automatic_axes(
         function: its first result has the structure and sharding of `params`; all others have a
             leading axis of examples.
         mesh: as `explicit_mesh` returned it.
+        params: the parameters, a pytree of arrays.
         rows: pytrees with a leading axis of examples; None is passed on.
 
     Returns:

@@ -100,7 +100,7 @@ def power_of_two(x: jax.Array) -> jax.Array:
 
 
 def normalised(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x over the power of two at its largest entry, and that power; exact.
+    """Divides x by the power of two at its largest entry; returns both, exact.
 
     float32, or bfloat16, whose range is the same. In a shorter range the power may be zero.
     """

@@ -187,7 +187,7 @@ def _sum_of_pieces(wanted: KeptSum) -> jax.Array:
 def sum_request(
     terms: Terms, factor: jax.Array, shape: tuple[int, ...], *, adds_up: bool = False
 ) -> Request:
-    """c times the gradient of one example; under `vmap` the sum over examples, float32."""
+    """Requests c times the gradient of one example; under `vmap` the sum over examples, float32."""
     own = [(root, moves) for root, moves in terms if not isinstance(root, LoopOutput)]
     loops = [(root, moves) for root, moves in terms if isinstance(root, LoopOutput)]
     atoms, places = _atoms_of(own)

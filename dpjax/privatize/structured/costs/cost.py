@@ -59,7 +59,8 @@ def term_costs(
     Args:
         terms: of one parameter.
         kept: the contractions whose products are formed and kept.
-        repeats, longer: what the loops around the terms do.
+        repeats: how often the loops around the terms run.
+        longer: by how much they lengthen the axes that are contracted.
     """
     for root, _ in terms:
         if isinstance(root, LoopOutput):
@@ -152,8 +153,11 @@ def strategy_costs(gradient: GradientProgram, batch_size: int) -> dict[str, Stra
 
 
 def choose(gradient: GradientProgram, batch_size: int) -> str:
-    """Of the strategies that fit, the smallest of those that take about as few operations as any;
-    if none fits, the smallest."""
+    """Chooses the strategy for a batch of this size.
+
+    Of those that fit, it takes the smallest among those with about the fewest operations; if none
+    fits, the smallest.
+    """
     costs = strategy_costs(gradient, batch_size)
     del costs["non_private"]
     fitting = {

@@ -67,8 +67,10 @@ def use_gram(length: int, inputs: int, outputs: int) -> bool:
 
 
 def kept_formed(all_terms: Iterable[Terms], batch_size: int) -> set[Contraction]:
-    """Which contractions `one_backward` forms for every example, to keep d·p values of each until
-    the clip factors are known, instead of T·(d + p) of the operands.
+    """Chooses the contractions that `one_backward` forms for every example.
+
+    It then keeps d·p values of each until the clip factors are known, instead of T·(d + p) of the
+    operands.
 
     The sum then needs no product; all it costs is to write and read those values. First those that
     also save memory, then those that save most time for the memory, up to a budget.

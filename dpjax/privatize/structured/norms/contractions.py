@@ -46,8 +46,10 @@ def contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
 
 
 def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
-    """√(Σ_{t,s} (a_t·a_s)(g_t·g_s) + margin), nothing of it scaled: that would take longer to
-    compile, for one parameter of many, than all the rest."""
+    """√(Σ_{t,s} (a_t·a_s)(g_t·g_s) + margin), with nothing of it scaled.
+
+    Scaling would take longer to compile, for one parameter of many, than all the rest.
+    """
     length, inputs = arrays.a.shape[-2:]
     outputs = arrays.g.shape[-1]
     block = gram_block(length, arrays.num_groups, budget)

@@ -193,7 +193,7 @@ def cross(
     budget: Budget,
     factor: float = 1.0,
 ) -> Cross:
-    """factor · ⟨aᵀg, the rows of the table from `first` on⟩; a `(T, V)`, g `(T, K)`.
+    """Computes factor · ⟨aᵀg, the rows of the table from `first` on⟩; a `(T, V)`, g `(T, K)`.
 
     Σ_{t,s} a[s, ids_t - first] (u_t · g_s): a gather of (T, T), never a (V, K) array.
     """

@@ -143,8 +143,13 @@ class _Table(NamedTuple):
 
 
 class _Norms(NamedTuple):
-    """Of a contraction: its norm, what rounding may add to it, and `norm_if_orthogonal` where that
-    is needed."""
+    """The norm of a contraction.
+
+    Attributes:
+        own: the norm.
+        slack: what rounding may add to it.
+        orthogonal: `norm_if_orthogonal`, where that is needed.
+    """
 
     own: jax.Array
     slack: jax.Array

@@ -25,11 +25,13 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 
 def summed(factor: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
-    """c · (the root's value) of one example; under vmap the sum over examples. float32.
+    """Computes c · (the root's value) of one example; under vmap the sum over examples. float32.
 
     Args:
-        factor: scalar float32; an example whose factor is 0 contributes exactly zero, whatever it
-            holds.
+        factor: c, scalar float32; an example whose factor is 0 contributes exactly zero, whatever
+            it holds.
+        arrays: what the root is computed from.
+        form: shape and moves of the root.
     """
     leaves, treedef = jax.tree.flatten(arrays)
 

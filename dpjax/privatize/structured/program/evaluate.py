@@ -116,8 +116,13 @@ class LoopPlan:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The equations to evaluate, in order, and the atoms that they and the requests read: a dict
-    as a set with an order."""
+    """What to evaluate.
+
+    Attributes:
+        equations: in order.
+        loops: how each loop among them is evaluated.
+        read: the atoms that they and the requests read; a dict as a set with an order.
+    """
 
     equations: list[Equation]
     loops: dict[Equation, LoopPlan]

@@ -31,8 +31,10 @@ _BODY_PARAMS = ("jaxpr", "call_jaxpr")
 
 
 class UnreadableProgramError(Exception):
-    """A program that cannot be taken apart: JAX writes it in a way that is not known here, or it
-    keeps state."""
+    """A program that cannot be taken apart.
+
+    JAX writes it in a way that is not known here, or it keeps state.
+    """
 
 
 class Value:

@@ -81,8 +81,11 @@ class Box:
 
 @dataclasses.dataclass
 class _Axis:
-    """`orders`: the first and last of the root's axes, numbered without those of length 1, that
-    run along this one."""
+    """An axis of a box.
+
+    `orders` are the first and last of the root's axes that run along this one, numbered without
+    those of length 1.
+    """
 
     role: str | None
     orders: tuple[int, int]
@@ -92,8 +95,12 @@ class _Axis:
 
 
 def box_of(form: Form) -> Box | None:
-    """Follows the moves; None where an axis is split, or merged with one of another side, or the
-    root has no sides."""
+    """Follows the moves.
+
+    Returns:
+        The box; None where an axis is split, or merged with one of another side, or the root has no
+        sides.
+    """
     roles = _root_roles(form)
     if roles is None:
         return None
@@ -146,8 +153,11 @@ def _root_roles(form: Form) -> list[str] | None:
 
 
 def _reshaped(axes: Sequence[_Axis], shape: tuple[int, ...]) -> list[_Axis] | None:
-    """Axes of length 1 may come and go (unless they say where a piece lies), and neighbours of one
-    side become one; others must stay."""
+    """Reshapes the axes; None where that cannot be followed.
+
+    Axes of length 1 may come and go, unless they say where a piece lies. Neighbours of one side
+    become one; others must stay.
+    """
     remaining = [axis for axis in axes if axis.size > 1]
     found = []
     for size in shape:

@@ -84,7 +84,7 @@ def apply_moves(moves: Sequence[Move], x: jax.Array) -> jax.Array:
 
 
 def times(x: jax.Array, factor: float) -> jax.Array:
-    """factor · x in float32, without rounding the factor to the format of x; x for a factor 1."""
+    """Computes factor · x in float32, the factor not rounded to the format of x; x for 1."""
     return x if factor == 1.0 else x.astype(jnp.float32) * factor
 
 
