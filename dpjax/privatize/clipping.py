@@ -148,8 +148,8 @@ class ClippedGradFn:
         def loss_fn(trained: PyTree, example: PyTree) -> Any:
             return self.loss_fn(merged(trained, fixed), example)
 
-        got = self._of_trained(loss_fn, trained, batch, mask)
-        return got._replace(grads=with_zeros(got.grads, fixed))
+        clipped = self._of_trained(loss_fn, trained, batch, mask)
+        return clipped._replace(grads=with_zeros(clipped.grads, fixed))
 
     def _of_trained(
         self, loss_fn: LossFn, params: PyTree, batch: PyTree, mask: jax.Array
@@ -178,8 +178,8 @@ class ClippedGradFn:
             groups = jnp.zeros((0, len(self.rule.group_names)), jnp.float32)
         aux = None
         if self.has_aux:
-            _, one = jax.eval_shape(loss_fn, params, example_types(batch))
-            aux = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), one)
+            _, aux_shapes = jax.eval_shape(loss_fn, params, example_types(batch))
+            aux = jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), aux_shapes)
         return _assembled(grads, RowStatistics(floats, flags, flags, groups), floats, aux)
 
 

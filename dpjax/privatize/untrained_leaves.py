@@ -29,7 +29,7 @@ def split(params: PyTree) -> tuple[PyTree, PyTree]:
 def merged(trained: PyTree, fixed: PyTree) -> PyTree:
     """What `split` took apart."""
     return jax.tree.map(
-        lambda one, other: other if one is None else one,
+        lambda first, second: second if first is None else first,
         trained,
         fixed,
         is_leaf=lambda leaf: leaf is None,

@@ -78,8 +78,8 @@ def unknown_effect(closed: Any) -> str | None:
             if kind != _AXIS_EFFECT and kind not in _PRINTING_EFFECTS:
                 return f"{eqn.primitive.name} has the effect {kind}"
         for inner in inner_jaxprs(eqn):
-            if (found := unknown_effect(inner)) is not None:
-                return found
+            if (inner_effect := unknown_effect(inner)) is not None:
+                return inner_effect
     return None
 
 
@@ -93,12 +93,16 @@ def _communication(closed: Any) -> Iterator[tuple[str, list[str]]]:
         inner = list(inner_jaxprs(eqn))
         if axes and not inner:
             yield name, axes
-        for one in inner:
-            for found, own in _communication(one):
+        for program in inner:
+            for inner_name, inner_axes in _communication(program):
                 # A mesh that the loss opens itself binds its own axes; only its effects get out.
-                outside = own if name != "shard_map" else [axis for axis in own if axis in axes]
+                outside = (
+                    inner_axes
+                    if name != "shard_map"
+                    else [axis for axis in inner_axes if axis in axes]
+                )
                 if outside:
-                    yield found, outside
+                    yield inner_name, outside
 
 
 def _axes(eqn: Any) -> list[str]:

@@ -118,15 +118,15 @@ def _one_backward(
             for terms in gradient.terms
         ),
     ]
-    outputs, *found = PerExample(gradient, params, batch, requests).evaluate(requests)
+    outputs, *norms_and_pieces = PerExample(gradient, params, batch, requests).evaluate(requests)
     unused = jnp.zeros(mask.shape, jnp.float32)
-    leaf_norms = [norm if pieces else unused for norm, pieces in found]
+    leaf_norms = [norm if pieces else unused for norm, pieces in norms_and_pieces]
     groups = leaf_groups(rule, params)
     factors, rows = scale(rule, leaf_norms, groups, mask)
     depths = [num_stacking_loops(terms) for terms in gradient.terms]
     all_pieces = [
         jax.tree.map(lambda x, depth=depth: jnp.moveaxis(x, 0, depth), pieces)
-        for depth, (_, pieces) in zip(depths, found, strict=True)
+        for depth, (_, pieces) in zip(depths, norms_and_pieces, strict=True)
     ]
     all_pieces = _finite(all_pieces, depths, leaf_norms)
     grads = take_sums(
@@ -172,7 +172,9 @@ def _finite(
         return all_pieces
 
     def zeroed(all_pieces: list[PyTree], broken: jax.Array) -> list[PyTree]:
-        return [without(broken, own, depth) for own, depth in zip(all_pieces, depths, strict=True)]
+        return [
+            without(broken, pieces, depth) for pieces, depth in zip(all_pieces, depths, strict=True)
+        ]
 
     @jax.custom_jvp
     def replaced(all_pieces: list[PyTree], broken: jax.Array) -> list[PyTree]:

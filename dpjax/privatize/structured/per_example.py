@@ -34,8 +34,8 @@ class PerExample:
         self._arrays = [jnp.asarray(leaf) for leaf in jax.tree.leaves(batch)]
         self._batch_size = self._arrays[0].shape[0]
         inputs = dict(zip(gradient.params, jax.tree.leaves(params), strict=True))
-        one = jnp.ones((), gradient.cotangent.dtype)
-        cotangent = {gradient.cotangent: vary(one, axes_of((params, self._arrays)))}
+        unit = jnp.ones((), gradient.cotangent.dtype)
+        cotangent = {gradient.cotangent: vary(unit, axes_of((params, self._arrays)))}
         self._varying = depends_on(gradient.program, [*gradient.example, gradient.cotangent])
         self._backward = depends_on(gradient.program, [gradient.cotangent])
         boundary = self._read_of(lambda value: value not in self._varying, requests, self._all)
@@ -70,13 +70,13 @@ class PerExample:
             known = self._known(arrays)
             result, values = run(self._gradient.program, known, wanted, keeps=self._forwards)
             same[:] = _same_for_all(values, row)
-            return result, [x for x, one in zip(values, same, strict=True) if one is None]
+            return result, [x for x, shared in zip(values, same, strict=True) if shared is None]
 
         result, arrays = jax.vmap(of_one)(self._arrays, jnp.zeros(self._batch_size))
         pairs = list(zip(kept, same, strict=True))
         # A loop's counter, say: a conditional on it would become both of its branches.
-        self._shared |= {value: one for value, one in pairs if one is not None}
-        self._values, self._arrays = [value for value, one in pairs if one is None], arrays
+        self._shared |= {value: shared for value, shared in pairs if shared is not None}
+        self._values, self._arrays = [value for value, shared in pairs if shared is None], arrays
         return result
 
     def evaluate_norms(self, requests: Sequence[Request], losses: jax.Array) -> list[PyTree]:
@@ -117,8 +117,8 @@ class PerExample:
         depth. Barriers should prevent both, but are removed too early on CPU.
         """
         cotangent = self._gradient.cotangent
-        one = jnp.where(always, 1.0, 0.0).astype(cotangent.dtype)
-        known = self._known(arrays) | {cotangent: one}
+        unit = jnp.where(always, 1.0, 0.0).astype(cotangent.dtype)
+        known = self._known(arrays) | {cotangent: unit}
         return run(self._gradient.program, known, requests, _divided_by_one(always), keeps=keeps)
 
     def _known(self, arrays: list[Any]) -> dict[Value, Any]:
@@ -173,7 +173,7 @@ def _same_for_all(values: list[Any], row: jax.Array) -> list[Any | None]:
     Only `vmap` itself knows which they are, and it tells the batching rule of a function. The rule
     is given those values as they are outside, so that they may be used there.
     """
-    found: list[Any | None] = [None] * len(values)
+    shared_values: list[Any | None] = [None] * len(values)
 
     @jax.custom_batching.custom_vmap
     def ask(row: jax.Array, *values: Any) -> jax.Array:
@@ -184,11 +184,11 @@ def _same_for_all(values: list[Any], row: jax.Array) -> list[Any | None]:
         axis_size: int, in_batched: list[Any], row: jax.Array, *values: Any
     ) -> tuple[Any, ...]:
         for index, (value, batched) in enumerate(zip(values, in_batched[1:], strict=True)):
-            found[index] = None if batched else value
+            shared_values[index] = None if batched else value
         return row, True
 
     ask(row, *values)
-    return found
+    return shared_values
 
 
 class _Where:

@@ -34,14 +34,14 @@ def pieces_request(terms: Terms, formed: Container[Root] = ()) -> Request:
 
     The contractions that are in `formed` come as dense pieces.
     """
-    own = [(root, moves) for root, moves in terms if not isinstance(root, LoopOutput)]
+    plain = [(root, moves) for root, moves in terms if not isinstance(root, LoopOutput)]
     loops = [(root, moves) for root, moves in terms if isinstance(root, LoopOutput)]
-    atoms, places = _atoms_of(own)
+    atoms, places = _atoms_of(plain)
 
     def finish(values: list[Any], from_loops: list[list[Piece]]) -> list[Piece]:
-        found = [
+        all_pieces = [
             piece_of(root, moves, _lookup(values, place), root in formed)
-            for (root, moves), place in zip(own, places, strict=True)
+            for (root, moves), place in zip(plain, places, strict=True)
         ]
         for (root, moves), pieces in zip(loops, from_loops, strict=True):
             length = root.length
@@ -50,8 +50,8 @@ def pieces_request(terms: Terms, formed: Container[Root] = ()) -> Request:
                     out = out_of_stacking_loop(piece, length)
                 else:
                     out = out_of_adding_loop(piece)
-                found.append(out.moved(moves))
-        return found
+                all_pieces.append(out.moved(moves))
+        return all_pieces
 
     inner = tuple((root.equation, pieces_request(root.terms)) for root, _ in loops)
     return Request(atoms, finish, inner)
@@ -109,17 +109,17 @@ def norm_and_pieces_request(
     return dataclasses.replace(request, finish=finish)
 
 
-def _both(one: Request, other: Request) -> Request:
+def _both(first: Request, second: Request) -> Request:
     """The results of two requests to one program."""
-    atoms, loops = len(one.atoms), len(one.loops)
+    atoms, loops = len(first.atoms), len(first.loops)
 
     def finish(values: list[Any], inner: list[PyTree]) -> tuple[Any, ...]:
         return (
-            one.finish(values[:atoms], inner[:loops]),
-            other.finish(values[atoms:], inner[loops:]),
+            first.finish(values[:atoms], inner[:loops]),
+            second.finish(values[atoms:], inner[loops:]),
         )
 
-    return Request(one.atoms + other.atoms, finish, one.loops + other.loops)
+    return Request(first.atoms + second.atoms, finish, first.loops + second.loops)
 
 
 def num_stacking_loops(terms: Terms) -> int:
@@ -179,8 +179,8 @@ def _sums_by_iteration(
 def _sum_of_pieces(wanted: KeptSum) -> jax.Array:
     total = jnp.zeros(wanted.shape, jnp.float32)
     for piece in wanted.pieces:
-        one = sum_over_batch(wanted.factors, piece.arrays, piece.form)
-        total = total + apply_moves(piece.form.moves, one)
+        part = sum_over_batch(wanted.factors, piece.arrays, piece.form)
+        total = total + apply_moves(piece.form.moves, part)
     return total
 
 
@@ -188,18 +188,18 @@ def sum_request(
     terms: Terms, factor: jax.Array, shape: tuple[int, ...], *, adds_up: bool = False
 ) -> Request:
     """Requests c times the gradient of one example; under `vmap` the sum over examples, float32."""
-    own = [(root, moves) for root, moves in terms if not isinstance(root, LoopOutput)]
+    plain = [(root, moves) for root, moves in terms if not isinstance(root, LoopOutput)]
     loops = [(root, moves) for root, moves in terms if isinstance(root, LoopOutput)]
-    atoms, places = _atoms_of(own)
+    atoms, places = _atoms_of(plain)
 
     def finish(values: list[Any], from_loops: list[jax.Array]) -> jax.Array:
         total = jnp.zeros(shape, jnp.float32)
-        for (root, moves), place in zip(own, places, strict=True):
+        for (root, moves), place in zip(plain, places, strict=True):
             form = form_of(root, ())
-            one = summed(factor, arrays_of(root, _lookup(values, place)), form)
-            total = total + apply_moves(moves, one)
-        for (_, moves), one in zip(loops, from_loops, strict=True):
-            total = total + apply_moves(moves, one)
+            part = summed(factor, arrays_of(root, _lookup(values, place)), form)
+            total = total + apply_moves(moves, part)
+        for (_, moves), part in zip(loops, from_loops, strict=True):
+            total = total + apply_moves(moves, part)
         return total
 
     inner = tuple(
@@ -217,10 +217,10 @@ def sum_request(
     return Request(atoms, finish, inner, adds_up)
 
 
-def _atoms_of(own: list[Any]) -> tuple[tuple[Atom, ...], list[dict[Atom, int]]]:
+def _atoms_of(terms: list[Any]) -> tuple[tuple[Atom, ...], list[dict[Atom, int]]]:
     atoms: list[Atom] = []
     places = []
-    for root, _ in own:
+    for root, _ in terms:
         start = len(atoms)
         atoms.extend(operands(root))
         places.append({atom: start + i for i, atom in enumerate(operands(root))})

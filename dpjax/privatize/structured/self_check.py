@@ -34,16 +34,18 @@ def compare_strategies(reference: MakeClip, structured: Mapping[str, MakeClip]) 
         params: dict[str, Any], batch: tuple[Any, ...], mask: jax.Array
     ) -> list[tuple[Any, ...]]:
         makers = (reference, *structured.values())
-        found = [make(_loss, rule, False)(params, batch, mask) for make in makers]
-        return [grads | {"norms": rows.norms, "losses": losses} for grads, rows, losses, _ in found]
+        answers = [make(_loss, rule, False)(params, batch, mask) for make in makers]
+        return [
+            grads | {"norms": rows.norms, "losses": losses} for grads, rows, losses, _ in answers
+        ]
 
     lowered = jax.jit(all_ways).lower(params, batch, mask)
     right, *others = jax.device_get(_compile_fast(lowered)(params, batch, mask))
-    for name, got in zip(structured, others, strict=True):
+    for name, answer in zip(structured, others, strict=True):
         for path, wanted in right.items():
             # What goes through bfloat16 is compared to its precision; so are norms, for its margin.
             tolerance = 0.03 if path in ("half", "norms") else 1e-4
-            if not np.allclose(got[path], wanted, atol=tolerance * np.max(np.abs(wanted))):
+            if not np.allclose(answer[path], wanted, atol=tolerance * np.max(np.abs(wanted))):
                 return f"strategy {name} and materialize disagree about {path}"
     return None
 

@@ -131,10 +131,10 @@ def strategy_costs(gradient: GradientProgram, batch_size: int) -> dict[str, Stra
     ordinary = forward_products + backward_products
     parameters = sum(leaf.size for leaf in gradient.params)
     kept = kept_formed(gradient.terms, batch_size)
-    once = [cost for own in gradient.terms for cost in term_costs(own, kept)]
-    twice = [cost for own in gradient.terms for cost in term_costs(own)]
+    once = [cost for terms in gradient.terms for cost in term_costs(terms, kept)]
+    twice = [cost for terms in gradient.terms for cost in term_costs(terms)]
     # The second pass repeats what leads to the operands, not the products of the weight gradients.
-    weights = sum(_root_products(own) for own in gradient.terms)
+    weights = sum(_root_products(terms) for terms in gradient.terms)
     moved = OPERATIONS_PER_VALUE_MOVED * MOVES_OF_A_DENSE_VALUE * parameters
     return {
         "non_private": StrategyCost(ordinary, 0),

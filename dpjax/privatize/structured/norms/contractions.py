@@ -108,9 +108,9 @@ def rounding_slack(arrays: ContractionArrays) -> jax.Array | float:
     lengths: jax.Array | float = 1.0
     scale: jax.Array | float = 1.0
     for x in jax.lax.stop_gradient(arrays):
-        own = power_of_two(x)
-        lengths *= jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32) / own), axis=-1))
-        scale *= own
+        power = power_of_two(x)
+        lengths *= jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32) / power), axis=-1))
+        scale *= power
     return unit * scale * jnp.sqrt(jnp.sum(jnp.square(jnp.sum(lengths, axis=-1))))
 
 
@@ -160,8 +160,8 @@ def _formed_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     return in_slices(outputs, block, of_slice, _both, axes_of(arrays))
 
 
-def _both(one: jax.Array, other: jax.Array) -> jax.Array:
-    return hypot([one, other])
+def _both(first: jax.Array, second: jax.Array) -> jax.Array:
+    return hypot([first, second])
 
 
 def norm_if_orthogonal(arrays: ContractionArrays, budget: Budget) -> jax.Array:

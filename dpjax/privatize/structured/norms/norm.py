@@ -60,9 +60,9 @@ def _exact_norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
         return jnp.zeros((), jnp.float32)
     if len(pieces) == 1:
         return factor_of(pieces[0].form.moves) * _norm_of_one(pieces[0], budget)
-    found = [box_of(piece.form) for piece in pieces]
-    boxes = [box for box in found if box is not None]
-    clusters = _clusters(boxes) if len(boxes) == len(found) else None
+    all_boxes = [box_of(piece.form) for piece in pieces]
+    boxes = [box for box in all_boxes if box is not None]
+    clusters = _clusters(boxes) if len(boxes) == len(all_boxes) else None
     if clusters is None:
         return dense_norm(cast(jax.Array, sum(form(piece) for piece in pieces)))
     return hypot(
@@ -231,7 +231,7 @@ def picked_columns(a: jax.Array, ids: jax.Array, first: int | jax.Array) -> jax.
 
 
 def with_rows(
-    own: Sequence[jax.Array],
+    norms: Sequence[jax.Array],
     crosses: Sequence[Cross],
     orthogonal: Sequence[jax.Array],
     rows: RowsArrays,
@@ -240,10 +240,10 @@ def with_rows(
 
     `orthogonal`: of each contraction, `norm_if_orthogonal`.
     """
-    own = [*own, rows_norm(rows)]
-    largest = jnp.max(jnp.stack(own))
+    norms = [*norms, rows_norm(rows)]
+    largest = jnp.max(jnp.stack(norms))
     scale = power_of_two(jnp.where(largest > 0, largest, 1.0))
-    square = cast(jax.Array, sum(jnp.square(norm / scale) for norm in own))
+    square = cast(jax.Array, sum(jnp.square(norm / scale) for norm in norms))
     for value, (first, second, third) in crosses:
         # One after the other: the product of all scales may leave the range of float32 first.
         square += 2.0 * value * (first / scale) * second * (third / scale)

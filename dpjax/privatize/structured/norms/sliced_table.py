@@ -63,7 +63,7 @@ def sliced_norm_request(program: Program, terms: Terms, budget: Budget) -> Reque
     some of them in slices by a loop, and rows of a table around them; or where a loop runs before
     it is known which rows.
     """
-    found: list[_Whole | _Slices | None] = []
+    sliced_parts: list[_Whole | _Slices | None] = []
     table = _Table(program, [], None)
     for root, moves in terms:
         if isinstance(root, Rows):
@@ -72,11 +72,11 @@ def sliced_norm_request(program: Program, terms: Terms, budget: Budget) -> Reque
                 return None
             table = table._replace(lookups=[*table.lookups, (root, box.factor)], box=box)
         else:
-            found.append(_part(root, moves))
-    if not any(isinstance(part, _Slices) for part in found):
+            sliced_parts.append(_part(root, moves))
+    if not any(isinstance(part, _Slices) for part in sliced_parts):
         return None
-    parts = [part.beside(table.box) for part in found if part is not None]
-    if len(parts) < len(found):
+    parts = [part.beside(table.box) for part in sliced_parts if part is not None]
+    if len(parts) < len(sliced_parts):
         return None
     if not _fit([part.box for part in parts], table.box):
         return None
@@ -118,9 +118,12 @@ class _Table(NamedTuple):
     def numbers(self, known: Values) -> jax.Array:
         """The row numbers of all lookups, `(S,)`, from the values of `known_before`."""
         values = {atom: x for atom, x in known.items() if isinstance(atom, Value)}
-        [found] = run(self.program.without_barriers, values, [self._ids_request()])
+        [ids_of_lookups] = run(self.program.without_barriers, values, [self._ids_request()])
         return jnp.concatenate(
-            [row_numbers(root, ids) for (root, _), ids in zip(self.lookups, found, strict=True)]
+            [
+                row_numbers(root, ids)
+                for (root, _), ids in zip(self.lookups, ids_of_lookups, strict=True)
+            ]
         )
 
     def _ids_request(self) -> Request:
@@ -130,12 +133,14 @@ class _Table(NamedTuple):
         """All lookups together."""
         if not self.lookups:
             return None
-        found = [arrays_of(root, values.__getitem__) for root, _ in self.lookups]
+        all_rows = [arrays_of(root, values.__getitem__) for root, _ in self.lookups]
         updates = [
             rows.updates.astype(jnp.float32) * factor
-            for rows, (_, factor) in zip(found, self.lookups, strict=True)
+            for rows, (_, factor) in zip(all_rows, self.lookups, strict=True)
         ]
-        return RowsArrays(jnp.concatenate([rows.ids for rows in found]), jnp.concatenate(updates))
+        return RowsArrays(
+            jnp.concatenate([rows.ids for rows in all_rows]), jnp.concatenate(updates)
+        )
 
     def holds(self, box: Box) -> bool:
         """Whether the part of the parameter in `box` is looked up too."""
@@ -273,7 +278,7 @@ def _iterations_first(form: Form, second_varies: bool, moves: Moves) -> Form:
 
 def _fit(parts: Sequence[Box], table: Box | None) -> bool:
     """Whether parts lie apart from each other, each of them in the table or beside it."""
-    if any(overlap(one, other) for i, one in enumerate(parts) for other in parts[:i]):
+    if any(overlap(part, earlier) for i, part in enumerate(parts) for earlier in parts[:i]):
         return False
     return table is None or all(
         not overlap(part, table) or part.is_rows_of(table) for part in parts
@@ -295,8 +300,8 @@ def _request(
         if crossed:
             loops.append((part.equation, _picked_request(part, table, known)))
 
-    def finish(found: list[Any], from_loops: list[Any]) -> jax.Array:
-        values = dict(zip(atoms, found, strict=True))
+    def finish(operands: list[Any], from_loops: list[Any]) -> jax.Array:
+        values = dict(zip(atoms, operands, strict=True))
         results = iter(from_loops)
         rows = table.arrays(values)
         all_norms, crosses = [], []
@@ -315,12 +320,12 @@ def _request(
                     assert rows is not None
                     crosses.append(norm.cross(arrays, rows, _first_row(part), budget, factor))
             all_norms.append(_Norms(*(abs(factor) * norm for norm in of_part)))
-        own = [of_part.own for of_part in all_norms]
+        norms = [of_part.own for of_part in all_norms]
         slack = hypot([of_part.slack for of_part in all_norms])
         if rows is None:
-            return hypot(own) + slack
+            return hypot(norms) + slack
         orthogonal = [of_part.orthogonal for of_part in all_norms]
-        return norm.with_rows(own, crosses, orthogonal, rows) + slack
+        return norm.with_rows(norms, crosses, orthogonal, rows) + slack
 
     return Request(tuple(atoms), finish, tuple(loops))
 

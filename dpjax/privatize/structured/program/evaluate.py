@@ -254,8 +254,8 @@ def _zeros_of_sums(
 ) -> list[PyTree]:
     if not any(adds_up):
         return []
-    one = example_types(slices)
-    _, _, results = jax.eval_shape(body, carry, one)
+    slice_types = example_types(slices)
+    _, _, results = jax.eval_shape(body, carry, slice_types)
     return [
         jax.tree.map(lambda x: vary(jnp.zeros(x.shape, x.dtype), axes_of(x)), result)
         for result, added in zip(results, adds_up, strict=True)

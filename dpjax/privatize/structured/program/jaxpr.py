@@ -283,11 +283,11 @@ def _loop_arity(params: Mapping[str, Any]) -> tuple[int, int]:
 
 def depends_on(program: Program, seeds: Iterable[Value]) -> set[Value]:
     """All values that are computed from `seeds`, loops taken as a whole; seeds included."""
-    found = set(seeds)
+    reached = set(seeds)
     for equation in program.equations:
-        if any(atom in found for atom in equation.inputs):
-            found.update(equation.outputs)
-    return found
+        if any(atom in reached for atom in equation.inputs):
+            reached.update(equation.outputs)
+    return reached
 
 
 def needed_for(program: Program, wanted: Iterable[Atom]) -> list[Equation]:

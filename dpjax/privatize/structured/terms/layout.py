@@ -53,8 +53,8 @@ class Box:
             len(self.left) == 1
             and axes == (table.groups, table.left, table.right)
             and all(
-                own == full or axis in self.left
-                for axis, (own, full) in enumerate(zip(self.place, table.place, strict=True))
+                place == full or axis in self.left
+                for axis, (place, full) in enumerate(zip(self.place, table.place, strict=True))
             )
             and self._lies_in(table)
         )
@@ -132,11 +132,13 @@ def box_of(form: Form) -> Box | None:
     )
 
 
-def overlap(one: Box, other: Box) -> bool:
+def overlap(first_box: Box, second_box: Box) -> bool:
     """Whether the parts filled have an entry in common."""
     return all(
         first < other_first + other_size and other_first < first + size
-        for (first, size), (other_first, other_size) in zip(one.place, other.place, strict=True)
+        for (first, size), (other_first, other_size) in zip(
+            first_box.place, second_box.place, strict=True
+        )
     )
 
 
@@ -159,10 +161,10 @@ def _reshaped(axes: Sequence[_Axis], shape: tuple[int, ...]) -> list[_Axis] | No
     become one; others must stay.
     """
     remaining = [axis for axis in axes if axis.size > 1]
-    found = []
+    reshaped = []
     for size in shape:
         if size == 1:
-            found.append(_Axis(None, (0, 0), 1, 0, 1))
+            reshaped.append(_Axis(None, (0, 0), 1, 0, 1))
             continue
         if not remaining:
             return None
@@ -174,17 +176,17 @@ def _reshaped(axes: Sequence[_Axis], shape: tuple[int, ...]) -> list[_Axis] | No
             axis = merged
         if axis.size != size:
             return None
-        found.append(axis)
-    return None if remaining else found
+        reshaped.append(axis)
+    return None if remaining else reshaped
 
 
-def _merged(one: _Axis, other: _Axis) -> _Axis | None:
+def _merged(left: _Axis, right: _Axis) -> _Axis | None:
     """Both as one axis, if they are full and follow each other in the root too."""
-    full = all(axis.filled == axis.size for axis in (one, other))
-    if not full or one.role != other.role or other.orders[0] != one.orders[1] + 1:
+    full = all(axis.filled == axis.size for axis in (left, right))
+    if not full or left.role != right.role or right.orders[0] != left.orders[1] + 1:
         return None
-    size = one.size * other.size
-    return _Axis(one.role, (one.orders[0], other.orders[1]), size, 0, size)
+    size = left.size * right.size
+    return _Axis(left.role, (left.orders[0], right.orders[1]), size, 0, size)
 
 
 def _padded(axes: Sequence[_Axis], move: Pad) -> list[_Axis] | None:
