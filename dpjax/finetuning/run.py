@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpjax_accounting import Ledger, finish_folder
 from flax import nnx
@@ -14,7 +15,7 @@ from dpjax.finetuning.after_training import Stages, measure
 from dpjax.finetuning.files import checkpoint
 from dpjax.finetuning.files.metrics_log import read_rows
 from dpjax.finetuning.files.run_directory import partial_of, write_json
-from dpjax.finetuning.reports import privacy_report
+from dpjax.finetuning.reports import privacy_report, statements
 from dpjax.finetuning.reports.headline import headline
 from dpjax.finetuning.result import FinetuneResult
 from dpjax.finetuning.setup.initial_a import starts_at_principal_a, store_a, with_principal_a
@@ -91,12 +92,12 @@ def _finish(run: Run | MeasuredRun, console: Console, interrupts: Interrupts) ->
         interrupts.saying(f"{write}writes it", plan.num_steps),
         stopping_on_file_errors("while the tuned model was being written", "writes it"),
     ):
-        if ledger is not None:
-            ledger.settle(run.run_id, plan.num_steps)
         # What was spent is on record before anything that spent it is written.
-        privacy = _note_progress(run, ledger, plan.num_steps)
+        privacy, ledger_error = _note_progress(run, ledger, plan.num_steps)
         _write_model(run, tuned.merge())
     stages = Stages(interrupts)
+    if ledger_error is not None:
+        stages.warnings.append(f"{statements.TOTAL_UNKNOWN} The reason: {ledger_error}")
     try:
         return measure(plan, tuned, directory, privacy, trained, stages)
     except KeyboardInterrupt:
@@ -132,10 +133,13 @@ def _train(run: Run, ledger: Ledger | None, console: Console, interrupts: Interr
             ledger.settle(run.run_id, step)
         _note_progress(run, ledger, step)
 
+    def note_progress(step: int) -> None:
+        _note_progress(run, ledger, step)
+
     directory = run.directory
     with stopping_on_file_errors("in training", "goes on from the state that was stored last"):
         try:
-            return train(run, console, lambda step: _note_progress(run, ledger, step), interrupts)
+            return train(run, console, note_progress, interrupts)
         except (RunInterrupted, RunDiverged) as stopped:
             stop_at(stopped.step)
             raise
@@ -158,11 +162,32 @@ def _train(run: Run, ledger: Ledger | None, console: Console, interrupts: Interr
             raise
 
 
-def _note_progress(run: Run, ledger: Ledger | None, step: int) -> dict[str, Any]:
-    """Writes privacy.json as it is after `step` steps, and returns it."""
-    privacy = privacy_report.build(run.plan, run.run_key, run.run_id, step, ledger)
+class _Noted(NamedTuple):
+    """privacy.json as it was written, and what went wrong with the ledger, if anything did."""
+
+    privacy: dict[str, Any]
+    ledger_error: Exception | None
+
+
+def _note_progress(run: Run, ledger: Ledger | None, step: int) -> _Noted:
+    """Writes privacy.json as it is after `step` steps.
+
+    Once all steps are done, no state of the ledger prevents it: they were charged before the first.
+    Another process may have damaged the ledger since, or added runs whose total is unknown.
+    """
+    build = functools.partial(privacy_report.build, run.plan, run.run_key, run.run_id, step)
+    is_last = step == run.plan.num_steps
+    ledger_error = None
+    try:
+        if ledger is not None and is_last:
+            ledger.settle(run.run_id, step)
+        privacy = build(ledger)
+    except (OSError, ValueError) as error:
+        if ledger is None or not is_last:
+            raise
+        privacy, ledger_error = build(total_is_unknown=True), error
     write_json(run.directory.privacy, privacy)
-    return privacy
+    return _Noted(privacy, ledger_error)
 
 
 def _write_model(run: Run, tuned: nnx.Module) -> None:

@@ -30,12 +30,26 @@ _RUN_KEY_BITS = 256
 
 
 def build(
-    plan: Plan, run_key: RunKey, run_id: str, steps_completed: int, ledger: Ledger | None = None
+    plan: Plan,
+    run_key: RunKey,
+    run_id: str,
+    steps_completed: int,
+    ledger: Ledger | None = None,
+    *,
+    total_is_unknown: bool = False,
 ) -> dict[str, Any]:
-    """The report after `steps_completed` steps; JSON-ready, in the schema of dpjax_accounting.
+    """Builds the report after `steps_completed` steps, ready for JSON.
 
-    ε is that of the steps completed. Without privacy there is no claim: guarantee, mechanism,
-    accountant and implementation are null.
+    It has the schema of dpjax_accounting. ε is that of the steps completed. Without privacy there
+    is no claim: guarantee, mechanism, accountant and implementation are null.
+
+    Args:
+        plan: of the run.
+        run_key: for whether a seed is fixed; nothing of it is written.
+        run_id: names the run.
+        steps_completed: how many steps are done.
+        ledger: gives the total of all runs on the data set; None without one.
+        total_is_unknown: whether the run keeps a ledger that could not be read any more.
     """
     private = plan.mechanism is not None
     report: dict[str, Any] = {
@@ -65,6 +79,8 @@ def build(
         report["warnings"] = [NON_PRIVATE_WARNING]
     elif run_key.fixed_seed is not None:
         report["warnings"] = [SEED_WARNING]
+    if total_is_unknown:
+        report["warnings"].append(statements.TOTAL_UNKNOWN)
     return report
 
 

@@ -82,3 +82,8 @@ DATA_USES = (
     ),
 )
 LABEL_USES = (("Set of labels", "not covered", "It is read from the data and treated as public."),)
+# It may be published, and does not quote the ledger.
+TOTAL_UNKNOWN = (
+    "The ledger of the data set gave no total after the last step. All steps of this run were "
+    "charged to it before the first step."
+)

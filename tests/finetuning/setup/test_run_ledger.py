@@ -8,6 +8,7 @@ from dpjax_accounting import DPSGD, Composition, Ledger, TamperedError, verify_r
 
 import dpjax
 from dpjax.finetuning import run
+from dpjax.finetuning.reports.statements import TOTAL_UNKNOWN
 from dpjax.finetuning.training import loop
 from dpjax.finetuning.training.interrupt import RunInterrupted
 
@@ -122,3 +123,53 @@ def test_a_run_without_privacy_keeps_no_ledger(options):
     privacy = {"ledger": options["privacy"]["ledger"]}
     with pytest.raises(ValueError, match="non_private=True has no"):
         dpjax.finetune(**options | {"privacy": privacy, "non_private": True})
+
+
+def lose(path):
+    path.unlink()
+
+
+def tamper(path):
+    path.write_bytes(path.read_bytes().replace(b"4.0", b"9.0"))
+
+
+@pytest.mark.parametrize("damage", [lose, tamper])
+def test_no_damage_to_the_ledger_takes_the_model_away_after_the_last_step(
+    options, monkeypatch, damage, capsys
+):
+    update = loop.TrainingProgress.update
+
+    def damaged_at_the_end(self, done, *arguments):
+        update(self, done, *arguments)
+        if done == 6:
+            damage(ledger_of(options).path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.TrainingProgress, "update", damaged_at_the_end)
+        result = dpjax.finetune(**options)
+    folder = result.output_dir
+    assert (folder / "model" / "model.safetensors").exists()
+    assert not (folder / "private").exists()
+    assert result.privacy["dataset_total"] is None
+    assert verify_report(result.privacy) == []
+    published = (folder / "privacy.json").read_text()
+    assert TOTAL_UNKNOWN in published and str(options["privacy"]["ledger"]) not in published
+    (warning,) = result.warnings
+    assert warning.startswith(TOTAL_UNKNOWN) and "The reason: " in warning
+    assert "gave no total" in capsys.readouterr().out
+
+
+def test_a_damaged_ledger_stops_a_run_that_is_not_done(options, monkeypatch):
+    update = loop.TrainingProgress.update
+
+    def damaged(self, done, *arguments):
+        update(self, done, *arguments)
+        if done == 2:
+            tamper(ledger_of(options).path)
+
+    # The state is stored, and what was spent is noted, as often as can be.
+    options["training"] |= {"checkpoint_every_seconds": 1e-9}
+    with monkeypatch.context() as patch, pytest.raises(TamperedError):
+        patch.setattr(loop.TrainingProgress, "update", damaged)
+        dpjax.finetune(**options)
+    assert not (options["output_dir"] / "model").exists()
