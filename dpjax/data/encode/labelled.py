@@ -9,11 +9,9 @@ import numpy as np
 
 from dpjax.data.encode.base import EncodedRecords
 from dpjax.data.encode.tokenizing import (
-    TEXTS_AT_ONCE,
-    check_max_length,
-    check_padding_token,
     check_tokenizer,
     leading_special_tokens,
+    tokenize_padded,
     tokenize_with_offsets,
 )
 from dpjax.data.records.labelled import Records
@@ -45,28 +43,12 @@ def encode_labelled(
         ValueError: `max_length` is below 8 or above what the tokenizer says its model takes, the
             tokenizer has no padding token, or a label is not in `label_names`.
     """
+    # The opening tokens are looked up with it.
     check_tokenizer(tokenizer)
-    check_padding_token(tokenizer)
-    check_max_length(max_length, tokenizer)
     labels = label_ids(records.labels, label_names)
     opening = leading_special_tokens(tokenizer)
-    input_ids = np.empty((len(records), max_length), np.int32)
-    attention_mask = np.empty((len(records), max_length), np.bool_)
-    truncated = np.empty(len(records), np.bool_)
-    for start in range(0, len(records), TEXTS_AT_ONCE):
-        rows = slice(start, start + TEXTS_AT_ONCE)
-        encoded = tokenizer(
-            _without_opening(records.texts[rows], tokenizer, opening),
-            truncation=True,
-            max_length=max_length,
-            padding="max_length",
-            padding_side="right",
-            return_attention_mask=True,
-        )
-        input_ids[rows] = encoded["input_ids"]
-        attention_mask[rows] = encoded["attention_mask"]
-        truncated[rows] = [bool(encoding.overflowing) for encoding in encoded.encodings]
-    return TextDataset(input_ids, attention_mask, truncated, labels)
+    texts = _without_opening(records.texts, tokenizer, opening)
+    return TextDataset(*tokenize_padded(texts, tokenizer, max_length), labels)
 
 
 def _without_opening(

@@ -9,12 +9,7 @@ import numpy as np
 
 from dpjax.data.encode.base import EncodedRecords
 from dpjax.data.encode.labelled import label_ids
-from dpjax.data.encode.tokenizing import (
-    TEXTS_AT_ONCE,
-    check_max_length,
-    check_padding_token,
-    check_tokenizer,
-)
+from dpjax.data.encode.tokenizing import check_max_length, tokenize_padded
 from dpjax.data.records.tagged_words import TaggedWords
 
 if TYPE_CHECKING:
@@ -53,31 +48,19 @@ def encode_tagged_words(
         ValueError: `max_length` is below 8 or above what the tokenizer says its model takes, the
             tokenizer has no padding token, or a tag is not in `label_names`.
     """
-    check_tokenizer(tokenizer)
-    check_padding_token(tokenizer)
+    # Before arrays of that length are made.
     check_max_length(max_length, tokenizer)
     shape = (len(records), max_length)
-    input_ids, labels = np.empty(shape, np.int32), np.zeros(shape, np.int32)
-    attention_mask, loss_mask = np.empty(shape, np.bool_), np.zeros(shape, np.bool_)
-    truncated = np.empty(len(records), np.bool_)
-    for start in range(0, len(records), TEXTS_AT_ONCE):
-        rows = slice(start, start + TEXTS_AT_ONCE)
-        encoded = tokenizer(
-            [" ".join(words) for words in records.words[rows]],
-            truncation=True,
-            max_length=max_length,
-            padding="max_length",
-            padding_side="right",
-            return_attention_mask=True,
-        )
-        input_ids[rows] = encoded["input_ids"]
-        attention_mask[rows] = encoded["attention_mask"]
-        truncated[rows] = [bool(encoding.overflowing) for encoding in encoded.encodings]
-        for row, encoding in enumerate(encoded.encodings, start):
-            tokens, words = _first_tokens(encoding, records.words[row])
-            labels[row, tokens] = label_ids(records.tags[row], label_names)[words]
-            loss_mask[row, tokens] = True
-    return TaggedDataset(input_ids, attention_mask, truncated, labels, loss_mask)
+    labels, loss_mask = np.zeros(shape, np.int32), np.zeros(shape, np.bool_)
+
+    def place_tags(row: int, encoding: Any) -> None:
+        tokens, words = _first_tokens(encoding, records.words[row])
+        labels[row, tokens] = label_ids(records.tags[row], label_names)[words]
+        loss_mask[row, tokens] = True
+
+    texts = [" ".join(words) for words in records.words]
+    padded = tokenize_padded(texts, tokenizer, max_length, place_tags)
+    return TaggedDataset(*padded, labels, loss_mask)
 
 
 def _first_tokens(encoding: Any, words: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,6 +61,64 @@ def check_max_length(max_length: int, tokenizer: PreTrainedTokenizerBase) -> Non
             f"max_length={max_length} is more than the {tokenizer.model_max_length} tokens that "
             "the tokenizer says its model takes"
         )
+
+
+class PaddedTexts(NamedTuple):
+    """N texts as arrays, padded on the right to T tokens.
+
+    Attributes:
+        input_ids: `(N, T)` int32.
+        attention_mask: `(N, T)` bool, False at padding.
+        truncated: `(N,)` bool, True where the text was longer.
+    """
+
+    input_ids: np.ndarray
+    attention_mask: np.ndarray
+    truncated: np.ndarray
+
+
+def tokenize_padded(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    visit: Callable[[int, Any], None] | None = None,
+) -> PaddedTexts:
+    """Tokenises every text with its special tokens, cuts it to `max_length` tokens and pads it.
+
+    Args:
+        texts: N of them.
+        tokenizer: a fast one with a padding token.
+        max_length: T, with the special tokens.
+        visit: called with the number of each text and its encoding, which is not kept.
+
+    Raises:
+        TypeError: the tokenizer is not a fast one.
+        ValueError: `max_length` is below 8 or above what the tokenizer says its model takes, or the
+            tokenizer has no padding token.
+    """
+    check_tokenizer(tokenizer)
+    check_padding_token(tokenizer)
+    check_max_length(max_length, tokenizer)
+    input_ids = np.empty((len(texts), max_length), np.int32)
+    attention_mask = np.empty((len(texts), max_length), np.bool_)
+    truncated = np.empty(len(texts), np.bool_)
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        rows = slice(start, start + TEXTS_AT_ONCE)
+        encoded = tokenizer(
+            list(texts[rows]),
+            truncation=True,
+            max_length=max_length,
+            padding="max_length",
+            padding_side="right",
+            return_attention_mask=True,
+        )
+        input_ids[rows] = encoded["input_ids"]
+        attention_mask[rows] = encoded["attention_mask"]
+        truncated[rows] = [bool(encoding.overflowing) for encoding in encoded.encodings]
+        if visit is not None:
+            for row, encoding in enumerate(encoded.encodings, start):
+                visit(row, encoding)
+    return PaddedTexts(input_ids, attention_mask, truncated)
 
 
 def in_batches(

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # (trainable, record, frozen) -> scalar in nats; the record has no axis of records.
 Loss = Callable[[PyTree, Any, PyTree], jax.Array]
-# (trainable, frozen, batch) -> losses (b,) float32, and what the task counts of each record (b,).
+# (trainable, frozen, batch) -> losses (b,) float32, and one integer for each record (b,), whose
+# meaning is the task's.
 Measure = Callable[[PyTree, PyTree, Any], tuple[jax.Array, jax.Array]]
 
 
@@ -158,7 +159,7 @@ class Task(abc.ABC):
         """Makes the jitted function that evaluates a batch without gradients."""
 
     @abc.abstractmethod
-    def evaluation(self, losses: np.ndarray, counts: np.ndarray, data: Any) -> Evaluation:
+    def evaluation(self, losses: np.ndarray, outcomes: np.ndarray, data: Any) -> Evaluation:
         """Puts together what `measure_fn` returned for all records, in their order."""
 
     @abc.abstractmethod

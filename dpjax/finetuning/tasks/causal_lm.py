@@ -215,11 +215,11 @@ class CausalLanguage(Task):
         return measure
 
     def evaluation(
-        self, losses: np.ndarray, counts: np.ndarray, data: LanguageDataset
+        self, losses: np.ndarray, outcomes: np.ndarray, data: LanguageDataset
     ) -> LanguageEvaluation:
         """Keeps how many tokens of each text count."""
         del data
-        return LanguageEvaluation(losses, counts)
+        return LanguageEvaluation(losses, outcomes)
 
     def summary(self) -> str:
         """Says what the loss is."""

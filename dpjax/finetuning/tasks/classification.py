@@ -137,10 +137,10 @@ class SequenceClassification(Task):
         return measure
 
     def evaluation(
-        self, losses: np.ndarray, counts: np.ndarray, data: TextDataset
+        self, losses: np.ndarray, outcomes: np.ndarray, data: TextDataset
     ) -> LabelledEvaluation:
         """Compares predicted labels with those of the data."""
-        return LabelledEvaluation(losses, (counts == data.labels) & np.isfinite(losses))
+        return LabelledEvaluation(losses, (outcomes == data.labels) & np.isfinite(losses))
 
     def summary(self) -> str:
         """Says how many labels there are."""

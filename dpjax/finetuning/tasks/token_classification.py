@@ -142,10 +142,10 @@ class TokenClassification(Task):
         return measure
 
     def evaluation(
-        self, losses: np.ndarray, counts: np.ndarray, data: TaggedDataset
+        self, losses: np.ndarray, outcomes: np.ndarray, data: TaggedDataset
     ) -> TaggedEvaluation:
         """Sets the right tags against the words that count."""
-        num_correct = np.where(np.isfinite(losses), counts, 0)
+        num_correct = np.where(np.isfinite(losses), outcomes, 0)
         return TaggedEvaluation(losses, num_correct, data.loss_mask.sum(axis=1))
 
     def summary(self) -> str:

@@ -24,7 +24,12 @@ from dpjax.finetuning.training.divergence import DivergenceWatch
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.optimizer import make_optimizer
 from dpjax.finetuning.training.progress import TrainingProgress
-from dpjax.finetuning.training.step import NonPrivateSteps, PrivateSteps, Steps, are_finite
+from dpjax.finetuning.training.step import (
+    NonPrivateTraining,
+    PrivateTraining,
+    TrainingSteps,
+    are_finite,
+)
 from dpjax.privatize import StepTotal
 from dpjax.typing import PyTree
 
@@ -110,18 +115,18 @@ def train(
         return Trained(trainable, log.rows, log.num_missing)
 
 
-def _make_steps(run: Run, optimizer: Any) -> Steps:
+def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
     """Makes the steps: with privacy, sampler, clipping and noise read the one mechanism."""
     plan = run.plan
     loss = plan.task.loss_fn(run.model.graphdef)
     if plan.mechanism is None:
         batch_size = plan.config.training.expected_batch_size
-        return NonPrivateSteps(loss, optimizer, len(plan.train), batch_size, run.run_key)
+        return NonPrivateTraining(loss, optimizer, len(plan.train), batch_size, run.run_key)
     clip_norm = plan.config.privacy.clip_norm
-    return PrivateSteps(loss, optimizer, plan.mechanism, clip_norm, run.run_key)
+    return PrivateTraining(loss, optimizer, plan.mechanism, clip_norm, run.run_key)
 
 
-def _batches(run: Run, steps: Steps, step: int) -> Iterator[tuple[Batch, np.ndarray]]:
+def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yields the microbatches of a step; each record drops what its own key says."""
     plan, config = run.plan, run.plan.config
     drops = config.tuning == "lora" and config.lora.dropout > 0

@@ -27,7 +27,7 @@ Order = Callable[[np.ndarray], np.ndarray]
 _UNREACHED_NORM = 1e30
 
 
-class Steps(Protocol):
+class TrainingSteps(Protocol):
     """What the loop does in each step; as in `dpjax.PrivateGradient`, and then the update."""
 
     def batches(
@@ -49,7 +49,7 @@ class Steps(Protocol):
         """Returns parameters and optimizer state after the step; takes over their buffers."""
 
 
-class PrivateSteps:
+class PrivateTraining:
     """Steps that clip each record's gradient, and add the mechanism's noise once per step.
 
     Args:
@@ -83,7 +83,7 @@ class PrivateSteps:
         return self._private.release_and_update(self._apply, total, step, params, state)
 
 
-class NonPrivateSteps:
+class NonPrivateTraining:
     """The same recipe without clipping and noise.
 
     Records whose gradient is not finite are left out here too: one of them would end the run.

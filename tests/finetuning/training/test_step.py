@@ -9,7 +9,7 @@ from dpjax_accounting import DPSGD
 from flax import nnx
 
 from dpjax.finetuning.tasks.classification import LabelledBatch, SequenceClassification
-from dpjax.finetuning.training.step import NonPrivateSteps, PrivateSteps
+from dpjax.finetuning.training.step import NonPrivateTraining, PrivateTraining
 from dpjax.privatize import RunKey, gaussian_noise
 
 CLIP_NORM, BATCH, SIGMA, RATE = 0.2, 6, 1.3, 0.5
@@ -81,7 +81,7 @@ def private_steps(parts, optimizer, seed, expected_batch_size=BATCH):
         noise_multiplier=SIGMA,
         num_steps=9,
     )
-    return PrivateSteps(loss_of(parts), optimizer, mechanism, CLIP_NORM, RunKey.from_seed(seed))
+    return PrivateTraining(loss_of(parts), optimizer, mechanism, CLIP_NORM, RunKey.from_seed(seed))
 
 
 def noise_of(seed, step):
@@ -145,7 +145,7 @@ def test_a_step_is_released_once(parts, data):
 
 def test_a_non_private_step_neither_clips_nor_adds_noise(parts, data):
     optimizer = optax.sgd(RATE)
-    steps = NonPrivateSteps(loss_of(parts), optimizer, NUM_RECORDS, BATCH, RunKey.from_seed(3))
+    steps = NonPrivateTraining(loss_of(parts), optimizer, NUM_RECORDS, BATCH, RunKey.from_seed(3))
     before, after, _, drawn = run_step(steps, parts, data, 0, optimizer)
     total = sum(single_gradient(before, data, i) for i in drawn)
     np.testing.assert_allclose(after, before - RATE * total / BATCH, rtol=1e-5, atol=1e-6)
@@ -153,7 +153,7 @@ def test_a_non_private_step_neither_clips_nor_adds_noise(parts, data):
 
 def test_both_draw_the_same_records(parts):
     private = private_steps(parts, optax.sgd(RATE), 7)
-    plain = NonPrivateSteps(
+    plain = NonPrivateTraining(
         loss_of(parts), optax.sgd(RATE), NUM_RECORDS, BATCH, RunKey.from_seed(7)
     )
     for step in range(3):
