@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpjax_accounting import Ledger, finish_folder
-from flax import nnx
 from rich.console import Console
 
 from dpjax.finetuning.after_training import Stages, measure
@@ -23,7 +24,15 @@ from dpjax.finetuning.setup.start import MeasuredRun, Run
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.loop import Trained, train
 from dpjax.finetuning.training.stopped import RunDiverged, RunStopped, stopping_on_file_errors
-from dpjax.models import has_lora, is_own_base, merged_copy, revision_of, save_adapter, save_model
+from dpjax.models import (
+    Model,
+    has_lora,
+    is_own_base,
+    merged_copy,
+    revision_of,
+    save_adapter,
+    save_model,
+)
 
 
 def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneResult:
@@ -190,31 +199,26 @@ def _note_progress(run: Run, ledger: Ledger | None, step: int) -> _Noted:
     return _Noted(privacy, ledger_error)
 
 
-def _write_model(run: Run, tuned: nnx.Module) -> None:
-    """Writes model/ and adapter/, each as a whole; what is there already stays."""
+def _write_model(run: Run, tuned: Model) -> None:
+    """Writes model/ and then adapter/, each as a whole; what is there already stays."""
     plan, directory = run.plan, run.directory
-    writers = [
-        (
-            directory.model,
-            lambda folder: save_model(
-                merged_copy(tuned), folder, source=plan.checkpoint, label_names=plan.task.labels
-            ),
-        )
-    ]
-    if has_lora(tuned) and is_own_base(tuned, plan.checkpoint):
+
+    def write_tuned(folder: Path) -> None:
+        save_model(merged_copy(tuned), folder, source=plan.checkpoint, label_names=plan.task.labels)
+
+    def write_adapter(folder: Path) -> None:
         revision = revision_of(plan.checkpoint)
-        writers.append(
-            (
-                directory.adapter,
-                lambda folder: save_adapter(
-                    tuned, folder, base=plan.config.model, revision=revision
-                ),
-            )
-        )
-    for folder, write in writers:
-        if folder.exists():
-            continue
-        partial = partial_of(folder)
-        shutil.rmtree(partial, ignore_errors=True)
-        write(partial)
-        finish_folder(partial, folder)
+        save_adapter(tuned, folder, base=plan.config.model, revision=revision)
+
+    _write_folder(directory.model, write_tuned)
+    if has_lora(tuned) and is_own_base(tuned, plan.checkpoint):
+        _write_folder(directory.adapter, write_adapter)
+
+
+def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    if folder.exists():
+        return
+    partial = partial_of(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial)
+    finish_folder(partial, folder)
