@@ -12,8 +12,8 @@ from __future__ import annotations
 from dpjax_accounting import tpr_ceiling
 from scipy import special
 
-from dpjax.audit.attack import AttackResult
-from dpjax.audit.intervals import binomial_interval, num_above_threshold
+from dpjax.audit.membership.attack import AttackResult
+from dpjax.audit.membership.intervals import binomial_interval, num_above_threshold
 
 
 def auc_ceiling(*, epsilon: float, delta: float) -> float:

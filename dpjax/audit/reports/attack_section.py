@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dpjax_accounting import tpr_ceiling
 
-from dpjax.audit.attack import AttackResult
-from dpjax.audit.ceiling import auc_ceiling, ceiling_alarms, checked_guarantee
+from dpjax.audit.membership.attack import AttackResult
+from dpjax.audit.membership.ceiling import auc_ceiling, ceiling_alarms, checked_guarantee
 
 _READING = (
     "A weak result proves nothing: a better attack may succeed where this one fails. The protection"

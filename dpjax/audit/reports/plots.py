@@ -10,8 +10,8 @@ import numpy as np
 from dpjax_accounting import tpr_ceiling
 from numpy.typing import NDArray
 
-from dpjax.audit.attack import AttackResult
-from dpjax.audit.ceiling import checked_guarantee
+from dpjax.audit.membership.attack import AttackResult
+from dpjax.audit.membership.ceiling import checked_guarantee
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ import pytest
 from scipy import special, stats
 
 from dpjax.audit import auc, auc_interval, binomial_interval, roc_curve, tpr_interval
-from dpjax.audit.intervals import num_above_threshold
+from dpjax.audit.membership.intervals import num_above_threshold
 
 
 def delong_deviation(members, nonmembers):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpjax.audit.intervals import auc_interval, checked_share, tpr_interval
-from dpjax.audit.roc import RocCurve, auc, checked_scores, roc_curve
+from dpjax.audit.membership.intervals import auc_interval, checked_share, tpr_interval
+from dpjax.audit.membership.roc import RocCurve, auc, checked_scores, roc_curve
 from dpjax.suggest import did_you_mean
 
 _EXCHANGEABLE = (

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from dpjax.audit.roc import checked_scores, share_below
+from dpjax.audit.membership.roc import checked_scores, share_below
 
 
 def auc_interval(
