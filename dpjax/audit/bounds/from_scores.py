@@ -1,0 +1,207 @@
+"""Bounds from the scores of one run, valid for a plan of several guess counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import signal, special, stats
+
+from dpjax.audit.bounds.bound import EpsilonBound, checked_delta
+from dpjax.audit.bounds.curves import CurveFamily, GaussianCurves, smallest_accepted
+from dpjax.audit.bounds.guesses import DEFAULT_PLAN, Guesses, GuessPlan, count_correct
+from dpjax.audit.bounds.one_run import ASSUMPTION, one_run_p_value, smallest_not_rejected
+from dpjax.audit.bounds.one_run_fdp import is_rejected
+from dpjax.audit.membership.intervals import checked_share
+
+# The joint p-value adds m δ; above this share of α the sum of single p-values is the better one.
+_LARGEST_JOINT_SHARE = 0.25
+
+
+def epsilon_from_scores(
+    scores: ArrayLike,
+    included: ArrayLike,
+    *,
+    delta: float,
+    confidence: float = 0.95,
+    plan: GuessPlan = DEFAULT_PLAN,
+) -> EpsilonBound:
+    """Returns the certified bound of one run: valid for every (ε, δ)-DP training procedure.
+
+    The smallest ε at which :func:`joint_p_value` of the plan's guesses reaches 1 − `confidence`.
+
+    Args:
+        scores: (m,) numbers, higher for members; infinities are allowed.
+        included: (m,) truth values, a fair coin for each canary.
+        delta: in [0, 1).
+        confidence: in (0, 1).
+        plan: how many guesses are made; fixed before the scores were seen.
+
+    Raises:
+        TypeError: if the scores are not numbers or the coins not truth values.
+        ValueError: if the scores hold NaN, a value lies outside its range, or the coins cannot be
+            fair ones.
+
+    Example:
+        >>> included = np.arange(1000) % 2 == 0
+        >>> round(epsilon_from_scores(included * 1.0, included, delta=1e-5).epsilon, 3)
+        5.514
+    """
+    guesses = count_correct(scores, included, plan)
+    num_canaries = len(np.asarray(included))
+    delta = checked_delta(delta)
+    alpha = 1 - checked_share("confidence", confidence)
+
+    def excess(epsilon: float) -> float:
+        p_value = joint_p_value(
+            guesses, num_canaries=num_canaries, epsilon=epsilon, delta=delta, significance=alpha
+        )
+        return p_value - alpha
+
+    return EpsilonBound(
+        method="one run",
+        epsilon=smallest_not_rejected(excess),
+        delta=delta,
+        confidence=confidence,
+        validity="certified",
+        assumption=ASSUMPTION,
+        numbers=_numbers(guesses, num_canaries),
+    )
+
+
+def fdp_epsilon_from_scores(
+    scores: ArrayLike,
+    included: ArrayLike,
+    *,
+    delta: float,
+    confidence: float = 0.95,
+    plan: GuessPlan = DEFAULT_PLAN,
+    curves: CurveFamily | None = None,
+) -> EpsilonBound:
+    """Returns the model-based bound of one run for a family of trade-off functions.
+
+    A function is rejected where one of the plan's K steps rejects it at level
+    (1 − `confidence`) / K: Bonferroni's correction, valid for any dependence.
+
+    Args:
+        scores: (m,) numbers, higher for members; infinities are allowed.
+        included: (m,) truth values, a fair coin for each canary.
+        delta: at which the bound is stated, in (0, 1).
+        confidence: in (0, 1).
+        plan: how many guesses are made; fixed before the scores were seen.
+        curves: the family. Default: Gaussian ones.
+
+    Raises:
+        TypeError: as for :func:`epsilon_from_scores`.
+        ValueError: as for :func:`epsilon_from_scores`.
+
+    Example:
+        >>> included = np.arange(1000) % 2 == 0
+        >>> round(fdp_epsilon_from_scores(included * 1.0, included, delta=1e-5).epsilon, 3)
+        9.157
+    """
+    guesses = count_correct(scores, included, plan)
+    num_canaries = len(np.asarray(included))
+    delta = checked_delta(delta)
+    significance = (1 - checked_share("confidence", confidence)) / len(guesses)
+    family = GaussianCurves() if curves is None else curves
+    leakage = smallest_accepted(
+        family,
+        lambda curve: any(
+            is_rejected(
+                curve,
+                num_canaries=num_canaries,
+                num_guesses=step.num_guesses,
+                num_correct=step.num_correct,
+                significance=significance,
+            )
+            for step in guesses
+        ),
+    )
+    return EpsilonBound(
+        method=f"one run, {family.name} curve",
+        epsilon=family.epsilon(leakage, delta),
+        delta=delta,
+        confidence=confidence,
+        validity="model-based",
+        assumption=family.assumption,
+        numbers=_numbers(guesses, num_canaries) | {"leakage": leakage},
+    )
+
+
+def joint_p_value(
+    guesses: Sequence[Guesses],
+    *,
+    num_canaries: int,
+    epsilon: float,
+    delta: float,
+    significance: float = 0.05,
+) -> float:
+    """Returns how likely one of a plan's steps is to be so good under (ε, δ)-DP, at most.
+
+    While m δ ≤ `significance` / 4, it is P[W crosses] + m δ. W is a sum of independent
+    Bernoulli(e^ε / (1 + e^ε)) in the order of the guesses, and it crosses if, after the guesses of
+    some step, it is as unlikely as the most unlikely step observed. Why that is a bound is shown in
+    docs/accounting/audit_bounds.md. Otherwise it is the sum over the steps of
+    :func:`one_run_p_value`'s bound, by Bonferroni's correction: K times the least.
+
+    Args:
+        guesses: of each step, with growing numbers.
+        num_canaries: m.
+        epsilon: at least 0.
+        delta: in [0, 1).
+        significance: the level that the p-value will be compared with; decides which of the two
+            is computed.
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if a value lies outside its range.
+
+    Example:
+        >>> steps = [Guesses(20, 18), Guesses(100, 85)]
+        >>> p = joint_p_value(steps, num_canaries=1000, epsilon=1.0, delta=0.0)
+        >>> round(p, 6)
+        0.004014
+    """
+    slack = num_canaries * delta
+    if slack > _LARGEST_JOINT_SHARE * significance:
+        singles = [
+            one_run_p_value(
+                num_canaries=num_canaries,
+                num_guesses=step.num_guesses,
+                num_correct=step.num_correct,
+                epsilon=epsilon,
+                delta=delta,
+            )
+            for step in guesses
+        ]
+        return min(1.0, len(singles) * min(singles))
+    q = float(special.expit(epsilon))
+    totals = np.array([step.num_guesses for step in guesses])
+    correct = np.array([step.num_correct for step in guesses])
+    least = float(stats.binom.sf(correct - 1, totals, q).min())
+    return min(1.0, _crossing_probability(totals, q, level=least) + slack)
+
+
+def _crossing_probability(totals: NDArray[np.int_], q: float, *, level: float) -> float:
+    """Returns P[for some j, P[Bin(r_j, q) ≥ W_j] ≤ level], W a walk of Bernoulli(q) steps."""
+    # A step's own p-value comes out a rounding error apart in other summations.
+    level = level * (1 + 1e-9)
+    staying, crossed, before = np.ones(1), 0.0, 0
+    for total in totals:
+        segment = stats.binom.pmf(np.arange(total - before + 1), total - before, q)
+        staying = signal.convolve(staying, segment, method="direct")
+        tail = stats.binom.sf(np.arange(len(staying)) - 1, total, q)
+        crosses = tail <= level
+        crossed += float(staying[crosses].sum())
+        staying[crosses] = 0.0
+        before = total
+    return crossed
+
+
+def _numbers(guesses: Sequence[Guesses], num_canaries: int) -> dict[str, object]:
+    return {
+        "num_canaries": num_canaries,
+        "guesses": [step._asdict() for step in guesses],
+    }

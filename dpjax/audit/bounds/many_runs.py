@@ -1,0 +1,155 @@
+"""Bounds from true and false positive rates over many independent training runs."""
+
+from __future__ import annotations
+
+import math
+
+from dpjax_accounting import FullBatch
+from scipy import special, stats
+
+from dpjax.audit.bounds.bound import EpsilonBound, checked_count, checked_delta
+from dpjax.audit.membership.intervals import checked_share
+
+_INDEPENDENT = (
+    "Each count is of independent training runs, and the threshold was fixed before their scores"
+    " were seen. Canaries of one run are not independent runs."
+)
+
+
+def clopper_pearson_epsilon(
+    *,
+    true_positives: int,
+    num_positives: int,
+    false_positives: int,
+    num_negatives: int,
+    delta: float,
+    confidence: float = 0.95,
+) -> EpsilonBound:
+    """Returns the bound that holds for every (ε, δ)-DP training procedure, from independent runs.
+
+        ε̂ = max(log((TPR_lo − δ) / FPR_hi), log((1 − FPR_hi − δ) / (1 − TPR_lo)), 0)
+
+    with one-sided limits of Clopper and Pearson 1934 at level α / 2 each (Jagielski, Ullman and
+    Oprea 2020, "Auditing Differentially Private Machine Learning", section 3). Both quotients use
+    the same two limits, and so hold together.
+
+    Args:
+        true_positives: runs with the record that were called so.
+        num_positives: runs with the record.
+        false_positives: runs without the record that were called runs with it.
+        num_negatives: runs without the record.
+        delta: in [0, 1).
+        confidence: 1 − α.
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if a value lies outside its range.
+
+    Example:
+        >>> bound = clopper_pearson_epsilon(
+        ...     true_positives=500, num_positives=500, false_positives=0, num_negatives=500,
+        ...     delta=0.0, confidence=0.99,
+        ... )
+        >>> round(bound.epsilon, 6)
+        4.541916
+    """
+    counts = checked_counts(true_positives, num_positives, false_positives, num_negatives)
+    delta = checked_delta(delta)
+    tpr_low, fpr_high = _rate_limits(counts, 1 - checked_share("confidence", confidence))
+    quotients = [(tpr_low - delta, fpr_high), (1 - fpr_high - delta, 1 - tpr_low)]
+    epsilon = max([0.0, *(math.log(over / under) for over, under in quotients if over > 0)])
+    return EpsilonBound(
+        method="Clopper-Pearson",
+        epsilon=epsilon,
+        delta=delta,
+        confidence=confidence,
+        validity="certified",
+        assumption=_INDEPENDENT,
+        numbers=counts,
+    )
+
+
+def gaussian_epsilon(
+    *,
+    true_positives: int,
+    num_positives: int,
+    false_positives: int,
+    num_negatives: int,
+    delta: float,
+    confidence: float = 0.95,
+) -> EpsilonBound:
+    """Returns the ε of the least leaky Gaussian release that the rates do not contradict.
+
+        μ̂ = Φ⁻¹(1 − FPR_hi) − Φ⁻¹(1 − TPR_lo)
+
+    with one-sided limits of Clopper and Pearson 1934 at level α / 2 each (Nasr and others 2023,
+    "Tight Auditing of Differentially Private Machine Learning", section 4.3); ε̂ is the ε at δ of a
+    Gaussian release of sensitivity μ̂ and noise 1. It may exceed what so few runs could certify.
+
+    Args:
+        true_positives: runs with the record that were called so.
+        num_positives: runs with the record.
+        false_positives: runs without the record that were called runs with it.
+        num_negatives: runs without the record.
+        delta: in (0, 1).
+        confidence: 1 − α.
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if a value lies outside its range.
+
+    Example:
+        >>> bound = gaussian_epsilon(
+        ...     true_positives=80, num_positives=100, false_positives=5, num_negatives=100,
+        ...     delta=1e-5,
+        ... )
+        >>> round(bound.epsilon, 6)
+        8.547615
+    """
+    counts = checked_counts(true_positives, num_positives, false_positives, num_negatives)
+    delta = checked_share("delta", delta)
+    tpr_low, fpr_high = _rate_limits(counts, 1 - checked_share("confidence", confidence))
+    mu = float(special.ndtri(tpr_low) - special.ndtri(fpr_high))
+    released = FullBatch(noise_multiplier=1 / mu, num_steps=1) if mu > 0 else None
+    return EpsilonBound(
+        method="Gaussian",
+        epsilon=0.0 if released is None else released.epsilon(delta),
+        delta=delta,
+        confidence=confidence,
+        validity="model-based",
+        assumption=f"The training's trade-off function is that of a Gaussian. {_INDEPENDENT}",
+        numbers=counts | {"mu": max(mu, 0.0)},
+    )
+
+
+def checked_counts(
+    true_positives: int, num_positives: int, false_positives: int, num_negatives: int
+) -> dict[str, int]:
+    """Returns the four counts by name if each lies in its range, or raises.
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if one lies outside its range.
+    """
+    num_positives = checked_count("num_positives", num_positives, least=1)
+    num_negatives = checked_count("num_negatives", num_negatives, least=1)
+    return {
+        "true_positives": checked_count(
+            "true_positives", true_positives, least=0, most=num_positives
+        ),
+        "num_positives": num_positives,
+        "false_positives": checked_count(
+            "false_positives", false_positives, least=0, most=num_negatives
+        ),
+        "num_negatives": num_negatives,
+    }
+
+
+def _rate_limits(counts: dict[str, int], alpha: float) -> tuple[float, float]:
+    """Returns a lower limit of the TPR and an upper one of the FPR, each at level α / 2."""
+    hits, num_positives = counts["true_positives"], counts["num_positives"]
+    alarms, num_negatives = counts["false_positives"], counts["num_negatives"]
+    low = stats.beta.ppf(alpha / 2, hits, num_positives - hits + 1) if hits else 0.0
+    if alarms == num_negatives:
+        return float(low), 1.0
+    return float(low), float(stats.beta.isf(alpha / 2, alarms + 1, num_negatives - alarms))
