@@ -14,6 +14,7 @@ from dpjax_accounting.calibrate.dpsgd import (
 )
 from dpjax_accounting.delta import DeltaWarning, default_delta, validate_delta
 from dpjax_accounting.engine.answer_cache import computed_afresh
+from dpjax_accounting.engine.privacy_loss import SMALLEST_NOISE_MULTIPLIER
 from dpjax_accounting.ledger.chained_file import TamperedError
 from dpjax_accounting.ledger.dataset_identity import DatasetIdentity
 from dpjax_accounting.ledger.dataset_total import dataset_total
@@ -58,6 +59,7 @@ __all__ = [
     "NON_PRIVATE_WARNING",
     "SCHEMA_VERSION",
     "SEED_WARNING",
+    "SMALLEST_NOISE_MULTIPLIER",
     "AdaptiveClippingDPSGD",
     "BandedDPSGD",
     "BestOfRuns",

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-from dpjax_accounting import FullBatch, Mechanism, NotGaussian, gaussian_dp, profile
+from dpjax_accounting import (
+    SMALLEST_NOISE_MULTIPLIER,
+    FullBatch,
+    Mechanism,
+    NotGaussian,
+    gaussian_dp,
+    profile,
+)
 from scipy import special
 
 # P[E] under the output with a record → the least P[E] under the output without it.
 LeastProbability = Callable[[float], float]
 # Of a sampled mechanism: profile points from ε = 0 to where δ falls below this.
 _NUM_POINTS, _SMALLEST_DELTA = 96, 1e-12
+_LEAST_LEAKAGE = 2.0**-9
 
 
 class CurveFamily(Protocol):
@@ -89,7 +96,6 @@ class MechanismCurves:
     """
 
     mechanism: Mechanism
-    most_leakage: float = 64.0
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -99,6 +105,12 @@ class MechanismCurves:
                 f"{type(self.mechanism).__name__} has no single noise_multiplier to vary. Use"
                 " GaussianCurves()."
             )
+
+    @property
+    def most_leakage(self) -> float:
+        """That with the least noise multiplier which the accountant takes."""
+        noise: float = self.mechanism.noise_multiplier  # type: ignore[attr-defined]
+        return noise / SMALLEST_NOISE_MULTIPLIER
 
     @property
     def name(self) -> str:
@@ -162,20 +174,27 @@ def smallest_accepted(
     """Returns a leakage, at most the smallest whose curve is not rejected, within the tolerance.
 
     Args:
-        family: whose curves are tested; more leakage is never rejected where less is not.
+        family: whose curves are tested; less leakage is rejected wherever more is.
         is_rejected: the test.
 
     Returns:
-        The largest leakage seen rejected; 0 if none was.
+        The largest leakage seen rejected; 0 if that of 2⁻¹⁰ was not.
     """
-    low, high = 0.0, family.most_leakage
-    if is_rejected(family.least_probability(high)):
-        return high
-    while high - low > family.tolerance * high:
-        # Leakages of mechanisms spread over orders of magnitude.
-        middle = math.sqrt(low * high) if low > 0 else high / 2
-        if middle < family.tolerance * family.most_leakage / 100:
+    low, high = 0.0, min(1.0, family.most_leakage)
+    while is_rejected(family.least_probability(high)):
+        low = high
+        if low == family.most_leakage:
+            return low
+        high = min(2 * high, family.most_leakage)
+    while low == 0:
+        if high < _LEAST_LEAKAGE:
             return 0.0
+        if is_rejected(family.least_probability(high / 2)):
+            low = high / 2
+        else:
+            high /= 2
+    while high - low > family.tolerance * high:
+        middle = (low + high) / 2
         if is_rejected(family.least_probability(middle)):
             low = middle
         else:

@@ -9,7 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import signal, special, stats
 
 from dpjax.audit.bounds.bound import EpsilonBound, checked_delta
-from dpjax.audit.bounds.curves import CurveFamily, GaussianCurves, smallest_accepted
+from dpjax.audit.bounds.curves import (
+    CurveFamily,
+    GaussianCurves,
+    LeastProbability,
+    smallest_accepted,
+)
 from dpjax.audit.bounds.guesses import DEFAULT_PLAN, Guesses, GuessPlan, count_correct
 from dpjax.audit.bounds.one_run import ASSUMPTION, one_run_p_value, smallest_not_rejected
 from dpjax.audit.bounds.one_run_fdp import is_rejected
@@ -50,23 +55,43 @@ def epsilon_from_scores(
     """
     guesses = count_correct(scores, included, plan)
     num_canaries = len(np.asarray(included))
-    delta = checked_delta(delta)
-    alpha = 1 - checked_share("confidence", confidence)
-
-    def excess(epsilon: float) -> float:
-        p_value = joint_p_value(
-            guesses, num_canaries=num_canaries, epsilon=epsilon, delta=delta, significance=alpha
-        )
-        return p_value - alpha
-
     return EpsilonBound(
         method="one run",
-        epsilon=smallest_not_rejected(excess),
+        epsilon=epsilon_of_guesses(
+            guesses, num_canaries=num_canaries, delta=delta, confidence=confidence
+        ),
         delta=delta,
         confidence=confidence,
         validity="certified",
         assumption=ASSUMPTION,
         numbers=_numbers(guesses, num_canaries),
+    )
+
+
+def epsilon_of_guesses(
+    guesses: Sequence[Guesses], *, num_canaries: int, delta: float, confidence: float
+) -> float:
+    """Returns the smallest ε at which :func:`joint_p_value` reaches 1 − `confidence`.
+
+    Args:
+        guesses: of each step of a plan.
+        num_canaries: m.
+        delta: in [0, 1).
+        confidence: in (0, 1).
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if a value lies outside its range.
+    """
+    delta = checked_delta(delta)
+    alpha = 1 - checked_share("confidence", confidence)
+    return smallest_not_rejected(
+        lambda epsilon: (
+            joint_p_value(
+                guesses, num_canaries=num_canaries, epsilon=epsilon, delta=delta, significance=alpha
+            )
+            - alpha
+        )
     )
 
 
@@ -104,19 +129,12 @@ def fdp_epsilon_from_scores(
     guesses = count_correct(scores, included, plan)
     num_canaries = len(np.asarray(included))
     delta = checked_delta(delta)
-    significance = (1 - checked_share("confidence", confidence)) / len(guesses)
+    significance = 1 - checked_share("confidence", confidence)
     family = GaussianCurves() if curves is None else curves
     leakage = smallest_accepted(
         family,
-        lambda curve: any(
-            is_rejected(
-                curve,
-                num_canaries=num_canaries,
-                num_guesses=step.num_guesses,
-                num_correct=step.num_correct,
-                significance=significance,
-            )
-            for step in guesses
+        lambda curve: is_rejected_by_a_step(
+            curve, guesses, num_canaries=num_canaries, significance=significance
         ),
     )
     return EpsilonBound(
@@ -127,6 +145,37 @@ def fdp_epsilon_from_scores(
         validity="model-based",
         assumption=family.assumption,
         numbers=_numbers(guesses, num_canaries) | {"leakage": leakage},
+    )
+
+
+def is_rejected_by_a_step(
+    least_probability: LeastProbability,
+    guesses: Sequence[Guesses],
+    *,
+    num_canaries: int,
+    significance: float,
+) -> bool:
+    """Returns whether one of K steps rejects a trade-off function at level `significance` / K.
+
+    Args:
+        least_probability: as for :func:`dpjax.audit.bounds.one_run_fdp.is_rejected`.
+        guesses: of each step of a plan.
+        num_canaries: m.
+        significance: of all steps together.
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if a value lies outside its range.
+    """
+    return any(
+        is_rejected(
+            least_probability,
+            num_canaries=num_canaries,
+            num_guesses=step.num_guesses,
+            num_correct=step.num_correct,
+            significance=significance / len(guesses),
+        )
+        for step in guesses
     )
 
 

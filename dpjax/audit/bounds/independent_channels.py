@@ -34,8 +34,8 @@ def independent_channels_epsilon(
 
     where γ(w) = Φ(−z − μ/2) / (1 − w) and w = Φ(z − μ/2) − Φ(−z − μ/2), the share of absolute
     scores below z (Xiang and others 2025, arXiv:2509.08704). The bound is the ε at δ of the
-    smallest μ with P[T ≤ u] ≥ 1 − `confidence`. It fails where canaries share randomness: use it for
-    orthogonal gradient canaries, whose noise is independent, and for nothing else.
+    smallest μ with P[T ≤ u] ≥ 1 − `confidence`. It fails where canaries share randomness: use it
+    for orthogonal gradient canaries, whose noise is independent, and for nothing else.
 
     Args:
         num_canaries: n, canaries with a fair coin each.

@@ -1,0 +1,1 @@
+"""What an audit concludes, and whether it could have concluded anything else."""

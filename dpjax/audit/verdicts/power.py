@@ -1,0 +1,222 @@
+"""What an audit would find if training were correct, and if its noise were half."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from dpjax_accounting import Mechanism
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+from dpjax.audit.bounds.bound import checked_count
+from dpjax.audit.bounds.curves import GaussianCurves, MechanismCurves
+from dpjax.audit.bounds.from_scores import epsilon_of_guesses, joint_p_value
+from dpjax.audit.bounds.guesses import DEFAULT_PLAN, Guesses, GuessPlan, count_correct
+from dpjax.audit.membership.intervals import checked_share
+from dpjax.audit.verdicts.claim_test import ClaimTest
+
+# Of each ideal audit; fixed, so that the same question has the same answer.
+_NUM_RUNS, _SEED = 200, 20230507
+_MOST_CANARIES = 1_000_000
+_LARGEST_MU = 30.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Power:
+    """What an ideal attack on independent canaries would show; a real attack shows less.
+
+    Attributes:
+        num_canaries: of the audit.
+        claimed_epsilon: what training is claimed to be.
+        half_noise_epsilon: ε of training with half the noise.
+        expected_epsilon: the certified bound at the expected guesses, if the claim is right.
+        expected_epsilon_at_half_noise: the same with half the noise.
+        detection_rate: how often half the noise would be called a violation.
+        largest_epsilon: the certified bound of an attack that makes no error.
+    """
+
+    num_canaries: int
+    claimed_epsilon: float
+    half_noise_epsilon: float
+    expected_epsilon: float
+    expected_epsilon_at_half_noise: float
+    detection_rate: float
+    largest_epsilon: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Returns every field, ready for strict JSON."""
+        return dataclasses.asdict(self)
+
+
+def audit_power(
+    *,
+    num_canaries: int,
+    claimed_epsilon: float,
+    delta: float,
+    mechanism: Mechanism | None = None,
+    confidence: float = 0.95,
+    plan: GuessPlan = DEFAULT_PLAN,
+) -> Power:
+    """Returns what an ideal attack would find of a correct run, and of one with half the noise.
+
+    Training stands for a Gaussian release of the same ε at δ for each canary: score N(μ, 1) if it
+    was included and N(0, 1) if not, independently. No attack on training with this trade-off
+    function can do better.
+
+    Args:
+        num_canaries: m, with a fair coin each.
+        claimed_epsilon: finite, at least 0.
+        delta: in (0, 1).
+        mechanism: that the claim is about; what half the noise does, and what refutes the claim,
+            is then computed from it. Default: a Gaussian release for the first, ε alone for the
+            second.
+        confidence: of the bounds and of a violation.
+        plan: how many guesses are made.
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if a value lies outside its range.
+
+    Example:
+        >>> power = audit_power(num_canaries=1000, claimed_epsilon=1.0, delta=1e-5)
+        >>> power.expected_epsilon < 1.0 < power.half_noise_epsilon
+        True
+    """
+    m = checked_count("num_canaries", num_canaries, least=1)
+    delta = checked_share("delta", delta)
+    confidence = checked_share("confidence", confidence)
+    mu = gaussian_mu(claimed_epsilon, delta)
+    if mechanism is None:
+        half_noise_epsilon = GaussianCurves().epsilon(2 * mu, delta)
+    else:
+        half_noise_epsilon = MechanismCurves(mechanism).epsilon(2.0, delta)
+    half_mu = gaussian_mu(half_noise_epsilon, delta)
+    test = ClaimTest(
+        num_canaries=m,
+        claimed_epsilon=claimed_epsilon,
+        delta=delta,
+        mechanism=mechanism,
+        significance=1 - confidence,
+    )
+
+    def bound(guesses: list[Guesses]) -> float:
+        return epsilon_of_guesses(
+            guesses, num_canaries=m, delta=delta, confidence=test.confidence_of_each
+        )
+
+    return Power(
+        num_canaries=m,
+        claimed_epsilon=claimed_epsilon,
+        half_noise_epsilon=half_noise_epsilon,
+        expected_epsilon=bound(_expected_guesses(m, mu, plan)),
+        expected_epsilon_at_half_noise=bound(_expected_guesses(m, half_mu, plan)),
+        detection_rate=_detection_rate(m, half_mu, plan, test),
+        largest_epsilon=bound(_perfect_guesses(m, plan)),
+    )
+
+
+def canaries_needed(
+    *,
+    claimed_epsilon: float | None,
+    delta: float,
+    confidence: float = 0.95,
+    plan: GuessPlan = DEFAULT_PLAN,
+) -> int:
+    """Returns how many canaries an ideal attack needs for a certified bound above 0.
+
+    Args:
+        claimed_epsilon: at least 0; training is as leaky as this claim allows, see
+            :func:`audit_power`. None for training without privacy: the attack makes no error.
+        delta: in (0, 1).
+        confidence: of the bound.
+        plan: how many guesses are made.
+
+    Raises:
+        ValueError: if a value lies outside its range, or no number of canaries is enough.
+
+    Example:
+        >>> canaries_needed(claimed_epsilon=4.0, delta=1e-5) < 100
+        True
+    """
+    delta = checked_share("delta", delta)
+    alpha = 1 - checked_share("confidence", confidence)
+    mu = None if claimed_epsilon is None else gaussian_mu(claimed_epsilon, delta)
+
+    def is_enough(m: int) -> bool:
+        guesses = _perfect_guesses(m, plan) if mu is None else _expected_guesses(m, mu, plan)
+        p_value = joint_p_value(
+            guesses, num_canaries=m, epsilon=0.0, delta=delta, significance=alpha
+        )
+        return p_value < alpha
+
+    enough = 2
+    while not is_enough(enough):
+        enough *= 2
+        if enough > _MOST_CANARIES:
+            raise ValueError(
+                f"no number of canaries up to {_MOST_CANARIES} can show a leak of epsilon ="
+                f" {claimed_epsilon} at delta = {delta:g} in one run. Audit at a smaller delta."
+            )
+    too_few = enough // 2
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        too_few, enough = (too_few, middle) if is_enough(middle) else (middle, enough)
+    return enough
+
+
+def gaussian_mu(epsilon: float, delta: float) -> float:
+    """Returns the μ of the Gaussian release with this ε at δ.
+
+    Raises:
+        ValueError: if ε is negative or larger than that of μ = 30.
+
+    Example:
+        >>> round(gaussian_mu(4.0, 1e-5), 6)
+        0.924931
+    """
+    curves = GaussianCurves()
+    low, high = 1e-12, _LARGEST_MU
+    if not 0 <= epsilon < curves.epsilon(high, delta):
+        limit = curves.epsilon(high, delta)
+        raise ValueError(f"epsilon must be at least 0 and below {limit:.4g}; got {epsilon:g}.")
+    if curves.epsilon(low, delta) >= epsilon:
+        return 0.0
+    return float(
+        optimize.brentq(lambda mu: curves.epsilon(mu, delta) - epsilon, low, high, xtol=1e-10)
+    )
+
+
+def _expected_guesses(m: int, mu: float, plan: GuessPlan) -> list[Guesses]:
+    """Returns each step's expected number of right guesses, rounded down."""
+
+    def share_right(share: float) -> float:
+        """Of the `share` of canaries with the highest scores, by symmetry also of the lowest."""
+        threshold = optimize.brentq(
+            lambda z: (special.ndtr(-z) + special.ndtr(mu - z)) / 2 - share, -40.0, mu + 40.0
+        )
+        above = special.ndtr(mu - threshold)
+        return float(above / (above + special.ndtr(-threshold)))
+
+    guesses = []
+    for counts in plan.counts(m):
+        right = sum(count * share_right(count / m) for count in counts if 0 < count < m)
+        right += sum(count / 2 for count in counts if count == m)
+        guesses.append(Guesses(sum(counts), int(right)))
+    return guesses
+
+
+def _perfect_guesses(m: int, plan: GuessPlan) -> list[Guesses]:
+    # Fair coins need not include half: the guesses that go beyond half of the canaries are at risk.
+    counts = [(min(num_in, m // 2), min(num_out, m // 2)) for num_in, num_out in plan.counts(m)]
+    return [Guesses(max(sum(step), 1), max(sum(step), 1)) for step in counts]
+
+
+def _detection_rate(m: int, mu: float, plan: GuessPlan, test: ClaimTest) -> float:
+    rng = np.random.default_rng(_SEED)
+    detected = 0
+    for _ in range(_NUM_RUNS):
+        included: NDArray[np.bool_] = rng.random(m) < 0.5
+        guesses = count_correct(rng.normal(size=m) + mu * included, included, plan)
+        detected += test.refutes(guesses)
+    return detected / _NUM_RUNS
