@@ -48,6 +48,15 @@ from dpjax_accounting.readings.two_accountants import Comparison, compare
 from dpjax_accounting.readings.unamplified import NotSampled, unamplified_epsilon
 from dpjax_accounting.report.caveats import NON_PRIVATE_WARNING, SEED_WARNING
 from dpjax_accounting.report.claim import claim
+from dpjax_accounting.report.document import (
+    Block,
+    Bullets,
+    Heading,
+    Paragraph,
+    Table,
+    html_document,
+    markdown_document,
+)
 from dpjax_accounting.report.page import report_page
 from dpjax_accounting.report.render import render_html, render_markdown
 from dpjax_accounting.report.schema import SCHEMA_VERSION
@@ -63,6 +72,8 @@ __all__ = [
     "AdaptiveClippingDPSGD",
     "BandedDPSGD",
     "BestOfRuns",
+    "Block",
+    "Bullets",
     "Comparison",
     "Composition",
     "DPSGDSchedule",
@@ -73,14 +84,17 @@ __all__ = [
     "FullBatch",
     "GaussianBound",
     "GroupOfRecords",
+    "Heading",
     "Ledger",
     "Mechanism",
     "NoRenyiDivergence",
     "NotGaussian",
     "NotSampled",
+    "Paragraph",
     "RandomAllocationDPSGD",
     "Segment",
     "ShuffledDPSGD",
+    "Table",
     "TamperedError",
     "TruncatedPoissonDPSGD",
     "UserLevelDPSGD",
@@ -98,6 +112,8 @@ __all__ = [
     "finish_file",
     "finish_folder",
     "gaussian_dp",
+    "html_document",
+    "markdown_document",
     "mechanism_from_dict",
     "merge_ledgers",
     "posterior_belief",

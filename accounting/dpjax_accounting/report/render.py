@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from dpjax_accounting.report.words import Block, Bullets, Heading, Paragraph, Table, in_words
-
-_STYLE = """\
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #fff }
-h1 { font-size: 1.7rem } h2 { font-size: 1.2rem; margin-top: 2rem }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
-  border-bottom: 1px solid #ddd; overflow-wrap: anywhere }
-.warning { border-left: .3rem solid #d55e00; background: #fdf0e6; padding: .6rem 1rem }
-figure { margin: 1rem 0 } img { max-width: 100% } figcaption { color: #595959 }
-"""
+from dpjax_accounting.report.document import html_document, markdown_document
+from dpjax_accounting.report.words import in_words
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
     """Returns a report that fits the schema as Markdown."""
-    return "\n\n".join(_markdown(block) for block in in_words(report)) + "\n"
+    return markdown_document(in_words(report))
 
 
 def render_html(report: Mapping[str, Any], pictures: Mapping[str, bytes] | None = None) -> str:
@@ -34,55 +21,4 @@ def render_html(report: Mapping[str, Any], pictures: Mapping[str, bytes] | None 
         report: as read from privacy.json.
         pictures: PNG files, by caption, to stand at the end.
     """
-    blocks = [_html(block) for block in in_words(report)]
-    for caption, png in ({} if pictures is None else pictures).items():
-        data = base64.b64encode(png).decode()
-        text = html.escape(caption)
-        image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
-        blocks.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
-    body = "\n".join(blocks)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Privacy report</title>\n<style>\n{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def _markdown(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            return f"{'#' * level} {_quoted(text)}"
-        case Paragraph(text, warning):
-            return f"> **Warning.** {_quoted(text)}" if warning else _quoted(text)
-        case Bullets(lines):
-            return "\n".join(f"- {_quoted(line)}" for line in lines)
-        case Table(header, rows):
-            cells = [tuple(map(_quoted, row)) for row in (header, *rows)]
-            cells.insert(1, ("---",) * len(header))
-            return "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-def _quoted(text: str) -> str:
-    """Text that Markdown and the HTML in it leave as it is."""
-    return re.sub(r"([\\*_<>|\[\]#])", r"\\\1", " ".join(text.split())).replace("&", "&amp;")
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            return f"<h{level}>{html.escape(text)}</h{level}>"
-        case Paragraph(text, warning):
-            opening = '<p class="warning"><strong>Warning.</strong> ' if warning else "<p>"
-            return f"{opening}{html.escape(text)}</p>"
-        case Bullets(lines):
-            items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-            return f"<ul>{items}</ul>"
-        case Table(header, rows):
-            titles = "".join(f"<th>{html.escape(title)}</th>" for title in header)
-            body = "".join(_html_row(row) for row in rows)
-            return f"<table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _html_row(row: tuple[str, ...]) -> str:
-    return f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
+    return html_document(in_words(report), title="Privacy report", pictures=pictures)

@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpjax_accounting.report.caveats import remarks
+from dpjax_accounting.report.document import Block, Bullets, Heading, Paragraph, Table
 
 _RELATIONS = {
     "add_or_remove_one": "one {unit} more or less",
     "replace_one": "one {unit} exchanged for another",
     "zero_out": "one {unit} left out of the computation, the number of {unit}s being known",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Heading:
-    """Of the document (level 1) or of a section (level 2)."""
-
-    text: str
-    level: int = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Paragraph:
-    """Prose; a warning stands out."""
-
-    text: str
-    warning: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Bullets:
-    """Sentences that stand on their own."""
-
-    lines: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Rows of as many cells as the header has."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-Block = Heading | Paragraph | Bullets | Table
 
 
 def in_words(report: Mapping[str, Any]) -> list[Block]:
