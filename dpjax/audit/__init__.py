@@ -1,8 +1,29 @@
 """Attacks on a tuned model, their uncertainty, and what (ε, δ) would allow them to reach."""
 
+from dpjax.audit.bounds.bayesian import bayesian_epsilon as bayesian_epsilon
+from dpjax.audit.bounds.bayesian import credible_interval as credible_interval
+from dpjax.audit.bounds.bound import EpsilonBound as EpsilonBound
+from dpjax.audit.bounds.curves import GaussianCurves as GaussianCurves
+from dpjax.audit.bounds.curves import MechanismCurves as MechanismCurves
+from dpjax.audit.bounds.from_scores import epsilon_from_scores as epsilon_from_scores
+from dpjax.audit.bounds.from_scores import fdp_epsilon_from_scores as fdp_epsilon_from_scores
+from dpjax.audit.bounds.guesses import DEFAULT_PLAN as DEFAULT_PLAN
+from dpjax.audit.bounds.guesses import SYMMETRIC_PLAN as SYMMETRIC_PLAN
+from dpjax.audit.bounds.guesses import GuessPlan as GuessPlan
+from dpjax.audit.bounds.independent_channels import (
+    independent_channels_epsilon as independent_channels_epsilon,
+)
+from dpjax.audit.bounds.many_runs import clopper_pearson_epsilon as clopper_pearson_epsilon
+from dpjax.audit.bounds.many_runs import gaussian_epsilon as gaussian_epsilon
+from dpjax.audit.bounds.one_run import one_run_epsilon as one_run_epsilon
+from dpjax.audit.bounds.one_run_fdp import one_run_fdp_epsilon as one_run_fdp_epsilon
+from dpjax.audit.foreign_scores import join_scores as join_scores
+from dpjax.audit.foreign_scores import read_scores as read_scores
 from dpjax.audit.membership.attack import AttackResult as AttackResult
 from dpjax.audit.membership.attack import loss_attack as loss_attack
 from dpjax.audit.membership.attack import score_attack as score_attack
+from dpjax.audit.membership.blind_baseline import BlindBaseline as BlindBaseline
+from dpjax.audit.membership.blind_baseline import blind_baseline as blind_baseline
 from dpjax.audit.membership.ceiling import auc_ceiling as auc_ceiling
 from dpjax.audit.membership.ceiling import ceiling_alarms as ceiling_alarms
 from dpjax.audit.membership.ceiling import exceeds_ceiling as exceeds_ceiling
@@ -13,23 +34,64 @@ from dpjax.audit.membership.roc import RocCurve as RocCurve
 from dpjax.audit.membership.roc import auc as auc
 from dpjax.audit.membership.roc import roc_curve as roc_curve
 from dpjax.audit.reports.attack_section import render_attack_section as render_attack_section
+from dpjax.audit.reports.audit_page import audit_markdown as audit_markdown
+from dpjax.audit.reports.audit_page import audit_page as audit_page
+from dpjax.audit.reports.audit_report import CanaryScores as CanaryScores
+from dpjax.audit.reports.audit_report import build_audit_report as build_audit_report
+from dpjax.audit.reports.audit_report import read_audit_report as read_audit_report
+from dpjax.audit.reports.audit_report import verify_audit_report as verify_audit_report
 from dpjax.audit.reports.plots import plot_roc as plot_roc
 from dpjax.audit.reports.plots import plot_training as plot_training
+from dpjax.audit.verdicts.power import Power as Power
+from dpjax.audit.verdicts.power import audit_power as audit_power
+from dpjax.audit.verdicts.power import canaries_needed as canaries_needed
+from dpjax.audit.verdicts.verdict import Verdict as Verdict
+from dpjax.audit.verdicts.verdict import judge as judge
 
 __all__ = [
+    "DEFAULT_PLAN",
+    "SYMMETRIC_PLAN",
     "AttackResult",
+    "BlindBaseline",
+    "CanaryScores",
+    "EpsilonBound",
+    "GaussianCurves",
+    "GuessPlan",
+    "MechanismCurves",
+    "Power",
     "RocCurve",
+    "Verdict",
     "auc",
     "auc_ceiling",
     "auc_interval",
+    "audit_markdown",
+    "audit_page",
+    "audit_power",
+    "bayesian_epsilon",
     "binomial_interval",
+    "blind_baseline",
+    "build_audit_report",
+    "canaries_needed",
     "ceiling_alarms",
+    "clopper_pearson_epsilon",
+    "credible_interval",
+    "epsilon_from_scores",
     "exceeds_ceiling",
+    "fdp_epsilon_from_scores",
+    "gaussian_epsilon",
+    "independent_channels_epsilon",
+    "join_scores",
+    "judge",
     "loss_attack",
+    "one_run_epsilon",
+    "one_run_fdp_epsilon",
     "plot_roc",
     "plot_training",
+    "read_audit_report",
+    "read_scores",
     "render_attack_section",
     "roc_curve",
     "score_attack",
     "tpr_interval",
+    "verify_audit_report",
 ]

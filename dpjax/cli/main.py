@@ -1,4 +1,4 @@
-"""The command `dpjax`: finetune, epsilon, calibrate, report, ledger, demo."""
+"""The command `dpjax`: finetune, audit, epsilon, calibrate, report, ledger, demo."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from dpjax import startup
 from dpjax.cli.accountant import CalibrateCommand, EpsilonCommand
+from dpjax.cli.audit import AuditCommand
 from dpjax.cli.command import Command, Refusal
 from dpjax.cli.demo import DemoCommand
 from dpjax.cli.finetune import FinetuneCommand
@@ -24,6 +25,7 @@ _USAGE_ERROR = 2
 
 Options = (
     Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
+    | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
     | Annotated[EpsilonCommand, tyro.conf.subcommand("epsilon")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
     | Annotated[ReportCommand, tyro.conf.subcommand("report")]
@@ -35,9 +37,9 @@ Options = (
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status.
 
-    0 done, 1 a privacy report does not hold, or a run stopped that can be resumed, or something
-    failed that should not, 2 something asked for does not fit (said in one line), 130 or 143
-    interrupted by Ctrl-C or SIGTERM.
+    0 done, 1 a report does not hold, an audit refutes a claim, a run stopped that can be resumed,
+    or something failed that should not, 2 something asked for does not fit (said in one line), 130
+    or 143 interrupted by Ctrl-C or SIGTERM.
     """
     command = None
     startup.finish()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito 2008: told apart with every common kind of colour blindness.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+ROC_COLOUR = _COLOURS[0]
 _GREY = "#595959"
 _DPI = 150
 
@@ -48,7 +49,7 @@ def plot_roc(
     if not results:
         raise ValueError("there is no attack result to draw; give at least one.")
     guarantee = checked_guarantee(epsilon, delta)
-    figure = _new_figure(width=11.0, height=6.4)
+    figure = new_figure(width=11.0, height=6.4)
     linear, logarithmic = figure.subplots(1, 2)
     lowest = _lowest_rate(results.values())
     grids = (np.linspace(0, 1, 1001), np.geomspace(lowest, 1, 1001))
@@ -101,7 +102,7 @@ def plot_training(
         if values is not None and len(values) != len(steps):
             raise ValueError(f"{name} has {len(values)} values for {len(steps)} steps.")
     panels = 1 if epsilon is None else 2
-    figure = _new_figure(width=5.5 * panels, height=3.8)
+    figure = new_figure(width=5.5 * panels, height=3.8)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     _draw_loss(axes[0], np.asarray(steps), np.asarray(loss, dtype=np.float64))
     if epsilon is not None:
@@ -195,7 +196,8 @@ def _lowest_rate(results: Collection[AttackResult]) -> float:
     return float(10.0 ** np.floor(np.log10(min(rates))))
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Returns an empty figure, in inches, that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

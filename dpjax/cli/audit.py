@@ -1,0 +1,145 @@
+"""`dpjax audit`: what scores of canaries say about a claimed ε."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import tyro
+from dpjax_accounting import Mechanism, mechanism_from_dict, read_report, write_text
+from rich.console import Console
+from tyro.conf import Positional
+
+from dpjax.cli.command import Refusal, refusing
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditScores:
+    """Judge a claim by scores that any program computed; status 1 if they refute it."""
+
+    members: Path
+    """CSV file of the canaries that were in training, with the columns id and score; higher scores
+    for members."""
+    non_members: Path
+    """CSV file of the canaries that a fair coin kept out."""
+    delta: float | None = None
+    """δ of the claim."""
+    claimed_epsilon: float | None = None
+    """ε of the claim; default: no privacy is claimed."""
+    privacy_report: Path | None = None
+    """privacy.json of the run: claim, δ and mechanism are read from it."""
+    manifest: Path | None = None
+    """manifest.json that was written before training: its ids must all be there, and no other."""
+    confidence: float = 0.95
+    """A right claim is called a violation in at most 1 − confidence of audits."""
+    score: str = "score"
+    """What the score is called in the report."""
+    json: bool = False
+    """Print the report as JSON."""
+    output: Path | None = None
+    """Write the report to this JSON file, and a page beside it."""
+
+    def run(self, console: Console) -> int:
+        """Runs the audit and returns its exit status."""
+        from dpjax import audit
+
+        claim = self._claim()
+        expected = None if self.manifest is None else audit.read_manifest(self.manifest).ids
+        canaries = audit.join_scores(
+            audit.read_scores(self.members),
+            audit.read_scores(self.non_members),
+            expected_ids=expected,
+            score=self.score,
+        )
+        report = audit.build_audit_report(canaries, confidence=self.confidence, **claim)
+        if self.output is not None:
+            write_text(self.output, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+            write_text(self.output.with_suffix(".html"), audit.audit_page(report))
+        if self.json:
+            print(json.dumps(report, indent=1, ensure_ascii=False))
+        else:
+            console.print(audit.audit_markdown(report), highlight=False, markup=False)
+        return int(report["verdict"]["conclusion"] == "violation")
+
+    def _claim(self) -> dict[str, Any]:
+        """Returns δ, the claimed ε and the mechanism."""
+        if self.privacy_report is None:
+            if self.delta is None:
+                raise Refusal("--delta is missing: give it, or the privacy.json of the run.")
+            return {"delta": self.delta, "claimed_epsilon": self.claimed_epsilon}
+        if self.delta is not None or self.claimed_epsilon is not None:
+            raise Refusal(
+                "--privacy-report holds the claim: leave out --delta and --claimed-epsilon."
+            )
+        report = read_report(self.privacy_report)
+        if not report["private"]:
+            raise Refusal(f"{self.privacy_report} claims no privacy: give --delta instead.")
+        mechanism: Mechanism = mechanism_from_dict(report["mechanism"])
+        guarantee = report["guarantee"]
+        return {
+            "delta": guarantee["delta"],
+            "claimed_epsilon": guarantee["epsilon"],
+            "mechanism": mechanism,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyAudit:
+    """Compute every number of an audit report again; status 1 if one differs."""
+
+    report: Positional[Path]
+    """audit.json."""
+
+    def run(self, console: Console) -> int:
+        """Runs the command and returns its exit status."""
+        from dpjax import audit
+
+        problems = audit.verify_audit_report(audit.read_audit_report(self.report))
+        for problem in problems:
+            console.print(f"{self.report}: {problem}", highlight=False, markup=False)
+        if not problems:
+            console.print(f"{self.report}: every number holds", highlight=False, markup=False)
+        return int(bool(problems))
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowAudit:
+    """Say an audit report in words, as Markdown or as an HTML page with pictures."""
+
+    report: Positional[Path]
+    """audit.json."""
+    html: Path | None = None
+    """Write a page to this file."""
+
+    def run(self, console: Console) -> int:
+        """Runs the command and returns 0."""
+        from dpjax import audit
+
+        report = audit.read_audit_report(self.report)
+        if self.html is None:
+            console.print(audit.audit_markdown(report), highlight=False, markup=False)
+        else:
+            write_text(self.html, audit.audit_page(report))
+        return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditCommand:
+    """Judge a claimed ε by scores of canaries, or verify such a judgement."""
+
+    action: (
+        Annotated[AuditScores, tyro.conf.subcommand("scores")]
+        | Annotated[VerifyAudit, tyro.conf.subcommand("verify")]
+        | Annotated[ShowAudit, tyro.conf.subcommand("show")]
+    )
+
+    def prepare(self) -> Self:
+        """Returns itself: the files are read when it runs."""
+        return self
+
+    def run(self, console: Console) -> int:
+        """Runs the action and returns its exit status."""
+        with refusing():
+            return self.action.run(console)
