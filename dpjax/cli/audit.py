@@ -60,7 +60,9 @@ class AuditScores:
         if self.json:
             print(json.dumps(report, indent=1, ensure_ascii=False))
         else:
-            console.print(audit.audit_markdown(report), highlight=False, markup=False)
+            console.print(
+                audit.audit_markdown(report), highlight=False, markup=False, soft_wrap=True
+            )
         return int(report["verdict"]["conclusion"] == "violation")
 
     def _claim(self) -> dict[str, Any]:
@@ -98,9 +100,13 @@ class VerifyAudit:
 
         problems = audit.verify_audit_report(audit.read_audit_report(self.report))
         for problem in problems:
-            console.print(f"{self.report}: {problem}", highlight=False, markup=False)
+            console.print(
+                f"{self.report}: {problem}", highlight=False, markup=False, soft_wrap=True
+            )
         if not problems:
-            console.print(f"{self.report}: every number holds", highlight=False, markup=False)
+            console.print(
+                f"{self.report}: every number holds", highlight=False, markup=False, soft_wrap=True
+            )
         return int(bool(problems))
 
 
@@ -119,7 +125,9 @@ class ShowAudit:
 
         report = audit.read_audit_report(self.report)
         if self.html is None:
-            console.print(audit.audit_markdown(report), highlight=False, markup=False)
+            console.print(
+                audit.audit_markdown(report), highlight=False, markup=False, soft_wrap=True
+            )
         else:
             write_text(self.html, audit.audit_page(report))
         return 0

@@ -129,7 +129,7 @@ def judge(
     conclusion = _conclude(test, power, count_correct(values, coins, plan))
     return Verdict(
         conclusion=conclusion,
-        sentence=_sentence(conclusion, certified, claimed_epsilon, power),
+        sentence=_sentence(conclusion, certified, claimed_epsilon, power, mechanism),
         claimed_epsilon=claimed_epsilon,
         delta=delta,
         confidence=confidence,
@@ -154,6 +154,7 @@ def _sentence(
     certified: EpsilonBound,
     claimed_epsilon: float | None,
     power: Power | None,
+    mechanism: Mechanism | None,
 ) -> str:
     found = f"The canaries certify ε ≥ {certified.epsilon:.3g} at δ = {certified.delta:g}"
     if power is None:
@@ -170,7 +171,10 @@ def _sentence(
             f"{found}, and do not contradict {claim}. An ideal attack on as many canaries would"
             f" refute the claim in {detects}. This is no proof of privacy."
         )
+    advice = "Use more canaries."
+    if mechanism is None:
+        advice = "Use more canaries, or give the mechanism, whose trade-off function tells more."
     return (
         f"{found}, and do not contradict {claim}, but they hardly could: an ideal attack on as many"
-        f" canaries would refute the claim in only {detects}. Use more canaries."
+        f" canaries would refute the claim in only {detects}. {advice}"
     )
