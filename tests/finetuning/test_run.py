@@ -84,7 +84,9 @@ def test_without_a_seed_two_runs_differ(options, tmp_path):
     assert first.privacy["warnings"] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_goes_on_as_if_nothing_happened(options, finished, monkeypatch, number):
     whole = finished
     update = loop.TrainingProgress.update
@@ -222,7 +224,7 @@ def test_resuming_with_other_data_is_refused(options, tmp_path, monkeypatch):
         dpjax.finetune(**options, resume=True)
 
 
-@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("tuning", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_non_private_runs_say_so_everywhere(options, tuning, capsys):
     result = dpjax.finetune(**options | {"privacy": {}, "non_private": True, "tuning": tuning})
     assert result.epsilon is None and result.delta is None
@@ -256,12 +258,15 @@ def test_training_learns_with_little_noise(options, tuning):
             {"tuning": "lora"},
             lambda name: name.endswith(".weight") and not re.search("LayerNorm|embeddings", name),
         ),
-        (
+        pytest.param(
             {"lora": {"target_modules": ["query"], "modules_to_save": ["output.LayerNorm"]}},
             lambda name: "query.weight" in name or "output.LayerNorm" in name,
+            marks=pytest.mark.slow,
         ),
-        ({"tuning": "full"}, lambda name: True),
-        ({"tuning": "bias"}, lambda name: name.endswith(".bias")),
+        pytest.param({"tuning": "full"}, lambda name: True, marks=pytest.mark.slow),
+        pytest.param(
+            {"tuning": "bias"}, lambda name: name.endswith(".bias"), marks=pytest.mark.slow
+        ),
         ({"tuning": "head"}, lambda name: False),
         (
             {"tuning": "last_layers", "num_trained_layers": 1},

@@ -18,6 +18,7 @@ from dpjax.models import (
     save_model,
 )
 from dpjax.privatize import clipped_grad
+from tests.support.slow import mark_slow
 from tests.support.tiny_checkpoints import (
     CONFIGS,
     DECODERS,
@@ -36,8 +37,22 @@ _AUTO = {
     "sequence_classification": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
 }
-every_head = pytest.mark.parametrize(("family", "task"), FAMILIES_AND_TASKS)
-every_family = pytest.mark.parametrize("family", CONFIGS)
+# All heads of these are quick to test; of the others most tests are slow.
+CORE = ("bert", "gpt2", "llama", "gemma3_text")
+
+
+def first_task(family):
+    return next(task for name, task in FAMILIES_AND_TASKS if name == family)
+
+
+def outside_core(family, task=None):
+    return family not in CORE
+
+
+every_head = pytest.mark.parametrize(
+    ("family", "task"), mark_slow(FAMILIES_AND_TASKS, outside_core)
+)
+every_family = pytest.mark.parametrize("family", mark_slow(CONFIGS, outside_core))
 
 
 def load(folder, task, **loading):
@@ -46,10 +61,6 @@ def load(folder, task, **loading):
     make = load_classifier if task == "sequence_classification" else load_token_classifier
     key = jax.random.key(0)
     return make(folder, label_names=LABELS, key=key, loading=Loading(**loading))
-
-
-def first_task(family):
-    return next(task for name, task in FAMILIES_AND_TASKS if name == family)
 
 
 def original(family, task, folder, **changes):
@@ -99,7 +110,14 @@ def rows_to_compare(family, task, mask):
     return rows
 
 
-@every_head
+@pytest.mark.parametrize(
+    ("family", "task"),
+    # One head shows what a family computes below it.
+    mark_slow(
+        FAMILIES_AND_TASKS,
+        lambda family, task: family not in CORE and task != first_task(family),
+    ),
+)
 def test_logits_equal_those_of_transformers(family, task, tmp_path):
     made = original(family, task, tmp_path / "original")
     ids, mask = padded_batch(made)
@@ -138,7 +156,7 @@ def test_saved_models_open_in_transformers(family, task, tmp_path):
     np.testing.assert_allclose(run(model, ids, mask)[rows], expected[rows], atol=1e-5, rtol=1e-5)
 
 
-@every_head
+@pytest.mark.parametrize(("family", "task"), FAMILIES_AND_TASKS)
 def test_a_saved_model_is_loaded_as_it_was(family, task, tmp_path):
     model = random_model(family, task)
     source, out = write_config(tmp_path / "source", family), tmp_path / "saved"
@@ -184,7 +202,7 @@ def test_stacked_rematerialised_layers_change_nothing(family, tmp_path):
     )
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@pytest.mark.parametrize("family", mark_slow(DECODERS, outside_core))
 def test_no_token_sees_later_ones(family):
     model = random_model(family, "causal_lm")
     graphdef, parameters = nnx.split(model)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import dpjax
+from tests.support.slow import mark_slow
 
 STRATEGIES = ("materialize", "one_backward", "two_backwards", "auto")
 
@@ -97,7 +98,13 @@ def printing(where):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES[1:])
-@pytest.mark.parametrize("where", ["first", "call", "loop", "branch", "shared", "backward"])
+@pytest.mark.parametrize(
+    "where",
+    mark_slow(
+        ["first", "call", "loop", "branch", "shared", "backward"],
+        lambda where: where in ("call", "branch"),
+    ),
+)
 def test_what_prints_prints_as_often_as_with_every_gradient(where, strategy):
     w, xs = jnp.stack([0.5 * jnp.eye(3)] * 2), jnp.asarray([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.1]])
     printed = []

@@ -1,5 +1,7 @@
 """Named axes around a clipped gradient: it is that of one example, or it is refused."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import dpjax
 from dpjax.privatize.structured import clipped_sums
+from tests.support.slow import mark_slow
 from tests.support.structures import build
 
 STRATEGIES = ("materialize", "one_backward", "two_backwards", "auto")
@@ -43,12 +46,15 @@ def tied_head_in_slices():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(
     ("name", "microbatch_size"),
-    [
-        ("tied_scanned_rematerialised_decoder", 2),
-        ("tied_head_in_slices", None),
-        ("reverse_scan_unrolled", None),
-        ("computed_in_bfloat16", 2),
-    ],
+    mark_slow(
+        [
+            ("tied_scanned_rematerialised_decoder", 2),
+            ("tied_head_in_slices", None),
+            ("reverse_scan_unrolled", None),
+            ("computed_in_bfloat16", 2),
+        ],
+        lambda name, microbatch_size: name.startswith("tied"),
+    ),
 )
 def test_inside_shard_map_as_outside(monkeypatch, name, microbatch_size, strategy):
     # So small that norms are taken in slices, which are loops too.
@@ -73,8 +79,13 @@ def test_inside_shard_map_as_outside(monkeypatch, name, microbatch_size, strateg
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("varies", ["mask", "clip norm"])
+@pytest.mark.parametrize(
+    ("varies", "strategy"),
+    mark_slow(
+        itertools.product(["mask", "clip norm"], STRATEGIES),
+        lambda varies, strategy: (varies, strategy) == ("mask", "materialize"),
+    ),
+)
 def test_what_varies_beside_the_batch(varies, strategy):
     """Every device has the same examples, and counts or clips others of them."""
     x = jax.random.normal(jax.random.key(0), (4, 5, 3))
@@ -171,7 +182,9 @@ def test_statistics_over_the_batch_are_refused():
         fn(jnp.eye(3), jnp.ones((2, 4, 3)))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", mark_slow(STRATEGIES, lambda strategy: strategy == "materialize")
+)
 def test_an_axis_inside_the_loss_and_a_position_on_one_outside_are_allowed(strategy):
     def loss(w, x):
         heads = jax.vmap(lambda x: x - jax.lax.pmean(x, "tokens"), axis_name="tokens")(x)

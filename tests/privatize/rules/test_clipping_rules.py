@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import dpjax
 from dpjax import AutomaticClipping, FlatClipping, PerGroupClipping
+from tests.support.slow import mark_slow
 from tests.support.structures import build
 
 STRATEGIES = ("materialize", "one_backward", "two_backwards", "auto")
@@ -202,7 +203,10 @@ def test_automatic_clipping_of_a_gradient_that_is_zero():
     assert int(got.num_nonfinite) == 0
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy",
+    mark_slow(STRATEGIES, lambda strategy: strategy in ("materialize", "one_backward")),
+)
 def test_a_traced_clip_norm_needs_one_compilation(strategy):
     params, batch, loss, _ = model()
 

@@ -7,6 +7,7 @@ import pytest
 
 import dpjax
 from dpjax.privatize.structured import clipped_sums
+from tests.support.slow import mark_slow
 from tests.support.structures import build
 
 STRATEGIES = ("materialize", "one_backward", "two_backwards", "auto")
@@ -74,7 +75,9 @@ def test_a_loop_that_is_never_entered(strategy):
     assert not np.any(got.grads["in"])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "strategy", mark_slow(STRATEGIES, lambda strategy: strategy == "materialize")
+)
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [("uint8", 256), ("uint8", 300), ("int8", 200), ("int16", 300), ("uint16", 70), ("uint32", 9)],
@@ -133,7 +136,10 @@ def by_a_flag_of_the_parameters(w, x):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES[1:3])
-@pytest.mark.parametrize("loss", [every_other_layer, by_a_flag_of_the_parameters])
+@pytest.mark.parametrize(
+    "loss",
+    [every_other_layer, pytest.param(by_a_flag_of_the_parameters, marks=pytest.mark.slow)],
+)
 def test_a_conditional_on_what_all_examples_share_stays_one(loss, strategy):
     w, x = jnp.stack([0.5 * jnp.eye(3)] * 4), jax.random.normal(jax.random.key(0), (2, 3))
     right = [jnp.linalg.norm(jax.grad(loss)(w, one)) for one in x]
@@ -194,8 +200,8 @@ def test_a_loop_whose_end_must_be_shared(strategy):
     [
         "dense_network",
         "one_token",
-        "tied_scanned_rematerialised_decoder",
-        "tied_head_in_slices_rematerialised",
+        pytest.param("tied_scanned_rematerialised_decoder", marks=pytest.mark.slow),
+        pytest.param("tied_head_in_slices_rematerialised", marks=pytest.mark.slow),
     ],
 )
 def test_a_clipped_sum_can_be_differentiated(name, strategy):

@@ -13,6 +13,7 @@ from dpjax.privatize.structured.costs.methods import Budget
 from dpjax.privatize.structured.gradient import gradient_program
 from dpjax.privatize.structured.norms import norm, sliced_table
 from tests.support.properties import compiled
+from tests.support.slow import mark_slow
 
 FAST = ("one_backward", "two_backwards")
 EXAMPLES, LENGTH, COUNT, CHUNK, REST, SIZE = 4, 7, 6, 10, 3, 5
@@ -107,7 +108,9 @@ def differs(loss, params, ids, strategy):
 
 
 @pytest.mark.parametrize("strategy", FAST)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    "name", mark_slow(LOSSES, lambda name: name not in ("tied", "turned_table"))
+)
 def test_slices_and_lookups_equal_a_loop_over_examples(name, strategy):
     params, ids = inputs()
     if name == "turned_table":
