@@ -51,7 +51,9 @@ def check_equal(got, expected):
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "auto"])
-@pytest.mark.parametrize(("examples", "size"), [(7, 3), (6, 4), (3, 1), (1, 4)])
+@pytest.mark.parametrize(
+    ("examples", "size"), [(7, 3), pytest.param(6, 4, marks=pytest.mark.slow), (3, 1), (1, 4)]
+)
 def test_the_size_of_microbatches_does_not_change_the_result(strategy, examples, size):
     params, batch = make_params(), make_batch(examples)
     mask = np.arange(examples) % 3 != 1

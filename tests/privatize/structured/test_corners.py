@@ -1,5 +1,7 @@
 """Losses at the edge: nothing to sum over, values shared by all examples, derivatives of a sum."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,8 +45,13 @@ EMPTY = {
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("microbatch_size", [None, 1])
-@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize(
+    ("name", "microbatch_size"),
+    mark_slow(
+        itertools.product(EMPTY, [None, 1]),
+        lambda name, microbatch_size: microbatch_size == 1 and name != "no tokens",
+    ),
+)
 def test_nothing_to_sum_over_adds_nothing(name, microbatch_size, strategy):
     shapes, shape, loss = EMPTY[name]
     rng = np.random.default_rng(0)
