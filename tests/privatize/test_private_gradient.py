@@ -21,6 +21,7 @@ from tests.support.private_loop import (
     KEY,
     MECHANISM,
     SIZE,
+    UNITS,
     assert_equal,
     linear,
     loss,
@@ -179,6 +180,15 @@ def test_an_empty_batch_is_a_step_of_noise_alone():
     assert list(private.batches(step, microbatch_size=SIZE)) == []
     mean = private.release(private.zeros(make_params(), step), step)
     assert all(np.all(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(mean))
+
+
+def test_an_absent_unit_is_never_added_and_its_total_is_complete():
+    drawn = np.concatenate([rows[mask] for rows, mask in make().batches(0, microbatch_size=SIZE)])
+    present = np.arange(UNITS) != drawn[0]
+    private = make(present=present)
+    rest = np.concatenate([rows[mask] for rows, mask in private.batches(0, microbatch_size=SIZE)])
+    assert sorted(rest) == sorted(drawn[1:])
+    private.release(total_of(private), 0)
 
 
 def test_an_order_may_only_change_the_order():

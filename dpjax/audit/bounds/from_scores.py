@@ -192,7 +192,7 @@ def joint_p_value(
     While m δ ≤ `significance` / 4, it is P[W crosses] + m δ. W is a sum of independent
     Bernoulli(e^ε / (1 + e^ε)) in the order of the guesses, and it crosses if, after the guesses of
     some step, it is as unlikely as the most unlikely step observed. Why that is a bound is shown in
-    docs/accounting/audit_bounds.md. Otherwise it is the sum over the steps of
+    docs/audit/bounds.md. Otherwise it is the sum over the steps of
     :func:`one_run_p_value`'s bound, by Bonferroni's correction: K times the least.
 
     Args:

@@ -58,6 +58,7 @@ class PrivateTraining:
         mechanism: what the accountant counts.
         clip_norm: C, the most that one record contributes, in L2 norm.
         run_key: the secret of the run.
+        present: `(S,)` bool, which slots of records are taken; None for all.
     """
 
     def __init__(
@@ -67,8 +68,11 @@ class PrivateTraining:
         mechanism: DPSGD,
         clip_norm: float,
         run_key: RunKey,
+        present: np.ndarray | None = None,
     ) -> None:
-        private = private_gradient(loss, mechanism=mechanism, clip_norm=clip_norm, run_key=run_key)
+        private = private_gradient(
+            loss, mechanism=mechanism, clip_norm=clip_norm, run_key=run_key, present=present
+        )
 
         def apply(mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
             return _updated(optimizer, mean, params, state)
@@ -91,9 +95,11 @@ class NonPrivateTraining:
     Args:
         loss: of one record, `(trainable, record, frozen) -> scalar`.
         optimizer: makes an update of the mean gradient.
-        num_records: how many training records there are.
+        num_records: how many training records there are; the expected number, if not all slots
+            are taken.
         expected_batch_size: mean size of a Poisson batch; the sum is divided by it.
         run_key: draws the batches.
+        present: `(S,)` bool, which slots of records are taken; None for all.
     """
 
     def __init__(
@@ -103,8 +109,12 @@ class NonPrivateTraining:
         num_records: int,
         expected_batch_size: int,
         run_key: RunKey,
+        present: np.ndarray | None = None,
     ) -> None:
-        self._sampler = PoissonSampler(num_records, expected_batch_size / num_records, run_key)
+        num_slots = num_records if present is None else len(present)
+        self._sampler = PoissonSampler(
+            num_slots, expected_batch_size / num_records, run_key, present
+        )
 
         def add(
             total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree

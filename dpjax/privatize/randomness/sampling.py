@@ -22,6 +22,8 @@ class PoissonSampler:
         num_units: number of privacy units in the training data.
         sampling_probability: q, the probability that a unit takes part in a step.
         run_key: the secret of the run.
+        present: `(num_units,)` bool; a unit where it is False is never drawn. Whether one is
+            present changes no draw of another. Default: all are.
 
     Example:
         >>> mechanism = DPSGD(
@@ -37,25 +39,45 @@ class PoissonSampler:
     num_units: int
     sampling_probability: float
     run_key: RunKey
+    present: np.ndarray | None = None
 
     @classmethod
-    def for_mechanism(cls, mechanism: DPSGD, run_key: RunKey) -> PoissonSampler:
+    def for_mechanism(
+        cls, mechanism: DPSGD, run_key: RunKey, present: np.ndarray | None = None
+    ) -> PoissonSampler:
         """The sampler whose privacy amplification `mechanism` accounts for.
 
+        Args:
+            mechanism: says how many units there are and how often each is drawn.
+            run_key: the secret of the run.
+            present: `(S,)` bool for S slots of units, if not every unit is sure to be there, as
+                with canaries that coins include. Each present one is drawn with the mechanism's
+                probability. The mechanism's number of units must not depend on who is present:
+                take the expected number.
+
         Raises:
-            TypeError: the mechanism describes another way of sampling.
+            TypeError: the mechanism describes another way of sampling, or `present` holds no truth
+                values.
+            ValueError: `present` has another number of axes than one.
         """
         if not isinstance(mechanism, DPSGD):
             raise TypeError(
                 f"this sampler draws Poisson batches from all units, which DPSGD describes; got "
                 f"{type(mechanism).__name__}: the accountant would count something else"
             )
-        return cls(mechanism.num_units, mechanism.sampling_probability, run_key)
+        if present is None:
+            return cls(mechanism.num_units, mechanism.sampling_probability, run_key)
+        if np.ndim(present) != 1:
+            raise ValueError(f"present must have one axis, got shape {np.shape(present)}")
+        if present.dtype != np.bool_:
+            raise TypeError(f"present must hold truth values, got {present.dtype}")
+        return cls(len(present), mechanism.sampling_probability, run_key, present)
 
     def indices(self, step: int) -> np.ndarray:
-        """The units of `step`, ascending, int64 `(n,)`, n ~ Binomial(num_units, q)."""
+        """The units of `step`, ascending, int64 `(n,)`; each present one with probability q."""
         uniform = self.run_key.sampling_rng(step).random(self.num_units)
-        return np.flatnonzero(uniform < self.sampling_probability)
+        is_drawn = uniform < self.sampling_probability
+        return np.flatnonzero(is_drawn if self.present is None else is_drawn & self.present)
 
 
 def microbatches(indices: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

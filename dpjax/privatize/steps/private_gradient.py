@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import overload
 
 import jax
+import numpy as np
 from dpjax_accounting import DPSGD
 
 from dpjax.privatize.randomness.noise import noisy_mean
 from dpjax.privatize.randomness.run_key import RunKey
+from dpjax.privatize.randomness.sampling import PoissonSampler
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient
@@ -129,6 +131,7 @@ def private_gradient(
     run_key: RunKey,
     clip_norm: float,
     strategy: str = "auto",
+    present: np.ndarray | None = None,
 ) -> PrivateGradient: ...
 @overload
 def private_gradient(
@@ -138,6 +141,7 @@ def private_gradient(
     run_key: RunKey,
     rule: ClippingRule,
     strategy: str = "auto",
+    present: np.ndarray | None = None,
 ) -> PrivateGradient: ...
 @overload
 def private_gradient(
@@ -147,6 +151,7 @@ def private_gradient(
     run_key: RunKey,
     rule: AdaptiveClipping,
     strategy: str = "auto",
+    present: np.ndarray | None = None,
 ) -> AdaptivePrivateGradient: ...
 
 
@@ -158,6 +163,7 @@ def private_gradient(
     clip_norm: float | None = None,
     rule: ClippingRule | AdaptiveClipping | None = None,
     strategy: str = "auto",
+    present: np.ndarray | None = None,
 ) -> PrivateGradient | AdaptivePrivateGradient:
     """Binds loss, clipping rule, mechanism and run key for a training loop with DP-SGD.
 
@@ -175,6 +181,8 @@ def private_gradient(
         clip_norm: C > 0, the most that one unit contributes, in L2 norm.
         rule: instead of `clip_norm`; with `AdaptiveClipping` the clip norm is the loop's state.
         strategy: how the clipped sum is computed, as for `clipped_grad`.
+        present: `(S,)` bool for S slots of units, where not all are sure to be there; as for
+            `PoissonSampler.for_mechanism`. Default: all units of the mechanism.
 
     Returns:
         A `PrivateGradient`; an `AdaptivePrivateGradient` where the rule is `AdaptiveClipping`.
@@ -216,11 +224,12 @@ def private_gradient(
     if (clip_norm is None) == (rule is None):
         raise TypeError("private_gradient needs either clip_norm or rule, and not both")
     strategy_named(strategy)
+    PoissonSampler.for_mechanism(mechanism, run_key, present)
     if clip_norm is not None:
         rule = FlatClipping(clip_norm)
     if isinstance(rule, AdaptiveClipping):
         rule.noise_scales(mechanism)
-        return AdaptivePrivateGradient(loss_fn, mechanism, run_key, strategy, rule)
+        return AdaptivePrivateGradient(loss_fn, mechanism, run_key, strategy, present, rule)
     if not isinstance(rule, ClippingRule):
         raise TypeError(
             f"rule must be a clipping rule, such as FlatClipping(1.0) or AdaptiveClipping(), got "
@@ -231,4 +240,4 @@ def private_gradient(
             "the clip norm must be a constant, got a traced value. Make the private gradient "
             "outside jax.jit; rule=AdaptiveClipping() has a clip norm that changes"
         )
-    return PrivateGradient(loss_fn, mechanism, run_key, strategy, rule)
+    return PrivateGradient(loss_fn, mechanism, run_key, strategy, present, rule)

@@ -30,6 +30,7 @@ class PrivateSteps:
     mechanism: DPSGD
     run_key: RunKey
     strategy: str
+    present: np.ndarray | None
     _released_steps: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
     # In the totals: the object itself would print, and be kept by compiled functions.
     _owner: object = dataclasses.field(default_factory=object, init=False, repr=False)
@@ -119,7 +120,8 @@ class PrivateSteps:
         raise NotImplementedError
 
     def _drawn_units(self, step: int) -> np.ndarray:
-        return PoissonSampler.for_mechanism(self.mechanism, self.run_key).indices(step)
+        sampler = PoissonSampler.for_mechanism(self.mechanism, self.run_key, self.present)
+        return sampler.indices(step)
 
     def _approve(self, total: StepTotal, step: int) -> int:
         """Checks that `total` may be released as `step`, and puts the step on record."""

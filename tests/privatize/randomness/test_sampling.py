@@ -78,3 +78,24 @@ def test_another_mechanism_is_refused():
         PoissonSampler.for_mechanism(other, RunKey.from_seed(0))
     with pytest.raises(TypeError, match=r"independent noise.*BandedDPSGD"):
         noisy_mean({"w": np.zeros(1, np.float32)}, None, mechanism=other, clip_norm=1.0)
+
+
+def test_who_is_absent_changes_no_other_draw():
+    mechanism = DPSGD(num_units=100, expected_batch_size=30, noise_multiplier=1.0, num_steps=9)
+    key = RunKey.from_seed(3)
+    present = np.arange(120) % 3 > 0
+    whole = PoissonSampler.for_mechanism(mechanism, key, np.ones(120, bool))
+    partial = PoissonSampler.for_mechanism(mechanism, key, present)
+    for step in range(9):
+        drawn = whole.indices(step)
+        assert np.array_equal(partial.indices(step), drawn[present[drawn]])
+    assert whole.sampling_probability == mechanism.sampling_probability
+
+
+@pytest.mark.parametrize(
+    ("present", "error"), [(np.ones((2, 2), bool), ValueError), (np.ones(4), TypeError)]
+)
+def test_who_is_present_is_one_truth_value_each(present, error):
+    mechanism = DPSGD(num_units=4, expected_batch_size=2, noise_multiplier=1.0, num_steps=1)
+    with pytest.raises(error, match="present must"):
+        PoissonSampler.for_mechanism(mechanism, RunKey.from_seed(1), present)
