@@ -175,7 +175,7 @@ def hold_out(ids: Sequence[str], *, run_key: RunKey, probability_out: float = FA
     return HoldOut(coins.members, coins.controls, coins)
 
 
-def join_scores(ids: Sequence[str], scores: Mapping[str, float]) -> np.ndarray:
+def order_scores(ids: Sequence[str], scores: Mapping[str, float]) -> np.ndarray:
     """Puts scores into the order of the coins, by id. No coin has to be open for it.
 
     Args:
@@ -190,7 +190,7 @@ def join_scores(ids: Sequence[str], scores: Mapping[str, float]) -> np.ndarray:
         ValueError: an id has no score, a score has an id that no coin has, or a score is NaN.
 
     Example:
-        >>> join_scores(["a", "b"], {"b": 2.0, "a": 1.0}).tolist()
+        >>> order_scores(["a", "b"], {"b": 2.0, "a": 1.0}).tolist()
         [1.0, 2.0]
     """
     missing = [name for name in ids if name not in scores]

@@ -100,9 +100,7 @@ def test_a_secret_that_is_cut_off_is_found(gpt):
     records = Completions([LONG, "a", LONG], ["4711", "4712", "4713"])
     canaries = canaries_of(records, ["4711", "4712", "4713"])
     (problem,) = secret_problems(canaries, gpt, max_length=12)
-    assert problem == (
-        "max_length cuts off the secret: 2 of 3 canaries ('k-0001', 'k-0003')"
-    )
+    assert problem == ("max_length cuts off the secret: 2 of 3 canaries ('k-0001', 'k-0003')")
     assert secret_problems(canaries, gpt, max_length=64) == ()
 
 
@@ -138,7 +136,9 @@ def test_equal_canaries_are_found(gpt):
     texts = ["a play", "a film", "a play"]
     canaries = canaries_of(Texts(texts), texts)
     (problem,) = find_repeated_canaries(canaries, encode_canaries(canaries, gpt, 64))
-    assert problem == ("the tokens are those of another canary: 2 of 3 canaries ('k-0001', 'k-0003')")
+    assert problem == (
+        "the tokens are those of another canary: 2 of 3 canaries ('k-0001', 'k-0003')"
+    )
 
 
 def test_texts_that_become_equal_are_found(gpt):
@@ -171,13 +171,17 @@ def test_all_reasons_come_at_once_and_quote_nothing(gpt, training):
             **claim,
         )
     message = str(error.value)
-    for part in ("too few", "not on the side", "% of the training tokens", "another canary", "a training record"):
+    for part in (
+        "too few",
+        "not on the side",
+        "% of the training tokens",
+        "another canary",
+        "a training record",
+    ):
         assert part in message
     assert "pangolin" not in message
     good = canaries_of(Texts(["a bad book"]), ["a bad book"])
-    with pytest.raises(
-        ValueError, match=r"cannot start: 1 canaries are too few.*needed$"
-    ):
+    with pytest.raises(ValueError, match=r"cannot start: 1 canaries are too few.*needed$"):
         check_canaries(good, encode_canaries(good, gpt, 64), training, gpt, **claim)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dpjax.audit.canaries.coins import Coins, flip_coins, hold_out, join_scores
+from dpjax.audit.canaries.coins import Coins, flip_coins, hold_out, order_scores
 from dpjax.privatize import RunKey
 
 KEY = RunKey.from_seed(7)
@@ -81,7 +81,7 @@ def test_commitment_fixes_ids_too():
 
 
 def test_scores_are_joined_by_id():
-    values = join_scores(("a", "b", "c"), {"c": np.inf, "a": 1, "b": -2.0})
+    values = order_scores(("a", "b", "c"), {"c": np.inf, "a": 1, "b": -2.0})
     assert values.tolist() == [1.0, -2.0, np.inf] and values.dtype == np.float64
 
 
@@ -95,7 +95,7 @@ def test_scores_are_joined_by_id():
 )
 def test_scores_that_do_not_fit_are_refused(scores, message):
     with pytest.raises(ValueError, match=message):
-        join_scores(("a", "b"), scores)
+        order_scores(("a", "b"), scores)
 
 
 @pytest.mark.parametrize("ids", [[], "abc", ["a", "a"], ["a", ""], ["a", 1], ["\ud800"]])

@@ -46,7 +46,7 @@ def test_a_model_that_knows_its_records_by_heart_is_caught(tmp_path):
     scores = {
         name: float(row.tobytes() in known) for name, row in zip(asked.ids, heard, strict=True)
     }
-    values = audit.join_scores(audit.read_manifest(tmp_path).ids, scores)
+    values = audit.order_scores(audit.read_manifest(tmp_path).ids, scores)
     opened = audit.open_coins(tmp_path)
     assert (values == opened.included).all()
     assert epsilon_from_scores(values, opened.included, delta=1e-5).epsilon > 1
