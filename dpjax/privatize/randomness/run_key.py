@@ -18,7 +18,7 @@ _SECRET_BYTES = 32
 
 @dataclasses.dataclass(frozen=True)
 class RunKey:
-    """256 secret bits from which sampling, noise and model initialisation draw separate streams.
+    """256 secret bits: sampling, noise, model initialisation and audit draw separate streams.
 
     Every stream is a keyed BLAKE2b hash of (purpose, step): whoever sees one stream learns
     nothing of another, and each is a pure function of (run key, step), so that a resumed run
@@ -84,6 +84,20 @@ class RunKey:
     def model_key(self, name: str) -> jax.Array:
         """One typed JAX key for a part of the model's initialisation, such as "head" or "lora"."""
         return _threefry_keys(self._derive(f"model/{name}", 0, 8))[0]
+
+    def audit_bytes(self, name: str, size: int) -> bytes:
+        """Secret bytes for one thing of an audit, such as the coin of one canary.
+
+        Args:
+            name: what they are for; another name gives an independent stream.
+            size: how many bytes, 1 to 64.
+
+        Example:
+            >>> run_key = RunKey.from_seed(1)
+            >>> run_key.audit_bytes("coin/a", 2) == run_key.audit_bytes("coin/b", 2)
+            False
+        """
+        return self._derive(f"audit/{name}", 0, size)
 
     def _derive(self, purpose: str, step: int, size: int) -> bytes:
         if step < 0:

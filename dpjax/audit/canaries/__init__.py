@@ -1,0 +1,1 @@
+"""Records planted by secret coins, and the sealed record of which ones were."""

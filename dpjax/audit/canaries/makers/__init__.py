@@ -1,0 +1,1 @@
+"""Ways to make canaries, one file for each kind."""
