@@ -27,7 +27,7 @@ def collect_evidence(
 ) -> Evidence:
     """Makes the forward passes that some scores of texts need, each once.
 
-    `scores(names, collect_evidence(names, ...))` are the scores.
+    `compute_scores(names, collect_evidence(names, ...))` are the scores.
 
     Args:
         names: keys of `SCORES`, each once.
@@ -54,23 +54,25 @@ def collect_evidence(
                 f"{name} must be {len(records)}, one for each record, got {len(given)}."
             )
 
-    def run(model: CausalLM, of: LanguageDataset):
-        return token_statistics(model, of, batch_size=batch_size)
-
-    return Evidence(
-        tuned=run(tuned, records),
-        base=run(base, records) if "base" in needed and base is not None else None,
-        lowercase=run(tuned, lowercase) if "lowercase" in needed and lowercase is not None else None,
-        texts=texts if "texts" in needed else None,
-        neighbours=neighbour_log_probs(
+    base_statistics = lowercase_statistics = neighbour_means = None
+    if "base" in needed and base is not None:
+        base_statistics = token_statistics(base, records, batch_size=batch_size)
+    if "lowercase" in needed and lowercase is not None:
+        lowercase_statistics = token_statistics(tuned, lowercase, batch_size=batch_size)
+    if "neighbours" in needed:
+        neighbour_means = neighbour_log_probs(
             tuned,
             records,
             neighbours=neighbours,
-            proposer=base or tuned,
+            proposer=tuned if base is None else base,
             batch_size=batch_size,
         )
-        if "neighbours" in needed
-        else None,
+    return Evidence(
+        tuned=token_statistics(tuned, records, batch_size=batch_size),
+        base=base_statistics,
+        lowercase=lowercase_statistics,
+        texts=texts if "texts" in needed else None,
+        neighbours=neighbour_means,
     )
 
 

@@ -68,7 +68,7 @@ SCORES: Mapping[str, Score] = MappingProxyType(
 )
 
 
-def scores(names: Sequence[str], evidence: Evidence) -> dict[str, NDArray[np.float64]]:
+def compute_scores(names: Sequence[str], evidence: Evidence) -> dict[str, NDArray[np.float64]]:
     """Computes scores of all records by name; no model runs.
 
     Args:
@@ -84,8 +84,8 @@ def scores(names: Sequence[str], evidence: Evidence) -> dict[str, NDArray[np.flo
 
     Example:
         >>> evidence = Evidence(logits=np.array([[2.0, 0.0]]), labels=np.array([0]))
-        >>> {name: values.tolist() for name, values in scores(["margin"], evidence).items()}
-        {'margin': [2.0]}
+        >>> compute_scores(["margin"], evidence)["margin"].tolist()
+        [2.0]
     """
     needed = needs_of(names)
     lacking = [need for need in sorted(needed) if getattr(evidence, need) is None]
