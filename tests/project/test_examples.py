@@ -9,7 +9,7 @@ import pkgutil
 import dpjax_accounting
 import pytest
 
-from dpjax import privatize
+from dpjax import audit, privatize
 
 
 def names_of_modules(package):
@@ -28,7 +28,7 @@ def with_examples(*packages):
     ]
 
 
-@pytest.mark.parametrize("name", with_examples(dpjax_accounting, privatize))
+@pytest.mark.parametrize("name", with_examples(audit, dpjax_accounting, privatize))
 def test_examples_of(name):
     outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.attempted > 0 and outcome.failed == 0
