@@ -48,7 +48,7 @@ def discoverable_extraction(
     def measure(name: str, statistics: TokenStatistics) -> tuple[NDArray[np.float64], int]:
         wanted = suffix.select(statistics.is_target)
         fits = require_fitting(name, wanted)
-        is_found = (statistics.is_argmax | ~wanted).all(axis=1)
+        is_found = np.asarray((statistics.is_argmax | ~wanted).all(axis=1))
         return is_found[fits].astype(np.float64), int((~fits).sum())
 
     return _figure("discoverable_extraction", "share of records", measure, tuned, held_out)

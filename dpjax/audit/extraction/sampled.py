@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +157,8 @@ def extraction_probability(log_probs: ArrayLike, *, num_samples: int) -> NDArray
         return np.asarray(-np.expm1(num_samples * _log_of_missing(values)))
 
 
-class _SamplingLogProbs(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _SamplingLogProbs:
     """Computes log q(token) under temperature and top-k."""
 
     temperature: float

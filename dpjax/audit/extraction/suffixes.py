@@ -55,12 +55,12 @@ class Suffix:
         wanted = (columns >= first[:, None]) & (columns < end[:, None])
         length = np.maximum(end - first, 0)
         fits = has_target & (length > 0) & ((wanted & is_target).sum(axis=1) == length)
-        return wanted & fits[:, None]
+        return np.asarray(wanted & fits[:, None])
 
 
 def require_fitting(name: str, suffix: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Returns which records fit, (N,) bool; ValueError if none does."""
-    fits = suffix.any(axis=1)
+    fits = np.asarray(suffix.any(axis=1))
     if not fits.any():
         raise ValueError(
             f"{name} must hold a record that has all tokens of the suffix as targets, got none of"

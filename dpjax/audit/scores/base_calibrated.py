@@ -76,13 +76,13 @@ def ez_score(
         >>> logits = np.log([[[3.0, 1.0], [1.0, 3.0]]])
         >>> tuned = statistics_from_logits(logits, tokens, is_target)
         >>> ez_score(tuned, base).round(6).tolist()
-        [0.126069]
+        [0.12608]
     """
     if not (np.isfinite(smoothing) and smoothing > 0):
         raise ValueError(f"smoothing must be positive and finite, got {smoothing}.")
     rise = _rise(tuned, base)
     is_error = tuned.is_target & ~tuned.is_argmax
-    is_perfect = ~is_error.any(axis=1)
+    is_perfect = ~np.asarray(is_error.any(axis=1))
     counts_up = np.where(is_perfect[:, None], tuned.is_target, is_error)
     up = np.where(counts_up & (rise > 0), rise, 0.0).sum(axis=1)
     down = np.where(is_error & (rise < 0), -rise, 0.0).sum(axis=1)

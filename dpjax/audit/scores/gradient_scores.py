@@ -138,6 +138,5 @@ def _inner(left: PyTree, right: PyTree) -> jax.Array:
 
 
 def _check_update(params: PyTree, update: PyTree) -> None:
-    same = jax.tree.structure(params) == jax.tree.structure(update)
-    if not same or jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, update):
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, update):
         raise ValueError("update must have the structure and the shapes of params, got others.")

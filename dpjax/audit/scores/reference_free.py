@@ -61,7 +61,7 @@ def zlib_score(tuned: TokenStatistics, texts: Sequence[str]) -> NDArray[np.float
     """
     if len(texts) != len(tuned):
         raise ValueError(f"texts must be {len(tuned)}, one for each record, got {len(texts)}.")
-    return loss_score(tuned) / [compressed_bytes(text) for text in texts]
+    return np.asarray(loss_score(tuned) / [compressed_bytes(text) for text in texts])
 
 
 def compressed_bytes(text: str) -> int:
@@ -175,7 +175,7 @@ def neighbourhood_score(tuned: TokenStatistics, neighbours: ArrayLike) -> NDArra
         )
     if not np.isfinite(values).all():
         raise ValueError("neighbours must be finite numbers, got NaN or an infinity.")
-    return loss_score(tuned) - values.mean(axis=1)
+    return np.asarray(loss_score(tuned) - values.mean(axis=1))
 
 
 def _mean_of_lowest(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +143,8 @@ def _measure_log_probs(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array]
     return (_at_tokens(jax.nn.log_softmax(logits), tokens),)
 
 
-class _MeasureTop(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _MeasureTop:
     """Finds the `number` tokens with the largest logits."""
 
     number: int

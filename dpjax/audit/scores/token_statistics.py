@@ -69,7 +69,7 @@ class TokenStatistics:
     @property
     def num_targets(self) -> NDArray[np.int64]:
         """(N,) int64, how many target tokens each record has."""
-        return self.is_target.sum(axis=1)
+        return np.asarray(self.is_target.sum(axis=1))
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> TokenStatistics:
         """Returns the statistics of the records at `rows`, numbers or a mask, in that order."""

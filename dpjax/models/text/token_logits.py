@@ -35,7 +35,7 @@ def measure_tokens(
         attention_mask: `(N, T)` bool, False at padding.
         measure: a function from logits `(c, V)` float32 and the tokens that they should predict,
             `(c,)` int32, to arrays `(c, ...)`. It must be hashable: a function of a module, or a
-            named tuple that can be called.
+            frozen dataclass that can be called.
 
     Returns:
         What `measure` returns, with the axes `(N, T)` in the place of `(c,)`. Column t belongs to

@@ -26,8 +26,13 @@ def test_the_toy_record(padding):
 def test_a_record_learnt_by_heart_scores_highest():
     base = made_up([[-3.0] * 4] * 5)
     tuned = made_up(
-        [[-0.01] * 4, [-0.01, -0.01, -0.01, -1.0], [-0.01, -0.01, -0.01, -4.0], [-3.0] * 4]
-        + [[-4.0] * 4],
+        [
+            [-0.01] * 4,
+            [-0.01, -0.01, -0.01, -1.0],
+            [-0.01, -0.01, -0.01, -4.0],
+            [-3.0] * 4,
+            [-4.0] * 4,
+        ],
         is_argmax=[[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 0], [0] * 4, [0] * 4],
     )
     found = ez_score(tuned, base)
@@ -60,7 +65,7 @@ def test_one_token_is_a_window():
 def test_statistics_of_other_tokens_are_refused():
     other = made_up([[-1.0] * 6], is_target=[[1, 1, 1, 1, 1, 0]])
     for score in (ratio_score, ez_score, wbc_score):
-        with pytest.raises(ValueError, match="same target tokens, got shapes .* 6 and 5 targets"):
+        with pytest.raises(ValueError, match=r"same target tokens, got shapes .* 6 and 5 targets"):
             score(toy(), other)
         with pytest.raises(ValueError, match="same target tokens"):
             score(toy(), made_up([[-1.0] * 5]))
@@ -90,7 +95,9 @@ pairs = st.lists(
 
 @given(pairs)
 def test_scores_equal_a_loop_over_tokens(tokens):
-    log_probs, base_log_probs, right, counts = (np.array(column) for column in zip(*tokens))
+    log_probs, base_log_probs, right, counts = (
+        np.array(column) for column in zip(*tokens, strict=True)
+    )
     counts[0] = True
     tuned = made_up(log_probs, is_argmax=right, is_target=counts)
     base = made_up(base_log_probs, is_target=counts)

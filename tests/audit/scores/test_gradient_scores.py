@@ -26,7 +26,8 @@ def test_they_equal_a_loop_over_records(batch_size):
     found = gradient_statistics(loss, PARAMS, RECORDS, update=update, batch_size=batch_size)
     flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(update)])
     for index in range(7):
-        gradient = jax.grad(loss)(PARAMS, jax.tree.map(lambda x: x[index], RECORDS))
+        record = {name: array[index] for name, array in RECORDS.items()}
+        gradient = jax.grad(loss)(PARAMS, record)
         vector = np.concatenate([np.ravel(x) for x in jax.tree.leaves(gradient)])
         np.testing.assert_allclose(found.norms[index], np.linalg.norm(vector), rtol=1e-5)
         np.testing.assert_allclose(found.products[index], vector @ flat, rtol=1e-4, atol=1e-6)

@@ -86,7 +86,9 @@ def test_lowercase_and_neighbourhood_are_differences_of_means():
 @pytest.mark.parametrize("score", [loss_score, min_k_score, min_k_plus_score])
 def test_a_record_without_targets_is_refused(score):
     statistics = made_up([[-1.0], [-1.0]], is_target=[[True], [False]])
-    with pytest.raises(ValueError, match="got 1 without, the first being record 1. Leave them out"):
+    with pytest.raises(
+        ValueError, match=r"got 1 without, the first being record 1\. Leave them out"
+    ):
         score(statistics)
 
 
