@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
@@ -33,7 +35,7 @@ def class_logits(
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def forward(state: nnx.State, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    def forward(state: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
         return nnx.merge(graphdef, state)(ids, mask)
 
     logits = np.empty((len(records), model.num_labels), np.float32)

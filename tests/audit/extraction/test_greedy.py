@@ -57,6 +57,7 @@ def test_discoverable_extraction():
         discoverable_extraction(rows, rows)
 
 
+@pytest.mark.slow
 def test_a_greedy_decoder_writes_what_is_called_discoverable():
     model = random_model("gpt2", "causal_lm")
     records = random_records([12] * 6)

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 from dpjax.audit import mean_log_probs, probable_tokens, statistics_from_logits, token_statistics
 from dpjax.models import load_causal_lm
+from dpjax.models.text import token_logits
 from tests.support.language_records import random_records
 from tests.support.tiny_checkpoints import random_model, raw_config, run
 
@@ -99,3 +101,11 @@ def test_log_probs_are_those_of_transformers(tmp_path):
             log_probs = torch.log_softmax(original(input_ids=ids).logits[0, :-1].double(), dim=-1)
         expected = log_probs.gather(1, ids[0, 1:, None])[:, 0].numpy()
         np.testing.assert_allclose(found.log_probs[index, 1:length], expected, atol=1e-4)
+
+
+def test_lengths_share_few_programs():
+    model = random_model("gpt2", "causal_lm")
+    jax.clear_caches()
+    token_statistics(model, random_records(range(2, 33)), batch_size=2)
+    # Records of at most 16, 24 and 32 tokens.
+    assert token_logits._measure._cache_size() == 3

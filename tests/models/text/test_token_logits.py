@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from dpjax.models import measure_tokens
 from dpjax.models.text import token_logits
@@ -43,3 +44,17 @@ def test_impossible_arguments_are_refused(model):
         measure_tokens(model, ids, mask, keep)
     with pytest.raises(ValueError, match="input_ids contain 61, the model knows the ids 0 to 60"):
         measure_tokens(random_model("gpt2", "causal_lm"), 61 * ids, mask, keep)
+
+
+def test_not_all_logits_are_in_memory_at_once(monkeypatch, full_optimisation):
+    monkeypatch.setattr(token_logits, "_LOGITS_AT_ONCE", 2**18)
+    model = random_model("gpt2", "causal_lm", vocab_size=20_000)
+    ids, mask = np.ones((8, 40), np.int32), np.ones((8, 40), bool)
+    graphdef, state = nnx.split(model)
+    program = token_logits._measure.lower(graphdef, state, ids, mask, measure=most_probable)
+    # All logits are 25 MB; the head is 2.5 MB.
+    assert program.compile().memory_analysis().temp_size_in_bytes < 8e6
+
+
+def most_probable(logits, tokens):
+    return jnp.argmax(jax.nn.log_softmax(logits), axis=-1), tokens
