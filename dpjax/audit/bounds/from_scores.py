@@ -211,7 +211,7 @@ def joint_p_value(
         >>> steps = [Guesses(20, 18), Guesses(100, 85)]
         >>> p = joint_p_value(steps, num_canaries=1000, epsilon=1.0, delta=0.0)
         >>> round(p, 6)
-        0.004014
+        0.005269
     """
     slack = num_canaries * delta
     if slack > _LARGEST_JOINT_SHARE * significance:

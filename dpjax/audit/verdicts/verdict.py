@@ -95,6 +95,7 @@ def judge(
             fair ones, or there is a mechanism but no claim.
 
     Example:
+        >>> import numpy as np
         >>> included = np.arange(1000) % 2 == 0
         >>> judge(included * 1.0, included, delta=1e-5, claimed_epsilon=2.0).conclusion
         'violation'
