@@ -33,8 +33,9 @@ def token_statistics(
 
     Raises:
         TypeError: the model is no language model.
-        ValueError: there is no record, an id is not in the vocabulary, a record is longer than the
-            model's positions, or a result is not finite.
+        ValueError: there is no record, a target is padding or has no token before it, an id is not
+            in the vocabulary, a record is longer than the model's positions, or a result is not
+            finite.
     """
     at_target, mean, variance, is_argmax = measure_records(
         model, records, _measure_statistics, batch_size=batch_size
@@ -113,6 +114,7 @@ def measure_records(
         raise ValueError("records must hold at least 1 record, got 0.")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    _check_targets(records)
     results: list[NDArray[Any]] = []
     ordered = by_length(records, np.arange(len(records)))
     for rows, is_real in microbatches(ordered, min(batch_size, len(records))):
@@ -125,6 +127,19 @@ def measure_records(
         for result, part in zip(results, parts, strict=True):
             result[rows[is_real], : part.shape[1]] = part[is_real]
     return results
+
+
+def _check_targets(records: LanguageDataset) -> None:
+    """Raises ValueError for a target that nothing predicts, whose statistics would be made up."""
+    is_token = records.attention_mask
+    has_token_before = np.pad(is_token[:, :-1], ((0, 0), (1, 0)))
+    places = np.argwhere(records.loss_mask & ~(is_token & has_token_before))
+    if len(places):
+        row, column = places[0].tolist()
+        raise ValueError(
+            "loss_mask must be True only at tokens that have a token before them, got a target at"
+            f" record {row}, column {column}; {len(places)} such places."
+        )
 
 
 def _measure_statistics(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, ...]:

@@ -79,6 +79,11 @@ def test_impossible_arguments_are_refused():
         token_statistics(model, RECORDS, batch_size=0)
     with pytest.raises(TypeError, match="has no causal head"):
         token_statistics(random_model("bert", "sequence_classification"), RECORDS)
+    for row, column in ((3, 0), (1, 4)):
+        mask = RECORDS.loss_mask.copy()
+        mask[row, column] = True
+        with pytest.raises(ValueError, match=f"at record {row}, column {column}; 1 such places"):
+            token_statistics(model, dataclasses.replace(RECORDS, loss_mask=mask))
     without = dataclasses.replace(RECORDS, loss_mask=np.zeros((7, 34), bool))
     with pytest.raises(ValueError, match="got 7 without"):
         mean_log_probs(model, without)
