@@ -45,6 +45,17 @@ from dpjax.audit.canaries.sealed_folder import open_coins as open_coins
 from dpjax.audit.canaries.sealed_folder import read_canaries as read_canaries
 from dpjax.audit.canaries.sealed_folder import read_manifest as read_manifest
 from dpjax.audit.canaries.sealed_folder import seal as seal
+from dpjax.audit.extraction.exposure import exposure_by_rank as exposure_by_rank
+from dpjax.audit.extraction.exposure import exposure_by_sampling as exposure_by_sampling
+from dpjax.audit.extraction.figure import ExtractionFigure as ExtractionFigure
+from dpjax.audit.extraction.greedy import discoverable_extraction as discoverable_extraction
+from dpjax.audit.extraction.greedy import exact_memorisation as exact_memorisation
+from dpjax.audit.extraction.greedy import extraction_strength as extraction_strength
+from dpjax.audit.extraction.sampled import extraction_probability as extraction_probability
+from dpjax.audit.extraction.sampled import sampled_extraction as sampled_extraction
+from dpjax.audit.extraction.sampled import samples_needed as samples_needed
+from dpjax.audit.extraction.sampled import suffix_log_probs as suffix_log_probs
+from dpjax.audit.extraction.suffixes import Suffix as Suffix
 from dpjax.audit.foreign_scores import join_scores as join_scores
 from dpjax.audit.foreign_scores import read_scores as read_scores
 from dpjax.audit.membership.attack import AttackResult as AttackResult
@@ -70,6 +81,40 @@ from dpjax.audit.reports.audit_report import read_audit_report as read_audit_rep
 from dpjax.audit.reports.audit_report import verify_audit_report as verify_audit_report
 from dpjax.audit.reports.plots import plot_roc as plot_roc
 from dpjax.audit.reports.plots import plot_training as plot_training
+from dpjax.audit.scores.base_calibrated import ez_score as ez_score
+from dpjax.audit.scores.base_calibrated import ratio_score as ratio_score
+from dpjax.audit.scores.base_calibrated import wbc_score as wbc_score
+from dpjax.audit.scores.class_scores import class_logits as class_logits
+from dpjax.audit.scores.class_scores import class_loss_score as class_loss_score
+from dpjax.audit.scores.class_scores import confidence_score as confidence_score
+from dpjax.audit.scores.class_scores import margin_score as margin_score
+from dpjax.audit.scores.collect import collect_evidence as collect_evidence
+from dpjax.audit.scores.evidence import Evidence as Evidence
+from dpjax.audit.scores.gradient_scores import GradientStatistics as GradientStatistics
+from dpjax.audit.scores.gradient_scores import gradient_norm_score as gradient_norm_score
+from dpjax.audit.scores.gradient_scores import gradient_statistics as gradient_statistics
+from dpjax.audit.scores.gradient_scores import gradient_update_score as gradient_update_score
+from dpjax.audit.scores.neighbours import Neighbours as Neighbours
+from dpjax.audit.scores.neighbours import neighbour_log_probs as neighbour_log_probs
+from dpjax.audit.scores.neighbours import replace_tokens as replace_tokens
+from dpjax.audit.scores.record_texts import lowercase_records as lowercase_records
+from dpjax.audit.scores.record_texts import target_texts as target_texts
+from dpjax.audit.scores.reference_free import compressed_bytes as compressed_bytes
+from dpjax.audit.scores.reference_free import loss_score as loss_score
+from dpjax.audit.scores.reference_free import lowercase_score as lowercase_score
+from dpjax.audit.scores.reference_free import min_k_plus_score as min_k_plus_score
+from dpjax.audit.scores.reference_free import min_k_score as min_k_score
+from dpjax.audit.scores.reference_free import neighbourhood_score as neighbourhood_score
+from dpjax.audit.scores.reference_free import zlib_score as zlib_score
+from dpjax.audit.scores.registry import SCORES as SCORES
+from dpjax.audit.scores.registry import Score as Score
+from dpjax.audit.scores.registry import compute_scores as compute_scores
+from dpjax.audit.scores.registry import needs_of as needs_of
+from dpjax.audit.scores.token_passes import mean_log_probs as mean_log_probs
+from dpjax.audit.scores.token_passes import probable_tokens as probable_tokens
+from dpjax.audit.scores.token_passes import token_statistics as token_statistics
+from dpjax.audit.scores.token_statistics import TokenStatistics as TokenStatistics
+from dpjax.audit.scores.token_statistics import statistics_from_logits as statistics_from_logits
 from dpjax.audit.verdicts.power import Power as Power
 from dpjax.audit.verdicts.power import audit_power as audit_power
 from dpjax.audit.verdicts.power import canaries_needed as canaries_needed
@@ -79,6 +124,7 @@ from dpjax.audit.verdicts.verdict import judge as judge
 __all__ = [
     "CANARY_KINDS",
     "DEFAULT_PLAN",
+    "SCORES",
     "SYMMETRIC_PLAN",
     "AttackResult",
     "BlindBaseline",
@@ -86,13 +132,20 @@ __all__ = [
     "CanaryScores",
     "Coins",
     "EpsilonBound",
+    "Evidence",
+    "ExtractionFigure",
     "GaussianCurves",
+    "GradientStatistics",
     "GuessPlan",
     "HoldOut",
     "Manifest",
     "MechanismCurves",
+    "Neighbours",
     "Power",
     "RocCurve",
+    "Score",
+    "Suffix",
+    "TokenStatistics",
     "Verdict",
     "add_gradient_canaries",
     "append_canaries",
@@ -111,11 +164,24 @@ __all__ = [
     "canary_tokenizer",
     "ceiling_alarms",
     "check_canaries",
+    "class_logits",
+    "class_loss_score",
     "clopper_pearson_epsilon",
+    "collect_evidence",
+    "compressed_bytes",
+    "compute_scores",
+    "confidence_score",
     "credible_interval",
+    "discoverable_extraction",
     "encode_canaries",
     "epsilon_from_scores",
+    "exact_memorisation",
     "exceeds_ceiling",
+    "exposure_by_rank",
+    "exposure_by_sampling",
+    "extraction_probability",
+    "extraction_strength",
+    "ez_score",
     "fdp_epsilon_from_scores",
     "find_count_problems",
     "find_rare_tokens",
@@ -126,28 +192,52 @@ __all__ = [
     "find_unused_tokens",
     "flip_coins",
     "gaussian_epsilon",
+    "gradient_norm_score",
+    "gradient_statistics",
+    "gradient_update_score",
     "hold_out",
     "independent_channels_epsilon",
     "join_scores",
     "judge",
     "log_likelihood_ratio",
     "loss_attack",
+    "loss_score",
+    "lowercase_records",
+    "lowercase_score",
     "make_canaries",
+    "margin_score",
+    "mean_log_probs",
+    "min_k_plus_score",
+    "min_k_score",
+    "needs_of",
+    "neighbour_log_probs",
+    "neighbourhood_score",
     "one_run_epsilon",
     "one_run_fdp_epsilon",
     "open_coins",
     "order_scores",
     "plot_roc",
     "plot_training",
+    "probable_tokens",
+    "ratio_score",
     "read_audit_report",
     "read_canaries",
     "read_manifest",
     "read_scores",
     "render_attack_section",
+    "replace_tokens",
     "roc_curve",
+    "sampled_extraction",
+    "samples_needed",
     "score_attack",
     "seal",
+    "statistics_from_logits",
+    "suffix_log_probs",
+    "target_texts",
+    "token_statistics",
     "tpr_interval",
     "unused_coordinates",
     "verify_audit_report",
+    "wbc_score",
+    "zlib_score",
 ]

@@ -5,6 +5,7 @@ from dpjax.models.adapters.load import load_adapter as load_adapter
 from dpjax.models.adapters.lora import LoraLinear as LoraLinear
 from dpjax.models.adapters.lora import LoraParam as LoraParam
 from dpjax.models.adapters.lora import add_lora as add_lora
+from dpjax.models.adapters.lora import base_model as base_model
 from dpjax.models.adapters.lora import drop_inputs as drop_inputs
 from dpjax.models.adapters.lora import has_lora as has_lora
 from dpjax.models.adapters.lora import merge_lora as merge_lora
@@ -48,6 +49,7 @@ from dpjax.models.text.log_probs import continuation_log_probs as continuation_l
 from dpjax.models.text.losses import causal_lm_loss as causal_lm_loss
 from dpjax.models.text.losses import token_classification_loss as token_classification_loss
 from dpjax.models.text.losses import token_losses as token_losses
+from dpjax.models.text.token_logits import measure_tokens as measure_tokens
 
 __all__ = [
     "FAMILIES",
@@ -68,6 +70,7 @@ __all__ = [
     "Trainable",
     "TransformerConfig",
     "add_lora",
+    "base_model",
     "causal_lm_loss",
     "check_label_names",
     "continuation_log_probs",
@@ -84,6 +87,7 @@ __all__ = [
     "load_classifier",
     "load_token_classifier",
     "load_tokenizer",
+    "measure_tokens",
     "merge_lora",
     "merged_copy",
     "parse_config",

@@ -28,7 +28,7 @@ def with_examples(*packages):
     ]
 
 
-@pytest.mark.parametrize("name", with_examples(dpjax_accounting, audit, privatize))
+@pytest.mark.parametrize("name", with_examples(audit, dpjax_accounting, privatize))
 def test_examples_of(name):
     outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.attempted > 0 and outcome.failed == 0

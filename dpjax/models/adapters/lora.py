@@ -14,7 +14,7 @@ from dpjax.models.adapters.targets import (
     select_targets,
 )
 from dpjax.models.families import Path
-from dpjax.models.net.heads import Model
+from dpjax.models.net.heads import CausalLM, Model
 from dpjax.models.net.layers import Linear
 from dpjax.models.net.module_paths import get_module, path_in_model, set_module
 
@@ -122,11 +122,47 @@ def merge_lora(model: Model) -> None:
 
 def merged_copy(model: Model) -> Model:
     """A model with every adapter folded into its base layer; the given one keeps its adapters."""
-    graphdef, state = nnx.split(model)
-    # Merging a dict of plain arrays makes new variables.
-    copy = nnx.merge(graphdef, nnx.to_pure_dict(state))
+    copy = _unmerged_copy(model)
     merge_lora(copy)
     return copy
+
+
+def base_model(model: CausalLM) -> CausalLM:
+    """Return the language model that the adapters were put on: every adapter is taken off.
+
+    Both models share the arrays of the base weights, which therefore cost no memory a second time.
+    The given model keeps its adapters.
+
+    Args:
+        model: a language model with adapters.
+
+    Raises:
+        TypeError: the model is a classifier: its head was made for tuning, so no model was there
+            before.
+        ValueError: the model has no adapters, or modules were trained in full: their weights from
+            before are in the checkpoint only.
+    """
+    if not isinstance(model, CausalLM):
+        raise TypeError(
+            f"model must be a CausalLM, got a {type(model).__name__}. Its head was made for tuning:"
+            " there is no model without it."
+        )
+    if not has_lora(model):
+        raise ValueError(
+            "model must have adapters, got one without: its weights themselves were trained. Load"
+            " the base from its checkpoint with load_causal_lm."
+        )
+    if model.lora.modules_to_save:
+        raise ValueError(
+            f"model must be trained in its adapters alone, got one whose modules"
+            f" {', '.join(model.lora.modules_to_save)} were trained in full. Load the base from its"
+            " checkpoint with load_causal_lm."
+        )
+    base = _unmerged_copy(model)
+    for path, layer in _adapters(base).items():
+        set_module(base, path, layer.base)
+    base.lora = None
+    return base
 
 
 def drop_inputs(model: Model, *, key: jax.Array) -> None:
@@ -156,6 +192,13 @@ def drop_inputs(model: Model, *, key: jax.Array) -> None:
 def has_lora(model: Model) -> bool:
     """Whether the model carries adapters."""
     return model.lora is not None
+
+
+def _unmerged_copy(model: Model) -> Model:
+    """The model with variables of its own, which hold the same arrays."""
+    graphdef, state = nnx.split(model)
+    # Merging a dict of plain arrays makes new variables.
+    return nnx.merge(graphdef, nnx.to_pure_dict(state))
 
 
 def _adapters(model: Model) -> dict[Path, LoraLinear]:

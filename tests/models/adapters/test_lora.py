@@ -9,6 +9,7 @@ from dpjax.models import (
     LoraLinear,
     LoraParam,
     add_lora,
+    base_model,
     load_classifier,
     merge_lora,
 )
@@ -206,3 +207,37 @@ def test_adapters_twice_are_refused(model):
     adapt(model, ("query",))
     with pytest.raises(ValueError, match="has LoRA adapters already"):
         adapt(model, ("value",))
+
+
+def language_model(**options):
+    model = random_model("llama", "causal_lm", **options)
+    adapt(model)
+    randomise(model)
+    return model
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_the_base_is_the_model_before_adapters_and_shares_its_arrays(scan_layers):
+    ids = np.random.default_rng(0).integers(3, 61, (2, 9))
+    mask = np.ones((2, 9), bool)
+    before = np.asarray(random_model("llama", "causal_lm", scan_layers=scan_layers)(ids, mask))
+    tuned = language_model(scan_layers=scan_layers)
+    logits = np.asarray(tuned(ids, mask))
+    base = base_model(tuned)
+    np.testing.assert_array_equal(base(ids, mask), before)
+    np.testing.assert_array_equal(tuned(ids, mask), logits)
+    assert np.abs(logits - before).max() > 0.01
+    assert base.lora is None and tuned.lora is not None
+    arrays = {id(leaf) for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(tuned)))}
+    assert {id(leaf) for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(base)))} < arrays
+
+
+def test_a_model_that_does_not_hold_its_base_is_refused(model):
+    with pytest.raises(TypeError, match="model must be a CausalLM, got a SequenceClassifier"):
+        base_model(model)
+    with pytest.raises(ValueError, match="model must have adapters, got one without"):
+        base_model(random_model("llama", "causal_lm"))
+    saved = random_model("llama", "causal_lm")
+    adapt(saved, modules_to_save=("embed_tokens",))
+    with pytest.raises(ValueError, match="embed_tokens were trained in full"):
+        base_model(saved)

@@ -1,0 +1,1 @@
+"""How much of its training records a language model gives back, beside held-out records."""

@@ -1,0 +1,1 @@
+"""Scores that are higher for members: of texts, of classified records, and from gradients."""
