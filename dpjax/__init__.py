@@ -8,6 +8,7 @@ accountant is the package `dpjax_accounting`.
 # First: it takes care of Ctrl-C while the rest is loaded.
 from dpjax import startup as startup
 from dpjax.data import DataSource as DataSource
+from dpjax.finetuning import Audit as Audit
 from dpjax.finetuning import Compute as Compute
 from dpjax.finetuning import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning import FinetuneResult as FinetuneResult
@@ -39,6 +40,7 @@ from dpjax.privatize import unit_loss as unit_loss
 __all__ = [
     "AdaptiveClipping",
     "AdaptivePrivateGradient",
+    "Audit",
     "AutomaticClipping",
     "ClippedGrad",
     "ClippedGradFn",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dpjax.finetuning.config import Audit as Audit
 from dpjax.finetuning.config import Compute as Compute
 from dpjax.finetuning.config import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning.config import Generation as Generation
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dpjax.finetuning.tasks.registry import make_task as make_task
 
 __all__ = [
+    "Audit",
     "Compute",
     "FinetuneConfig",
     "FinetuneResult",

@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 from dpjax_accounting import report_page, write_text
 
-from dpjax.audit import AttackResult, loss_attack
+from dpjax.audit import AttackResult, audit_page, loss_attack
+from dpjax.finetuning.canary_audit import audit_run
 from dpjax.finetuning.files.run_directory import RunDirectory, write_json
 from dpjax.finetuning.reports import run_report
 from dpjax.finetuning.reports.samples import write_samples
 from dpjax.finetuning.result import FinetuneResult, store_result
 from dpjax.finetuning.setup.plan import Plan
+from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.tasks.base import Evaluation
 from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.interrupt import Interrupts
@@ -32,6 +34,9 @@ STAGES = (
     "the evaluation on held-out records",
     "the attack",
     "attack.json",
+    "the audit",
+    "audit.json",
+    "audit.html",
     "the answers to held-out prompts",
     "training.png",
     "roc.png",
@@ -74,19 +79,13 @@ class Stages:
 
 
 def measure(
-    plan: Plan,
-    tuned: SplitModel,
-    directory: RunDirectory,
-    privacy: dict[str, Any],
-    trained: Trained,
-    stages: Stages,
+    run: Run, tuned: SplitModel, privacy: dict[str, Any], trained: Trained, stages: Stages
 ) -> FinetuneResult:
     """Evaluates, attacks, lets the model write, and reports.
 
     Args:
-        plan: of the run.
+        run: whose model/ and privacy.json are written already.
         tuned: the model after the last step.
-        directory: where model/ and privacy.json are already.
         privacy: the privacy report.
         trained: for the rows of metrics.jsonl.
         stages: gets the sentence of each stage that fails.
@@ -94,6 +93,7 @@ def measure(
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM; `stages.left` says what is not done.
     """
+    plan, directory = run.plan, run.directory
     stages.attempt("privacy.html", lambda: write_text(directory.privacy_page, report_page(privacy)))
     stages.warnings += _training_remarks(trained)
     held_out = stages.attempt(
@@ -102,6 +102,9 @@ def measure(
     stages.warnings += _evaluation_remarks(held_out)
     attack = stages.attempt("the attack", lambda: _attack(plan, tuned, held_out))
     stages.attempt("attack.json", lambda: _write_attack(directory, attack))
+    audit = stages.attempt("the audit", lambda: _audit(run, tuned, privacy))
+    stages.attempt("audit.json", lambda: _write_audit(directory, audit))
+    stages.attempt("audit.html", lambda: _write_audit_page(directory, audit))
     samples = stages.attempt("the answers to held-out prompts", lambda: write_samples(plan, tuned))
     guarantee = privacy["guarantee"] or {"epsilon": None, "delta": None}
     result = FinetuneResult(
@@ -113,6 +116,7 @@ def measure(
         eval_perplexity=None if held_out is None else held_out.perplexity,
         quality=None if held_out is None else held_out.quality,
         attack=attack,
+        audit=audit,
         privacy=privacy,
         metrics=trained.metrics,
         samples=samples or [],
@@ -168,6 +172,24 @@ def _write_attack(directory: RunDirectory, attack: AttackResult | None) -> None:
     directory.attack.unlink(missing_ok=True)
     if attack is not None:
         write_json(directory.attack, attack.to_dict())
+
+
+def _audit(run: Run, tuned: SplitModel, privacy: dict[str, Any]) -> dict[str, Any] | None:
+    if run.canaries is None:
+        return None
+    return audit_run(run, run.canaries, tuned, guarantee=privacy["guarantee"])
+
+
+def _write_audit(directory: RunDirectory, audit: dict[str, Any] | None) -> None:
+    directory.audit.unlink(missing_ok=True)
+    if audit is not None:
+        write_json(directory.audit, audit)
+
+
+def _write_audit_page(directory: RunDirectory, audit: dict[str, Any] | None) -> None:
+    directory.audit_page.unlink(missing_ok=True)
+    if audit is not None:
+        write_text(directory.audit_page, audit_page(audit))
 
 
 def _training_remarks(trained: Trained) -> list[str]:

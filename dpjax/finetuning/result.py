@@ -37,6 +37,7 @@ class FinetuneResult:
         eval_loss: mean cross-entropy on held-out records, in nats.
         eval_perplexity: per held-out token; None of labelled records.
         attack: result of the membership inference attack.
+        audit: contents of audit.json; None without canaries.
         privacy: contents of privacy.json.
         metrics: rows of metrics.jsonl.
         samples: answers to held-out prompts, where there are prompts.
@@ -51,6 +52,7 @@ class FinetuneResult:
     eval_loss: float | None
     eval_perplexity: float | None
     attack: AttackResult | None
+    audit: dict[str, Any] | None
     privacy: dict[str, Any]
     metrics: list[dict[str, Any]]
     samples: list[Sample]
@@ -88,6 +90,7 @@ def load_result(directory: RunDirectory) -> FinetuneResult:
         epsilon=guarantee["epsilon"],
         delta=guarantee["delta"],
         attack=attack,
+        audit=_read(directory.audit) if directory.audit.exists() else None,
         privacy=privacy,
         metrics=read_rows(directory.metrics),
         samples=[Sample(**sample) for sample in stored.pop("samples")],

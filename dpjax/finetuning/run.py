@@ -108,7 +108,7 @@ def _finish(run: Run | MeasuredRun, console: Console, interrupts: Interrupts) ->
     if ledger_error is not None:
         stages.warnings.append(f"{statements.TOTAL_UNKNOWN} The reason: {ledger_error}")
     try:
-        return measure(plan, tuned, directory, privacy, trained, stages)
+        return measure(run, tuned, privacy, trained, stages)
     except KeyboardInterrupt:
         raise RunInterrupted(
             "stopped after the last step, with the tuned model and privacy.json written; left are "
@@ -129,6 +129,8 @@ def _begin(run: Run) -> Run:
     write_json(directory.config, run.plan.config.to_dict())
     if starts_at_principal_a(run.plan.config):
         store_a(run.model, directory.start_a)
+    if run.canaries is not None:
+        run.canaries.seal(directory, run.run_key)
     checkpoint.start(directory.checkpoint)
     directory.store_key(run.run_key)
     return run

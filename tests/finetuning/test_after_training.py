@@ -27,6 +27,9 @@ PLACES = {
     "the evaluation on held-out records": (after_training, "evaluate"),
     "the attack": (after_training, "loss_attack"),
     "attack.json": (after_training, "write_json"),
+    "the audit": (after_training, "_audit"),
+    "audit.json": (after_training, "_write_audit"),
+    "audit.html": (after_training, "_write_audit_page"),
     "the answers to held-out prompts": (after_training, "write_samples"),
     "training.png": (run_report, "plot_training"),
     "roc.png": (run_report, "plot_roc"),
@@ -65,11 +68,12 @@ def measured(cheap_options, tmp_path_factory):
 
 def measure_again(measured, tmp_path):
     """Measures in a copy of the folder; returns the folder and the result."""
-    (plan, tuned, _, privacy, trained), before = measured
+    (started, tuned, privacy, trained), before = measured
     folder = tmp_path / "run"
     shutil.copytree(before, folder)
     stages = Stages(Interrupts())
-    result = after_training.measure(plan, tuned, RunDirectory(folder), privacy, trained, stages)
+    copied = dataclasses.replace(started, directory=RunDirectory(folder))
+    result = after_training.measure(copied, tuned, privacy, trained, stages)
     assert stages.left == []
     return folder, result
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from dpjax.data import DataSource
+from dpjax.finetuning.config.audit import Audit
 from dpjax.finetuning.config.compute import Compute, Generation
 from dpjax.finetuning.config.parse import build
 from dpjax.finetuning.config.privacy import Privacy
@@ -71,6 +72,7 @@ class FinetuneConfig(CheckedOptions):
     training: Training = dataclasses.field(default_factory=Training)
     compute: Compute = dataclasses.field(default_factory=Compute)
     generation: Generation = dataclasses.field(default_factory=Generation)
+    audit: Audit = dataclasses.field(default_factory=Audit)
     non_private: bool = False
     """The same recipe without clipping and noise. No privacy at all."""
     seed: int | None = None
@@ -143,6 +145,7 @@ class FinetuneConfig(CheckedOptions):
     def _check_task(self) -> None:
         """Refuses options that the task would not read."""
         check_choice("task", self.task, get_args(TaskName))
+        self.audit.check_task(self.task)
         for name, (default, tasks) in _OPTIONS_OF_TASKS.items():
             value = operator.attrgetter(name)(self)
             if self.task not in tasks and value != default:

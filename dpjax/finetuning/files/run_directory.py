@@ -38,8 +38,9 @@ class RunDirectory:
     """Paths and files of one run.
 
     config.json, privacy.json, privacy.html, metrics.jsonl, attack.json, report.md with pictures,
-    model/, adapter/ of LoRA on the checkpoint as it is; and while the run is unfinished private/
-    (run key and checkpoint, readable by the owner only).
+    model/, adapter/ of LoRA on the checkpoint as it is, manifest.json, audit.json and audit.html of
+    a run with canaries; and while the run is unfinished private/ (run key, checkpoint, coins and
+    canaries, readable by the owner only).
 
     The key is the last file of private/ that is written before training, and the first that is
     deleted: a run that has used its key and is not finished has it.
@@ -52,6 +53,9 @@ class RunDirectory:
         self.privacy_page = self.path / "privacy.html"
         self.metrics = self.path / "metrics.jsonl"
         self.attack = self.path / "attack.json"
+        self.manifest = self.path / "manifest.json"
+        self.audit = self.path / "audit.json"
+        self.audit_page = self.path / "audit.html"
         self.report = self.path / "report.md"
         self.training_picture, self.roc_picture = (self.path / name for name in _PICTURES)
         self.model = self.path / "model"
@@ -79,7 +83,7 @@ class RunDirectory:
         if self.run_key.exists():
             return RunState.UNFINISHED
         names = {path.name.removesuffix(_PARTIAL) for path in self.path.iterdir()}
-        before_the_key = {self.private.name, self.config.name}
+        before_the_key = {self.private.name, self.config.name, self.manifest.name}
         if self.private.is_dir() and names <= before_the_key:
             return RunState.NOT_STARTED
         if not self.privacy.exists() and not self.model.exists():
@@ -207,6 +211,9 @@ class RunDirectory:
             self.privacy_page,
             self.metrics,
             self.attack,
+            self.manifest,
+            self.audit,
+            self.audit_page,
             self.report,
         )
         pictures = (self.training_picture, self.roc_picture)

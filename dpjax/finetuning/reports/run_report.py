@@ -105,6 +105,10 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
     if result.attack is not None:
         sections += ["## Membership inference", _attack_text(result)]
         sections += _picture(directory.roc_picture, "ROC")
+    if result.audit is not None:
+        verdict = result.audit["verdict"]
+        sections += ["## Audit", f"Verdict: {verdict['conclusion']}. {verdict['sentence']}"]
+        sections.append("audit.html has the bounds, the attacks and the pictures.")
     if result.samples:
         sections += ["## Answers to held-out prompts", _samples_table(result.samples)]
     if plan.prompts is not None and plan.prompts.num_without:

@@ -39,6 +39,7 @@ class Plan:
         head: names of the parts of the model that tuning initialises.
         train: the training records.
         evaluation: the held-out records.
+        eval_records: the same as they were read.
         prompts: what the tuned model answers in the report; None where there is nothing to answer.
         started_at: when the run was started, in local time: chat templates get this date, and a
             resumed run must have the same.
@@ -55,6 +56,7 @@ class Plan:
     head: tuple[str, ...]
     train: EncodedRecords
     evaluation: EncodedRecords
+    eval_records: RecordColumns
     prompts: HeldOutPrompts | None
     started_at: datetime.datetime
     num_steps: int
@@ -62,6 +64,16 @@ class Plan:
     delta: float | None
     delta_is_default: bool
     dataset: DatasetIdentity | None
+
+    @property
+    def num_units(self) -> int:
+        """The training records, and the expected number of canaries among them."""
+        return len(self.train) + self.config.audit.num_canaries // 2
+
+    @property
+    def audit_delta(self) -> float:
+        """δ of what an audit finds: that of the guarantee, or the default one without privacy."""
+        return default_delta(len(self.train)) if self.delta is None else self.delta
 
     def fingerprint(self) -> str:
         """SHA-256 of the encoded training data: tells whether a resumed run sees the same."""
@@ -97,7 +109,8 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
     task = make_task(config, started_at)
     train_records, eval_records = task.read(config)
     task = task.with_training_records(train_records, eval_records)
-    num_units = len(train_records)
+    # Coins include half of the canaries. The number must not tell how they fell.
+    num_units = len(train_records) + config.audit.num_canaries // 2
     batch = config.training.expected_batch_size
     if batch > num_units:
         raise ValueError(
@@ -126,6 +139,7 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         head=head,
         train=train,
         evaluation=evaluation,
+        eval_records=eval_records,
         prompts=prompts,
         started_at=started_at,
         num_steps=num_steps,

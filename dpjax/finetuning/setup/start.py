@@ -16,6 +16,7 @@ from dpjax.finetuning.files.directory_lock import DirectoryLock
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.result import FinetuneResult, load_result
 from dpjax.finetuning.setup import identity
+from dpjax.finetuning.setup.canaries import RunCanaries, prepare_canaries
 from dpjax.finetuning.setup.initial_a import starts_at_principal_a, with_stored_a
 from dpjax.finetuning.setup.plan import Plan, prepare
 from dpjax.finetuning.setup.run_ledger import RunLedger
@@ -35,6 +36,7 @@ class Run:
         identity: what must be the same when it is resumed.
         ledger: its place in the ledger of the data set; None without one.
         model: what it trains, split by what is trained.
+        canaries: that audit it; None without an audit.
         lock: of the folder, where that was there already.
         resumes: whether it goes on with one that was interrupted.
         notices: sentences for whoever asked for the run.
@@ -47,6 +49,7 @@ class Run:
     identity: dict[str, Any]
     ledger: RunLedger | None
     model: SplitModel
+    canaries: RunCanaries | None
     lock: DirectoryLock | None
     resumes: bool
     notices: tuple[str, ...]
@@ -123,6 +126,7 @@ def _make_run(
     ledger = RunLedger.of(plan, run_key, run_id)
     if ledger is not None:
         ledger.check()
+    plan, canaries = prepare_canaries(plan, run_key)
     model = _load_model(plan, run_key)
     if resumes and starts_at_principal_a(config):
         model = with_stored_a(model, directory.start_a)
@@ -134,6 +138,7 @@ def _make_run(
         identity={"run_id": run_id, "started_at": started_at.isoformat(), **described},
         ledger=ledger,
         model=model,
+        canaries=canaries,
         lock=lock,
         resumes=resumes,
         notices=notices,

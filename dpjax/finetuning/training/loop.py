@@ -119,25 +119,27 @@ def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
     """Makes the steps: with privacy, sampler, clipping and noise read the one mechanism."""
     plan = run.plan
     loss = plan.task.loss_fn(run.model.graphdef)
+    present = None if run.canaries is None else run.canaries.present
     if plan.mechanism is None:
         batch_size = plan.config.training.expected_batch_size
-        return NonPrivateTraining(loss, optimizer, len(plan.train), batch_size, run.run_key)
+        return NonPrivateTraining(loss, optimizer, plan.num_units, batch_size, run.run_key, present)
     clip_norm = plan.config.privacy.clip_norm
-    return PrivateTraining(loss, optimizer, plan.mechanism, clip_norm, run.run_key)
+    return PrivateTraining(loss, optimizer, plan.mechanism, clip_norm, run.run_key, present)
 
 
 def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yields the microbatches of a step; each record drops what its own key says."""
     plan, config = run.plan, run.plan.config
+    records = plan.train if run.canaries is None else run.canaries.slots
     drops = config.tuning == "lora" and config.lora.dropout > 0
     dropout_key = run.run_key.dropout_key(step)
     microbatches = steps.batches(
         step,
         microbatch_size=config.training.microbatch_size,
-        order=functools.partial(by_length, plan.train),
+        order=functools.partial(by_length, records),
     )
     for rows, mask in microbatches:
-        batch = plan.task.batch(trim_padding(plan.train.take(rows)))
+        batch = plan.task.batch(trim_padding(records.take(rows)))
         yield (batch._replace(dropout_keys=_keys_of(dropout_key, rows)) if drops else batch), mask
 
 
