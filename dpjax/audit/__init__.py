@@ -72,6 +72,18 @@ from dpjax.audit.membership.intervals import tpr_interval as tpr_interval
 from dpjax.audit.membership.roc import RocCurve as RocCurve
 from dpjax.audit.membership.roc import auc as auc
 from dpjax.audit.membership.roc import roc_curve as roc_curve
+from dpjax.audit.references.bavaria import bavaria_scores as bavaria_scores
+from dpjax.audit.references.confidence import classifier_confidence as classifier_confidence
+from dpjax.audit.references.confidence import language_confidence as language_confidence
+from dpjax.audit.references.design import balanced_membership as balanced_membership
+from dpjax.audit.references.design import shadow_key as shadow_key
+from dpjax.audit.references.lira import lira_scores as lira_scores
+from dpjax.audit.references.rmia import rmia_log_ratios as rmia_log_ratios
+from dpjax.audit.references.rmia import rmia_scores as rmia_scores
+from dpjax.audit.references.scoring import score_shadows as score_shadows
+from dpjax.audit.references.training import Shadows as Shadows
+from dpjax.audit.references.training import ShadowTraining as ShadowTraining
+from dpjax.audit.references.training import train_shadows as train_shadows
 from dpjax.audit.reports.attack_section import render_attack_section as render_attack_section
 from dpjax.audit.reports.audit_page import audit_markdown as audit_markdown
 from dpjax.audit.reports.audit_page import audit_page as audit_page
@@ -144,6 +156,8 @@ __all__ = [
     "Power",
     "RocCurve",
     "Score",
+    "ShadowTraining",
+    "Shadows",
     "Suffix",
     "TokenStatistics",
     "Verdict",
@@ -155,6 +169,8 @@ __all__ = [
     "audit_markdown",
     "audit_page",
     "audit_power",
+    "balanced_membership",
+    "bavaria_scores",
     "bayesian_epsilon",
     "binomial_interval",
     "blind_baseline",
@@ -166,6 +182,7 @@ __all__ = [
     "check_canaries",
     "class_logits",
     "class_loss_score",
+    "classifier_confidence",
     "clopper_pearson_epsilon",
     "collect_evidence",
     "compressed_bytes",
@@ -199,6 +216,8 @@ __all__ = [
     "independent_channels_epsilon",
     "join_scores",
     "judge",
+    "language_confidence",
+    "lira_scores",
     "log_likelihood_ratio",
     "loss_attack",
     "loss_score",
@@ -226,16 +245,21 @@ __all__ = [
     "read_scores",
     "render_attack_section",
     "replace_tokens",
+    "rmia_log_ratios",
+    "rmia_scores",
     "roc_curve",
     "sampled_extraction",
     "samples_needed",
     "score_attack",
+    "score_shadows",
     "seal",
+    "shadow_key",
     "statistics_from_logits",
     "suffix_log_probs",
     "target_texts",
     "token_statistics",
     "tpr_interval",
+    "train_shadows",
     "unused_coordinates",
     "verify_audit_report",
     "wbc_score",

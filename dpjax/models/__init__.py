@@ -7,9 +7,13 @@ from dpjax.models.adapters.lora import LoraParam as LoraParam
 from dpjax.models.adapters.lora import add_lora as add_lora
 from dpjax.models.adapters.lora import base_model as base_model
 from dpjax.models.adapters.lora import drop_inputs as drop_inputs
+from dpjax.models.adapters.lora import fresh_lora as fresh_lora
 from dpjax.models.adapters.lora import has_lora as has_lora
 from dpjax.models.adapters.lora import merge_lora as merge_lora
 from dpjax.models.adapters.lora import merged_copy as merged_copy
+from dpjax.models.adapters.lower_layers import cut_lower_layers as cut_lower_layers
+from dpjax.models.adapters.lower_layers import lower_hidden_states as lower_hidden_states
+from dpjax.models.adapters.lower_layers import lowest_trained_layer as lowest_trained_layer
 from dpjax.models.adapters.principal_a import (
     start_a_at_principal_directions as start_a_at_principal_directions,
 )
@@ -75,9 +79,11 @@ __all__ = [
     "check_label_names",
     "continuation_log_probs",
     "count_parameters",
+    "cut_lower_layers",
     "drop_inputs",
     "end_token_ids",
     "family_of",
+    "fresh_lora",
     "generate",
     "has_lora",
     "head_names",
@@ -87,6 +93,8 @@ __all__ = [
     "load_classifier",
     "load_token_classifier",
     "load_tokenizer",
+    "lower_hidden_states",
+    "lowest_trained_layer",
     "measure_tokens",
     "merge_lora",
     "merged_copy",

@@ -17,6 +17,7 @@ from dpjax.models.families import Path
 from dpjax.models.net.heads import CausalLM, Model
 from dpjax.models.net.layers import Linear
 from dpjax.models.net.module_paths import get_module, path_in_model, set_module
+from dpjax.typing import PyTree
 
 
 class LoraParam(nnx.Param):
@@ -51,12 +52,11 @@ class LoraLinear(nnx.Module):
         dropout: float = 0.0,
     ):
         *layers, inputs, outputs = base.kernel.shape
-        bound = inputs**-0.5
         self.base = base
         self.scaling = scaling
         self.dropout = dropout
         self.dropout_key: DropoutKey | None = None
-        a = jax.random.uniform(key, (*layers, inputs, rank), jnp.float32, -bound, bound)
+        a = _draw_a(key, (*layers, inputs, rank))
         self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
         self.lora_b = LoraParam(jnp.zeros((*layers, rank, outputs), jnp.float32))
 
@@ -111,6 +111,28 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
         )
         set_module(model, path, lora)
     model.lora = config
+
+
+def fresh_lora(trainable: PyTree, *, key: jax.Array) -> PyTree:
+    """Returns trained parameters with their adapters as before training.
+
+    As in a fresh `LoraLinear`: A is drawn, B is zero. Other parameters stay as they are. A frozen A
+    is not among the trained parameters: only B is reset then.
+
+    Args:
+        trainable: nested dict, as `SplitModel.trainable`.
+        key: a JAX key for A; every adapter draws from one of its own.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(trainable)
+    fresh = []
+    for number, (path, leaf) in enumerate(leaves):
+        name = path[-1].key
+        if name == "lora_a":
+            leaf = _draw_a(jax.random.fold_in(key, number), leaf.shape)
+        elif name == "lora_b":
+            leaf = jnp.zeros_like(leaf)
+        fresh.append(leaf)
+    return jax.tree.unflatten(treedef, fresh)
 
 
 def merge_lora(model: Model) -> None:
@@ -199,6 +221,12 @@ def _unmerged_copy(model: Model) -> Model:
     graphdef, state = nnx.split(model)
     # Merging a dict of plain arrays makes new variables.
     return nnx.merge(graphdef, nnx.to_pure_dict(state))
+
+
+def _draw_a(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform in ±1/√in, `(..., in, r)` float32."""
+    bound = shape[-2] ** -0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
 def _adapters(model: Model) -> dict[Path, LoraLinear]:

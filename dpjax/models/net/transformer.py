@@ -22,10 +22,14 @@ class Transformer(nnx.Module):
 
     Deterministic: there is no dropout, in training neither, and the module holds no random state.
     With `scan_layers` the parameters of all layers are stacked: one `Block` with a leading axis.
+
+    With `first_layer` above 0 only the layers from that one on run: in place of ids the transformer
+    then reads what `hidden_below` returned, `(..., T, hidden_size)`.
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
+        self.first_layer = 0
         size, stddev = config.hidden_size, config.initializer_range
         self.embed_tokens = Embedding(config.vocab_size, size, stddev=stddev, rngs=rngs)
         if config.rope is None:
@@ -54,10 +58,24 @@ class Transformer(nnx.Module):
             ValueError: if T exceeds the learned positions of the model.
         """
         positions = positions_of(attention_mask)
-        hidden = self._embed(input_ids, positions)
+        hidden = self._start(input_ids, positions)
         around = self._surroundings(attention_mask, positions, 0)
         hidden, _ = self._run_layers(hidden, around, None)
         return self.norm(hidden) if self.config.final_norm else hidden
+
+    def hidden_below(
+        self, input_ids: jax.Array, attention_mask: jax.Array, layer: int
+    ) -> jax.Array:
+        """Hidden states that enter a layer, counted from 0; arguments as in `__call__`.
+
+        Layers must be unrolled.
+        """
+        positions = positions_of(attention_mask)
+        hidden = self._embed(input_ids, positions)
+        around = self._surroundings(attention_mask, positions, 0)
+        for index in range(layer):
+            hidden, _ = self._apply(self.layers[index], hidden, self._static(around, index), None)
+        return hidden
 
     def first_token(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Hidden state `(..., hidden_size)` of the first token; arguments as in `__call__`.
@@ -68,12 +86,12 @@ class Transformer(nnx.Module):
         if config.scan_layers or config.rope or config.causal:
             return self(input_ids, attention_mask)[..., 0, :]
         positions = positions_of(attention_mask)
-        hidden = self._embed(input_ids, positions)
+        hidden = self._start(input_ids, positions)
         around = self._surroundings(attention_mask, positions, 0)
-        *layers, last = self.layers
-        for index, layer in enumerate(layers):
-            hidden, _ = self._apply(layer, hidden, self._static(around, index), None)
-        hidden, _ = last(hidden, self._static(around, len(layers)), first_only=True)
+        last = config.num_layers - 1
+        for index in range(self.first_layer, last):
+            hidden, _ = self._apply(self.layers[index], hidden, self._static(around, index), None)
+        hidden, _ = self.layers[last](hidden, self._static(around, last), first_only=True)
         hidden = self.norm(hidden) if config.final_norm else hidden
         return hidden[..., 0, :]
 
@@ -110,6 +128,17 @@ class Transformer(nnx.Module):
             shape = (config.num_layers, *shape)
         empty = Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
         return empty if config.scan_layers else [empty] * config.num_layers
+
+    def _start(self, inputs: jax.Array, positions: jax.Array) -> jax.Array:
+        """What enters the first layer that runs."""
+        if not self.first_layer:
+            return self._embed(inputs, positions)
+        if not jnp.issubdtype(inputs.dtype, jnp.floating):
+            raise TypeError(
+                f"a model cut below layer {self.first_layer} reads hidden states, got "
+                f"{inputs.dtype}. Pass what lower_hidden_states returned"
+            )
+        return inputs
 
     def _embed(self, input_ids: jax.Array, positions: jax.Array) -> jax.Array:
         config = self.config
@@ -175,8 +204,8 @@ class Transformer(nnx.Module):
         config = self.config
         if not config.scan_layers:
             new = []
-            for index, layer in enumerate(self.layers):
-                cache = None if caches is None else caches[index]
+            for index in range(self.first_layer, config.num_layers):
+                layer, cache = self.layers[index], None if caches is None else caches[index]
                 hidden, cache = self._apply(layer, hidden, self._static(around, index), cache)
                 new.append(cache)
             return hidden, None if caches is None else new

@@ -1,0 +1,50 @@
+"""One program for all shadows: side by side or one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import jax
+
+from dpjax.typing import PyTree
+
+Mapping = Literal["auto", "vmap", "map"]
+
+
+def choose_mapping(mapping: Mapping) -> Literal["vmap", "map"]:
+    """Returns the mapping that suits the backend: "map" on CPUs, "vmap" elsewhere.
+
+    An accelerator is filled by the shadows together. A CPU is filled by one of them, and takes up
+    to 1.4 times as long for k together as for k one after another.
+
+    Args:
+        mapping: "auto", or one of the two, which is returned.
+
+    Raises:
+        ValueError: the mapping is unknown.
+    """
+    if mapping not in get_args(Mapping):
+        raise ValueError(f"mapping must be one of {get_args(Mapping)}, got {mapping!r}")
+    if mapping != "auto":
+        return mapping
+    return "map" if jax.default_backend() == "cpu" else "vmap"
+
+
+def map_shadows(
+    function: Callable[..., Any], mapping: Literal["vmap", "map"]
+) -> Callable[..., Any]:
+    """Makes `mapped(of_each, *shared)` of `function(of_one, *shared)`.
+
+    Args:
+        function: of what one shadow has, a pytree, and of what all share.
+        mapping: how the leading axis of `of_each` is run through.
+    """
+
+    def mapped(of_each: PyTree, *shared: PyTree) -> Any:
+        def of_one(own: PyTree) -> Any:
+            return function(own, *shared)
+
+        return jax.vmap(of_one)(of_each) if mapping == "vmap" else jax.lax.map(of_one, of_each)
+
+    return mapped

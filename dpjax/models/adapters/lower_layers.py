@@ -1,0 +1,103 @@
+"""The layers below everything that is trained: their output is the same for every adapter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+
+from dpjax.models.adapters.split_model import SplitModel
+from dpjax.models.net.module_paths import LAYERS
+
+# What the transformer reads before its first layer.
+_BEFORE_LAYERS = ("embed_tokens", "embed_positions", "embed_types", "embedding_norm")
+
+
+def lowest_trained_layer(model: SplitModel) -> int:
+    """Returns the lowest layer that is trained, counted from 0; no embedding or layer below is.
+
+    At most the last layer, also where only the head is trained. 0 where an embedding is trained or
+    layers are stacked: nothing can be computed beforehand then.
+    """
+    config = model.merge().config
+    if config.scan_layers:
+        return 0
+    lowest = config.num_layers - 1
+    for path, _ in jax.tree_util.tree_leaves_with_path(model.trainable):
+        keys = tuple(part.key for part in path)
+        if keys[:1] == LAYERS[:1] and keys[1] in _BEFORE_LAYERS:
+            return 0
+        if keys[:2] == LAYERS:
+            lowest = min(lowest, keys[2])
+    return lowest
+
+
+def cut_lower_layers(model: SplitModel, layer: int) -> SplitModel:
+    """Returns the model that reads hidden states in place of token ids, and runs from `layer` on.
+
+    Parameters and their paths stay the same; those below `layer` are not used. What was written for
+    the whole model works with `lower_hidden_states` where it passed ids.
+
+    Args:
+        model: with unrolled layers.
+        layer: at least 1, at most `lowest_trained_layer(model)`.
+
+    Raises:
+        ValueError: something below `layer` is trained, or nothing lies below.
+    """
+    lowest = lowest_trained_layer(model)
+    if not 1 <= layer <= lowest:
+        raise ValueError(
+            f"layer must be at least 1 and at most {lowest}, the lowest that is trained, got "
+            f"{layer}. At 0 nothing can be computed beforehand: use the model as it is"
+        )
+    whole = model.merge()
+    whole.transformer.first_layer = layer
+    is_trained = {
+        tuple(part.key for part in path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(model.trainable)
+    }
+    graphdef, _, _ = nnx.split(whole, lambda path, _: tuple(path) in is_trained, ...)
+    return model._replace(graphdef=graphdef)
+
+
+def lower_hidden_states(
+    model: SplitModel,
+    input_ids: ArrayLike,
+    attention_mask: ArrayLike,
+    layer: int,
+    *,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Computes what enters a layer, for all texts.
+
+    Args:
+        model: with unrolled layers, not cut.
+        input_ids: `(n, T)` integers.
+        attention_mask: `(n, T)` bool, False at padding.
+        layer: at least 1, at most `lowest_trained_layer(model)`.
+        batch_size: how many texts are processed at a time.
+
+    Returns:
+        `(n, T, hidden_size)` in the model's dtype, on the host.
+
+    Raises:
+        ValueError: something below `layer` is trained, or nothing lies below.
+    """
+    cut_lower_layers(model, layer)
+
+    @jax.jit
+    def run(trainable: Any, frozen: Any, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        transformer = nnx.merge(model.graphdef, trainable, frozen).transformer
+
+        def of_text(text: tuple[jax.Array, jax.Array]) -> jax.Array:
+            return transformer.hidden_below(*text, layer)
+
+        return jax.lax.map(of_text, (ids, mask), batch_size=batch_size)
+
+    texts = jnp.asarray(input_ids, jnp.int32), jnp.asarray(attention_mask)
+    return np.asarray(run(model.trainable, model.frozen, *texts))
