@@ -15,7 +15,7 @@ def bavaria_scores(
     membership: ArrayLike,
     *,
     offline: bool = False,
-    prior_shadows: float = 4.0,
+    prior_shadows: float = 2.0,
 ) -> NDArray[np.float64]:
     """Returns LiRA's ratio with predictive densities that know how few shadows there are.
 

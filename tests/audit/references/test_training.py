@@ -97,19 +97,17 @@ def both_ways(request):
 def test_a_shadow_is_what_an_ordinary_loop_makes(both_ways, shadow):
     private, plain = both_ways
     close(of_shadow(private, shadow), by_ordinary_loop(shadow, CLIP, SIGMA))
-    # With hardly any noise on sums that nothing shortens.
-    close(of_shadow(plain, shadow), by_ordinary_loop(shadow, 1e4, 1e-9))
+    # Next to no noise on sums that nothing shortens: Adam would lengthen it.
+    close(of_shadow(plain, shadow), by_ordinary_loop(shadow, 10.0, 1e-18))
 
 
-def test_records_that_are_left_out_leave_no_trace(both_ways):
-    for shadows, training in zip(both_ways, (PRIVATE, PLAIN), strict=True):
-        shadow = 1
-        changed = {"x": RECORDS["x"].copy(), "y": (RECORDS["y"] + 1) % CLASSES}
-        changed["x"][MEMBERSHIP[shadow]] = RECORDS["x"][MEMBERSHIP[shadow]]
-        changed["y"][MEMBERSHIP[shadow]] = RECORDS["y"][MEMBERSHIP[shadow]]
-        changed["x"][~MEMBERSHIP[shadow]] = np.nan
-        again = train(training, "map", MEMBERSHIP[:2], records=changed)
-        close(of_shadow(again, shadow), of_shadow(shadows, shadow))
+@pytest.mark.parametrize("training", [PRIVATE, PLAIN])
+def test_records_that_are_left_out_leave_no_trace(training):
+    shadows = train(training, "map", MEMBERSHIP[:2])
+    changed = {name: leaf.copy() for name, leaf in RECORDS.items()}
+    changed["x"][~MEMBERSHIP[1]] = np.nan
+    again = train(training, "map", MEMBERSHIP[:2], records=changed)
+    close(of_shadow(again, 1), of_shadow(shadows, 1), atol=0)
 
 
 def test_shadows_have_keys_of_their_own():
@@ -119,8 +117,7 @@ def test_shadows_have_keys_of_their_own():
     assert not np.allclose(alike.losses[0], alike.losses[1])
 
 
-@pytest.mark.parametrize("microbatch_size", [1, 2, 50])
-@pytest.mark.parametrize("mapping", ["vmap", "map"])
+@pytest.mark.parametrize(("microbatch_size", "mapping"), [(2, "vmap"), (1, "map"), (50, "map")])
 def test_microbatches_change_memory_only(both_ways, microbatch_size, mapping):
     training = ShadowTraining(
         num_steps=STEPS, expected_batch_size=BATCH, microbatch_size=microbatch_size
@@ -185,10 +182,10 @@ def test_a_shadow_that_diverged_is_named():
 
 def test_reference_attacks_beat_the_loss_attack():
     """An overfitted linear model; how hard a record is differs more than what membership adds."""
-    n, size, k = 80, 24, 16
-    rng = np.random.default_rng(4)
+    n, size, k = 200, 150, 16
+    rng = np.random.default_rng(1)
     x = rng.normal(size=(n, size)) * rng.choice([0.2, 0.5, 1.0], (n, 1))
-    y = (x @ rng.normal(size=size) + rng.normal(size=n) > 0).astype(np.int32)
+    y = (x @ rng.normal(size=size) + 5 * rng.normal(size=n) > 0).astype(np.int32)
     records = {"x": x.astype(np.float32), "y": y}
     model = SplitModel(
         None,
@@ -217,9 +214,10 @@ def test_reference_attacks_beat_the_loss_attack():
         "lira": lira_scores(scores[0], scores[1:], membership[1:]),
         "lira offline": lira_scores(scores[0], scores[1:], membership[1:], offline=True),
         "bavaria": bavaria_scores(scores[0], scores[1:], membership[1:]),
+        "bavaria offline": bavaria_scores(scores[0], scores[1:], membership[1:], offline=True),
     }
     areas = {name: area(values) for name, values in attacks.items()}
-    print(by_loss, areas)
+    assert by_loss > 0.6
     assert min(areas.values()) > by_loss + 0.05
     # RMIA compares each half of the records with a half that the target left out.
     population = ~is_member
@@ -231,7 +229,7 @@ def test_reference_attacks_beat_the_loss_attack():
         log_probs[1:, population],
         membership[1:, population],
     )
-    assert area(rmia) > by_loss
+    assert area(rmia) > by_loss + 0.05
 
 
 def _log_probs(outputs, labels):
