@@ -90,6 +90,7 @@ class ClippedGradFn:
     strategy: str
     microbatch_size: int | None
     has_aux: bool
+    num_vmapped: int = 1
 
     @property
     def clip_norm(self) -> float | jax.Array:
@@ -157,7 +158,8 @@ class ClippedGradFn:
         batch_size = mask.shape[0]
         if batch_size == 0:
             return self._empty(loss_fn, params, batch)
-        clip_one = strategy_named(self.strategy)(loss_fn, self.rule, self.has_aux)
+        make_clip = strategy_named(self.strategy)
+        clip_one = make_clip(loss_fn, self.rule, self.has_aux, self.num_vmapped)
         try:
             if self.microbatch_size is None or self.microbatch_size >= batch_size:
                 return _assembled(*clip_one(params, batch, mask))
@@ -191,6 +193,7 @@ def clipped_grad(
     strategy: str = "auto",
     microbatch_size: int | None = None,
     has_aux: bool = False,
+    num_vmapped: int = 1,
 ) -> ClippedGradFn:
     """Transforms a loss of one example into a function that returns Σᵢ cᵢ ∇loss(params, exampleᵢ).
 
@@ -222,10 +225,14 @@ def clipped_grad(
             whole batch at once. Changes memory, not the result. With a batch spread over devices,
             a multiple of their number, so that each takes its share of every microbatch.
         has_aux: the loss returns `(scalar, aux)`.
+        num_vmapped: how many calls `jax.vmap` of the function runs at once, for instance one for
+            each of several models. Memory is limited for as many batches together; the function
+            itself sees one. Changes memory and time, not the result.
 
     Raises:
         TypeError: `clip_norm` is not a number, `rule` not a rule, or not exactly one is given.
-        ValueError: the clip norm or microbatch size is not positive, or the strategy is unknown.
+        ValueError: the clip norm, microbatch size or number of calls is not positive, or the
+            strategy is unknown.
 
     Example:
         The gradient of this loss is the example itself: norms 5, 1 and 0.
@@ -246,8 +253,10 @@ def clipped_grad(
         raise TypeError(f"rule must be a clipping rule such as FlatClipping(1.0), got {rule!r}")
     if microbatch_size is not None and microbatch_size < 1:
         raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
+    if num_vmapped < 1:
+        raise ValueError(f"num_vmapped must be at least 1, got {num_vmapped}")
     strategy_named(strategy)
-    return ClippedGradFn(loss_fn, rule, strategy, microbatch_size, has_aux)
+    return ClippedGradFn(loss_fn, rule, strategy, microbatch_size, has_aux, num_vmapped)
 
 
 def _checked_batch_size(batch: PyTree) -> int:

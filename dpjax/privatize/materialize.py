@@ -20,12 +20,14 @@ from dpjax.typing import PyTree
 
 
 def materialize(
-    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, num_vmapped: int = 1
 ) -> Callable[..., Any]:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by `vmap` of `grad`.
 
-    `clip` raises ValueError if the gradient of one example exchanges values over a named axis.
+    Nothing here is done in portions that `num_vmapped` could make smaller. `clip` raises ValueError
+    if the gradient of one example exchanges values over a named axis.
     """
+    del num_vmapped
     of_one = jax.value_and_grad(loss_fn, has_aux=has_aux)
     value_and_grad = jax.vmap(of_one, in_axes=(None, 0))
 

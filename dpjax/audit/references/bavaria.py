@@ -64,7 +64,7 @@ def bavaria_scores(
         >>> shadows = [[0.0, 0.0], [1.0, 1.0], [0.0, 9.0], [1.0, 9.0]]
         >>> is_in = [[False, False], [False, False], [False, True], [False, True]]
         >>> bavaria_scores([3.0, 3.0], shadows, is_in, offline=True).round(3).tolist()
-        [2.87, 2.407]
+        [2.487, 1.953]
     """
     if not (np.isfinite(prior_shadows) and prior_shadows > 0):
         raise ValueError(f"prior_shadows must be positive and finite, got {prior_shadows}")

@@ -75,8 +75,8 @@ def language_confidence(mean_log_probs: ArrayLike) -> NDArray[np.float64]:
         ValueError: there is none, one is not finite, or one is positive.
 
     Example:
-        >>> language_confidence([-0.6931471805599453, -1e-9]).round(6).tolist()
-        [-0.0, 16.635532]
+        >>> language_confidence([-0.1, -1e-9]).round(6).tolist()
+        [2.252168, 16.635532]
     """
     log_probs = checked_log_probs("mean_log_probs", mean_log_probs, max(1, np.ndim(mean_log_probs)))
     log_probs = np.minimum(log_probs, _LARGEST_LOG_PROB)

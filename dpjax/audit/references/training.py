@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +147,7 @@ def train_shadows(
         expected_batch_size=training.expected_batch_size,
         microbatch_size=training.microbatch_size,
     )
-    program = compile_training(loss, optimizer, training, choose_mapping(mapping))
+    program = compile_training(loss, optimizer, training, choose_mapping(mapping), len(is_in))
     trainable, losses = program(
         of_each_shadow(model, training, keys, batches), model.frozen, records
     )
@@ -174,7 +174,8 @@ def compile_training(
     loss: ShadowLoss,
     optimizer: optax.GradientTransformation,
     training: ShadowTraining,
-    mapping: Any,
+    mapping: Literal["vmap", "map"],
+    num_shadows: int,
 ) -> Callable[[PyTree, PyTree, PyTree], tuple[PyTree, jax.Array]]:
     """Makes the compiled program `(of_each, frozen, records) -> (trainable, losses)`.
 
@@ -182,9 +183,11 @@ def compile_training(
         loss: as for `train_shadows`.
         optimizer: as for `train_shadows`.
         training: as for `train_shadows`.
-        mapping: "vmap" or "map".
+        mapping: how shadows are run through.
+        num_shadows: k, how many of them.
     """
     mean_of = _make_mean(training)
+    num_vmapped = num_shadows if mapping == "vmap" else 1
 
     def train(own: PyTree, frozen: PyTree, records: PyTree) -> tuple[PyTree, jax.Array]:
         start, batches, noise_keys = own
@@ -193,7 +196,7 @@ def compile_training(
             return loss(params, record, frozen)
 
         clip_norm = _UNREACHED_NORM if training.clip_norm is None else training.clip_norm
-        clipped = clipped_grad(record_loss, clip_norm=clip_norm)
+        clipped = clipped_grad(record_loss, clip_norm=clip_norm, num_vmapped=num_vmapped)
 
         def step(carry: tuple[PyTree, PyTree], drawn: PyTree) -> tuple[Any, jax.Array]:
             params, state = carry

@@ -41,30 +41,37 @@ from dpjax.privatize.structured.self_check import compare_strategies
 from dpjax.typing import Clip, PyTree
 
 
-def one_backward(loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool) -> Clip:
+def one_backward(
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, num_vmapped: int = 1
+) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory: all operands."""
-    return _or_materialize(loss_fn, rule, has_aux, "one_backward")
+    return _or_materialize(loss_fn, rule, has_aux, "one_backward", num_vmapped)
 
 
-def two_backwards(loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool) -> Clip:
+def two_backwards(
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, num_vmapped: int = 1
+) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory of a step."""
-    return _or_materialize(loss_fn, rule, has_aux, "two_backwards")
+    return _or_materialize(loss_fn, rule, has_aux, "two_backwards", num_vmapped)
 
 
-def auto(loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool) -> Clip:
+def auto(
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, num_vmapped: int = 1
+) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by the cheapest way."""
-    return _or_materialize(loss_fn, rule, has_aux, "auto")
+    return _or_materialize(loss_fn, rule, has_aux, "auto", num_vmapped)
 
 
 def _or_materialize(
-    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, name: str
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, name: str, num_vmapped: int
 ) -> Clip:
     """A strategy by name; `materialize`, with a warning, where a program cannot be taken apart."""
 
     def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple[Any, ...]:
         try:
             check_readable()
-            return clip_structured(loss_fn, rule, has_aux, name)(params, batch, mask)
+            clip_batch = clip_structured(loss_fn, rule, has_aux, num_vmapped, name=name)
+            return clip_batch(params, batch, mask)
         except UnreadableProgramError as error:
             warnings.warn(
                 f"computing every per-example gradient (strategy materialize): {error}",
@@ -87,7 +94,12 @@ def _self_check() -> str | None:
 
 
 def clip_structured(
-    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, name: str
+    loss_fn: Callable[..., Any],
+    rule: ClippingRule,
+    has_aux: bool,
+    num_vmapped: int = 1,
+    *,
+    name: str,
 ) -> Clip:
     """The same for any version of JAX.
 
@@ -96,21 +108,27 @@ def clip_structured(
 
     def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple[Any, ...]:
         gradient = gradient_program(loss_fn, has_aux, params, example_types(batch))
-        chosen = choose(gradient, mask.shape[0]) if name == "auto" else name
+        at_once = num_vmapped * mask.shape[0]
+        chosen = choose(gradient, at_once) if name == "auto" else name
         if chosen == "materialize":
             return materialize(loss_fn, rule, has_aux)(params, batch, mask)
         mention_dense_terms(gradient, params)
         sums = {"one_backward": _one_backward, "two_backwards": _two_backwards}[chosen]
-        return sums(gradient, rule, params, batch, mask)
+        return sums(gradient, rule, params, batch, mask, at_once)
 
     return clip
 
 
 def _one_backward(
-    gradient: GradientProgram, rule: ClippingRule, params: PyTree, batch: PyTree, mask: jax.Array
+    gradient: GradientProgram,
+    rule: ClippingRule,
+    params: PyTree,
+    batch: PyTree,
+    mask: jax.Array,
+    at_once: int,
 ) -> tuple[Any, ...]:
-    budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
-    kept = kept_formed(gradient.terms, mask.shape[0])
+    budget = Budget(DEFAULT_BUDGET_VALUES, at_once)
+    kept = kept_formed(gradient.terms, at_once)
     requests = [
         values_request([gradient.loss, *gradient.aux]),
         *(
@@ -141,9 +159,14 @@ def _one_backward(
 
 
 def _two_backwards(
-    gradient: GradientProgram, rule: ClippingRule, params: PyTree, batch: PyTree, mask: jax.Array
+    gradient: GradientProgram,
+    rule: ClippingRule,
+    params: PyTree,
+    batch: PyTree,
+    mask: jax.Array,
+    at_once: int,
 ) -> tuple[Any, ...]:
-    budget = Budget(DEFAULT_BUDGET_VALUES, mask.shape[0])
+    budget = Budget(DEFAULT_BUDGET_VALUES, at_once)
     requests = [norm_request(gradient.program, terms, budget) for terms in gradient.terms]
     forward = values_request([gradient.loss, *gradient.aux])
     examples = PerExample(gradient, params, batch, [forward, *requests])
