@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
@@ -37,7 +39,7 @@ def bavaria_scores(
 
         t with ν = ν₀ + k − 1,  location φ̄,  scale² = (ν₀ s² + Σ (φᵢ − φ̄)²) / ν · (1 + 1 / k).
 
-    A large ν₀ gives LiRA with pooled variance, ν₀ → 0 a variance of each record's own. Online the
+    The choice of these values is dpjax's, not the paper's. A large ν₀ gives LiRA with pooled variance, ν₀ → 0 a variance of each record's own. Online the
     score is log t_in(φ) − log t_out(φ). Offline it is the z with Φ(z) = P[t_out ≤ φ]: a record
     with fewer shadows needs a larger deviation for the same score.
 
@@ -81,7 +83,7 @@ def bavaria_scores(
 
 def _predict(
     targets: NDArray[np.float64], side: Side, name: str, prior_shadows: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
     """Degrees of freedom, standardised scores and log-densities of the predictive, (n,) each."""
     number = side.number
     freedom = prior_shadows + number - 1

@@ -16,7 +16,7 @@ def classifier_confidence(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.fl
     """Returns φ = log p_y − log(1 − p_y) of each record's label y.
 
     Carlini et al. 2022 ("Membership Inference Attacks From First Principles", arXiv:2112.03570,
-    section IV.C). Computed as z_y − log Σ_{c ≠ y} exp z_c from the logits z: neither p_y nor
+    section IV). Computed as z_y − log Σ_{c ≠ y} exp z_c from the logits z: neither p_y nor
     1 − p_y is formed, hence nothing is lost where p_y is close to 0 or 1.
 
     Args:
@@ -58,7 +58,7 @@ def classifier_confidence(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.fl
 def language_confidence(mean_log_probs: ArrayLike) -> NDArray[np.float64]:
     """Returns φ = log p − log(1 − p) with p = exp(mean log-probability of a record's tokens).
 
-    The confidence of Carlini et al. 2022 (arXiv:2112.03570, section IV.C) with p the geometric
+    The confidence of Carlini et al. 2022 (arXiv:2112.03570, section IV) with p the geometric
     mean of the tokens' probabilities, which does not depend on the record's length as their product
     does. Computed as m − log(−expm1(m)). A probability within 2⁻²⁴ of one, the resolution of
     float32, counts as 1 − 2⁻²⁴.

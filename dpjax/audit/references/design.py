@@ -16,7 +16,7 @@ def balanced_membership(
     """Draws which shadows train on which records: every record in exactly half of the shadows.
 
     Each record's half is drawn uniformly and independently of the other records' (Carlini et al.
-    2022, arXiv:2112.03570, section V.A, have each record in half of the shadows on average). Every
+    2022, arXiv:2112.03570, train on random halves of the records too). Every
     record then has as many scores on either side, and shadows train on about n/2 records each.
 
     Args:

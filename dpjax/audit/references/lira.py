@@ -12,7 +12,7 @@ from dpjax.audit.references.sides import Side, split_sides
 Variance = Literal["auto", "record", "pooled"]
 Center = Literal["mean", "median"]
 
-# Carlini et al. 2022, section VI.A: with fewer shadows, one variance for all records does better.
+# Carlini et al. 2022: with fewer shadows, one variance for all records does better.
 _SHADOWS_FOR_A_VARIANCE = 64
 
 
@@ -29,7 +29,7 @@ def lira_scores(
 
     Carlini et al. 2022 ("Membership Inference Attacks From First Principles", arXiv:2112.03570).
     Online (algorithm 1): Λ = log N(φ; μ_in, σ_in²) − log N(φ; μ_out, σ_out²). Offline (section
-    IV.E) z = (φ − μ_out) / σ_out, of which the paper takes Φ(z): the order is the same, but Φ is 1
+    IV) z = (φ − μ_out) / σ_out, of which the paper takes Φ(z): the order is the same, but Φ is 1
     in floating-point from z = 8.3 on and would tie the most exposed records.
 
     The numbers are descriptive: `score_attack` makes rates and intervals of them, and the guesses

@@ -24,7 +24,7 @@ def rmia_scores(
     """Returns the share of population records z over which a record x dominates.
 
     Zarifzadeh, Liu and Shokri 2024 ("Low-Cost High-Power Membership Inference Attacks",
-    arXiv:2312.03262): the score of x is P_z[ratio(x) / ratio(z) ≥ γ] (equation 4) with
+    arXiv:2312.03262): the score of x is P_z[ratio(x) / ratio(z) ≥ γ] (section 3) with
     ratio(x) = p(x | θ) / p(x), θ the attacked model, as `rmia_log_ratios` has it. One to four
     shadow models are enough to be useful.
 
@@ -92,7 +92,7 @@ def rmia_log_ratios(
 
     Online p(x) = ½ (mean of p over the shadows that trained on x + mean over the others), as if
     half of all models had. Offline only the latter mean is known, and p(x) = ½ ((1 + a) mean_out +
-    1 − a) stands for both (Zarifzadeh et al. 2024, arXiv:2312.03262, section 3 and appendix B.2.2).
+    1 − a) stands for both (Zarifzadeh et al. 2024, arXiv:2312.03262).
 
     Args:
         target_log_probs: (n,) log p(x | θ) of the records in nats, at most 0.

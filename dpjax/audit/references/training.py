@@ -91,7 +91,7 @@ def train_shadows(
     """Trains k shadow models on one frozen base, each on the records that `membership` gives it.
 
     One compiled program runs all steps of all shadows. Each has a run key of its own,
-    `shadow_key(run_key, i)`, which draws its adapters (`fresh_lora`), its Poisson batches among its
+    `shadow_key(run_key, i)`, which draws its adapters (`dpjax.models.fresh_lora`), its Poisson batches among its
     own records and, in private training, its noise. A shadow is what an ordinary loop of
     `private_gradient` with that key makes of its records alone. Dropout is off.
 
@@ -205,7 +205,7 @@ def compile_training(
             def add(total: PyTree, piece: ShadowBatches) -> tuple[PyTree, None]:
                 def add_some() -> PyTree:
                     batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[piece.rows], records)
-                    result = clipped(params, batch, piece.counts)
+                    result = clipped(params, batch, jnp.asarray(piece.counts))
                     finite = jnp.where(jnp.isfinite(result.losses), result.losses, 0.0)
                     return jax.tree.map(jnp.add, total, (result.grads, jnp.sum(finite)))
 
@@ -224,10 +224,10 @@ def compile_training(
     return jax.jit(map_shadows(train, mapping))
 
 
-def _make_mean(training: ShadowTraining) -> Callable[[PyTree, jax.Array | None], PyTree]:
+def _make_mean(training: ShadowTraining) -> Callable[[PyTree, Any], PyTree]:
     """Makes the function from a clipped sum and noise keys to the gradient of a step."""
-    batch_size = training.expected_batch_size
-    if training.clip_norm is None:
+    batch_size, clip_norm = training.expected_batch_size, training.clip_norm
+    if clip_norm is None or training.noise_multiplier is None:
         return lambda summed, _: jax.tree.map(lambda grad: grad / batch_size, summed)
     # Of the mechanism only noise multiplier and expected batch size are read here.
     mechanism = DPSGD(
@@ -236,9 +236,7 @@ def _make_mean(training: ShadowTraining) -> Callable[[PyTree, jax.Array | None],
         noise_multiplier=training.noise_multiplier,
         num_steps=training.num_steps,
     )
-    return lambda summed, keys: noisy_mean(
-        summed, keys, mechanism=mechanism, clip_norm=training.clip_norm
-    )
+    return lambda summed, keys: noisy_mean(summed, keys, mechanism=mechanism, clip_norm=clip_norm)
 
 
 def _check_finite(trainable: PyTree) -> None:
