@@ -39,9 +39,10 @@ def bavaria_scores(
 
         t with ν = ν₀ + k − 1,  location φ̄,  scale² = (ν₀ s² + Σ (φᵢ − φ̄)²) / ν · (1 + 1 / k).
 
-    The choice of these values is dpjax's, not the paper's. A large ν₀ gives LiRA with pooled variance, ν₀ → 0 a variance of each record's own. Online the
-    score is log t_in(φ) − log t_out(φ). Offline it is the z with Φ(z) = P[t_out ≤ φ]: a record
-    with fewer shadows needs a larger deviation for the same score.
+    These values of the prior are dpjax's choice. A large ν₀ gives LiRA with pooled variance, ν₀ → 0
+    a variance of each record's own. Online the score is log t_in(φ) − log t_out(φ). Offline it is
+    the z with Φ(z) = P[t_out ≤ φ]: a record with fewer shadows needs a larger deviation for the
+    same score.
 
     Args:
         target_scores: (n,) scores φ under the attacked model, as for `lira_scores`.

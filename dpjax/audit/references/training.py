@@ -91,9 +91,9 @@ def train_shadows(
     """Trains k shadow models on one frozen base, each on the records that `membership` gives it.
 
     One compiled program runs all steps of all shadows. Each has a run key of its own,
-    `shadow_key(run_key, i)`, which draws its adapters (`dpjax.models.fresh_lora`), its Poisson batches among its
-    own records and, in private training, its noise. A shadow is what an ordinary loop of
-    `private_gradient` with that key makes of its records alone. Dropout is off.
+    `shadow_key(run_key, i)`, which draws its adapters (`dpjax.models.fresh_lora`), its Poisson
+    batches among its own records and, in private training, its noise. A shadow is what an ordinary
+    loop of `private_gradient` with that key makes of its records alone. Dropout is off.
 
     Shadows are instruments of the attack: nothing is accounted for them, and they must stay as
     private as the records.
