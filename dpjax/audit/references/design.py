@@ -57,6 +57,11 @@ def shadow_key(run_key: RunKey, shadow: int) -> RunKey:
 
     Raises:
         TypeError: `run_key` is not a RunKey.
+
+    Example:
+        >>> run_key = RunKey.from_os_entropy()
+        >>> shadow_key(run_key, 0) == shadow_key(run_key, 1), shadow_key(run_key, 0) == run_key
+        (False, False)
     """
     return derive_key(run_key, "shadow", shadow)
 

@@ -43,6 +43,11 @@ class ShadowTraining:
     Raises:
         ValueError: a number is not positive, or only one of `clip_norm` and `noise_multiplier` is
             given.
+
+    Example:
+        >>> training = ShadowTraining(num_steps=100, expected_batch_size=32)
+        >>> training.clip_norm is None
+        True
     """
 
     num_steps: int
@@ -70,6 +75,15 @@ class Shadows:
         trainable: the trained parameters, every leaf with a leading axis of k shadows.
         membership: (k, n) bool, True where a shadow was trained on a record.
         losses: (k, steps) float32, summed over the batch and divided by B.
+
+    Example:
+        >>> shadows = Shadows(
+        ...     trainable={"w": jnp.zeros((2, 7))},
+        ...     membership=np.array([[True, False, True], [False, True, True]]),
+        ...     losses=np.ones((2, 5), np.float32),
+        ... )
+        >>> shadows.membership.sum(axis=1).tolist()
+        [2, 2]
     """
 
     trainable: PyTree

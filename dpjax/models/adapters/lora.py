@@ -122,6 +122,12 @@ def fresh_lora(trainable: PyTree, *, key: jax.Array) -> PyTree:
     Args:
         trainable: nested dict, as `SplitModel.trainable`.
         key: a JAX key for A; every adapter draws from one of its own.
+
+    Example:
+        >>> trained = {"q_proj": {"lora_a": jnp.ones((6, 2)), "lora_b": jnp.ones((2, 4))}}
+        >>> fresh = fresh_lora(trained, key=jax.random.key(0))["q_proj"]
+        >>> bool((abs(fresh["lora_a"]) < 6**-0.5).all()), float(fresh["lora_b"].max())
+        (True, 0.0)
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(trainable)
     fresh = []

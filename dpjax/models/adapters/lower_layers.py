@@ -22,6 +22,18 @@ def lowest_trained_layer(model: SplitModel) -> int:
 
     At most the last layer, also where only the head is trained. 0 where an embedding is trained or
     layers are stacked: nothing can be computed beforehand then.
+
+    Example:
+        >>> from dpjax.lora_config import LoraConfig
+        >>> from dpjax.models import CausalLM, Trainable, add_lora, parse_config, split_trainable
+        >>> from transformers import GPT2Config
+        >>> small = GPT2Config(n_embd=8, n_layer=3, n_head=2)
+        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> lora = LoraConfig(rank=2, layers_to_transform=(2,))
+        >>> add_lora(model, lora, key=jax.random.key(0))
+        >>> split = split_trainable(model, Trainable.lora())
+        >>> lowest_trained_layer(split)
+        2
     """
     config = model.merge().config
     if config.scan_layers:
@@ -48,6 +60,21 @@ def cut_lower_layers(model: SplitModel, layer: int) -> SplitModel:
 
     Raises:
         ValueError: something below `layer` is trained, or nothing lies below.
+
+    Example:
+        >>> from dpjax.lora_config import LoraConfig
+        >>> from dpjax.models import CausalLM, Trainable, add_lora, parse_config, split_trainable
+        >>> from transformers import GPT2Config
+        >>> small = GPT2Config(n_embd=8, n_layer=3, n_head=2)
+        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> lora = LoraConfig(rank=2, layers_to_transform=(2,))
+        >>> add_lora(model, lora, key=jax.random.key(0))
+        >>> split = split_trainable(model, Trainable.lora())
+        >>> ids, mask = jnp.ones((5, 4), jnp.int32), jnp.ones((5, 4), bool)
+        >>> hidden = lower_hidden_states(split, ids, mask, 2)
+        >>> cut = cut_lower_layers(split, 2)
+        >>> bool(jnp.allclose(cut.merge()(hidden, mask), model(ids, mask), atol=1e-4))
+        True
     """
     lowest = lowest_trained_layer(model)
     if not 1 <= layer <= lowest:
@@ -87,6 +114,19 @@ def lower_hidden_states(
 
     Raises:
         ValueError: something below `layer` is trained, or nothing lies below.
+
+    Example:
+        >>> from dpjax.lora_config import LoraConfig
+        >>> from dpjax.models import CausalLM, Trainable, add_lora, parse_config, split_trainable
+        >>> from transformers import GPT2Config
+        >>> small = GPT2Config(n_embd=8, n_layer=3, n_head=2)
+        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> lora = LoraConfig(rank=2, layers_to_transform=(2,))
+        >>> add_lora(model, lora, key=jax.random.key(0))
+        >>> split = split_trainable(model, Trainable.lora())
+        >>> mask = np.ones((5, 4), bool)
+        >>> lower_hidden_states(split, np.ones((5, 4), int), mask, 2).shape
+        (5, 4, 8)
     """
     cut_lower_layers(model, layer)
 
