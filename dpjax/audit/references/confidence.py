@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logsumexp
 
-from dpjax.audit.references.sides import checked_log_probs, checked_numbers
+from dpjax.audit.references.sides import checked_log_probs
+from dpjax.audit.scores.class_scores import confidence_score
 
 # The largest probability below one that float32 holds.
 _LARGEST_LOG_PROB = float(np.log1p(-(2.0**-24)))
@@ -15,9 +15,8 @@ _LARGEST_LOG_PROB = float(np.log1p(-(2.0**-24)))
 def classifier_confidence(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     """Returns φ = log p_y − log(1 − p_y) of each record's label y.
 
-    Carlini et al. 2022 ("Membership Inference Attacks From First Principles", arXiv:2112.03570,
-    section IV). Computed as z_y − log Σ_{c ≠ y} exp z_c from the logits z: neither p_y nor
-    1 − p_y is formed, hence nothing is lost where p_y is close to 0 or 1.
+    The score of Carlini et al. 2022 ("Membership Inference Attacks From First Principles",
+    arXiv:2112.03570, section IV), as `confidence_score`, for several models at once.
 
     Args:
         logits: (..., n, K) finite numbers, K ≥ 2 classes; leading axes are those of shadows.
@@ -34,25 +33,15 @@ def classifier_confidence(logits: ArrayLike, labels: ArrayLike) -> NDArray[np.fl
         >>> classifier_confidence([[2.0, 0.0], [60.0, 0.0]], [0, 1]).tolist()
         [2.0, -60.0]
     """
-    numbers = checked_numbers("logits", logits, max(2, np.ndim(logits)))
-    classes = np.asarray(labels)
-    num_records, num_classes = numbers.shape[-2:]
-    if not np.issubdtype(classes.dtype, np.integer):
-        raise TypeError(f"labels must be integers, got {classes.dtype}")
-    if classes.shape != (num_records,):
+    values, classes = np.asarray(logits), np.asarray(labels)
+    if values.ndim < 2 or classes.shape != values.shape[-2:-1]:
         raise ValueError(
-            f"labels must have shape ({num_records},), one for each record of logits "
-            f"{numbers.shape}, got {classes.shape}"
+            "logits and labels must have shapes (..., n, K) and (n,), got "
+            f"{values.shape} and {classes.shape}"
         )
-    if num_classes < 2:
-        raise ValueError("logits must have at least two classes on their last axis, got one")
-    if classes.min() < 0 or classes.max() >= num_classes:
-        raise ValueError(
-            f"labels must lie in [0, {num_classes}), got {classes.min()} to {classes.max()}"
-        )
-    is_label = np.arange(num_classes) == classes[:, None]
-    others = logsumexp(np.where(is_label, -np.inf, numbers), axis=-1)
-    return np.sum(np.where(is_label, numbers, 0.0), axis=-1) - others
+    lead = values.shape[:-1]
+    every_label = np.broadcast_to(classes, lead).reshape(-1)
+    return confidence_score(values.reshape(-1, values.shape[-1]), every_label).reshape(lead)
 
 
 def language_confidence(mean_log_probs: ArrayLike) -> NDArray[np.float64]:

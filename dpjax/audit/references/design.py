@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,7 +42,7 @@ def balanced_membership(
     if num_records < 1:
         raise ValueError(f"num_records must be at least 1, got {num_records}")
     half = np.arange(num_shadows) < num_shadows // 2
-    rng = derive_key(run_key, "design", 0).sampling_rng(0)
+    rng = _derive(run_key, "shadows").sampling_rng(0)
     return rng.permuted(np.broadcast_to(half[:, None], (num_shadows, num_records)), axis=0)
 
 
@@ -63,15 +61,10 @@ def shadow_key(run_key: RunKey, shadow: int) -> RunKey:
         >>> shadow_key(run_key, 0) == shadow_key(run_key, 1), shadow_key(run_key, 0) == run_key
         (False, False)
     """
-    return derive_key(run_key, "shadow", shadow)
+    return _derive(run_key, f"shadow/{shadow}")
 
 
-def derive_key(run_key: RunKey, purpose: str, number: int) -> RunKey:
-    """Derives a run key by a keyed BLAKE2b hash of purpose and number."""
+def _derive(run_key: RunKey, name: str) -> RunKey:
     if not isinstance(run_key, RunKey):
         raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
-    message = number.to_bytes(8) + purpose.encode()
-    digest = hashlib.blake2b(
-        message, digest_size=len(run_key.secret), key=run_key.secret, person=b"dpjax shadows"
-    )
-    return RunKey(digest.digest())
+    return RunKey(run_key.audit_bytes(name, len(run_key.secret)))

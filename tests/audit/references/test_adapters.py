@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 from dpjax.audit import ShadowTraining, score_shadows, train_shadows
@@ -47,6 +48,7 @@ def train_and_score(model, records):
     return score_shadows(logits, shadows.trainable, model.frozen, records, mapping="map")
 
 
+@pytest.mark.slow
 def test_hidden_states_computed_once_give_the_same_shadows():
     model = random_model("bert", "sequence_classification")
     lora = LoraConfig(rank=2, target_modules=("query",), layers_to_transform=(1,))

@@ -48,13 +48,13 @@ def test_a_probability_of_one_is_finite_and_the_largest():
 @pytest.mark.parametrize(
     ("logits", "labels", "error", "message"),
     [
-        ([[0.0, np.nan]], [0], ValueError, r"logits must be finite, got nan at \(0, 1\)"),
-        ([[0.0]], [0], ValueError, "at least two classes"),
-        ([[0.0, 1.0]], [2], ValueError, r"must lie in \[0, 2\), got 2 to 2"),
-        ([[0.0, 1.0]], [-1], ValueError, r"must lie in \[0, 2\), got -1"),
-        ([[0.0, 1.0]], [0, 1], ValueError, r"shape \(1,\), one for each record"),
+        ([[0.0, np.nan]], [0], ValueError, "logits must be finite"),
+        ([[0.0]], [0], ValueError, "K ≥ 2"),
+        ([[0.0, 1.0]], [2], ValueError, "labels must be from 0 to 1, got 2 to 2"),
+        ([[0.0, 1.0]], [-1], ValueError, "labels must be from 0 to 1, got -1"),
+        ([[0.0, 1.0]], [0, 1], ValueError, r"got \(1, 2\) and \(2,\)"),
         ([[0.0, 1.0]], [0.0], TypeError, "labels must be integers"),
-        ([0.0, 1.0], [0], ValueError, "2 axes"),
+        ([0.0, 1.0], [0], ValueError, r"got \(2,\) and \(1,\)"),
     ],
 )
 def test_bad_logits_are_refused(logits, labels, error, message):
