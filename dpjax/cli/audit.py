@@ -31,7 +31,8 @@ class AuditScores:
     privacy_report: Path | None = None
     """privacy.json of the run: claim, δ and mechanism are read from it."""
     manifest: Path | None = None
-    """manifest.json that was written before training: its ids must all be there, and no other."""
+    """Folder of the manifest.json that was written before training: its ids must all be there, and
+    no other."""
     confidence: float = 0.95
     """A right claim is called a violation in at most 1 − confidence of audits."""
     score: str = "score"
