@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.engine.privacy_loss import Releases
-from dpjax_accounting.engine.releases import RELATIONS, gaussian
+from dpjax_accounting.engine.releases import gaussian
 from dpjax_accounting.mechanisms.stepwise import Stepwise
 
 
@@ -36,10 +35,6 @@ class FullBatch(Stepwise):
     num_steps: int
     unit: str = "record"
     neighboring: str = "add_or_remove_one"
-
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        check_common_fields(self, RELATIONS)
 
     def releases(self) -> Releases:
         """Returns the Gaussian release, `num_steps` times."""
