@@ -32,7 +32,14 @@ _GENERATION_MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
 class RecordError(ValueError):
-    """One record cannot be used; the message names it."""
+    """One record cannot be used; the message names it.
+
+    Example:
+        >>> raise RecordError("record 3: its prompt has no tokens")
+        Traceback (most recent call last):
+            ...
+        dpjax.data.encode.chat_template.RecordError: record 3: its prompt has no tokens
+    """
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase, *, needs_markers: bool = False) -> None:

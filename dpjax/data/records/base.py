@@ -15,6 +15,12 @@ class RecordColumns:
 
     Raises:
         ValueError: the lists differ in length.
+
+    Example:
+        >>> from dpjax.data import Records
+        >>> first, others = Records(["fine", "dull", "warm"], ["1", "0", "1"]).split_at(1)
+        >>> first, len(others)
+        (Records(texts=['fine'], labels=['1']), 2)
     """
 
     def __post_init__(self) -> None:
