@@ -11,7 +11,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
 _State = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -162,7 +161,7 @@ def sequence_classification_loss(
 
     Args:
         logits: `(K,)`, floating-point.
-        label: integer scalar in [0, K); any other makes loss and gradient NaN.
+        label: integer scalar in [0, K); any other leaves the smoothing's part of the target only.
         label_smoothing: α in [0, 1).
 
     Raises:
@@ -184,10 +183,9 @@ def sequence_classification_loss(
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     num_classes = logits.shape[0]
-    is_known = (label >= 0) & (label < num_classes)
-    target = jnp.where(is_known, jax.nn.one_hot(label, num_classes), jnp.nan)
-    smoothed = optax.smooth_labels(target, label_smoothing)
-    return optax.softmax_cross_entropy(logits.astype(jnp.float32), smoothed)
+    is_label = jax.nn.one_hot(label, num_classes)
+    target = (1.0 - label_smoothing) * is_label + label_smoothing / num_classes
+    return -jnp.sum(target * jax.nn.log_softmax(logits.astype(jnp.float32)))
 
 
 def token_classification_loss(
