@@ -46,7 +46,8 @@ class LanguageDataset(EncodedRecords):
 
         The gradient of such a record is zero, yet it counts in the privacy guarantee.
         """
-        return ~self.loss_mask.any(axis=1)
+        without: np.ndarray = np.all(~self.loss_mask, axis=1)
+        return without
 
     @property
     def num_without_targets(self) -> int:

@@ -119,9 +119,14 @@ def _as_texts(
     """Prompts and completions as texts, and whether they were: a template adds its own tokens."""
     pairs = zip(records.prompts, records.completions, strict=True)
     for number, (prompt, completion) in enumerate(pairs, start=1):
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and isinstance(completion, str):
             yield prompt + separator, completion, True
             continue
+        if isinstance(prompt, str) or isinstance(completion, str):
+            raise RecordError(
+                f"record {number}: of prompt and completion one is a text, the other messages; "
+                "write both as texts or both as messages"
+            )
         before = template.render(prompt, number, add_generation_prompt=True)
         whole = template.render(prompt + completion, number)
         if not whole.startswith(before):

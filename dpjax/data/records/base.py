@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 Columns = TypeVar("Columns", bound="RecordColumns")
 
 
+@dataclasses.dataclass(frozen=True)
 class RecordColumns:
     """Base of dataclasses whose fields are lists of one length.
 
