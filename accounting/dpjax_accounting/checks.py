@@ -9,6 +9,9 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# Larger ones count nothing, and may be too large for a float.
+_LARGEST_INTEGER = 2**63 - 1
+
 
 def checked_real(name: str, value: object) -> float:
     """Returns `value` as a finite Python float; TypeError or ValueError if it is none."""
@@ -29,12 +32,14 @@ def checked_positive(name: str, value: object) -> float:
 
 
 def checked_integer(name: str, value: object, *, minimum: int) -> int:
-    """Returns `value` as a Python int of at least `minimum`, or raises."""
+    """Returns `value` as a Python int from `minimum` to 2⁶³ − 1, or raises."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer; got {value!r} ({type(value).__name__}).")
     number = int(value)
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}; got {number}.")
+    if number > _LARGEST_INTEGER:
+        raise ValueError(f"{name} must be at most {_LARGEST_INTEGER}; got a larger number.")
     return number
 
 
