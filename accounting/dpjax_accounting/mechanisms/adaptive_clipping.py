@@ -30,8 +30,7 @@ class AdaptiveClippingDPSGD(Stepwise):
         neighboring: "add_or_remove_one".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "adaptive_clipping_dpsgd"

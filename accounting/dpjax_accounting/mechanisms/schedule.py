@@ -47,8 +47,7 @@ class DPSGDSchedule(Stepwise):
         neighboring: "add_or_remove_one", "zero_out" or "replace_one".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
 
     Example:
         >>> from dpjax_accounting import DPSGDSchedule, Segment

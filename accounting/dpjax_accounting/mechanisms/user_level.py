@@ -57,8 +57,7 @@ class UserLevelDPSGD(Stepwise):
         neighboring: "add_or_remove_one", "zero_out" or "replace_one", of a user with all records.
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "user_level_dpsgd"

@@ -73,22 +73,13 @@ def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
 
     Example:
         >>> from pathlib import Path
-        >>> from dpjax.data import DataSource
         >>> from dpjax.demo.checkpoint import find_minilm
         >>> from dpjax.demo.run import write_data
-        >>> from dpjax.finetuning import Privacy, Training
         >>> train, held_out = write_data(Path("clinic"))
-        >>> config = FinetuneConfig(
-        ...     model=str(find_minilm()),
-        ...     train_data=DataSource(str(train)),
-        ...     eval_data=DataSource(str(held_out)),
-        ...     output_dir="runs/first",
-        ...     tuning="head",
-        ...     num_layers=1,
-        ...     privacy=Privacy(target_epsilon=3.0),
-        ...     training=Training(num_steps=2, max_length=16),
-        ... )
-        >>> run = set_up(config)
+        >>> files = {"train_data": str(train), "eval_data": str(held_out), "output_dir": "run"}
+        >>> promise = {"privacy": {"target_epsilon": 3.0}, "training": {"num_steps": 2}}
+        >>> options = {"model": str(find_minilm()), "tuning": "head"} | files | promise
+        >>> run = set_up(FinetuneConfig.from_options(options))
         >>> run.plan.mechanism.num_steps, run.directory.path.exists()
         (2, False)
     """

@@ -39,8 +39,7 @@ class BandedDPSGD(Stepwise):
         neighboring: "zero_out" or "replace_one".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "banded_dpsgd"

@@ -38,8 +38,7 @@ class FixedSizeDPSGD(Stepwise):
         neighboring: "replace_one" or "zero_out".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "fixed_size_dpsgd"

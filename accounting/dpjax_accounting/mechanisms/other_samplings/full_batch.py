@@ -25,8 +25,7 @@ class FullBatch(Stepwise):
             the sum by twice the clip norm.
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "full_batch"

@@ -63,8 +63,7 @@ class RandomAllocationDPSGD(Mechanism):
         neighboring: "add_or_remove_one" or "zero_out", which have the same ε.
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "random_allocation_dpsgd"

@@ -28,8 +28,7 @@ class ShuffledDPSGD(Mechanism):
             public.
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "shuffled_dpsgd"

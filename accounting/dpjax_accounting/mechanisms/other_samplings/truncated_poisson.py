@@ -33,8 +33,7 @@ class TruncatedPoissonDPSGD(Stepwise):
         neighboring: "zero_out" or "replace_one".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "truncated_poisson_dpsgd"
