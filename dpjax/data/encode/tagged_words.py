@@ -60,8 +60,12 @@ def encode_tagged_words(
         >>> from transformers import BertTokenizer
         >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
         >>> tokenizer = BertTokenizer(dict(zip(words, range(8))))
-        >>> records = TaggedWords([["a", "fine", "film"]], [["O", "PRAISE", "O"]])
-        >>> data = encode_tagged_words(records, tokenizer, ("O", "PRAISE"), 8)
+        >>> data = encode_tagged_words(
+        ...     TaggedWords(words=[["a", "fine", "film"]], tags=[["O", "PRAISE", "O"]]),
+        ...     tokenizer,
+        ...     label_names=("O", "PRAISE"),
+        ...     max_length=8,
+        ... )
         >>> data.labels[0, :5].tolist(), data.loss_mask[0, :5].tolist()
         ([0, 0, 1, 0, 0], [False, True, True, True, False])
     """

@@ -26,8 +26,8 @@ class LoraParam(nnx.Param):
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> add_lora(model, LoraConfig(rank=2, target_modules=("c_attn",)), key=jax.random.key(0))
         >>> sorted({path[-1] for path, _ in nnx.to_flat_state(nnx.state(model, LoraParam))})
         ['lora_a', 'lora_b']
@@ -119,8 +119,8 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
         >>> model.lora.rank, type(model.transformer.layers[0].self_attn.o_proj).__name__
         (2, 'LoraLinear')
@@ -176,8 +176,8 @@ def merge_lora(model: Model) -> None:
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
         >>> merge_lora(model)
         >>> has_lora(model)
@@ -194,8 +194,8 @@ def merged_copy(model: Model) -> Model:
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
         >>> has_lora(merged_copy(model)), has_lora(model)
         (False, True)
@@ -269,8 +269,8 @@ def drop_inputs(model: Model, *, key: jax.Array) -> None:
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> add_lora(model, LoraConfig(rank=2, dropout=0.5), key=jax.random.key(0))
         >>> drop_inputs(model, key=jax.random.key(1))
         >>> model.transformer.layers[0].self_attn.o_proj.dropout_key is None
@@ -292,8 +292,8 @@ def has_lora(model: Model) -> bool:
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> has_lora(model)
         False
     """

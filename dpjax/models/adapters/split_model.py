@@ -25,8 +25,8 @@ class SplitModel(NamedTuple):
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> graphdef, trainable, frozen = split_trainable(model, Trainable.bias())
         >>> list(trainable["transformer"]["norm"]), list(frozen["transformer"]["norm"])
         (['bias'], ['scale'])
@@ -65,8 +65,8 @@ def split_trainable(model: Model, trainable: Trainable) -> SplitModel:
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> split = split_trainable(model, Trainable.bias())
         >>> count_parameters(split.trainable), count_parameters(split.frozen)
         (96, 411040)

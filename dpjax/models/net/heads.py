@@ -32,8 +32,8 @@ class CausalLM(nnx.Module):
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> model(jnp.array([[3, 1, 2]]), jnp.ones((1, 3), bool)).shape
         (1, 3, 50257)
     """
@@ -89,9 +89,8 @@ class SequenceClassifier(nnx.Module):
 
     Example:
         >>> from dpjax.models import SequenceClassifier, parse_config
-        >>> from transformers import BertConfig
-        >>> small = BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
-        >>> config = parse_config(small.to_dict())
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
         >>> model = SequenceClassifier(config, num_labels=2, rngs=nnx.Rngs(0))
         >>> model(jnp.array([[3, 1, 2]]), jnp.ones((1, 3), bool)).shape
         (1, 2)
@@ -133,9 +132,8 @@ class TokenClassifier(nnx.Module):
 
     Example:
         >>> from dpjax.models import TokenClassifier, parse_config
-        >>> from transformers import BertConfig
-        >>> small = BertConfig(hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
-        >>> config = parse_config(small.to_dict())
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
         >>> model = TokenClassifier(config, num_labels=5, rngs=nnx.Rngs(0))
         >>> model(jnp.array([[3, 1, 2]]), jnp.ones((1, 3), bool)).shape
         (1, 3, 5)

@@ -90,8 +90,8 @@ def generate(
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> prompts = jnp.array([[0, 5, 9], [4, 6, 8]])
         >>> written = generate(
         ...     model,

@@ -46,8 +46,8 @@ def continuation_log_probs(
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
-        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
-        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
         >>> ids, is_text = jnp.array([[3, 1, 2]]), jnp.ones((1, 3), bool)
         >>> is_answer = jnp.array([[False, False, True]])
         >>> log_probs = continuation_log_probs(model, ids, is_text, is_answer)
