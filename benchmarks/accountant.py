@@ -102,52 +102,29 @@ def sampling() -> None:
     _header("batches | relation | σ | ε | if the draws are known | ε, RDP")
     most = _BATCH + 6 * math.isqrt(_BATCH)
     for noise in (0.6, 1.0):
-        kinds: dict[str, Mechanism] = {
-            "Poisson": DPSGD(
-                num_units=_RECORDS,
-                expected_batch_size=_BATCH,
-                noise_multiplier=noise,
-                num_steps=_STEPS,
-                neighboring="zero_out",
+        steps = {"num_units": _RECORDS, "noise_multiplier": noise, "num_steps": _STEPS}
+        sampled = steps | {"expected_batch_size": _BATCH}
+        fixed = steps | {"batch_size": _BATCH}
+        kinds: list[tuple[str, Mechanism]] = [
+            ("Poisson", DPSGD(**sampled, neighboring="zero_out")),
+            (
+                f"Poisson, at most {most}",
+                TruncatedPoissonDPSGD(**sampled, largest_batch_size=most),
             ),
-            f"Poisson, at most {most}": TruncatedPoissonDPSGD(
-                num_units=_RECORDS,
-                expected_batch_size=_BATCH,
-                noise_multiplier=noise,
-                num_steps=_STEPS,
-                largest_batch_size=most,
+            (
+                f"Poisson, at most {_BATCH}",
+                TruncatedPoissonDPSGD(**sampled, largest_batch_size=_BATCH),
             ),
-            f"Poisson, at most {_BATCH}": TruncatedPoissonDPSGD(
-                num_units=_RECORDS,
-                expected_batch_size=_BATCH,
-                noise_multiplier=noise,
-                num_steps=_STEPS,
-                largest_batch_size=_BATCH,
-            ),
-            "shuffled, 3 epochs": ShuffledDPSGD(noise_multiplier=noise, num_epochs=3),
-            "Poisson ": DPSGD(
-                num_units=_RECORDS,
-                expected_batch_size=_BATCH,
-                noise_multiplier=noise,
-                num_steps=_STEPS,
-                neighboring="replace_one",
-            ),
-            "fixed size": FixedSizeDPSGD(
-                num_units=_RECORDS, batch_size=_BATCH, noise_multiplier=noise, num_steps=_STEPS
-            ),
-            "fixed size ": FixedSizeDPSGD(
-                num_units=_RECORDS,
-                batch_size=_BATCH,
-                noise_multiplier=noise,
-                num_steps=_STEPS,
-                neighboring="zero_out",
-            ),
-        }
-        for name, mechanism in kinds.items():
+            ("shuffled, 3 epochs", ShuffledDPSGD(noise_multiplier=noise, num_epochs=3)),
+            ("Poisson", DPSGD(**sampled, neighboring="replace_one")),
+            ("fixed size", FixedSizeDPSGD(**fixed)),
+            ("fixed size", FixedSizeDPSGD(**fixed, neighboring="zero_out")),
+        ]
+        for name, mechanism in kinds:
             both = compare(mechanism, _DELTA)
             values = (both.pld, _known(mechanism, _DELTA), both.rdp)
             cells = " | ".join(map(_cell, values))
-            print(f"| {name.strip()} | {mechanism.neighboring} | {noise:g} | {cells} |")
+            print(f"| {name} | {mechanism.neighboring} | {noise:g} | {cells} |")
 
 
 def allocation() -> None:

@@ -19,6 +19,10 @@ class LoraConfig(CheckedOptions):
         ValueError: a rank or alpha that is not positive, a dropout outside [0, 1), no target, or a
             pattern that is not a regular expression.
         TypeError: modules_to_save is one string.
+
+    Example:
+        >>> LoraConfig(rank=4, target_modules=("q_proj", "v_proj")).alpha
+        16.0
     """
 
     rank: int = 8

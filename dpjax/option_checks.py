@@ -13,6 +13,7 @@ from dpjax.suggest import did_you_mean
 _is_deferred = contextvars.ContextVar("is_deferred", default=False)
 
 
+@dataclasses.dataclass(frozen=True)
 class CheckedOptions:
     """Base of dataclasses of options, which check themselves when they are made."""
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-_previous: dict[int, object] = {}
+_previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
 
 def finish() -> None:

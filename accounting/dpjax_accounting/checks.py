@@ -9,6 +9,9 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# Larger ones count nothing, and may be too large for a float.
+_LARGEST_INTEGER = 2**63 - 1
+
 
 def checked_real(name: str, value: object) -> float:
     """Returns `value` as a finite Python float; TypeError or ValueError if it is none."""
@@ -29,12 +32,14 @@ def checked_positive(name: str, value: object) -> float:
 
 
 def checked_integer(name: str, value: object, *, minimum: int) -> int:
-    """Returns `value` as a Python int of at least `minimum`, or raises."""
+    """Returns `value` as a Python int from `minimum` to 2⁶³ − 1, or raises."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer; got {value!r} ({type(value).__name__}).")
     number = int(value)
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}; got {number}.")
+    if number > _LARGEST_INTEGER:
+        raise ValueError(f"{name} must be at most {_LARGEST_INTEGER}; got a larger number.")
     return number
 
 
@@ -86,26 +91,15 @@ _WHOLE = {
     "num_steps": 0,
     "num_epochs": 0,
 }
-_NO_REASONS: Mapping[str, str] = {}
 _ABOVE_ZERO = ("noise_multiplier", "gradient_noise_multiplier", "count_stddev", "column_norm")
 
 
-def check_common_fields(
-    mechanism: Any,
-    relations: Iterable[str],
-    refused_relations: Mapping[str, str] = _NO_REASONS,
-    *,
-    unit: str = "record",
-    refused_units: Mapping[str, str] = _NO_REASONS,
-) -> None:
+def check_common_fields(mechanism: Any) -> None:
     """Checks the fields that mechanisms share by name, and turns their numbers into Python's.
 
     Args:
-        mechanism: a frozen dataclass under construction; other fields than these are left alone.
-        relations: the neighbouring relations that it supports.
-        refused_relations: why others are not supported.
-        unit: the privacy unit that it supports.
-        refused_units: why others are not supported.
+        mechanism: a frozen dataclass under construction, which says what its `unit` and
+            `neighboring` may be; other fields than these are left alone.
 
     Raises:
         TypeError: if a field has the wrong type.
@@ -122,9 +116,11 @@ def check_common_fields(
             # The first field says of how many units or records.
             fields[name] = checked_batch_size(value, fields[names[0]])
         elif name == "unit":
-            fields[name] = checked_name(name, value, (unit,), refused_units)
+            fields[name] = checked_name(name, value, mechanism.units, mechanism.refused_units)
         elif name == "neighboring":
-            fields[name] = checked_name(name, value, relations, refused_relations)
+            fields[name] = checked_name(
+                name, value, mechanism.relations, mechanism.refused_relations
+            )
     set_fields(mechanism, **fields)
 
 

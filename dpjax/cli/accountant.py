@@ -17,6 +17,8 @@ from dpjax_accounting import (
 from rich.console import Console
 from rich.table import Table
 
+from dpjax.cli.command import refusing
+
 
 @dataclasses.dataclass(frozen=True)
 class EpsilonCommand:
@@ -104,13 +106,18 @@ class Guarantee:
     as_json: bool
 
     def run(self, console: Console) -> int:
-        """Prints the guarantee, as a table or as JSON, and returns 0."""
-        accuracy = best_guess_accuracy(self.mechanism)
-        belief = posterior_belief(self.mechanism, self.delta)
-        if self.as_json:
-            self._print_json(accuracy, belief)
-        else:
-            console.print(self._table(accuracy, belief))
+        """Prints the guarantee, as a table or as JSON, and returns 0.
+
+        Raises:
+            Refusal: the loss is too large to account for, or δ too small.
+        """
+        with refusing():
+            accuracy = best_guess_accuracy(self.mechanism)
+            belief = posterior_belief(self.mechanism, self.delta)
+            if self.as_json:
+                self._print_json(accuracy, belief)
+            else:
+                console.print(self._table(accuracy, belief))
         return 0
 
     def _print_json(self, accuracy: float, belief: float) -> None:

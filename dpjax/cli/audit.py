@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import tyro
 from dpjax_accounting import Mechanism, mechanism_from_dict, read_report, write_text
 from rich.console import Console
 from tyro.conf import Positional
 
-from dpjax.cli.command import Refusal, refusing
+from dpjax.cli.command import CommandOnFiles, Refusal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class ShowAudit:
 
 
 @dataclasses.dataclass(frozen=True)
-class AuditCommand:
+class AuditCommand(CommandOnFiles):
     """Judge a claimed ε by scores of canaries, or verify such a judgement."""
 
     action: (
@@ -143,12 +143,3 @@ class AuditCommand:
         | Annotated[VerifyAudit, tyro.conf.subcommand("verify")]
         | Annotated[ShowAudit, tyro.conf.subcommand("show")]
     )
-
-    def prepare(self) -> Self:
-        """Returns itself: the files are read when it runs."""
-        return self
-
-    def run(self, console: Console) -> int:
-        """Runs the action and returns its exit status."""
-        with refusing():
-            return self.action.run(console)

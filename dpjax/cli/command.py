@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, Self
 
 from rich.console import Console
 
@@ -29,6 +30,26 @@ class Command(Protocol):
         Raises:
             TypeError, ValueError, OSError: what is given does not exist or does not fit.
         """
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandOnFiles:
+    """A command with several actions; the chosen one reads its files when it runs."""
+
+    action: Runnable
+
+    def prepare(self) -> Self:
+        """Returns itself: the files are read when it runs."""
+        return self
+
+    def run(self, console: Console) -> int:
+        """Runs the action and returns its exit status.
+
+        Raises:
+            OSError, Refusal: a file does not exist or does not hold what it should.
+        """
+        with refusing():
+            return self.action.run(console)
 
 
 class Refusal(Exception):

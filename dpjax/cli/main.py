@@ -15,6 +15,7 @@ from dpjax.cli.audit import AuditCommand
 from dpjax.cli.command import Command, Refusal
 from dpjax.cli.demo import DemoCommand
 from dpjax.cli.finetune import FinetuneCommand
+from dpjax.cli.numbers import NUMBERS
 from dpjax.cli.report_and_ledger import LedgerCommand, ReportCommand
 from dpjax.finetuning import FinetuneConfig, Interrupts, RunStopped
 from dpjax.option_checks import CheckedOptions, check_all, checks_deferred
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str] | None) -> Command:
     try:
-        with checks_deferred():
+        with checks_deferred(), NUMBERS:
             options = tyro.cli(
                 Options,
                 prog="dpjax",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import tyro
 from dpjax_accounting import cli
 from rich.console import Console
 from tyro.conf import Positional
 
-from dpjax.cli.command import refusing
+from dpjax.cli.command import CommandOnFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Verify:
     ledger: Path | None = None
     """The run must be in this ledger as reported."""
 
-    def run(self) -> int:
+    def run(self, console: Console) -> int:
         """Runs the command and returns its exit status."""
         return cli.verify(self.report, self.ledger)
 
@@ -37,7 +37,7 @@ class Show:
     html: Path | None = None
     """Write a page to this file."""
 
-    def run(self) -> int:
+    def run(self, console: Console) -> int:
         """Runs the command and returns its exit status."""
         return cli.show(self.report, self.html)
 
@@ -49,7 +49,7 @@ class ShowLedger:
     ledger: Positional[Path]
     """Ledger of a data set."""
 
-    def run(self) -> int:
+    def run(self, console: Console) -> int:
         """Runs the command and returns its exit status."""
         return cli.show_ledger(self.ledger)
 
@@ -63,7 +63,7 @@ class TotalOfLedger:
     delta: float
     """δ of the total."""
 
-    def run(self) -> int:
+    def run(self, console: Console) -> int:
         """Runs the command and returns its exit status."""
         return cli.total_of_ledger(self.ledger, self.delta)
 
@@ -77,13 +77,13 @@ class MergeLedgers:
     output: Path
     """New ledger."""
 
-    def run(self) -> int:
+    def run(self, console: Console) -> int:
         """Runs the command and returns its exit status."""
         return cli.merge(self.ledgers, self.output)
 
 
 @dataclasses.dataclass(frozen=True)
-class ReportCommand:
+class ReportCommand(CommandOnFiles):
     """Verify a privacy report, or say it in words."""
 
     action: (
@@ -91,18 +91,9 @@ class ReportCommand:
         | Annotated[Show, tyro.conf.subcommand("show")]
     )
 
-    def prepare(self) -> Self:
-        """Returns itself: the files are read when it runs."""
-        return self
-
-    def run(self, console: Console) -> int:
-        """Runs the action and returns its exit status."""
-        with refusing():
-            return self.action.run()
-
 
 @dataclasses.dataclass(frozen=True)
-class LedgerCommand:
+class LedgerCommand(CommandOnFiles):
     """What was spent on a data set over its lifetime."""
 
     action: (
@@ -110,12 +101,3 @@ class LedgerCommand:
         | Annotated[TotalOfLedger, tyro.conf.subcommand("total")]
         | Annotated[MergeLedgers, tyro.conf.subcommand("merge")]
     )
-
-    def prepare(self) -> Self:
-        """Returns itself: the files are read when it runs."""
-        return self
-
-    def run(self, console: Console) -> int:
-        """Runs the action and returns its exit status."""
-        with refusing():
-            return self.action.run()

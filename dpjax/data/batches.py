@@ -15,7 +15,14 @@ _STATIC_LENGTHS = sorted(
 
 
 def by_length(data: EncodedRecords, indices: np.ndarray) -> np.ndarray:
-    """`indices` ordered by the number of tokens of the records, shortest first."""
+    """`indices` ordered by the number of tokens of the records, shortest first.
+
+    Example:
+        >>> ids = np.array([[5, 6, 7], [5, 0, 0], [5, 6, 0]], np.int32)
+        >>> data = EncodedRecords(ids, ids != 0, np.zeros(3, bool))
+        >>> by_length(data, np.array([0, 1, 2])).tolist()
+        [1, 2, 0]
+    """
     lengths = data.attention_mask[indices].sum(axis=1)
     return indices[np.argsort(lengths, kind="stable")]
 
@@ -24,6 +31,12 @@ def trim_padding(data: Encoded) -> Encoded:
     """Drops columns that are padding in every record, down to 16, 24, 32, 48, 64, 96, ... tokens.
 
     What a model computes for the remaining positions does not depend on the columns dropped.
+
+    Example:
+        >>> ids = np.zeros((2, 64), np.int32)
+        >>> ids[:, :20] = 5
+        >>> trim_padding(EncodedRecords(ids, ids != 0, np.zeros(2, bool))).input_ids.shape
+        (2, 24)
     """
     longest = int(data.attention_mask.sum(axis=1).max(initial=1))
     length = _STATIC_LENGTHS[bisect.bisect_left(_STATIC_LENGTHS, longest)]

@@ -19,6 +19,10 @@ class DataSource(CheckedOptions):
     Raises:
         ValueError: `record_format` is not one of those below, the path is empty, or a string is not
             valid Unicode.
+
+    Example:
+        >>> DataSource("train.tsv", text_column="sentence").label_column
+        'label'
     """
 
     path: str

@@ -55,13 +55,24 @@ def finetune(**options: Any) -> FinetuneResult:
         RunStopped: the disk is full, or training has diverged.
 
     Example:
-        dpjax.finetune(
-            model="path/to/checkpoint",
-            train_data="train.csv",
-            eval_data="dev.csv",
-            output_dir="runs/first",
-            privacy={"target_epsilon": 3.0},
-        )
+        >>> from pathlib import Path
+        >>> import dpjax
+        >>> from dpjax.demo.checkpoint import find_minilm
+        >>> from dpjax.demo.run import write_data
+        >>> train, held_out = write_data(Path("clinic"))
+        >>> result = dpjax.finetune(  # doctest: +ELLIPSIS
+        ...     model=find_minilm(),
+        ...     train_data=train,
+        ...     eval_data=held_out,
+        ...     output_dir="runs/first",
+        ...     tuning="head",
+        ...     num_layers=1,
+        ...     privacy={"target_epsilon": 3.0},
+        ...     training={"num_steps": 2, "max_length": 16},
+        ... )
+        4000 training records, 1000 held out, ...
+        >>> result.epsilon <= 3.0
+        True
     """
     from dpjax.finetuning.run import execute
     from dpjax.finetuning.setup.start import set_up

@@ -43,6 +43,22 @@ class FinetuneResult:
         samples: answers to held-out prompts, where there are prompts.
         quality: name and value, in words, of what the task is measured by.
         warnings: why something could not be measured, a sentence each.
+
+    Example:
+        >>> result = FinetuneResult(
+        ...     output_dir=Path("runs/first"),
+        ...     epsilon=2.99,
+        ...     delta=1e-5,
+        ...     eval_accuracy=0.9,
+        ...     eval_loss=0.31,
+        ...     eval_perplexity=None,
+        ...     attack=None,
+        ...     privacy={},
+        ...     metrics=[],
+        ...     samples=[],
+        ... )
+        >>> result.epsilon <= 3.0 and not result.warnings
+        True
     """
 
     output_dir: Path

@@ -42,6 +42,26 @@ def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneR
         RunInterrupted: Ctrl-C or SIGTERM; the run can be resumed.
         RunStopped: the disk is full, or training has diverged.
         RunInUse: another process has the folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dpjax.data import DataSource
+        >>> from dpjax.demo.checkpoint import find_minilm
+        >>> from dpjax.demo.run import write_data
+        >>> from dpjax.finetuning import FinetuneConfig, Privacy, Training, set_up
+        >>> train, held_out = write_data(Path("clinic"))
+        >>> config = FinetuneConfig(
+        ...     model=str(find_minilm()),
+        ...     train_data=DataSource(str(train)),
+        ...     eval_data=DataSource(str(held_out)),
+        ...     output_dir="runs/first",
+        ...     tuning="head",
+        ...     num_layers=1,
+        ...     privacy=Privacy(target_epsilon=3.0),
+        ...     training=Training(num_steps=2, max_length=16),
+        ... )
+        >>> execute(set_up(config), Console(quiet=True)).epsilon <= 3.0
+        True
     """
     console = console or Console()
     with (

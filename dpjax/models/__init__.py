@@ -51,6 +51,7 @@ from dpjax.models.text.generate import Generation as Generation
 from dpjax.models.text.generate import generate as generate
 from dpjax.models.text.log_probs import continuation_log_probs as continuation_log_probs
 from dpjax.models.text.losses import causal_lm_loss as causal_lm_loss
+from dpjax.models.text.losses import sequence_classification_loss as sequence_classification_loss
 from dpjax.models.text.losses import token_classification_loss as token_classification_loss
 from dpjax.models.text.losses import token_losses as token_losses
 from dpjax.models.text.token_logits import measure_tokens as measure_tokens
@@ -104,6 +105,7 @@ __all__ = [
     "revision_of",
     "save_adapter",
     "save_model",
+    "sequence_classification_loss",
     "split_trainable",
     "start_a_at_principal_directions",
     "token_classification_loss",

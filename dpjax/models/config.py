@@ -26,6 +26,10 @@ class RopeConfig:
         linear_factor: positions are divided by it (Chen et al. 2023, arXiv:2306.15595); 1 is none.
         llama3: `(factor, low_freq_factor, high_freq_factor, original_max_positions)` of the scaling
             by wavelength of Llama 3.1, or None.
+
+    Example:
+        >>> RopeConfig(theta=500_000.0, rotary_size=64).linear_factor
+        1.0
     """
 
     theta: float
@@ -83,6 +87,16 @@ class TransformerConfig:
 
     Raises:
         ValueError: if a size is not positive, a name unknown, or two fields do not fit together.
+
+    Example:
+        >>> import dataclasses
+        >>> from dpjax.models import parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=48, n_head=4).to_dict())
+        >>> config.head_size, config.num_layers, config.norm
+        (12, 12, 'layer')
+        >>> dataclasses.replace(config, scan_layers=True).scan_layers
+        True
     """
 
     model_type: str

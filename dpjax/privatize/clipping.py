@@ -149,10 +149,10 @@ class ClippedGradFn:
         def loss_fn(trained: PyTree, example: PyTree) -> Any:
             return self.loss_fn(merged(trained, fixed), example)
 
-        clipped = self._of_trained(loss_fn, trained, batch, mask)
+        clipped = self._clip_trained(loss_fn, trained, batch, mask)
         return clipped._replace(grads=with_zeros(clipped.grads, fixed))
 
-    def _of_trained(
+    def _clip_trained(
         self, loss_fn: LossFn, params: PyTree, batch: PyTree, mask: jax.Array
     ) -> ClippedGrad:
         batch_size = mask.shape[0]

@@ -28,12 +28,12 @@ def materialize(
     if the gradient of one example exchanges values over a named axis.
     """
     del num_vmapped
-    of_one = jax.value_and_grad(loss_fn, has_aux=has_aux)
-    value_and_grad = jax.vmap(of_one, in_axes=(None, 0))
+    differentiate = jax.value_and_grad(loss_fn, has_aux=has_aux)
+    value_and_grad = jax.vmap(differentiate, in_axes=(None, 0))
 
     def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple[Any, ...]:
         groups = leaf_groups(rule, params)
-        trace_gradient(of_one, params, example_types(batch))
+        trace_gradient(differentiate, params, example_types(batch))
         value, per_example = value_and_grad(params, batch)
         losses, aux = value if has_aux else (value, None)
         leaves, tree = jax.tree.flatten(per_example)

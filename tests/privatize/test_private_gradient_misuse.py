@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dpjax_accounting import BandedDPSGD
 
 import dpjax
 from dpjax import AutomaticClipping, FlatClipping, PerGroupClipping, RunKey
+from tests.support.mechanisms import banded
 from tests.support.private_loop import (
     CLIP_NORM,
     MECHANISM,
@@ -146,16 +146,7 @@ class TestMisuse:
             ({"strategy": "auo"}, ValueError, "Did you mean 'auto'"),
             ({"run_key": jax.random.key(0)}, TypeError, "run_key must be a RunKey"),
             (
-                {
-                    "mechanism": BandedDPSGD(
-                        num_units=100,
-                        expected_batch_size=10,
-                        noise_multiplier=1.0,
-                        num_steps=4,
-                        bands=2,
-                        column_norm=1.0,
-                    )
-                },
+                {"mechanism": banded(100, 10, 1.0, 4, bands=2, column_norm=1.0)},
                 TypeError,
                 "mechanism must be a DPSGD.*BandedDPSGD",
             ),

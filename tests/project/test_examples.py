@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 
 import dpjax_accounting
 import pytest
 
-from dpjax import audit, privatize
+from dpjax import audit, data, finetuning, models, privatize
 
 
 def names_of_modules(package):
@@ -28,8 +29,21 @@ def with_examples(*packages):
     ]
 
 
-@pytest.mark.parametrize("name", with_examples(audit, dpjax_accounting, privatize))
-def test_examples_of(name):
+# They load a checkpoint, or train.
+_SLOW = ("dpjax.finetuning.finetune", "dpjax.finetuning.run", "dpjax.finetuning.setup.start")
+_MODULES = [
+    "dpjax.lora_config",
+    *with_examples(audit, data, dpjax_accounting, finetuning, models, privatize),
+]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ()) for name in _MODULES],
+)
+def test_examples_of(name, tmp_path, monkeypatch):
+    # Examples write files where they are run.
+    monkeypatch.chdir(tmp_path)
     outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.attempted > 0 and outcome.failed == 0
 
@@ -72,3 +86,13 @@ def test_what_is_used_most_has_an_example(name):
 )
 def test_every_part_of_private_training_has_an_example(name):
     assert ">>> " in getattr(privatize, name).__doc__
+
+
+@pytest.mark.parametrize("face", [data, models, finetuning], ids=lambda face: face.__name__)
+def test_every_public_class_and_function_has_an_example(face):
+    public = {name: getattr(face, name) for name in face.__all__}
+    assert not [
+        name
+        for name, value in public.items()
+        if (inspect.isclass(value) or inspect.isfunction(value)) and ">>> " not in value.__doc__
+    ]

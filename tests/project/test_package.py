@@ -155,6 +155,7 @@ def test_report_and_ledger_commands(tmp_path, capsys):
 
 EPSILON = "epsilon --num-units 9 --noise-multiplier 1"
 CALIBRATE = "calibrate --num-units 9 --num-steps 1"
+FINETUNE = "finetune --model m --train-data.path t --eval-data.path e --output-dir o"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,9 @@ CALIBRATE = "calibrate --num-units 9 --num-steps 1"
         (f"{EPSILON} --num-steps 1 --expected-batch-size 20", "20"),
         (f"{EPSILON} --num-step 1 --expected-batch-size 2", "--num-steps"),
         (f"{CALIBRATE} --target-epsilon -1 --expected-batch-size 2", "-1"),
+        (f"{FINETUNE} --privacy.target-epsilon abc", "it must be a number, got 'abc'."),
+        (f"{FINETUNE} --training.num-steps 1.5", "it must be a whole number, got '1.5'."),
+        (f"{FINETUNE} --privacy.target-epsilon None", "give privacy.target_epsilon"),
     ],
 )
 def test_mistakes_are_one_message(command, words, capsys):
@@ -172,3 +176,23 @@ def test_mistakes_are_one_message(command, words, capsys):
         status = stop.code
     said = capsys.readouterr().err
     assert status == 2 and words in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("noise", "steps", "words"),
+    [
+        ("0.01", "10", "can reach 6000."),
+        ("1e-320", "10", "can reach inf."),
+        ("0.1", "1000000", "can exceed 1000"),
+        ("1", "1" + 30 * "0", "num_steps must be at most 9223372036854775807"),
+        ("1", "1" + 400 * "0", "num_steps must be at most 9223372036854775807"),
+        ("1", "20000000", "More than 10,000,000 steps"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_a_loss_that_is_too_large_is_refused_in_a_sentence(noise, steps, words, as_json, capsys):
+    arguments = ["--noise-multiplier", noise, "--num-steps", steps, *as_json]
+    command = ["epsilon", "--num-units", "9", "--expected-batch-size", "5", *arguments]
+    assert main(command) == 2
+    said = capsys.readouterr()
+    assert words in said.err and len(said.err.splitlines()) == 1 and not said.out

@@ -1,33 +1,42 @@
-"""The mechanisms that tests name most, in one line: numbers in the order of their fields."""
+"""Mechanisms in one line: the first numbers in the order of the fields, the rest by name."""
 
 from __future__ import annotations
 
-from dpjax_accounting import DPSGD, FullBatch, Segment
+import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
+
+from dpjax_accounting import (
+    DPSGD,
+    AdaptiveClippingDPSGD,
+    BandedDPSGD,
+    FixedSizeDPSGD,
+    FullBatch,
+    RandomAllocationDPSGD,
+    Segment,
+    TruncatedPoissonDPSGD,
+    UserLevelDPSGD,
+)
+
+Kind = TypeVar("Kind")
 
 
-def dpsgd(
-    num_units: int,
-    expected_batch_size: float,
-    noise_multiplier: float,
-    num_steps: int,
-    **others: str,
-) -> DPSGD:
-    return DPSGD(
-        num_units=num_units,
-        expected_batch_size=expected_batch_size,
-        noise_multiplier=noise_multiplier,
-        num_steps=num_steps,
-        **others,
-    )
+def in_field_order(kind: type[Kind]) -> Callable[..., Kind]:
+    """Function that makes a `kind`, the fields of which are keyword-only, without their names."""
+    names = [field.name for field in dataclasses.fields(kind)]
+
+    def make(*values: float, **others: object) -> Kind:
+        return kind(**dict(zip(names[: len(values)], values, strict=True)), **others)
+
+    return make
 
 
-def full_batch(noise_multiplier: float, num_steps: int, **others: str) -> FullBatch:
-    return FullBatch(noise_multiplier=noise_multiplier, num_steps=num_steps, **others)
-
-
-def segment(expected_batch_size: float, noise_multiplier: float, num_steps: int) -> Segment:
-    return Segment(
-        expected_batch_size=expected_batch_size,
-        noise_multiplier=noise_multiplier,
-        num_steps=num_steps,
-    )
+dpsgd = in_field_order(DPSGD)
+full_batch = in_field_order(FullBatch)
+segment = in_field_order(Segment)
+fixed_size = in_field_order(FixedSizeDPSGD)
+truncated_poisson = in_field_order(TruncatedPoissonDPSGD)
+random_allocation = in_field_order(RandomAllocationDPSGD)
+banded = in_field_order(BandedDPSGD)
+user_level = in_field_order(UserLevelDPSGD)
+adaptive_clipping = in_field_order(AdaptiveClippingDPSGD)

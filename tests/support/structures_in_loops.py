@@ -57,10 +57,11 @@ def head_in_slices(random, integers):
     return params, integers(11, 4, 7), loss
 
 
-@structure
-def tied_head_in_slices_rematerialised(random, integers):
-    """Slices from the last to the first, whose rows come second in the product; two lookups."""
-    params = {"table": random(11, 6), "w": random(6, 6)}
+def loss_over_tied_slices(start):
+    """Slices from the last to the first, whose rows come second in the product; two lookups.
+
+    `start(h)` is what the loop begins with.
+    """
 
     def loss(p, ids):
         h = jnp.tanh((0.5 * p["table"][ids] + p["table"][ids[::-1]]) @ p["w"])
@@ -70,10 +71,16 @@ def tied_head_in_slices_rematerialised(random, integers):
             return total + jnp.sum(jnp.sin(rows @ h.T), 0), None
 
         slices = p["table"][1:].reshape(2, 5, 6)
-        total, _ = jax.lax.scan(step, jnp.zeros(7), slices, reverse=True)
+        total, _ = jax.lax.scan(step, start(h), slices, reverse=True)
         return jnp.sum(total**2)
 
-    return params, integers(11, 4, 7), loss
+    return loss
+
+
+@structure
+def tied_head_in_slices_rematerialised(random, integers):
+    params = {"table": random(11, 6), "w": random(6, 6)}
+    return params, integers(11, 4, 7), loss_over_tied_slices(lambda h: jnp.zeros(7))
 
 
 @structure

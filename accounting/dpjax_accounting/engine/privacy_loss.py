@@ -49,10 +49,12 @@ def checked_epsilon(epsilon: object) -> float:
 def check_noise(noise_multiplier: float) -> None:
     """Raises ValueError where one step alone can lose so much that no useful ε exists."""
     if noise_multiplier < SMALLEST_NOISE_MULTIPLIER:
+        # Divided twice: the square of a tiny number is 0.
+        reach = 0.5 / noise_multiplier / noise_multiplier + 10 / noise_multiplier
         raise ValueError(
             f"Noise multipliers below {SMALLEST_NOISE_MULTIPLIER} are not accounted for; got"
             f" {noise_multiplier:g}, with which the privacy loss of one step can reach"
-            f" {0.5 / noise_multiplier**2 + 10 / noise_multiplier:.0f}. Raise the noise multiplier."
+            f" {reach:.4g}. Raise the noise multiplier."
         )
 
 

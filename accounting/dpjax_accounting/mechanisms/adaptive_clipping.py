@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
-from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.engine.privacy_loss import Releases, check_noise
 from dpjax_accounting.engine.releases import poisson
 from dpjax_accounting.mechanisms.stepwise import Stepwise
-
-_REFUSED = {
-    "zero_out": "a unit with a zero gradient still counts as not clipped, so that the count moves"
-    " by up to 1 instead of ½",
-    "replace_one": "the sum moves by twice the clip norm and the count by 1, which is not"
-    " implemented",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,11 +30,17 @@ class AdaptiveClippingDPSGD(Stepwise):
         neighboring: "add_or_remove_one".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "adaptive_clipping_dpsgd"
+    relations: ClassVar[tuple[str, ...]] = ("add_or_remove_one",)
+    refused_relations: ClassVar[Mapping[str, str]] = {
+        "zero_out": "a unit with a zero gradient still counts as not clipped, so that the count"
+        " moves by up to 1 instead of ½",
+        "replace_one": "the sum moves by twice the clip norm and the count by 1, which is not"
+        " implemented",
+    }
 
     num_units: int
     expected_batch_size: float
@@ -50,10 +49,6 @@ class AdaptiveClippingDPSGD(Stepwise):
     count_stddev: float
     unit: str = "record"
     neighboring: str = "add_or_remove_one"
-
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        check_common_fields(self, ("add_or_remove_one",), _REFUSED)
 
     @property
     def noise_multiplier(self) -> float:

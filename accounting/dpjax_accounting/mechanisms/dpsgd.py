@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
-from dpjax_accounting.checks import check_common_fields, checked_name
+from dpjax_accounting.checks import checked_name
 from dpjax_accounting.engine.privacy_loss import Releases, check_noise
-from dpjax_accounting.engine.releases import RELATIONS, poisson
+from dpjax_accounting.engine.releases import poisson
 from dpjax_accounting.mechanisms.stepwise import Stepwise
 
 _SAMPLING_REFUSED = {
@@ -20,11 +21,6 @@ _SAMPLING_REFUSED = {
     " TruncatedPoissonDPSGD describes it",
     "random_allocation": "one random step of every epoch for each unit (balls and bins) loses"
     " privacy in another way than Poisson batches. RandomAllocationDPSGD describes it",
-}
-_UNIT_REFUSED = {
-    "user": "sampling, clipping and accounting treat each record on its own, and an epsilon for"
-    " records is not an epsilon for users who own several. UserLevelDPSGD and GroupOfRecords bound"
-    " it",
 }
 
 
@@ -66,6 +62,11 @@ class DPSGD(Stepwise):
     """
 
     name: ClassVar[str] = "dpsgd"
+    refused_units: ClassVar[Mapping[str, str]] = {
+        "user": "sampling, clipping and accounting treat each record on its own, and an epsilon for"
+        " records is not an epsilon for users who own several. UserLevelDPSGD and GroupOfRecords"
+        " bound it",
+    }
 
     num_units: int
     expected_batch_size: float
@@ -77,7 +78,7 @@ class DPSGD(Stepwise):
 
     def __post_init__(self) -> None:
         """Checks every field and turns numbers of other libraries into Python's."""
-        check_common_fields(self, RELATIONS, refused_units=_UNIT_REFUSED)
+        super().__post_init__()
         checked_name("sampling", self.sampling, ("poisson",), _SAMPLING_REFUSED)
 
     @property

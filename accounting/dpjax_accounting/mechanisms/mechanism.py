@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from dpjax_accounting.checks import nearest
+from dpjax_accounting.checks import check_common_fields, nearest
 from dpjax_accounting.engine.answer_cache import remembered
 from dpjax_accounting.engine.pairs import Array
 from dpjax_accounting.engine.privacy_loss import (
@@ -17,6 +17,7 @@ from dpjax_accounting.engine.privacy_loss import (
     checked_epsilon,
     privacy_loss,
 )
+from dpjax_accounting.engine.releases import RELATIONS
 from dpjax_accounting.engine.renyi import (
     ORDERS,
     delta_of_rdp,
@@ -42,9 +43,21 @@ class Mechanism(abc.ABC):
         unit: the privacy unit, such as "record".
         neighboring: the relation between data sets that must not be told apart, such as
             "add_or_remove_one".
+        units: what `unit` may be.
+        relations: what `neighboring` may be.
+        refused_units: why other units are refused, by their names.
+        refused_relations: why other relations are refused, by their names.
+
+    Raises:
+        TypeError: if a field has the wrong type.
+        ValueError: if a field is out of range, or a name unknown or not supported.
     """
 
     name: ClassVar[str]
+    units: ClassVar[tuple[str, ...]] = ("record",)
+    relations: ClassVar[tuple[str, ...]] = RELATIONS
+    refused_units: ClassVar[Mapping[str, str]] = {}
+    refused_relations: ClassVar[Mapping[str, str]] = {}
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     if TYPE_CHECKING:
@@ -54,6 +67,10 @@ class Mechanism(abc.ABC):
 
         @property
         def neighboring(self) -> str: ...  # noqa: D102
+
+    def __post_init__(self) -> None:
+        """Checks every field that mechanisms share by name, and turns numbers into Python's."""
+        check_common_fields(self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Makes mechanisms that have a name known to :func:`mechanism_from_dict`."""

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from dpjax_accounting.checks import (
-    check_common_fields,
     checked_batch_size,
     checked_integer,
     checked_positive,
@@ -15,7 +14,7 @@ from dpjax_accounting.checks import (
     set_fields,
 )
 from dpjax_accounting.engine.privacy_loss import Releases, check_noise
-from dpjax_accounting.engine.releases import RELATIONS, Release, poisson
+from dpjax_accounting.engine.releases import Release, poisson
 from dpjax_accounting.mechanisms.stepwise import Stepwise, checked_step
 
 
@@ -48,8 +47,7 @@ class DPSGDSchedule(Stepwise):
         neighboring: "add_or_remove_one", "zero_out" or "replace_one".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
 
     Example:
         >>> from dpjax_accounting import DPSGDSchedule, Segment
@@ -71,7 +69,7 @@ class DPSGDSchedule(Stepwise):
 
     def __post_init__(self) -> None:
         """Checks every field."""
-        check_common_fields(self, RELATIONS)
+        super().__post_init__()
         if not isinstance(self.segments, list | tuple) or not self.segments:
             raise ValueError(
                 f"segments must be a tuple of at least one Segment; got {self.segments!r}."

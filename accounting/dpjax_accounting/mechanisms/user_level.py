@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from dpjax_accounting.checks import check_common_fields, checked_integer, set_fields
+from dpjax_accounting.checks import checked_integer, set_fields
 from dpjax_accounting.engine.pairs import Array
 from dpjax_accounting.engine.privacy_loss import (
     LARGEST_LOSS,
@@ -18,7 +18,7 @@ from dpjax_accounting.engine.privacy_loss import (
     check_noise,
     checked_epsilon,
 )
-from dpjax_accounting.engine.releases import RELATIONS, sampled
+from dpjax_accounting.engine.releases import sampled
 from dpjax_accounting.mechanisms.mechanism import Mechanism, NoRenyiDivergence
 from dpjax_accounting.mechanisms.stepwise import Stepwise
 
@@ -57,11 +57,11 @@ class UserLevelDPSGD(Stepwise):
         neighboring: "add_or_remove_one", "zero_out" or "replace_one", of a user with all records.
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "user_level_dpsgd"
+    units: ClassVar[tuple[str, ...]] = ("user",)
 
     num_records: int
     expected_batch_size: float
@@ -73,7 +73,7 @@ class UserLevelDPSGD(Stepwise):
 
     def __post_init__(self) -> None:
         """Checks every field."""
-        check_common_fields(self, RELATIONS, unit="user")
+        super().__post_init__()
         set_fields(self, records_per_user=_checked_records_per_user(self.records_per_user))
 
     def releases(self) -> Releases:

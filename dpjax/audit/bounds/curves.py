@@ -35,10 +35,17 @@ class CurveFamily(Protocol):
         tolerance: of the leakage, relative.
     """
 
-    name: str
-    assumption: str
-    most_leakage: float
-    tolerance: float
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def assumption(self) -> str: ...  # noqa: D102
+
+    @property
+    def most_leakage(self) -> float: ...  # noqa: D102
+
+    @property
+    def tolerance(self) -> float: ...  # noqa: D102
 
     def least_probability(self, leakage: float) -> LeastProbability:
         """Returns x ↦ f(1 − x) for the member with this leakage; its trade-off function is f."""
@@ -128,7 +135,7 @@ class MechanismCurves:
     def with_leakage(self, leakage: float) -> Mechanism:
         """Returns the mechanism with its noise multiplier divided by `leakage`."""
         noise = self.mechanism.noise_multiplier / leakage  # type: ignore[attr-defined]
-        return dataclasses.replace(self.mechanism, noise_multiplier=noise)  # type: ignore[type-var]
+        return dataclasses.replace(self.mechanism, noise_multiplier=noise)
 
     def least_probability(self, leakage: float) -> LeastProbability:
         """Returns x ↦ f(1 − x)."""

@@ -210,7 +210,7 @@ def _histogram(report: Mapping[str, Any]) -> bytes:
         edges = np.histogram_bin_edges(canaries.scores[finite], bins=40)
         for is_in, name, colour in ((True, "in training", "#D55E00"), (False, "not", "#0072B2")):
             chosen = canaries.scores[finite & (canaries.included == is_in)]
-            axes.hist(chosen, bins=edges, color=colour, alpha=0.55, label=name)
+            axes.hist(chosen, bins=edges.tolist(), color=colour, alpha=0.55, label=name)
         axes.legend(frameon=False)
     axes.set(xlabel=f"Score ({report['score']})", ylabel="Canaries")
     return _png(figure)

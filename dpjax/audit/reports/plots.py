@@ -210,7 +210,7 @@ def _write(figure: Figure, path: str | PathLike[str]) -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=10)
-        axes.xaxis.label.set_size(11)
-        axes.yaxis.label.set_size(11)
-        axes.title.set_size(12)
+        axes.xaxis.label.set_fontsize(11)
+        axes.yaxis.label.set_fontsize(11)
+        axes.title.set_fontsize(12)
     figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.15)

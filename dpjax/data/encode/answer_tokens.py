@@ -29,10 +29,13 @@ def tokens_in_spans(text: str, spans: Sequence[Span], offsets: Sequence[Span]) -
     starts, ends = np.array(offsets, np.int64).reshape(-1, 2).T
     before = np.concatenate([[0], np.maximum.accumulate(ends)[:-1]])
     starts = np.where(starts == ends, np.minimum(before, starts), starts)
-    return (_count(inside, starts, ends) > 0) & (_count(~inside & ~blank, starts, ends) == 0)
+    is_answer: np.ndarray = _count(inside, starts, ends) > 0
+    is_answer &= _count(~inside & ~blank, starts, ends) == 0
+    return is_answer
 
 
 def _count(characters: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """How many of `characters`, a mask, each token has."""
-    up_to = np.concatenate([[0], np.cumsum(characters)])
-    return up_to[ends] - up_to[starts]
+    up_to: np.ndarray = np.concatenate([[0], np.cumsum(characters)])
+    count: np.ndarray = up_to[ends] - up_to[starts]
+    return count

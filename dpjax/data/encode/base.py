@@ -13,7 +13,14 @@ Encoded = TypeVar("Encoded", bound="EncodedRecords")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EncodedRecords:
-    """N records as token ids, padded to T tokens."""
+    """N records as token ids, padded to T tokens.
+
+    Example:
+        >>> ids = np.array([[5, 6, 7], [5, 0, 0]], np.int32)
+        >>> data = EncodedRecords(ids, attention_mask=ids != 0, truncated=np.zeros(2, bool))
+        >>> data.take([1]).trimmed(2).input_ids.tolist()
+        [[5, 0]]
+    """
 
     input_ids: np.ndarray
     """(N, T) int32."""

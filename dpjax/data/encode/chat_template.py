@@ -32,7 +32,14 @@ _GENERATION_MARKER = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
 class RecordError(ValueError):
-    """One record cannot be used; the message names it."""
+    """One record cannot be used; the message names it.
+
+    Example:
+        >>> raise RecordError("record 3: its prompt has no tokens")
+        Traceback (most recent call last):
+            ...
+        dpjax.data.encode.chat_template.RecordError: record 3: its prompt has no tokens
+    """
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase, *, needs_markers: bool = False) -> None:
@@ -104,7 +111,8 @@ class ChatTemplate:
             RecordError: the template refuses the messages, or takes too much for them.
             ValueError: the template is not one.
         """
-        return self._ask(messages, number, add_generation_prompt, marked=False)["text"]
+        answer = self._ask(messages, number, add_generation_prompt, marked=False)
+        return str(answer["text"])
 
     def render_marked(self, messages: list[Message], number: int) -> tuple[str, list[Span]]:
         """The messages as one text, and what the template marks in it as the assistant's.
@@ -120,14 +128,13 @@ class ChatTemplate:
     def _ask(
         self, messages: list[Message], number: int, add_generation_prompt: bool, marked: bool
     ) -> dict[str, Any]:
-        if self._process is None:
-            self._start()
+        process = self._process or self._start()
         question = {
             "messages": messages,
             "add_generation_prompt": add_generation_prompt,
             "marked": marked,
         }
-        answer = self._answer_to(question)
+        answer = _answer_of(process, question)
         if "failure" in answer:
             raise RecordError(
                 f"the chat template of {_name(self._tokenizer)} {self._explained(answer, number)}"
@@ -139,15 +146,16 @@ class ChatTemplate:
             )
         return answer
 
-    def _start(self) -> None:
+    def _start(self) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C in the terminal is for this process alone.
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [sys.executable, "-P", str(_PROCESS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        answer = self._answer_to(
+        answer = _answer_of(
+            process,
             {
                 "template": self._tokenizer.get_chat_template(),
                 "variables": self._tokenizer.special_tokens_map,
@@ -156,23 +164,13 @@ class ChatTemplate:
                 "megabytes": MEGABYTES,
                 "characters": CHARACTERS,
                 "repeats": REPEATS,
-            }
+            },
         )
         if "failure" in answer:
             raise ValueError(
                 f"the chat template of {_name(self._tokenizer)} {self._explained(answer, None)}"
             )
-
-    def _answer_to(self, question: dict[str, Any]) -> dict[str, Any]:
-        try:
-            self._process.stdin.write(json.dumps(question).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # It has ended, which the end of its answers tells too.
-        line = self._process.stdout.readline()
-        if line:
-            return json.loads(line)
-        return {"failure": "end", "status": self._process.wait()}
+        return process
 
     def _explained(self, answer: dict[str, Any], number: int | None) -> str:
         """How the template failed, after "the chat template of ..."; None: it was not read yet."""
@@ -214,3 +212,17 @@ _ADVICE = "correct tokenizer.chat_template"
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
     return tokenizer.name_or_path or type(tokenizer).__name__
+
+
+def _answer_of(process: subprocess.Popen[bytes], question: dict[str, Any]) -> dict[str, Any]:
+    assert process.stdin is not None and process.stdout is not None  # They are pipes.
+    try:
+        process.stdin.write(json.dumps(question).encode() + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # It has ended, which the end of its answers tells too.
+    line = process.stdout.readline()
+    if not line:
+        return {"failure": "end", "status": process.wait()}
+    answer: dict[str, Any] = json.loads(line)
+    return answer

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextDataset(EncodedRecords):
-    """N labelled texts, padded on the right to T = max_length tokens."""
+    """N labelled texts, padded on the right to T = max_length tokens.
+
+    Example:
+        >>> ids = np.array([[5, 6, 7], [5, 0, 0]], np.int32)
+        >>> labels = np.array([1, 0], np.int32)
+        >>> len(TextDataset(ids, ids != 0, truncated=np.zeros(2, bool), labels=labels))
+        2
+    """
 
     labels: np.ndarray
     """(N,) int32, positions in the label names."""
@@ -42,6 +49,15 @@ def encode_labelled(
         TypeError: the tokenizer is not a fast one.
         ValueError: `max_length` is below 8 or above what the tokenizer says its model takes, the
             tokenizer has no padding token, or a label is not in `label_names`.
+
+    Example:
+        >>> from transformers import BertTokenizer
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
+        >>> tokenizer = BertTokenizer(dict(zip(words, range(8))))
+        >>> records = Records(["a fine film", "film"], labels=["1", "0"])
+        >>> data = encode_labelled(records, tokenizer, ("0", "1"), max_length=8)
+        >>> data.input_ids.tolist(), data.labels.tolist()
+        ([[2, 5, 6, 7, 3, 0, 0, 0], [2, 7, 3, 0, 0, 0, 0, 0]], [1, 0])
     """
     # The opening tokens are looked up with it.
     check_tokenizer(tokenizer)

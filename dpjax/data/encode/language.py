@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LanguageDataset(EncodedRecords):
-    """N records, padded on the right to T tokens, the longest record's, at most max_length."""
+    """N records, padded on the right to T tokens, the longest record's, at most max_length.
+
+    Example:
+        >>> ids = np.array([[5, 6, 7], [5, 0, 0]], np.int32)
+        >>> counts = np.array([[False, True, True], [False, False, False]])
+        >>> data = LanguageDataset(ids, ids != 0, truncated=np.zeros(2, bool), loss_mask=counts)
+        >>> data.num_without_targets
+        1
+    """
 
     loss_mask: np.ndarray
     """(N, T) bool, True where the token at this position is a target: to be predicted from those
@@ -38,7 +46,8 @@ class LanguageDataset(EncodedRecords):
 
         The gradient of such a record is zero, yet it counts in the privacy guarantee.
         """
-        return ~self.loss_mask.any(axis=1)
+        without: np.ndarray = np.all(~self.loss_mask, axis=1)
+        return without
 
     @property
     def num_without_targets(self) -> int:
@@ -93,6 +102,15 @@ def encode_language(
             that does not mark the assistant's part, a separator is given for messages or texts,
             the template refuses a record, takes too much for it, or asks for the date and there is
             no `today`, or no record has a target.
+
+    Example:
+        >>> from transformers import BertTokenizer
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
+        >>> tokenizer = BertTokenizer(dict(zip(words, range(8))), eos_token="[SEP]")
+        >>> records = Completions(["a fine"], ["film"])
+        >>> data = encode_language(records, tokenizer, max_length=8, separator=" ")
+        >>> data.input_ids.tolist(), data.loss_mask.tolist()
+        ([[2, 5, 6, 7, 3]], [[False, False, False, True, True]])
     """
     check_tokenizer(tokenizer)
     check_max_length(max_length, tokenizer)

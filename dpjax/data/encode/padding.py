@@ -13,7 +13,7 @@ def pad_rows(
 ) -> np.ndarray:
     """The rows `(length,)` as one array `(N, longest)` of `dtype`, filled up on one side."""
     longest = max(map(len, rows), default=0)
-    padded = np.full((len(rows), longest), fill, dtype)
+    padded: np.ndarray = np.full((len(rows), longest), fill, dtype)
     for target, row in zip(padded, rows, strict=True):
         columns = slice(len(row)) if side == "right" else slice(longest - len(row), None)
         target[columns] = row

@@ -31,6 +31,11 @@ class EncodedPrompts(EncodedRecords):
     """N prompts, padded on the left: the last column holds the last token of each prompt.
 
     T is the length of the longest prompt, at most max_length.
+
+    Example:
+        >>> ids = np.array([[5, 6, 7], [0, 0, 5]], np.int32)
+        >>> EncodedPrompts(ids, ids != 0, truncated=np.zeros(2, bool)).trimmed(2).input_ids.tolist()
+        [[6, 7], [0, 5]]
     """
 
     padding_side: ClassVar[Literal["left", "right"]] = "left"
@@ -44,6 +49,10 @@ class Prompt:
         number: of the record, from 1.
         content: a text or messages; never empty.
         answer: likewise; messages may be none.
+
+    Example:
+        >>> Prompt(number=1, content="Is it open?", answer="Until six.").answer
+        'Until six.'
     """
 
     number: int
@@ -79,6 +88,14 @@ def encode_prompts(
             messages meet a tokenizer without a chat template, a conversation begins with the
             assistant's last message, the template refuses a prompt or takes too much for it, a
             prompt has no tokens, or a separator is given for messages.
+
+    Example:
+        >>> from transformers import BertTokenizer
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
+        >>> tokenizer = BertTokenizer(dict(zip(words, range(8))))
+        >>> records = Completions(["a fine", "a"], ["film", "film"])
+        >>> encode_prompts(records, tokenizer, max_length=8).input_ids.tolist()
+        [[2, 5, 6], [0, 2, 5]]
     """
     check_tokenizer(tokenizer)
     check_max_length(max_length, tokenizer)
@@ -113,6 +130,10 @@ def find_prompts(records: LanguageRecords) -> list[Prompt]:
 
     Raises:
         TypeError: the records are texts.
+
+    Example:
+        >>> find_prompts(Completions(["Is it open?"], ["Until six."]))
+        [Prompt(number=1, content='Is it open?', answer='Until six.')]
     """
     if isinstance(records, Completions):
         pairs = enumerate(zip(records.prompts, records.completions, strict=True), start=1)

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaggedDataset(EncodedRecords):
-    """N texts with tagged words, padded on the right to T = max_length tokens."""
+    """N texts with tagged words, padded on the right to T = max_length tokens.
+
+    Example:
+        >>> ids = np.array([[5, 6, 7]], np.int32)
+        >>> counts = np.array([[False, True, True]])
+        >>> tags = np.array([[0, 2, 1]], np.int32)
+        >>> len(TaggedDataset(ids, ids != 0, np.zeros(1, bool), labels=tags, loss_mask=counts))
+        1
+    """
 
     labels: np.ndarray
     """(N, T) int32, positions in the label names; 0 where no tag belongs."""
@@ -47,6 +55,19 @@ def encode_tagged_words(
         TypeError: the tokenizer is not a fast one.
         ValueError: `max_length` is below 8 or above what the tokenizer says its model takes, the
             tokenizer has no padding token, or a tag is not in `label_names`.
+
+    Example:
+        >>> from transformers import BertTokenizer
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
+        >>> tokenizer = BertTokenizer(dict(zip(words, range(8))))
+        >>> data = encode_tagged_words(
+        ...     TaggedWords(words=[["a", "fine", "film"]], tags=[["O", "PRAISE", "O"]]),
+        ...     tokenizer,
+        ...     label_names=("O", "PRAISE"),
+        ...     max_length=8,
+        ... )
+        >>> data.labels[0, :5].tolist(), data.loss_mask[0, :5].tolist()
+        ([0, 0, 1, 0, 0], [False, True, True, True, False])
     """
     # Before arrays of that length are made.
     check_max_length(max_length, tokenizer)

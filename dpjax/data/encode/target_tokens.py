@@ -44,10 +44,10 @@ def target_tokens(
         ValueError: the chat template refuses the messages of a record.
     """
     if isinstance(records, Texts):
-        return _of_texts(records.texts, tokenizer)
+        return _encode_texts(records.texts, tokenizer)
     if isinstance(records, Completions):
-        return _of_completions(_as_texts(records, template, separator), tokenizer)
-    return _of_conversations(records, tokenizer, template)
+        return _encode_completions(_as_texts(records, template, separator), tokenizer)
+    return _encode_conversations(records, tokenizer, template)
 
 
 def prompt_tokens(
@@ -87,7 +87,7 @@ def prompt_tokens(
             yield whole
 
 
-def _of_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[TargetTokens]:
+def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[TargetTokens]:
     opening = leading_special_tokens(tokenizer)
     for some in in_batches(texts, len):
         for ids in tokenize(tokenizer, some):
@@ -95,7 +95,7 @@ def _of_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[
             yield whole, _from(len(opening), whole)
 
 
-def _of_completions(
+def _encode_completions(
     texts: Iterable[tuple[str, str, bool]], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[TargetTokens]:
     opening = leading_special_tokens(tokenizer)
@@ -119,9 +119,14 @@ def _as_texts(
     """Prompts and completions as texts, and whether they were: a template adds its own tokens."""
     pairs = zip(records.prompts, records.completions, strict=True)
     for number, (prompt, completion) in enumerate(pairs, start=1):
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and isinstance(completion, str):
             yield prompt + separator, completion, True
             continue
+        if isinstance(prompt, str) or isinstance(completion, str):
+            raise RecordError(
+                f"record {number}: of prompt and completion one is a text, the other messages; "
+                "write both as texts or both as messages"
+            )
         before = template.render(prompt, number, add_generation_prompt=True)
         whole = template.render(prompt + completion, number)
         if not whole.startswith(before):
@@ -133,7 +138,7 @@ def _as_texts(
         yield before, whole[len(before) :], False
 
 
-def _of_conversations(
+def _encode_conversations(
     records: Conversations, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate
 ) -> Iterator[TargetTokens]:
     rendered = (

@@ -29,12 +29,14 @@ class _Answers(jinja2.ext.Extension):
     """`{% generation %}` ... `{% endgeneration %}`, around what the assistant says."""
 
     tags = {"generation"}  # noqa: RUF012 (as in Jinja)
+    # Jinja's class, with the attribute that this extension adds.
+    environment: Any
 
     def __init__(self, environment: jinja2.Environment) -> None:
         super().__init__(environment)
         environment.extend(answer_marks=("", ""))
 
-    def parse(self, parser: Any) -> jinja2.nodes.CallBlock:
+    def parse(self, parser: Any) -> jinja2.nodes.Node:
         """What stands between the tags."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
@@ -132,7 +134,8 @@ def render(
         "documents": None,
     }
     given["add_generation_prompt"] = request["add_generation_prompt"]
-    template.environment.answer_marks = ("", "")
+    environment: Any = template.environment
+    environment.answer_marks = ("", "")
     text = template.render(given)
     content = sum(len(message["content"]) for message in request["messages"])
     if len(text) > start["characters"] + start["repeats"] * content:
@@ -141,7 +144,7 @@ def render(
         return {"text": text}
     unused = (mark for mark in map(chr, _RARE_CHARACTERS) if mark not in text)
     marks = next(unused), next(unused)
-    template.environment.answer_marks = marks
+    environment.answer_marks = marks
     spans = list(_spans(template.render(given), text, marks))
     return {"failure": "marks"} if None in spans else {"text": text, "spans": spans}
 

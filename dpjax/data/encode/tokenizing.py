@@ -165,8 +165,8 @@ def opened(ids: list[int], opening: list[int]) -> list[int]:
 
 def _tokenized(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], return_offsets_mapping: bool = False
-) -> dict[str, list]:
-    return tokenizer(
+) -> dict[str, list[Any]]:
+    encoded: dict[str, list[Any]] = tokenizer(
         texts,
         add_special_tokens=False,
         return_attention_mask=False,
@@ -175,3 +175,4 @@ def _tokenized(
         # Cut later, where the end-of-sequence token is there: no warning about the length.
         verbose=False,
     )
+    return encoded

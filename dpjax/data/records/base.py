@@ -10,11 +10,18 @@ from typing import Any, TypeVar
 Columns = TypeVar("Columns", bound="RecordColumns")
 
 
+@dataclasses.dataclass(frozen=True)
 class RecordColumns:
     """Base of dataclasses whose fields are lists of one length.
 
     Raises:
         ValueError: the lists differ in length.
+
+    Example:
+        >>> from dpjax.data import Records
+        >>> first, others = Records(["fine", "dull", "warm"], ["1", "0", "1"]).split_at(1)
+        >>> first, len(others)
+        (Records(texts=['fine'], labels=['1']), 2)
     """
 
     def __post_init__(self) -> None:

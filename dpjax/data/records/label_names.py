@@ -31,6 +31,11 @@ def label_names(train: Labelled, evaluation: Labelled | None = None) -> tuple[st
     Raises:
         ValueError: fewer than two labels, almost as many labels as records (a column of free text,
             which is not shown), or a label that occurs only in the evaluation data.
+
+    Example:
+        >>> from dpjax.data import Records
+        >>> label_names(Records(["fine", "dull", "warm", "grim"], ["10", "9", "10", "9"]))
+        ('9', '10')
     """
     num_labels = len(train.labels)
     names = _sorted(set(train.labels))

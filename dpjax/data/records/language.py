@@ -18,7 +18,12 @@ Content = str | list[Message]
 
 @dataclasses.dataclass(frozen=True)
 class Texts(RecordColumns):
-    """Texts to be learnt as a whole, in the order of the source. None is empty."""
+    """Texts to be learnt as a whole, in the order of the source. None is empty.
+
+    Example:
+        >>> len(Texts(["A fine film.", "A dull one."]))
+        2
+    """
 
     texts: list[str]
 
@@ -29,6 +34,10 @@ class Completions(RecordColumns):
 
     Those of one record are both strings or both lists of messages; a completion's messages are
     all the assistant's.
+
+    Example:
+        >>> Completions(["name[Vaults], food[French]"], ["Vaults serves French food."]).are_texts
+        True
     """
 
     prompts: list[Content]
@@ -42,7 +51,14 @@ class Completions(RecordColumns):
 
 @dataclasses.dataclass(frozen=True)
 class Conversations(RecordColumns):
-    """Conversations of which the assistant's part is to be learnt, in the order of the source."""
+    """Conversations of which the assistant's part is to be learnt, in the order of the source.
+
+    Example:
+        >>> question = {"role": "user", "content": "Is it open?"}
+        >>> answer = {"role": "assistant", "content": "Until six."}
+        >>> len(Conversations([[question, answer]]))
+        1
+    """
 
     conversations: list[list[Message]]
 
@@ -66,6 +82,12 @@ def read_language_records(source: DataSource) -> LanguageRecords:
         FileNotFoundError: there is no such file or dataset; names similar files.
         ValueError: the source cannot be read as said, its columns fit no format or several, or a
             record lacks something. Lines are named, but never quoted: they are private.
+
+    Example:
+        >>> from pathlib import Path
+        >>> _ = Path("texts.jsonl").write_text('{"text": "A fine film."}')
+        >>> read_language_records(DataSource("texts.jsonl"))
+        Texts(texts=['A fine film.'])
     """
     chosen = source.record_format
     layouts = tuple(_LAYOUTS.values()) if chosen == "auto" else (_LAYOUTS[chosen],)

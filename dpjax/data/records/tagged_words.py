@@ -20,6 +20,10 @@ class TaggedWords(RecordColumns):
     """The words of each text and their tags, in the order of the source.
 
     No list is empty, and both lists of a record have one length.
+
+    Example:
+        >>> TaggedWords(words=[["Anna", "slept"]], tags=[["NAME", "O"]]).labels
+        ['NAME', 'O']
     """
 
     words: list[list[str]]
@@ -40,6 +44,13 @@ def read_tagged_words(source: DataSource) -> TaggedWords:
         FileNotFoundError: there is no such file or dataset; names similar files.
         ValueError: the source cannot be read as said, or a record lacks words, a tag, or has more
             of one than of the other. Lines are named, but never quoted: they are private.
+
+    Example:
+        >>> from pathlib import Path
+        >>> record = '{"tokens": ["Anna", "slept"], "tags": ["NAME", "O"]}'
+        >>> _ = Path("names.jsonl").write_text(record)
+        >>> read_tagged_words(DataSource("names.jsonl"))
+        TaggedWords(words=[['Anna', 'slept']], tags=[['NAME', 'O']])
     """
     raw = read_columns(Wanted(source, _LAYOUTS))
     return TaggedWords(*check_records(raw, source, _check))

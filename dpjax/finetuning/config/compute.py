@@ -13,7 +13,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Compute(CheckedOptions):
-    """How it is computed: changes time and memory, and results by rounding only."""
+    """How it is computed: changes time and memory, and results by rounding only.
+
+    Example:
+        >>> Compute(dtype="bfloat16").loading.param_dtype
+        'float32'
+    """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Format of activations; what is trained, clipping and noise are always float32."""
@@ -54,7 +59,12 @@ class Compute(CheckedOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Generation(CheckedOptions):
-    """Texts that the tuned model writes for the report; with task=causal_lm and prompts."""
+    """Texts that the tuned model writes for the report; with task=causal_lm and prompts.
+
+    Example:
+        >>> Generation(num_prompts=2).max_new_tokens
+        64
+    """
 
     num_prompts: int = 8
     """How many held-out prompts are answered; 0 for none."""

@@ -36,7 +36,19 @@ _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(CheckedOptions):
-    """Fine-tune a pretrained language model with differential privacy."""
+    """Fine-tune a pretrained language model with differential privacy.
+
+    Example:
+        >>> config = FinetuneConfig(
+        ...     model="path/to/checkpoint",
+        ...     train_data=DataSource("train.csv"),
+        ...     eval_data=DataSource("dev.csv"),
+        ...     output_dir="runs/first",
+        ...     privacy=Privacy(target_epsilon=3.0),
+        ... )
+        >>> config.tuning, config.lora.rank
+        ('lora', 8)
+    """
 
     model: str
     """Hugging Face checkpoint: a local folder or a hub id."""

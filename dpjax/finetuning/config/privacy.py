@@ -9,7 +9,12 @@ from dpjax.option_checks import CheckedOptions, check_positive
 
 @dataclasses.dataclass(frozen=True)
 class Privacy(CheckedOptions):
-    """The promise: give either a target epsilon or a noise multiplier."""
+    """The promise: give either a target epsilon or a noise multiplier.
+
+    Example:
+        >>> Privacy(target_epsilon=3.0).clip_norm
+        1.0
+    """
 
     target_epsilon: float | None = None
     """The run's total ε; the noise multiplier is calibrated so that it is not exceeded."""

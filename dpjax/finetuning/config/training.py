@@ -16,7 +16,12 @@ from dpjax.option_checks import (
 
 @dataclasses.dataclass(frozen=True)
 class Training(CheckedOptions):
-    """The recipe, the same with and without privacy."""
+    """The recipe, the same with and without privacy.
+
+    Example:
+        >>> Training(num_epochs=3.0).expected_batch_size
+        256
+    """
 
     expected_batch_size: int = 256
     """Mean size of a Poisson batch; the sampling probability is this over the records."""

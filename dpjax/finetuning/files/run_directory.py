@@ -22,7 +22,12 @@ _PARTIAL = ".partial"
 
 
 class RunState(enum.Enum):
-    """What a folder holds."""
+    """What a folder holds.
+
+    Example:
+        >>> RunState.UNFINISHED.value
+        'a run that was interrupted'
+    """
 
     NEW = "nothing"
     NOT_STARTED = "what a run left that was stopped before it used its key"
@@ -44,6 +49,11 @@ class RunDirectory:
 
     The key is the last file of private/ that is written before training, and the first that is
     deleted: a run that has used its key and is not finished has it.
+
+    Example:
+        >>> directory = RunDirectory("runs/first")
+        >>> directory.state().name, directory.privacy.as_posix()
+        ('NEW', 'runs/first/privacy.json')
     """
 
     def __init__(self, path: str | Path) -> None:

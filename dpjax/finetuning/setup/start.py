@@ -70,6 +70,18 @@ def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
         RunInUse: another process has the folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dpjax.demo.checkpoint import find_minilm
+        >>> from dpjax.demo.run import write_data
+        >>> train, held_out = write_data(Path("clinic"))
+        >>> files = {"train_data": str(train), "eval_data": str(held_out), "output_dir": "run"}
+        >>> promise = {"privacy": {"target_epsilon": 3.0}, "training": {"num_steps": 2}}
+        >>> options = {"model": str(find_minilm()), "tuning": "head"} | files | promise
+        >>> run = set_up(FinetuneConfig.from_options(options))
+        >>> run.plan.mechanism.num_steps, run.directory.path.exists()
+        (2, False)
     """
     directory = RunDirectory(config.output_dir)
     lock = directory.lock() if directory.private.is_dir() else None

@@ -16,7 +16,7 @@ from flax import nnx
 from dpjax.data import Records, TextDataset, encode_labelled, label_names, read_records
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
-from dpjax.models import Model, load_classifier
+from dpjax.models import Model, load_classifier, sequence_classification_loss
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -117,9 +117,7 @@ class SequenceClassification(Task):
         def loss(trainable: PyTree, record: LabelledBatch, frozen: PyTree) -> jax.Array:
             model = merge_for_record(graphdef, trainable, frozen, record)
             logits = model(record.input_ids, record.attention_mask)
-            target = jax.nn.one_hot(record.labels, logits.shape[-1])
-            smoothed = optax.smooth_labels(target, self.label_smoothing)
-            return optax.softmax_cross_entropy(logits, smoothed)
+            return sequence_classification_loss(logits, record.labels, self.label_smoothing)
 
         return loss
 

@@ -19,6 +19,10 @@ class RunInterrupted(KeyboardInterrupt):
     Attributes:
         step: how many steps were done.
         signal_number: what stopped it, SIGINT or SIGTERM.
+
+    Example:
+        >>> RunInterrupted("interrupted after 7 steps; go on with --resume", step=7).step
+        7
     """
 
     def __init__(self, message: str, step: int, signal_number: int = signal.SIGINT) -> None:
@@ -35,6 +39,13 @@ class Interrupts:
 
     Attributes:
         number: of the first signal that came and has not been acknowledged; None without one.
+
+    Example:
+        >>> import os
+        >>> with Interrupts() as interrupts, interrupts.deferred():
+        ...     os.kill(os.getpid(), signal.SIGTERM)
+        ...     interrupts.acknowledge() == signal.SIGTERM
+        True
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,15 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunStopped(Exception):
-    """The run cannot go on now; the message says why, and how it is resumed."""
+    """The run cannot go on now; the message says why, and how it is resumed.
+
+    Example:
+        >>> try:
+        ...     raise RunStoppedByFiles("the run stopped in training; make room on the disk")
+        ... except RunStopped as stopped:
+        ...     print(stopped)
+        the run stopped in training; make room on the disk
+    """
 
 
 class RunStoppedByFiles(RunStopped, OSError):

@@ -64,6 +64,19 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
             base or task; an option that is not supported (DoRA, biases of B, adapters on
             embeddings, ranks or scalings that differ between modules); missing, unexpected, damaged
             or wrongly shaped tensors.
+
+    Example:
+        >>> from flax import nnx
+        >>> from transformers import GPT2Config
+        >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
+        >>> from dpjax.models import CausalLM, LoraConfig, add_lora, read_config, save_adapter
+        >>> model = CausalLM(read_config("base"), rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
+        >>> save_adapter(model, "adapter", base="base")
+        >>> again = CausalLM(read_config("base"), rngs=nnx.Rngs(0))
+        >>> load_adapter(again, "adapter")
+        >>> again.lora.rank
+        2
     """
     if has_lora(model):
         raise ValueError("the model has LoRA adapters already; call merge_lora first")

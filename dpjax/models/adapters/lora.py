@@ -21,7 +21,17 @@ from dpjax.typing import PyTree
 
 
 class LoraParam(nnx.Param):
-    """A parameter of a low-rank adapter that is trained."""
+    """A parameter of a low-rank adapter that is trained.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2, target_modules=("c_attn",)), key=jax.random.key(0))
+        >>> sorted({path[-1] for path, _ in nnx.to_flat_state(nnx.state(model, LoraParam))})
+        ['lora_a', 'lora_b']
+    """
 
 
 class FrozenLoraParam(nnx.Param):
@@ -39,6 +49,16 @@ class LoraLinear(nnx.Module):
     a fresh adapter changes nothing. With `freeze_a` only B is trained. On stacked layers A and B
     have the leading axis of the base's kernel. A fused projection has one A and one B. Where
     `drop_inputs` has left a key, the adapter reads x with dropout (Srivastava et al. 2014).
+
+    Example:
+        >>> from dpjax.models.net.layers import Linear
+        >>> base = Linear(6, 4, bias=False, stddev=0.02, rngs=nnx.Rngs(0))
+        >>> adapted = LoraLinear(base, rank=2, scaling=2.0, key=jax.random.key(0))
+        >>> adapted.lora_a.shape, adapted.lora_b.shape
+        ((6, 2), (2, 4))
+        >>> x = jnp.ones((1, 6))
+        >>> bool((adapted(x) == base(x)).all())
+        True
     """
 
     def __init__(
@@ -95,6 +115,15 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
         ValueError: for a model that has adapters already, a layer that does not exist or cannot be
             adapted, and a name that matches no linear layer (a classification head is trained as it
             is: no adapter) or, in modules_to_save, no module.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
+        >>> model.lora.rank, type(model.transformer.layers[0].self_attn.o_proj).__name__
+        (2, 'LoraLinear')
     """
     if has_lora(model):
         raise ValueError("the model has LoRA adapters already; call merge_lora first")
@@ -142,14 +171,35 @@ def fresh_lora(trainable: PyTree, *, key: jax.Array) -> PyTree:
 
 
 def merge_lora(model: Model) -> None:
-    """Fold every adapter into its base layer, W + scaling · A B, in place."""
+    """Fold every adapter into its base layer, W + scaling · A B, in place.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
+        >>> merge_lora(model)
+        >>> has_lora(model)
+        False
+    """
     for path, layer in _adapters(model).items():
         set_module(model, path, layer.merged())
     model.lora = None
 
 
 def merged_copy(model: Model) -> Model:
-    """A model with every adapter folded into its base layer; the given one keeps its adapters."""
+    """A model with every adapter folded into its base layer; the given one keeps its adapters.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
+        >>> has_lora(merged_copy(model)), has_lora(model)
+        (False, True)
+    """
     copy = _unmerged_copy(model)
     merge_lora(copy)
     return copy
@@ -169,6 +219,15 @@ def base_model(model: CausalLM) -> CausalLM:
             before.
         ValueError: the model has no adapters, or modules were trained in full: their weights from
             before are in the checkpoint only.
+
+    Example:
+        >>> from dpjax.models import parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
+        >>> has_lora(base_model(model)), has_lora(model)
+        (False, True)
     """
     if not isinstance(model, CausalLM):
         raise TypeError(
@@ -206,6 +265,16 @@ def drop_inputs(model: Model, *, key: jax.Array) -> None:
 
     Raises:
         ValueError: for a model without adapters.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2, dropout=0.5), key=jax.random.key(0))
+        >>> drop_inputs(model, key=jax.random.key(1))
+        >>> model.transformer.layers[0].self_attn.o_proj.dropout_key is None
+        False
     """
     adapters = _adapters(model)
     if not adapters:
@@ -218,7 +287,16 @@ def drop_inputs(model: Model, *, key: jax.Array) -> None:
 
 
 def has_lora(model: Model) -> bool:
-    """Whether the model carries adapters."""
+    """Whether the model carries adapters.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> has_lora(model)
+        False
+    """
     return model.lora is not None
 
 

@@ -49,6 +49,25 @@ def start_a_at_principal_directions(
 
     Raises:
         ValueError: the model has no adapters, or a rank exceeds what the layer's inputs span.
+
+    Example:
+        >>> import itertools
+        >>> from dpjax.models import LoraConfig, add_lora, parse_config
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import GPT2Config, PreTrainedTokenizerFast
+        >>> small = GPT2Config(n_embd=8, n_layer=1, n_head=2)
+        >>> config = parse_config(small.to_dict())
+        >>> model = SequenceClassifier(config, num_labels=2, rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
+        >>> pairs = map("".join, itertools.product("bcdfghj", "aeiou"))
+        >>> vocabulary = {"[UNK]": 0} | {word: index for index, word in enumerate(pairs, start=1)}
+        >>> words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+        >>> start_a_at_principal_directions(model, tokenizer, key=jax.random.key(1))
+        >>> a = model.transformer.layers[0].self_attn.o_proj.lora_a[...]
+        >>> bool(jnp.allclose(a.T @ a, jnp.eye(2), atol=1e-5))
+        True
     """
     if model.config.scan_layers:
         raise ValueError("principal directions need layers of their own: scan_layers=False")

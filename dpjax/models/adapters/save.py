@@ -31,6 +31,16 @@ def is_own_base(model: Model, folder: str | Path) -> bool:
 
     It does not if layers were dropped, one was appended for pooling, or a layer that an adapter
     does not bring (the pooler of BERT) was started anew because the checkpoint lacks it.
+
+    Example:
+        >>> import jax
+        >>> from transformers import GPT2Config
+        >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
+        >>> from dpjax.models import CausalLM, load_classifier, read_config, save_model
+        >>> save_model(CausalLM(read_config("base"), rngs=nnx.Rngs(0)), "lm", source="base")
+        >>> model = load_classifier("lm", label_names=("no", "yes"), key=jax.random.key(0))
+        >>> is_own_base(model, "lm")
+        True
     """
     task, family = task_of(model), family_of(model.config.model_type)
     if read_config(folder).num_layers != model.config.num_layers:
@@ -64,6 +74,17 @@ def save_adapter(
 
     Raises:
         ValueError: if the model has no adapters.
+
+    Example:
+        >>> import jax
+        >>> from transformers import GPT2Config
+        >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
+        >>> from dpjax.models import CausalLM, LoraConfig, add_lora, read_config
+        >>> model = CausalLM(read_config("base"), rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
+        >>> save_adapter(model, "adapter", base="base")
+        >>> sorted(path.name for path in Path("adapter").iterdir())
+        ['adapter_config.json', 'adapter_model.safetensors']
     """
     from safetensors.numpy import save_file
 

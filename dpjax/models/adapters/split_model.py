@@ -21,6 +21,17 @@ class SplitModel(NamedTuple):
             jax.jit, vmap and grad.
         trainable: nested dict of the arrays that are trained, in float32.
         frozen: nested dict of the other arrays, in their dtype.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> graphdef, trainable, frozen = split_trainable(model, Trainable.bias())
+        >>> list(trainable["transformer"]["norm"]), list(frozen["transformer"]["norm"])
+        (['bias'], ['scale'])
+        >>> type(nnx.merge(graphdef, trainable, frozen)).__name__
+        'CausalLM'
     """
 
     graphdef: Any
@@ -50,6 +61,15 @@ def split_trainable(model: Model, trainable: Trainable) -> SplitModel:
 
     Raises:
         ValueError: nothing would be trained, or what is asked for does not fit the model.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> split = split_trainable(model, Trainable.bias())
+        >>> count_parameters(split.trainable), count_parameters(split.frozen)
+        (96, 411040)
     """
     chosen = trainable.paths(model)
     graphdef, trained, frozen = nnx.split(model, lambda path, _: tuple(path) in chosen, ...)
@@ -58,5 +78,11 @@ def split_trainable(model: Model, trainable: Trainable) -> SplitModel:
 
 
 def count_parameters(tree: Any) -> int:
-    """Counts the scalars in a pytree of arrays."""
+    """Counts the scalars in a pytree of arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> count_parameters({"kernel": np.zeros((2, 3)), "bias": np.zeros(3)})
+        9
+    """
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

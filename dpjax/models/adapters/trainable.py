@@ -25,6 +25,10 @@ class Trainable:
 
     A classification head, which tuning makes, is trained with all of them but `matching`. A layer
     that was appended for pooling never is.
+
+    Example:
+        >>> Trainable.last_layers(2)
+        Trainable(kind='last_layers', num_layers=2, pattern=None)
     """
 
     kind: Kind

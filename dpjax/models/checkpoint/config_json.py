@@ -45,6 +45,12 @@ def read_config(folder: str | Path) -> TransformerConfig:
     Raises:
         FileNotFoundError: without config.json.
         ValueError: for a family or a switch that is not supported.
+
+    Example:
+        >>> from transformers import GPT2Config
+        >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
+        >>> read_config("base").hidden_size
+        8
     """
     return parse_config(read_config_json(Path(folder)))
 
@@ -57,6 +63,12 @@ def parse_config(raw: Mapping[str, Any]) -> TransformerConfig:
 
     Raises:
         ValueError: for a family or a switch that is not supported, or a size missing or wrong.
+
+    Example:
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> config.head_size, config.vocab_size
+        (4, 50257)
     """
     family = family_of(raw["model_type"])
     for name, what in _UNSUPPORTED.items():

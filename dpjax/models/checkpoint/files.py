@@ -44,6 +44,11 @@ def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) ->
             unreachable.
         NotADirectoryError: if the path is a file.
         ValueError: if a revision is given of a local folder.
+
+    Example:
+        >>> Path("base").mkdir()
+        >>> resolve_checkpoint("base").name
+        'base'
     """
     name = str(name_or_path)
     path = Path(name).expanduser()
@@ -62,7 +67,12 @@ def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) ->
 
 
 def revision_of(folder: str | Path) -> str | None:
-    """The commit that a folder from the hub is of; None for any other folder."""
+    """The commit that a folder from the hub is of; None for any other folder.
+
+    Example:
+        >>> revision_of("base") is None
+        True
+    """
     # The cache of huggingface_hub keeps them in .../snapshots/<commit>.
     path = Path(folder)
     is_commit = re.fullmatch("[0-9a-f]{40}", path.name) is not None

@@ -46,6 +46,13 @@ def end_token_ids(
     Raises:
         FileNotFoundError: without config.json.
         ValueError: as for `read_generation_config`.
+
+    Example:
+        >>> from transformers import GPT2Config, GenerationConfig
+        >>> GPT2Config().save_pretrained("base")
+        >>> GenerationConfig(eos_token_id=[7, 9]).save_pretrained("base")
+        >>> end_token_ids("base")
+        (7, 9)
     """
     folder = Path(folder)
     ids = _listed(read_generation_config(folder).get("eos_token_id"))

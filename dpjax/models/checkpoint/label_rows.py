@@ -9,7 +9,15 @@ from dpjax.models.checkpoint.files import is_writable
 
 
 def check_label_names(label_names: Sequence[str]) -> None:
-    """Raise ValueError unless there are at least two names, all different, that a file can hold."""
+    """Raise ValueError unless there are at least two names, all different, that a file can hold.
+
+    Example:
+        >>> check_label_names(("no", "yes"))
+        >>> check_label_names(("no", "no"))
+        Traceback (most recent call last):
+            ...
+        ValueError: label names repeat: ['no', 'no']
+    """
     if isinstance(label_names, str) or len(label_names) < 2:
         raise ValueError(f"a classifier needs at least two label names, got {label_names!r}")
     if len(set(label_names)) != len(label_names):

@@ -44,6 +44,10 @@ class Loading:
         scan_layers: see `TransformerConfig`.
         rematerialise: see `TransformerConfig`.
         placement: sharding of each parameter by its dotted path; default: the first device.
+
+    Example:
+        >>> Loading(param_dtype="bfloat16", scan_layers=True).dtype
+        'float32'
     """
 
     param_dtype: ParamDtype = "float32"
@@ -65,6 +69,14 @@ def load_causal_lm(folder: str | Path, *, loading: Loading = Loading()) -> Causa
         FileNotFoundError: without config.json or safetensors.
         ValueError: for a family or switch that is not supported, an encoder, and for missing,
             unexpected, damaged or wrongly shaped tensors.
+
+    Example:
+        >>> from transformers import GPT2Config
+        >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
+        >>> from dpjax.models import read_config, save_model
+        >>> save_model(CausalLM(read_config("base"), rngs=nnx.Rngs(0)), "lm", source="base")
+        >>> load_causal_lm("lm").config.num_layers
+        1
     """
     folder = Path(folder)
     raw = read_config_json(folder)
@@ -113,6 +125,14 @@ def load_classifier(
         FileNotFoundError: without config.json or safetensors.
         ValueError: for a family or switch that is not supported, fewer than two labels, more layers
             than there are, and for missing, unexpected, damaged or wrongly shaped tensors.
+
+    Example:
+        >>> from transformers import GPT2Config
+        >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
+        >>> from dpjax.models import read_config, save_model
+        >>> save_model(CausalLM(read_config("base"), rngs=nnx.Rngs(0)), "lm", source="base")
+        >>> load_classifier("lm", label_names=("no", "yes"), key=jax.random.key(0)).num_labels
+        2
     """
     pooling = resolve_pooling(Path(folder), pooling)
     model = _load_labelled(
@@ -128,7 +148,17 @@ def load_token_classifier(
     key: jax.Array,
     loading: Loading = Loading(),
 ) -> TokenClassifier:
-    """Load a checkpoint folder as a classifier of tokens; everything as in `load_classifier`."""
+    """Load a checkpoint folder as a classifier of tokens; everything as in `load_classifier`.
+
+    Example:
+        >>> from transformers import GPT2Config
+        >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
+        >>> from dpjax.models import read_config, save_model
+        >>> save_model(CausalLM(read_config("base"), rngs=nnx.Rngs(0)), "lm", source="base")
+        >>> tags = ("O", "NAME", "PLACE")
+        >>> load_token_classifier("lm", label_names=tags, key=jax.random.key(0)).num_labels
+        3
+    """
     return _load_labelled(
         TokenClassifier, "token_classification", folder, label_names, key, None, loading
     )

@@ -55,6 +55,14 @@ def save_model(
     Raises:
         ValueError: if the model has adapters, the number of labels is not the model's, or both
             folders are the same.
+
+    Example:
+        >>> from transformers import GPT2Config
+        >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
+        >>> from dpjax.models import read_config
+        >>> save_model(CausalLM(read_config("base"), rngs=nnx.Rngs(0)), "lm", source="base")
+        >>> sorted(path.name for path in Path("lm").iterdir())
+        ['config.json', 'generation_config.json', 'model.safetensors']
     """
     source, out = Path(source), Path(out)
     if model.lora is not None:

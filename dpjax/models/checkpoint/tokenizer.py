@@ -29,6 +29,15 @@ def load_tokenizer(folder: str | Path, *, needs_padding: bool = True) -> PreTrai
         FileNotFoundError: without tokenizer files.
         ValueError: if a file is damaged, the tokenizer has no padding token, or an id beyond the
             rows of the model's embedding.
+
+    Example:
+        >>> from transformers import BertConfig, BertTokenizer
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
+        >>> tokenizer = BertTokenizer(dict(zip(words, range(8))))
+        >>> _ = tokenizer.save_pretrained("base")
+        >>> BertConfig().save_pretrained("base")
+        >>> load_tokenizer("base").pad_token
+        '[PAD]'
     """
     folder = Path(folder)
     if not has_tokenizer(folder):

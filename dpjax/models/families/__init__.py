@@ -54,7 +54,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 
 
 def family_of(model_type: str) -> Family:
-    """The family named by `model_type` of a config.json; ValueError for an unsupported one."""
+    """The family named by `model_type` of a config.json; ValueError for an unsupported one.
+
+    Example:
+        >>> family_of("gpt2").names["norm"]
+        'transformer.ln_f'
+    """
     if model_type not in FAMILIES:
         raise ValueError(
             f"model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}."
@@ -68,6 +73,12 @@ def head_names(config: TransformerConfig, task: Task) -> tuple[str, ...]:
 
     Raises:
         ValueError: if the family has no head for the task.
+
+    Example:
+        >>> from dpjax.models import parse_config
+        >>> from transformers import BertConfig
+        >>> head_names(parse_config(BertConfig().to_dict()), "sequence_classification")
+        ('classifier',)
     """
     family = family_of(config.model_type)
     family.head(task)

@@ -6,7 +6,8 @@ from typing import Any
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.config_fields import activation, epsilon, number, require, sizes, whole
-from dpjax.models.families.family import Family, Head
+from dpjax.models.families.family import Family
+from dpjax.models.families.heads import encoder_heads
 
 # Our own key in config.json: the last layer was appended for pooling and is not trained.
 AVERAGING_LAYER = "dpjax_averaging_layer"
@@ -97,18 +98,11 @@ def _bert_names(prefix: str) -> dict[str, str]:
 _OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
 
+
 BERT = Family(
     read_config=_read_bert,
     names=_bert_names("bert"),
-    heads={
-        "sequence_classification": Head(
-            "BertForSequenceClassification",
-            (("pooler", "bert.pooler.dense", True), ("classifier", "classifier", True)),
-        ),
-        "token_classification": Head(
-            "BertForTokenClassification", (("classifier", "classifier", True),)
-        ),
-    },
+    heads=encoder_heads("Bert", pooler="bert.pooler.dense"),
     base_prefix="bert.",
     renamed=_OLD_NORMS,
     # "cls." holds the heads of masked-language and next-sentence pretraining.
@@ -120,15 +114,7 @@ def _roberta(name: str) -> Family:
     return Family(
         read_config=_read_roberta,
         names=_bert_names("roberta"),
-        heads={
-            "sequence_classification": Head(
-                f"{name}ForSequenceClassification",
-                (("pooler", "classifier.dense", True), ("classifier", "classifier.out_proj", True)),
-            ),
-            "token_classification": Head(
-                f"{name}ForTokenClassification", (("classifier", "classifier", True),)
-            ),
-        },
+        heads=encoder_heads(name, pooler="classifier.dense", classifier="classifier.out_proj"),
         base_prefix="roberta.",
         renamed=_OLD_NORMS,
         ignored=rf"{_BUFFERS}|lm_head\..*|pooler\..*",
@@ -153,15 +139,7 @@ DISTILBERT = Family(
         "layers.mlp.down_proj": "distilbert.transformer.layer.{}.ffn.lin2",
         "layers.mlp_norm": "distilbert.transformer.layer.{}.output_layer_norm",
     },
-    heads={
-        "sequence_classification": Head(
-            "DistilBertForSequenceClassification",
-            (("pooler", "pre_classifier", True), ("classifier", "classifier", True)),
-        ),
-        "token_classification": Head(
-            "DistilBertForTokenClassification", (("classifier", "classifier", True),)
-        ),
-    },
+    heads=encoder_heads("DistilBert", pooler="pre_classifier"),
     base_prefix="distilbert.",
     renamed=_OLD_NORMS,
     ignored=rf"{_BUFFERS}|vocab_(transform|layer_norm|projector)\..*|qa_outputs\..*",

@@ -6,7 +6,8 @@ from typing import Any
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.config_fields import activation, epsilon, number, require, rope, sizes
-from dpjax.models.families.family import Family, Head
+from dpjax.models.families.family import Family
+from dpjax.models.families.heads import decoder_heads
 
 
 def _fields(hf: Any, *, inner: str, act: str) -> dict[str, Any]:
@@ -83,15 +84,9 @@ GPT2 = Family(
         "layers.mlp.down_proj": "transformer.h.{}.mlp.c_proj",
         "norm": "transformer.ln_f",
     },
-    heads={
-        "causal_lm": Head("GPT2LMHeadModel", (("lm_head", "lm_head", False),)),
-        "sequence_classification": Head(
-            "GPT2ForSequenceClassification", (("classifier", "score", False),)
-        ),
-        "token_classification": Head(
-            "GPT2ForTokenClassification", (("classifier", "classifier", True),)
-        ),
-    },
+    heads=decoder_heads(
+        "GPT2", token_layer="classifier", architectures={"causal_lm": "GPT2LMHeadModel"}
+    ),
     base_prefix="transformer.",
     conv1d=True,
     ignored=r"h\.\d+\.attn\.(bias|masked_bias)",
@@ -109,15 +104,7 @@ GPT_NEOX = Family(
         "layers.mlp.down_proj": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
         "norm": "gpt_neox.final_layer_norm",
     },
-    heads={
-        "causal_lm": Head("GPTNeoXForCausalLM", (("lm_head", "embed_out", False),)),
-        "sequence_classification": Head(
-            "GPTNeoXForSequenceClassification", (("classifier", "score", False),)
-        ),
-        "token_classification": Head(
-            "GPTNeoXForTokenClassification", (("classifier", "classifier", True),)
-        ),
-    },
+    heads=decoder_heads("GPTNeoX", lm_head="embed_out", token_layer="classifier"),
     base_prefix="gpt_neox.",
     ignored=r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)",
 )
@@ -137,11 +124,6 @@ OPT = Family(
         "layers.mlp.down_proj": "model.decoder.layers.{}.fc2",
         "norm": "model.decoder.final_layer_norm",
     },
-    heads={
-        "causal_lm": Head("OPTForCausalLM", (("lm_head", "lm_head", False),)),
-        "sequence_classification": Head(
-            "OPTForSequenceClassification", (("classifier", "score", False),)
-        ),
-    },
+    heads=decoder_heads("OPT", "causal_lm", "sequence_classification"),
     base_prefix="model.",
 )

@@ -15,6 +15,7 @@ from dpjax.models.families.config_fields import (
     whole,
 )
 from dpjax.models.families.family import Family, Head, Task
+from dpjax.models.families.heads import decoder_heads
 
 _NAMES = {
     "embed_tokens": "model.embed_tokens",
@@ -183,20 +184,6 @@ def _read_gemma3(hf: Any) -> TransformerConfig:
     )
 
 
-def _heads(name: str, *tasks: Task, sequence: str | None = None) -> dict[Task, Head]:
-    """Heads as most decoders have them, for the given tasks."""
-    every: dict[Task, Head] = {
-        "causal_lm": Head(f"{name}ForCausalLM", (("lm_head", "lm_head", False),)),
-        "sequence_classification": Head(
-            sequence or f"{name}ForSequenceClassification", (("classifier", "score", False),)
-        ),
-        "token_classification": Head(
-            f"{name}ForTokenClassification", (("classifier", "score", True),)
-        ),
-    }
-    return {task: every[task] for task in tasks or every}
-
-
 def _family(read_config: Any, names: dict[str, str], heads: dict[Task, Head]) -> Family:
     return Family(
         read_config=read_config,
@@ -209,17 +196,21 @@ def _family(read_config: Any, names: dict[str, str], heads: dict[Task, Head]) ->
 
 _LM_AND_SEQUENCE: tuple[Task, ...] = ("causal_lm", "sequence_classification")
 
-LLAMA = _family(_read_llama, _NAMES, _heads("Llama"))
-MISTRAL = _family(_read_mistral, _NAMES, _heads("Mistral"))
-QWEN2 = _family(_read_qwen2, _NAMES, _heads("Qwen2"))
-QWEN3 = _family(_read_qwen3, _NAMES, _heads("Qwen3"))
-PHI3 = _family(_read_phi3, _NAMES, _heads("Phi3"))
-SMOLLM3 = _family(_read_smollm3, _NAMES, _heads("SmolLM3"))
-OLMO2 = _family(_read_olmo2, _BRANCH_NAMES, _heads("Olmo2", *_LM_AND_SEQUENCE))
-GEMMA = _family(_read_gemma, _NAMES, _heads("Gemma"))
-GEMMA2 = _family(_read_gemma2, _SANDWICH_NAMES, _heads("Gemma2"))
+LLAMA = _family(_read_llama, _NAMES, decoder_heads("Llama"))
+MISTRAL = _family(_read_mistral, _NAMES, decoder_heads("Mistral"))
+QWEN2 = _family(_read_qwen2, _NAMES, decoder_heads("Qwen2"))
+QWEN3 = _family(_read_qwen3, _NAMES, decoder_heads("Qwen3"))
+PHI3 = _family(_read_phi3, _NAMES, decoder_heads("Phi3"))
+SMOLLM3 = _family(_read_smollm3, _NAMES, decoder_heads("SmolLM3"))
+OLMO2 = _family(_read_olmo2, _BRANCH_NAMES, decoder_heads("Olmo2", *_LM_AND_SEQUENCE))
+GEMMA = _family(_read_gemma, _NAMES, decoder_heads("Gemma"))
+GEMMA2 = _family(_read_gemma2, _SANDWICH_NAMES, decoder_heads("Gemma2"))
 GEMMA3 = _family(
     _read_gemma3,
     _SANDWICH_NAMES,
-    _heads("Gemma3", *_LM_AND_SEQUENCE, sequence="Gemma3TextForSequenceClassification"),
+    decoder_heads(
+        "Gemma3",
+        *_LM_AND_SEQUENCE,
+        architectures={"sequence_classification": "Gemma3TextForSequenceClassification"},
+    ),
 )

@@ -28,6 +28,14 @@ class CausalLM(nnx.Module):
 
     Raises:
         ValueError: for an encoder, which sees the tokens it would predict.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> model(jnp.array([[3, 1, 2]]), jnp.ones((1, 3), bool)).shape
+        (1, 3, 50257)
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
@@ -78,6 +86,14 @@ class SequenceClassifier(nnx.Module):
 
     An encoder's text is read from its first token, through a dense layer where the family has one
     (`pooler`); a decoder's from its last token. Parameters of the classifier: `classifier`.
+
+    Example:
+        >>> from dpjax.models import SequenceClassifier, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = SequenceClassifier(config, num_labels=2, rngs=nnx.Rngs(0))
+        >>> model(jnp.array([[3, 1, 2]]), jnp.ones((1, 3), bool)).shape
+        (1, 2)
     """
 
     def __init__(self, config: TransformerConfig, *, num_labels: int, rngs: nnx.Rngs):
@@ -112,7 +128,16 @@ class SequenceClassifier(nnx.Module):
 
 
 class TokenClassifier(nnx.Module):
-    """A transformer with a linear classifier of every token."""
+    """A transformer with a linear classifier of every token.
+
+    Example:
+        >>> from dpjax.models import TokenClassifier, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = TokenClassifier(config, num_labels=5, rngs=nnx.Rngs(0))
+        >>> model(jnp.array([[3, 1, 2]]), jnp.ones((1, 3), bool)).shape
+        (1, 3, 5)
+    """
 
     def __init__(self, config: TransformerConfig, *, num_labels: int, rngs: nnx.Rngs):
         self.config = config

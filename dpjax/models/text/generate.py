@@ -27,6 +27,17 @@ class Generation(NamedTuple):
         num_tokens: `(N,)` int32, how many tokens each row has, its end token included.
         log_probs: `(N, max_new_tokens)` float32, log p(token | all before it) in nats under the
             model itself: at temperature 1, nothing cut off. 0 after the end.
+
+    Example:
+        >>> written = Generation(
+        ...     tokens=jnp.array([[7, 2, 0, 0]]),
+        ...     num_tokens=jnp.array([2]),
+        ...     log_probs=jnp.log(jnp.array([[0.5, 0.25, 1.0, 1.0]])),
+        ... )
+        >>> written.tokens[0, : written.num_tokens[0]].tolist()
+        [7, 2]
+        >>> float(jnp.exp(written.log_probs[0].sum()))
+        0.125
     """
 
     tokens: jax.Array
@@ -75,6 +86,23 @@ def generate(
         ValueError: shapes do not fit, a prompt is empty or not padded on the left, an id is not in
             the vocabulary, prompt and new tokens exceed the learned positions of the model, or a
             setting is outside its range.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> prompts = jnp.array([[0, 5, 9], [4, 6, 8]])
+        >>> written = generate(
+        ...     model,
+        ...     prompts,
+        ...     jnp.array([[False, True, True], [True, True, True]]),
+        ...     max_new_tokens=4,
+        ...     eos_token_ids=(),
+        ...     pad_token_id=0,
+        ... )
+        >>> written.tokens.shape, written.num_tokens.tolist()
+        ((2, 4), [4, 4])
     """
     check_causal_lm(model)
     config = model.config

@@ -42,6 +42,17 @@ def continuation_log_probs(
         TypeError: the model has no causal head, ids are not integers, or a mask is not bool.
         ValueError: shapes do not fit, an id is not in the vocabulary, a text is longer than the
             learned positions, or a token is asked for that is padding or has none before it.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> ids, is_text = jnp.array([[3, 1, 2]]), jnp.ones((1, 3), bool)
+        >>> is_answer = jnp.array([[False, False, True]])
+        >>> log_probs = continuation_log_probs(model, ids, is_text, is_answer)
+        >>> (log_probs < 0).tolist()
+        [[False, False, True]]
     """
     check_causal_lm(model)
     ids, mask = checked_batch(input_ids, attention_mask, model.config.vocab_size)

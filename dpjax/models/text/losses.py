@@ -54,6 +54,13 @@ def causal_lm_loss(
     Raises:
         TypeError: an array is not of the kind that is wanted here.
         ValueError: shapes do not fit, or an option has an impossible value.
+
+    Example:
+        >>> hidden, table = jnp.zeros((3, 4)), jnp.ones((8, 4))
+        >>> targets, counts = jnp.array([5, 2, 7]), jnp.array([False, True, True])
+        >>> loss = causal_lm_loss(hidden, table, targets, counts, vocab_axis=0)
+        >>> round(float(loss / jnp.log(8)), 4)
+        1.0
     """
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
@@ -104,6 +111,12 @@ def token_losses(
     Raises:
         TypeError: `hidden`, `head` or `bias` is not floating-point, or `targets` not of integers.
         ValueError: shapes do not fit, or an option has an impossible value.
+
+    Example:
+        >>> hidden, table = jnp.zeros((3, 4)), jnp.ones((8, 4))
+        >>> losses = token_losses(hidden, table, jnp.array([5, 2, 7]), vocab_axis=0, vocab_chunk=3)
+        >>> (losses / jnp.log(8)).round(4).tolist()
+        [1.0, 1.0, 1.0]
     """
     _check_hidden(hidden)
     size = _checked_vocabulary_size(hidden, head, vocab_axis, bias)
@@ -148,12 +161,17 @@ def sequence_classification_loss(
 
     Args:
         logits: `(K,)`, floating-point.
-        label: integer scalar in [0, K); any other makes loss and gradient NaN.
+        label: integer scalar in [0, K); any other leaves the smoothing's part of the target only.
         label_smoothing: α in [0, 1).
 
     Raises:
         TypeError: logits are not floating-point, or the label is not an integer.
         ValueError: shapes do not fit, or the smoothing is outside its range.
+
+    Example:
+        >>> loss = sequence_classification_loss(jnp.zeros(4), jnp.int32(3), label_smoothing=0.1)
+        >>> round(float(loss / jnp.log(4)), 4)
+        1.0
     """
     _check_floating("logits", logits, 1, "(K,)")
     _check_integers("label", label)
@@ -164,9 +182,10 @@ def sequence_classification_loss(
         )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-    at_label = _picked(log_probs, jnp.asarray(label))
-    return -(1 - label_smoothing) * at_label - label_smoothing * jnp.mean(log_probs)
+    num_classes = logits.shape[0]
+    is_label = jax.nn.one_hot(label, num_classes)
+    target = (1.0 - label_smoothing) * is_label + label_smoothing / num_classes
+    return -jnp.sum(target * jax.nn.log_softmax(logits.astype(jnp.float32)))
 
 
 def token_classification_loss(
@@ -185,6 +204,13 @@ def token_classification_loss(
     Raises:
         TypeError: an array is not of the kind that is wanted here.
         ValueError: shapes do not fit.
+
+    Example:
+        >>> logits = jnp.zeros((3, 4))
+        >>> labels, counts = jnp.array([0, 3, 1]), jnp.array([True, True, False])
+        >>> loss = token_classification_loss(logits, labels, counts)
+        >>> round(float(loss / jnp.log(4)), 4)
+        1.0
     """
     _check_floating("logits", logits, 2, "(T, K)")
     _check_mask(loss_mask, labels)

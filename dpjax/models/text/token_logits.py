@@ -46,6 +46,16 @@ def measure_tokens(
         TypeError: the model has no causal head, ids are not integers, or the mask is not bool.
         ValueError: shapes do not fit, an id is not in the vocabulary, or a text is longer than the
             learned positions.
+
+    Example:
+        >>> from dpjax.models import parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model, ids = CausalLM(config, rngs=nnx.Rngs(0)), jnp.array([[3, 1, 2]])
+        >>> def is_right(logits, tokens):
+        ...     return logits.argmax(axis=-1) == tokens
+        >>> measure_tokens(model, ids, jnp.ones((1, 3), bool), is_right).shape
+        (1, 3)
     """
     check_causal_lm(model)
     ids, mask = checked_batch(input_ids, attention_mask, model.config.vocab_size)

@@ -31,11 +31,11 @@ def vary(tree: PyTree, axes: frozenset[str]) -> PyTree:
     if not axes:
         return tree
 
-    def of_leaf(leaf: Any) -> Any:
+    def vary_leaf(leaf: Any) -> Any:
         missing = axes - axes_of(leaf)
         return jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying") if missing else leaf
 
-    return jax.tree.map(of_leaf, tree)
+    return jax.tree.map(vary_leaf, tree)
 
 
 def example_types(batch: PyTree) -> PyTree:

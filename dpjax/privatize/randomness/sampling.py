@@ -85,6 +85,10 @@ def microbatches(indices: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, n
 
     Rows where the mask is False are copies of the piece's first row and must not count. No piece
     comes out of an empty batch.
+
+    Example:
+        >>> [(rows.tolist(), mask.tolist()) for rows, mask in microbatches(np.array([4, 7, 9]), 2)]
+        [([4, 7], [True, True]), ([9, 9], [True, False])]
     """
     for start in range(0, len(indices), size):
         piece = indices[start : start + size]

@@ -137,11 +137,11 @@ def explain(
     batch_size = jnp.shape(jax.tree.leaves(batch)[0])[0]
     trained, fixed = split(params)
 
-    def of_trained(trained: PyTree, rest: tuple[PyTree, PyTree]) -> Any:
+    def compute_loss(trained: PyTree, rest: tuple[PyTree, PyTree]) -> Any:
         return loss_fn(merged(trained, rest[0]), rest[1])
 
     # Shapes have no values that the loss could close over.
-    gradient = gradient_program(of_trained, has_aux, trained, (fixed, example))
+    gradient = gradient_program(compute_loss, has_aux, trained, (fixed, example))
     choice = choose(gradient, batch_size)
     kept = kept_formed(gradient.terms, batch_size) if choice == "one_backward" else ()
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]

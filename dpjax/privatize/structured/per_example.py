@@ -50,11 +50,11 @@ class PerExample:
     def evaluate(self, requests: Sequence[Request]) -> list[PyTree]:
         """The results for every example, each leaf with a leading batch axis."""
 
-        def of_one(arrays: list[Any], _: jax.Array) -> list[PyTree]:
+        def evaluate_one(arrays: list[Any], _: jax.Array) -> list[PyTree]:
             return run(self._gradient.program, self._known(arrays), requests, keeps=self._all)
 
         # The second argument is there for a program that reads nothing of the example.
-        return jax.vmap(of_one)(self._arrays, jnp.zeros(self._batch_size))
+        return jax.vmap(evaluate_one)(self._arrays, jnp.zeros(self._batch_size))
 
     def run_forward(self, outputs: Request, later: Sequence[Request]) -> list[PyTree]:
         """The result of `outputs`, keeping what the backward pass of `later` reads.
@@ -66,13 +66,13 @@ class PerExample:
         wanted = [outputs, values_request(kept)]
         same: list[Any] = []
 
-        def of_one(arrays: list[Any], row: jax.Array) -> tuple[PyTree, list[Any]]:
+        def run_one(arrays: list[Any], row: jax.Array) -> tuple[PyTree, list[Any]]:
             known = self._known(arrays)
             result, values = run(self._gradient.program, known, wanted, keeps=self._forwards)
             same[:] = _same_for_all(values, row)
             return result, [x for x, shared in zip(values, same, strict=True) if shared is None]
 
-        result, arrays = jax.vmap(of_one)(self._arrays, jnp.zeros(self._batch_size))
+        result, arrays = jax.vmap(run_one)(self._arrays, jnp.zeros(self._batch_size))
         pairs = list(zip(kept, same, strict=True))
         # A loop's counter, say: a conditional on it would become both of its branches.
         self._shared |= {value: shared for value, shared in pairs if shared is not None}
@@ -82,24 +82,24 @@ class PerExample:
     def evaluate_norms(self, requests: Sequence[Request], losses: jax.Array) -> list[PyTree]:
         """The results for every example of requests to the backward pass."""
 
-        def of_one(loss: jax.Array, arrays: list[Any]) -> list[PyTree]:
+        def go_back(loss: jax.Array, arrays: list[Any]) -> list[PyTree]:
             # True of every loss, also one that is not a number.
             always = ~(jnp.minimum(loss, 0) > 0)
             return self._go_back(always, arrays, requests, self._backwards)
 
-        return jax.vmap(of_one)(losses, self._arrays)
+        return jax.vmap(go_back)(losses, self._arrays)
 
     def evaluate_sums(
         self, requests: Callable[[jax.Array], Sequence[Request]], factors: jax.Array
     ) -> list[jax.Array]:
         """The results of requests that sum over the batch, made for one example's factors."""
 
-        def of_one(factor: jax.Array, arrays: list[Any]) -> list[jax.Array]:
+        def sum_one(factor: jax.Array, arrays: list[Any]) -> list[jax.Array]:
             # What the backward pass prints, it has printed.
             keeps_none = lambda _: False  # noqa: E731
             return self._go_back(jnp.all(factor >= 0), arrays, requests(factor), keeps_none)
 
-        return jax.vmap(of_one, out_axes=None)(factors, self._arrays)
+        return jax.vmap(sum_one, out_axes=None)(factors, self._arrays)
 
     def _go_back(
         self,

@@ -164,7 +164,7 @@ def take_sums(wanted: Sequence[KeptSum]) -> list[jax.Array]:
 def _sums_by_iteration(
     wanted: Sequence[tuple[KeptSum, tuple[LoopOutput, Moves]]],
 ) -> list[jax.Array]:
-    def of_iteration(all_pieces: list[Sequence[Piece]]) -> list[jax.Array]:
+    def sum_iteration(all_pieces: list[Sequence[Piece]]) -> list[jax.Array]:
         return take_sums(
             [
                 KeptSum(root.terms, kept.factors, pieces, root.shape[1:])
@@ -172,7 +172,7 @@ def _sums_by_iteration(
             ]
         )
 
-    stacked = jax.lax.map(of_iteration, [kept.pieces for kept, _ in wanted])
+    stacked = jax.lax.map(sum_iteration, [kept.pieces for kept, _ in wanted])
     return [apply_moves(moves, sums) for (_, (_, moves)), sums in zip(wanted, stacked, strict=True)]
 
 

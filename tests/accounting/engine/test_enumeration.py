@@ -13,15 +13,17 @@ from collections import Counter
 import numpy as np
 import pytest
 from dpjax_accounting import (
-    AdaptiveClippingDPSGD,
-    BandedDPSGD,
-    FixedSizeDPSGD,
     ShuffledDPSGD,
-    TruncatedPoissonDPSGD,
-    UserLevelDPSGD,
 )
 
-from tests.support.mechanisms import dpsgd
+from tests.support.mechanisms import (
+    adaptive_clipping,
+    banded,
+    dpsgd,
+    fixed_size,
+    truncated_poisson,
+    user_level,
+)
 
 EPSILONS = (0.0, 0.5, 1.5)
 # A trapezoidal rule, whose error the kinks of the divergence decide.
@@ -97,13 +99,7 @@ def test_poisson_batches(relation, steps):
 def test_batches_of_a_fixed_size(num_units, size, noise, relation, steps):
     subsets = list(itertools.combinations(range(num_units), size))
     true = worst(dict.fromkeys(subsets, 1 / len(subsets)), num_units, relation, noise, steps)
-    mechanism = FixedSizeDPSGD(
-        num_units=num_units,
-        batch_size=size,
-        noise_multiplier=noise,
-        num_steps=steps,
-        neighboring=relation,
-    )
+    mechanism = fixed_size(num_units, size, noise, steps, neighboring=relation)
     assert_bounds(mechanism, true, looser=1 + CLOSE if size == num_units else 8)
     if size < num_units:
         # More than Poisson sampling with the same noise loses: it is no figure for these batches.
@@ -121,13 +117,8 @@ def test_truncated_poisson_batches(num_units, mean, most, noise, relation):
             draws[some] += probability / len(kept)
     assert sum(draws.values()) == pytest.approx(1, abs=1e-12)
     true = worst(draws, num_units, relation, noise, 1)
-    mechanism = TruncatedPoissonDPSGD(
-        num_units=num_units,
-        expected_batch_size=mean,
-        noise_multiplier=noise,
-        num_steps=1,
-        largest_batch_size=most,
-        neighboring=relation,
+    mechanism = truncated_poisson(
+        num_units, mean, noise, 1, largest_batch_size=most, neighboring=relation
     )
     assert_bounds(mechanism, true)
 
@@ -142,14 +133,7 @@ def test_users_with_three_records(relation):
             p, q = mixture(draws, records), mixture(draws, others)
             true = np.maximum(true, divergences(p, q, 1.2, 1))
     assert_bounds(
-        UserLevelDPSGD(
-            num_records=10,
-            expected_batch_size=3,
-            noise_multiplier=1.2,
-            num_steps=1,
-            records_per_user=3,
-            neighboring=relation,
-        ),
+        user_level(10, 3, 1.2, 1, records_per_user=3, neighboring=relation),
         true,
         looser=1 + CLOSE,
     )
@@ -183,13 +167,7 @@ def test_shuffled_epochs(relation):
 
 def test_adaptive_clipping_with_its_count():
     q, noises = 0.3, (1.2, 0.7)
-    mechanism = AdaptiveClippingDPSGD(
-        num_units=10,
-        expected_batch_size=3,
-        gradient_noise_multiplier=noises[0],
-        num_steps=1,
-        count_stddev=noises[1],
-    )
+    mechanism = adaptive_clipping(10, 3, noises[0], 1, count_stddev=noises[1])
     z = np.linspace(-12, 12, 801)
     absent = plane([(1, (0, 0))], z, noises)
     largest = np.zeros(len(EPSILONS))
@@ -235,14 +213,8 @@ def test_banded_noise_with_gradients_that_look_at_what_was_released(relation):
         other = joint(absent, lambda a, b: absent * follows(a, b), size)
         values = [hockey_stick(one, other, (z[1] - z[0]) ** 3, epsilon) for epsilon in EPSILONS]
         true = np.maximum(true, values)
-    mechanism = BandedDPSGD(
-        num_units=4,
-        expected_batch_size=2 * q,
-        noise_multiplier=noise,
-        num_steps=3,
-        bands=2,
-        column_norm=math.hypot(1, below),
-        neighboring=relation,
+    mechanism = banded(
+        4, 2 * q, noise, 3, bands=2, column_norm=math.hypot(1, below), neighboring=relation
     )
     # Looser, as the column of the last step, which ends with the run, has norm 1.
     assert_bounds(mechanism, true, looser=2)
@@ -263,23 +235,7 @@ def test_why_banded_noise_refuses_units_that_are_added_or_removed(noise, epsilon
         one, other = (plane(side, z, (noise, noise)) for side in (three, two))
         largest = max(largest, hockey_stick(one, other, (z[1] - z[0]) ** 2, epsilon))
     assert largest == pytest.approx(true, rel=0.02)
-    bound = BandedDPSGD(
-        num_units=2,
-        expected_batch_size=1,
-        noise_multiplier=noise,
-        num_steps=2,
-        bands=2,
-        column_norm=1.0,
-        neighboring="zero_out",
-    ).delta(epsilon)
+    bound = banded(2, 1, noise, 2, bands=2, column_norm=1.0, neighboring="zero_out").delta(epsilon)
     assert bound == pytest.approx(dominated, rel=0.01)
     with pytest.raises(ValueError, match="groups of equal size move other units"):
-        BandedDPSGD(
-            num_units=2,
-            expected_batch_size=1,
-            noise_multiplier=noise,
-            num_steps=2,
-            bands=2,
-            column_norm=1.0,
-            neighboring="add_or_remove_one",
-        )
+        banded(2, 1, noise, 2, bands=2, column_norm=1.0, neighboring="add_or_remove_one")

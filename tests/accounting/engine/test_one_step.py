@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from dp_accounting.privacy_accountant import NeighboringRelation
-from dpjax_accounting import UserLevelDPSGD
 from dpjax_accounting.engine.one_step_grid import discretise
 from dpjax_accounting.engine.releases import poisson
 from scipy import stats
 
-from tests.support.mechanisms import dpsgd
+from tests.support.mechanisms import dpsgd, user_level
 
 
 def delta_of(loss, interval: float, epsilon: float) -> float:
@@ -106,11 +105,5 @@ def test_opposite_contributions_are_the_worst_case_of_a_replacement(
 
 
 def test_one_record_per_user_is_the_record():
-    user = UserLevelDPSGD(
-        num_records=1000,
-        expected_batch_size=50,
-        noise_multiplier=1.0,
-        num_steps=20,
-        records_per_user=1,
-    )
+    user = user_level(1000, 50, 1.0, 20, records_per_user=1)
     assert user.epsilon(1e-5) == pytest.approx(dpsgd(1000, 50, 1.0, 20).epsilon(1e-5), rel=1e-9)

@@ -9,23 +9,27 @@ import dp_accounting
 import pytest
 from dp_accounting import pld, rdp
 from dpjax_accounting import (
-    AdaptiveClippingDPSGD,
-    BandedDPSGD,
     BestOfRuns,
     Composition,
     DPSGDSchedule,
-    FixedSizeDPSGD,
     GroupOfRecords,
     NoRenyiDivergence,
     ShuffledDPSGD,
-    TruncatedPoissonDPSGD,
-    UserLevelDPSGD,
     compare,
     mechanism_from_dict,
 )
 from dpjax_accounting.mechanisms.best_of_runs import _negative_binomial
 
-from tests.support.mechanisms import dpsgd, full_batch, segment
+from tests.support.mechanisms import (
+    adaptive_clipping,
+    banded,
+    dpsgd,
+    fixed_size,
+    full_batch,
+    segment,
+    truncated_poisson,
+    user_level,
+)
 
 SST2 = dpsgd(67349, 1024, 1.0, 198)
 KINDS = [
@@ -37,48 +41,23 @@ KINDS = [
     (full_batch(20.0, 100), {"add_or_remove_one", "replace_one", "zero_out"}),
     (ShuffledDPSGD(noise_multiplier=4.0, num_epochs=3), {"replace_one", "zero_out"}),
     (
-        TruncatedPoissonDPSGD(
-            num_units=1000,
-            expected_batch_size=30,
-            noise_multiplier=3.0,
-            num_steps=20,
-            largest_batch_size=60,
-        ),
+        truncated_poisson(1000, 30, 3.0, 20, largest_batch_size=60),
         {"replace_one", "zero_out"},
     ),
     (
-        FixedSizeDPSGD(num_units=1000, batch_size=30, noise_multiplier=4.0, num_steps=20),
+        fixed_size(1000, 30, 4.0, 20),
         {"replace_one", "zero_out"},
     ),
     (
-        BandedDPSGD(
-            num_units=1000,
-            expected_batch_size=30,
-            noise_multiplier=3.0,
-            num_steps=20,
-            bands=4,
-            column_norm=1.0,
-        ),
+        banded(1000, 30, 3.0, 20, bands=4, column_norm=1.0),
         {"replace_one", "zero_out"},
     ),
     (
-        UserLevelDPSGD(
-            num_records=1000,
-            expected_batch_size=30,
-            noise_multiplier=3.0,
-            num_steps=20,
-            records_per_user=3,
-        ),
+        user_level(1000, 30, 3.0, 20, records_per_user=3),
         {"add_or_remove_one", "replace_one", "zero_out"},
     ),
     (
-        AdaptiveClippingDPSGD(
-            num_units=1000,
-            expected_batch_size=30,
-            gradient_noise_multiplier=3.0,
-            num_steps=20,
-            count_stddev=5.0,
-        ),
+        adaptive_clipping(1000, 30, 3.0, 20, count_stddev=5.0),
         {"add_or_remove_one"},
     ),
 ]
@@ -130,36 +109,11 @@ def test_nothing_released_is_free():
         dpsgd(10, 1, 1.0, 0),
         full_batch(1.0, 0),
         ShuffledDPSGD(noise_multiplier=1.0, num_epochs=0),
-        TruncatedPoissonDPSGD(
-            num_units=10,
-            expected_batch_size=1,
-            noise_multiplier=1.0,
-            num_steps=0,
-            largest_batch_size=2,
-        ),
-        FixedSizeDPSGD(num_units=10, batch_size=1, noise_multiplier=1.0, num_steps=0),
-        BandedDPSGD(
-            num_units=10,
-            expected_batch_size=1,
-            noise_multiplier=1.0,
-            num_steps=0,
-            bands=2,
-            column_norm=1.0,
-        ),
-        UserLevelDPSGD(
-            num_records=10,
-            expected_batch_size=1,
-            noise_multiplier=1.0,
-            num_steps=0,
-            records_per_user=2,
-        ),
-        AdaptiveClippingDPSGD(
-            num_units=10,
-            expected_batch_size=1,
-            gradient_noise_multiplier=1.0,
-            num_steps=0,
-            count_stddev=5.0,
-        ),
+        truncated_poisson(10, 1, 1.0, 0, largest_batch_size=2),
+        fixed_size(10, 1, 1.0, 0),
+        banded(10, 1, 1.0, 0, bands=2, column_norm=1.0),
+        user_level(10, 1, 1.0, 0, records_per_user=2),
+        adaptive_clipping(10, 1, 1.0, 0, count_stddev=5.0),
     ):
         assert mechanism.epsilon(1e-5) == mechanism.rdp_epsilon(1e-5) == 0.0
         assert mechanism.delta(0.0) == 0.0
@@ -196,36 +150,15 @@ def test_replace_one_under_poisson_sampling():
     ],
 )
 def test_banded_noise(bands, exact):
-    mechanism = BandedDPSGD(
-        num_units=10**6,
-        expected_batch_size=8192,
-        noise_multiplier=0.8,
-        num_steps=2000,
-        bands=bands,
-        column_norm=1.0,
-    )
+    mechanism = banded(10**6, 8192, 0.8, 2000, bands=bands, column_norm=1.0)
     assert exact < mechanism.epsilon(1e-7) < exact * (1 + 1e-5)
-    scaled = BandedDPSGD(
-        num_units=10**6,
-        expected_batch_size=8192,
-        noise_multiplier=1.6,
-        num_steps=2000,
-        bands=bands,
-        column_norm=2.0,
-    )
+    scaled = banded(10**6, 8192, 1.6, 2000, bands=bands, column_norm=2.0)
     assert scaled.epsilon(1e-7) == mechanism.epsilon(1e-7)
 
 
 def test_banded_groups_must_hold_a_batch():
     with pytest.raises(ValueError, match="larger than a group, which has num_units / bands = 250"):
-        BandedDPSGD(
-            num_units=1000,
-            expected_batch_size=300,
-            noise_multiplier=1.0,
-            num_steps=10,
-            bands=4,
-            column_norm=1.0,
-        )
+        banded(1000, 300, 1.0, 10, bands=4, column_norm=1.0)
 
 
 @pytest.mark.parametrize("mean", [1 + 1e-15, 1 + 1e-13, 1 + 1e-9, 1.5, 100.0, 1e10, 1e100, 1e300])
@@ -269,13 +202,7 @@ def test_shuffled_epochs_claim_no_amplification():
 @pytest.mark.parametrize(("noise", "count_stddev"), [(0.6, 51.2), (1.0, 5.0)])
 def test_adaptive_clipping_pays_for_its_count(noise, count_stddev):
     of_gradient = (noise**-2 - (2 * count_stddev) ** -2) ** -0.5
-    adaptive = AdaptiveClippingDPSGD(
-        num_units=67349,
-        expected_batch_size=1024,
-        gradient_noise_multiplier=of_gradient,
-        num_steps=198,
-        count_stddev=count_stddev,
-    )
+    adaptive = adaptive_clipping(67349, 1024, of_gradient, 198, count_stddev=count_stddev)
     assert adaptive.noise_multiplier == pytest.approx(noise, rel=1e-12)
     plain = dpsgd(67349, 1024, of_gradient, 198)
     assert adaptive.epsilon(1e-5) > plain.epsilon(1e-5)
@@ -318,13 +245,7 @@ def test_what_has_no_renyi_divergence_or_loss_distribution_says_so():
 def test_wrong_wrappers():
     with pytest.raises(ValueError, match="must have unit 'record'; got 'user'"):
         GroupOfRecords(
-            UserLevelDPSGD(
-                num_records=100,
-                expected_batch_size=10,
-                noise_multiplier=2.0,
-                num_steps=5,
-                records_per_user=2,
-            ),
+            user_level(100, 10, 2.0, 5, records_per_user=2),
             records_per_user=2,
         )
     with pytest.raises(TypeError, match="run must be a mechanism"):

@@ -27,8 +27,17 @@ VALID = {
 }
 
 
-def test_import_loads_neither_jax_nor_the_trainer():
+def printed_by(code):
+    """What a new process prints that finds the accountant and nothing else of this project."""
     package = pathlib.Path(dpjax_accounting.__file__).parent
+    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_import_loads_neither_jax_nor_the_trainer():
     code = (
         "import sys, dpjax_accounting as a;"
         "a.default_delta(5);"
@@ -36,23 +45,14 @@ def test_import_loads_neither_jax_nor_the_trainer():
         "run.epsilon(1e-5);"
         "print(sorted({'jax', 'jaxlib', 'flax', 'dpjax'} & set(sys.modules)))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert printed_by(code) == "[]"
 
 
 def test_import_leaves_the_slow_libraries_for_later():
-    package = pathlib.Path(dpjax_accounting.__file__).parent
     code = (
         "import sys, dpjax_accounting; print(sorted({'scipy', 'dp_accounting'} & set(sys.modules)))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(package.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
+    assert printed_by(code) == "[]"
 
 
 def test_public_names():

@@ -18,10 +18,10 @@ from dpjax_accounting import (
     compare,
     mechanism_from_dict,
 )
-from dpjax_accounting.mechanisms.other_samplings import random_allocation
+from dpjax_accounting.mechanisms.other_samplings import random_allocation as module
 from scipy import special
 
-from tests.support.mechanisms import dpsgd, full_batch
+from tests.support.mechanisms import dpsgd, full_batch, random_allocation
 
 
 def allocated(batches_per_epoch, noise_multiplier, num_epochs, **others):
@@ -84,9 +84,7 @@ def _exact_delta_of_two_batches(noise, epsilon):
 
 @pytest.mark.parametrize("noise", [0.5, 1.0, 3.0])
 def test_two_batches_are_not_below_the_exact_divergence(noise):
-    mechanism = RandomAllocationDPSGD(
-        num_units=100, batches_per_epoch=2, noise_multiplier=noise, num_epochs=1
-    )
+    mechanism = random_allocation(100, 2, noise, 1)
     for delta in (1e-3, 1e-5, 1e-8):
         epsilon = mechanism.epsilon(delta)
         exact = _exact_delta_of_two_batches(noise, epsilon)
@@ -98,9 +96,7 @@ def test_two_batches_are_not_below_the_exact_divergence(noise):
 
 def test_several_epochs_are_not_below_a_simulation():
     batches, epochs, noise, samples = 5, 3, 1.5, 200_000
-    mechanism = RandomAllocationDPSGD(
-        num_units=100, batches_per_epoch=batches, noise_multiplier=noise, num_epochs=epochs
-    )
+    mechanism = random_allocation(100, batches, noise, epochs)
     outputs = np.random.default_rng(0).standard_normal((2, samples, epochs, batches))
     outputs[0, :, :, 0] += 1 / noise  # By symmetry the unit may be in the first batch.
     ratios = np.exp(outputs / noise - 0.5 / noise**2).mean(axis=3)
@@ -115,7 +111,7 @@ def test_several_epochs_are_not_below_a_simulation():
 def test_the_round_off_of_many_epochs_is_allowed_for():
     # With one batch per epoch the exact value is known; the mechanism does not ask the package.
     epochs = 100
-    loss = random_allocation._loss_on_grid(1, 12.0, epochs, 4000)
+    loss = module._loss_on_grid(1, 12.0, epochs, 4000)
     for delta in (1e-6, 1e-10, 1e-12):
         exact = full_batch(12.0, epochs).epsilon(delta)
         theirs = float(loss.get_delta_for_epsilon(exact))
@@ -168,9 +164,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="neighboring='replace_one' is not supported: a bound is"):
         allocated(10, 1.0, 1, neighboring="replace_one")
     with pytest.raises(ValueError, match="unit='user' is not"):
-        RandomAllocationDPSGD(
-            num_units=1000, batches_per_epoch=10, noise_multiplier=1.0, num_epochs=1, unit="user"
-        )
+        random_allocation(1000, 10, 1.0, 1, unit="user")
     with pytest.raises(ValueError, match="batches_per_epoch must be at least 1; got 0"):
         allocated(0, 1.0, 1)
     with pytest.raises(ValueError, match=r"below 0\.1 are not accounted for"):

@@ -7,10 +7,9 @@ from dpjax_accounting import (
     BestOfRuns,
     FullBatch,
     GroupOfRecords,
-    UserLevelDPSGD,
 )
 
-from tests.support.mechanisms import dpsgd, full_batch
+from tests.support.mechanisms import dpsgd, full_batch, user_level
 
 SST2 = dpsgd(67349, 1024, 1.0, 198)
 
@@ -26,13 +25,7 @@ SST2 = dpsgd(67349, 1024, 1.0, 198)
 def test_users_with_several_records(numbers, delta, exact, black_box):
     num_records, batch, noise, steps, k = numbers
     record = dpsgd(num_records, batch, noise, steps)
-    epsilon = UserLevelDPSGD(
-        num_records=num_records,
-        expected_batch_size=batch,
-        noise_multiplier=noise,
-        num_steps=steps,
-        records_per_user=k,
-    ).epsilon(delta)
+    epsilon = user_level(num_records, batch, noise, steps, records_per_user=k).epsilon(delta)
     assert exact < epsilon < exact * (1 + 1e-5)
     group = GroupOfRecords(record, records_per_user=k).epsilon(delta)
     # The reference group bound uses k e^{(k - 1) ε} δ, which is a little looser.

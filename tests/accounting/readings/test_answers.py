@@ -11,7 +11,6 @@ import pytest
 from dpjax_accounting import (
     BestOfRuns,
     Composition,
-    FixedSizeDPSGD,
     GroupOfRecords,
     NotGaussian,
     ShuffledDPSGD,
@@ -24,7 +23,7 @@ from dpjax_accounting import (
 )
 from scipy.special import ndtr, ndtri
 
-from tests.support.mechanisms import dpsgd, full_batch
+from tests.support.mechanisms import dpsgd, fixed_size, full_batch
 
 RATES = np.concatenate([[0.0], np.geomspace(1e-9, 0.1, 200), np.linspace(0.1, 1, 200)])
 SAMPLED = dpsgd(1000, 100, 6.0, 40)
@@ -150,13 +149,7 @@ def test_nothing_released_teaches_nothing(mechanism):
     "mechanism",
     [
         SAMPLED,
-        FixedSizeDPSGD(
-            num_units=100,
-            batch_size=10,
-            noise_multiplier=8.0,
-            num_steps=4,
-            neighboring="replace_one",
-        ),
+        fixed_size(100, 10, 8.0, 4, neighboring="replace_one"),
         BestOfRuns(full_batch(8.0, 1), mean_runs=3.0),
         GroupOfRecords(full_batch(8.0, 1), records_per_user=2),
     ],

@@ -7,21 +7,25 @@ import time
 import numpy as np
 import pytest
 from dpjax_accounting import (
-    AdaptiveClippingDPSGD,
-    BandedDPSGD,
     Composition,
     DPSGDSchedule,
     EpsilonBySteps,
-    FixedSizeDPSGD,
-    RandomAllocationDPSGD,
     ShuffledDPSGD,
-    TruncatedPoissonDPSGD,
-    UserLevelDPSGD,
 )
 from dpjax_accounting.mechanisms.stepwise import stopped_after
 from dpjax_accounting.report.pictures import epsilon_picture
 
-from tests.support.mechanisms import dpsgd, full_batch, segment
+from tests.support.mechanisms import (
+    adaptive_clipping,
+    banded,
+    dpsgd,
+    fixed_size,
+    full_batch,
+    random_allocation,
+    segment,
+    truncated_poisson,
+    user_level,
+)
 
 MECHANISM = dpsgd(1000, 100, 6.0, 40)
 
@@ -100,36 +104,11 @@ def test_every_step_of_a_long_run_in_one_pass():
     [
         full_batch(12.0, 40),
         DPSGDSchedule(num_units=1000, segments=(segment(100, 6.0, 15), segment(50, 8.0, 25))),
-        TruncatedPoissonDPSGD(
-            num_units=1000,
-            expected_batch_size=100,
-            noise_multiplier=6.0,
-            num_steps=40,
-            largest_batch_size=140,
-        ),
-        FixedSizeDPSGD(num_units=1000, batch_size=100, noise_multiplier=12.0, num_steps=40),
-        BandedDPSGD(
-            num_units=1000,
-            expected_batch_size=100,
-            noise_multiplier=6.0,
-            num_steps=40,
-            bands=4,
-            column_norm=1.2,
-        ),
-        AdaptiveClippingDPSGD(
-            num_units=1000,
-            expected_batch_size=100,
-            gradient_noise_multiplier=6.0,
-            num_steps=40,
-            count_stddev=10.0,
-        ),
-        UserLevelDPSGD(
-            num_records=1000,
-            expected_batch_size=100,
-            noise_multiplier=8.0,
-            num_steps=40,
-            records_per_user=3,
-        ),
+        truncated_poisson(1000, 100, 6.0, 40, largest_batch_size=140),
+        fixed_size(1000, 100, 12.0, 40),
+        banded(1000, 100, 6.0, 40, bands=4, column_norm=1.2),
+        adaptive_clipping(1000, 100, 6.0, 40, count_stddev=10.0),
+        user_level(1000, 100, 8.0, 40, records_per_user=3),
     ],
     ids=lambda mechanism: mechanism.name,
 )
@@ -163,9 +142,7 @@ def test_a_schedule_stops_in_its_segments():
     "mechanism",
     [
         ShuffledDPSGD(noise_multiplier=8.0, num_epochs=3),
-        RandomAllocationDPSGD(
-            num_units=1000, batches_per_epoch=10, noise_multiplier=8.0, num_epochs=3
-        ),
+        random_allocation(1000, 10, 8.0, 3),
         Composition((MECHANISM, MECHANISM)),
     ],
 )

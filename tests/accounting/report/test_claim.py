@@ -8,13 +8,8 @@ from dpjax_accounting import (
     BestOfRuns,
     Composition,
     DPSGDSchedule,
-    FixedSizeDPSGD,
-    FullBatch,
     GroupOfRecords,
-    RandomAllocationDPSGD,
     ShuffledDPSGD,
-    TruncatedPoissonDPSGD,
-    UserLevelDPSGD,
     claim,
     tpr_ceiling,
 )
@@ -22,9 +17,17 @@ from dpjax_accounting.engine.gaussian import gaussian_log_delta
 from dpjax_accounting.readings.trade_off import largest_tpr
 from dpjax_accounting.readings.unamplified import NotSampled, unamplified_epsilon
 
-from tests.support.mechanisms import dpsgd, full_batch, segment
+from tests.support.mechanisms import (
+    dpsgd,
+    fixed_size,
+    full_batch,
+    random_allocation,
+    segment,
+    truncated_poisson,
+    user_level,
+)
 
-FULL = FullBatch(noise_multiplier=8.0, num_steps=4)
+FULL = full_batch(8.0, 4)
 
 
 def gaussian_tpr(fpr, mu):
@@ -60,9 +63,7 @@ def test_without_sampling_it_is_the_epsilon_of_every_mechanism():
     ):
         known = unamplified_epsilon(mechanism, 1e-5)
         assert known == pytest.approx(mechanism.epsilon(1e-5), rel=1e-3)
-    allocated = RandomAllocationDPSGD(
-        num_units=1000, batches_per_epoch=10, noise_multiplier=8.0, num_epochs=3
-    )
+    allocated = random_allocation(1000, 10, 8.0, 3)
     assert unamplified_epsilon(allocated, 1e-5) == pytest.approx(
         full_batch(8.0, 3).epsilon(1e-5), rel=1e-6
     )
@@ -86,9 +87,7 @@ def test_known_draws_of_several_segments_add_up():
 
 @pytest.mark.parametrize("neighboring", ["zero_out", "replace_one"])
 def test_known_batches_of_a_fixed_size_are_those_of_a_unit_alone(neighboring):
-    fixed = FixedSizeDPSGD(
-        num_units=1000, batch_size=100, noise_multiplier=4.0, num_steps=30, neighboring=neighboring
-    )
+    fixed = fixed_size(1000, 100, 4.0, 30, neighboring=neighboring)
     poisson = dpsgd(1000, 100, 4.0, 30, neighboring=neighboring)
     assert unamplified_epsilon(fixed, 1e-6) == unamplified_epsilon(poisson, 1e-6)
     assert unamplified_epsilon(fixed.after(0), 1e-6) == 0.0
@@ -98,23 +97,11 @@ def test_known_batches_of_a_fixed_size_are_those_of_a_unit_alone(neighboring):
     ("mechanism", "words"),
     [
         (
-            UserLevelDPSGD(
-                num_records=1000,
-                expected_batch_size=100,
-                noise_multiplier=8.0,
-                num_steps=4,
-                records_per_user=2,
-            ),
+            user_level(1000, 100, 8.0, 4, records_per_user=2),
             "by different amounts",
         ),
         (
-            TruncatedPoissonDPSGD(
-                num_units=1000,
-                expected_batch_size=100,
-                noise_multiplier=8.0,
-                num_steps=4,
-                largest_batch_size=110,
-            ),
+            truncated_poisson(1000, 100, 8.0, 4, largest_batch_size=110),
             "by different amounts",
         ),
         (GroupOfRecords(FULL, records_per_user=2), "known by a bound on all of it"),
@@ -138,13 +125,7 @@ def test_the_strongest_test_is_that_of_the_gaussian():
     "mechanism",
     [
         FULL,
-        FixedSizeDPSGD(
-            num_units=100,
-            batch_size=10,
-            noise_multiplier=8.0,
-            num_steps=4,
-            neighboring="replace_one",
-        ),
+        fixed_size(100, 10, 8.0, 4, neighboring="replace_one"),
         Composition((dpsgd(100, 10, 8.0, 4), dpsgd(100, 20, 8.0, 2))),
     ],
 )
@@ -160,13 +141,7 @@ def test_what_has_no_steps_has_no_claim_for_some_of_them():
     with pytest.raises(ValueError, match="counts in full"):
         claim(Composition((FULL, full_batch(5.0, 2))), 1e-5, steps_completed=1)
     unknown = claim(
-        UserLevelDPSGD(
-            num_records=1000,
-            expected_batch_size=100,
-            noise_multiplier=80.0,
-            num_steps=4,
-            records_per_user=2,
-        ),
+        user_level(1000, 100, 80.0, 4, records_per_user=2),
         1e-5,
         steps_completed=2,
     )

@@ -13,6 +13,7 @@ import dpjax
 from dpjax.privatize.structured import clipped_sums
 from tests.support.slow import mark_slow
 from tests.support.structures import build
+from tests.support.structures_in_loops import loss_over_tied_slices
 
 STRATEGIES = ("materialize", "one_backward", "two_backwards", "auto")
 
@@ -29,17 +30,7 @@ def tied_head_in_slices():
     rng = np.random.default_rng(0)
     params = {"table": rng.normal(size=(11, 6)), "w": rng.normal(size=(6, 6))}
 
-    def loss(p, ids):
-        h = jnp.tanh((0.5 * p["table"][ids] + p["table"][ids[::-1]]) @ p["w"])
-
-        @jax.checkpoint
-        def step(total, rows):
-            return total + jnp.sum(jnp.sin(rows @ h.T), 0), None
-
-        slices = p["table"][1:].reshape(2, 5, 6)
-        total, _ = jax.lax.scan(step, 0.0 * h[:, 0], slices, reverse=True)
-        return jnp.sum(total**2)
-
+    loss = loss_over_tied_slices(lambda h: 0.0 * h[:, 0])
     return jax.tree.map(jnp.float32, params), jnp.int32(rng.integers(0, 11, (4, 7))), loss
 
 

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from dpjax_accounting import DPSGD, BandedDPSGD
+from dpjax_accounting import DPSGD
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from dpjax.privatize import PoissonSampler, RunKey, microbatches, noisy_mean
+from tests.support.mechanisms import banded
 
 
 def make_sampler(num_units=500, batch=25, seed=2):
@@ -66,14 +67,7 @@ def test_microbatches_hold_each_index_once(num, size):
 
 
 def test_another_mechanism_is_refused():
-    other = BandedDPSGD(
-        num_units=100,
-        expected_batch_size=10,
-        noise_multiplier=1.0,
-        num_steps=4,
-        bands=2,
-        column_norm=1.0,
-    )
+    other = banded(100, 10, 1.0, 4, bands=2, column_norm=1.0)
     with pytest.raises(TypeError, match=r"Poisson batches from all units.*BandedDPSGD"):
         PoissonSampler.for_mechanism(other, RunKey.from_seed(0))
     with pytest.raises(TypeError, match=r"independent noise.*BandedDPSGD"):

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
-from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.engine.privacy_loss import Releases, check_noise
 from dpjax_accounting.engine.releases import poisson
 from dpjax_accounting.mechanisms.stepwise import Stepwise
-
-_REFUSED = {
-    "add_or_remove_one": "groups of equal size move other units from group to group when one is"
-    " added or removed, which no sensitivity of one clip norm covers; num_units and the groups must"
-    " be public and fixed",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,11 +39,16 @@ class BandedDPSGD(Stepwise):
         neighboring: "zero_out" or "replace_one".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "banded_dpsgd"
+    relations: ClassVar[tuple[str, ...]] = ("zero_out", "replace_one")
+    refused_relations: ClassVar[Mapping[str, str]] = {
+        "add_or_remove_one": "groups of equal size move other units from group to group when one is"
+        " added or removed, which no sensitivity of one clip norm covers; num_units and the groups"
+        " must be public and fixed",
+    }
 
     num_units: int
     expected_batch_size: float
@@ -62,7 +61,7 @@ class BandedDPSGD(Stepwise):
 
     def __post_init__(self) -> None:
         """Checks every field."""
-        check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
+        super().__post_init__()
         group = self.num_units // self.bands
         if self.expected_batch_size > group:
             raise ValueError(

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 
-from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.engine.pairs import Array
 from dpjax_accounting.engine.privacy_loss import Releases, check_noise
 from dpjax_accounting.engine.releases import without_replacement
 from dpjax_accounting.mechanisms.stepwise import Stepwise
-
-_REFUSED = {
-    "add_or_remove_one": "a batch of a fixed size always holds another unit in place of the one"
-    " that is absent",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,11 +38,15 @@ class FixedSizeDPSGD(Stepwise):
         neighboring: "replace_one" or "zero_out".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "fixed_size_dpsgd"
+    relations: ClassVar[tuple[str, ...]] = ("replace_one", "zero_out")
+    refused_relations: ClassVar[Mapping[str, str]] = {
+        "add_or_remove_one": "a batch of a fixed size always holds another unit in place of the one"
+        " that is absent",
+    }
 
     num_units: int
     batch_size: int
@@ -58,7 +57,7 @@ class FixedSizeDPSGD(Stepwise):
 
     def __post_init__(self) -> None:
         """Checks every field."""
-        check_common_fields(self, ("replace_one", "zero_out"), _REFUSED)
+        super().__post_init__()
         if self.batch_size > self.num_units:
             raise ValueError(
                 f"batch_size={self.batch_size} is larger than the data, which has"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.engine.privacy_loss import Releases
-from dpjax_accounting.engine.releases import RELATIONS, gaussian
+from dpjax_accounting.engine.releases import gaussian
 from dpjax_accounting.mechanisms.stepwise import Stepwise
 
 
@@ -26,8 +25,7 @@ class FullBatch(Stepwise):
             the sum by twice the clip norm.
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "full_batch"
@@ -36,10 +34,6 @@ class FullBatch(Stepwise):
     num_steps: int
     unit: str = "record"
     neighboring: str = "add_or_remove_one"
-
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        check_common_fields(self, RELATIONS)
 
     def releases(self) -> Releases:
         """Returns the Gaussian release, `num_steps` times."""

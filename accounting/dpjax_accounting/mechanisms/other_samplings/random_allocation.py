@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import math
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.engine.answer_cache import remembered
 from dpjax_accounting.engine.pairs import Array
 from dpjax_accounting.engine.privacy_loss import check_delta, check_noise, checked_epsilon
@@ -19,9 +19,6 @@ from dpjax_accounting.mechanisms.other_samplings.full_batch import FullBatch
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
 
-_REFUSED = {
-    "replace_one": "a bound is known for a unit that is present or not, or without contribution",
-}
 # Per epoch: the tails that are cut, which count as an infinite loss, and an allowance for the
 # round-off of the transform that composes the epochs. Tails and round-off together were found to
 # raise δ, by 5e-15 per epoch.
@@ -66,11 +63,15 @@ class RandomAllocationDPSGD(Mechanism):
         neighboring: "add_or_remove_one" or "zero_out", which have the same ε.
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "random_allocation_dpsgd"
+    relations: ClassVar[tuple[str, ...]] = ("add_or_remove_one", "zero_out")
+    refused_relations: ClassVar[Mapping[str, str]] = {
+        "replace_one": "a bound is known for a unit that is present or not, or without"
+        " contribution",
+    }
 
     num_units: int
     batches_per_epoch: int
@@ -78,10 +79,6 @@ class RandomAllocationDPSGD(Mechanism):
     num_epochs: int
     unit: str = "record"
     neighboring: str = "add_or_remove_one"
-
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        check_common_fields(self, ("add_or_remove_one", "zero_out"), _REFUSED)
 
     @property
     def expected_batch_size(self) -> float:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
-from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.engine.privacy_loss import Releases
 from dpjax_accounting.engine.releases import gaussian
 from dpjax_accounting.mechanisms.mechanism import Mechanism
-
-_REFUSED = {
-    "add_or_remove_one": "adding a unit to batches of a fixed size moves other units from one batch"
-    " to the next, which no sensitivity of one clip norm covers",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,20 +28,20 @@ class ShuffledDPSGD(Mechanism):
             public.
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "shuffled_dpsgd"
+    relations: ClassVar[tuple[str, ...]] = ("zero_out", "replace_one")
+    refused_relations: ClassVar[Mapping[str, str]] = {
+        "add_or_remove_one": "adding a unit to batches of a fixed size moves other units from one"
+        " batch to the next, which no sensitivity of one clip norm covers",
+    }
 
     noise_multiplier: float
     num_epochs: int
     unit: str = "record"
     neighboring: str = "zero_out"
-
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
 
     def releases(self) -> Releases:
         """Returns one Gaussian release per epoch."""

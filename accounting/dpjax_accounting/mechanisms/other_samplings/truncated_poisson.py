@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
-from dpjax_accounting.checks import check_common_fields
 from dpjax_accounting.engine.privacy_loss import Releases, check_noise
 from dpjax_accounting.engine.releases import blended, poisson
 from dpjax_accounting.mechanisms.stepwise import Stepwise
-
-_REFUSED = {
-    "add_or_remove_one": "whether a batch overflows depends on the number of units, which must"
-    " therefore be public",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,11 +33,15 @@ class TruncatedPoissonDPSGD(Stepwise):
         neighboring: "zero_out" or "replace_one".
 
     Raises:
-        TypeError: if a field has the wrong type.
-        ValueError: if a field is out of range, or a name unknown or not supported.
+        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "truncated_poisson_dpsgd"
+    relations: ClassVar[tuple[str, ...]] = ("zero_out", "replace_one")
+    refused_relations: ClassVar[Mapping[str, str]] = {
+        "add_or_remove_one": "whether a batch overflows depends on the number of units, which must"
+        " therefore be public",
+    }
 
     num_units: int
     expected_batch_size: float
@@ -51,10 +50,6 @@ class TruncatedPoissonDPSGD(Stepwise):
     largest_batch_size: int
     unit: str = "record"
     neighboring: str = "zero_out"
-
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        check_common_fields(self, ("zero_out", "replace_one"), _REFUSED)
 
     def releases(self) -> Releases:
         """Returns the mixture of a Poisson step and a full one, `num_steps` times."""

@@ -54,7 +54,7 @@ def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     outputs = arrays.g.shape[-1]
     block = gram_block(length, arrays.num_groups, budget)
 
-    def of_pair(first: int | jax.Array, second: int | jax.Array) -> jax.Array:
+    def sum_pair(first: int | jax.Array, second: int | jax.Array) -> jax.Array:
         """The square with its margin, and `lost`, for t in one block and s in another; `(2,)`."""
         a, g = (
             product("...td,...sd->...ts", _rows(x, first, block), _rows(x, second, block))
@@ -71,10 +71,10 @@ def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
 
     pairs = np.array([(i, j) for i in range(-(-length // block)) for j in range(i + 1)], np.int32)
     if len(pairs) == 1:
-        sums = of_pair(0, 0)
+        sums = sum_pair(0, 0)
     else:
         sums, _ = jax.lax.scan(
-            lambda total, pair: (total + of_pair(pair[0], pair[1]), None),
+            lambda total, pair: (total + sum_pair(pair[0], pair[1]), None),
             vary(jnp.zeros(2, jnp.float32), axes_of(arrays)),
             jnp.asarray(pairs),
         )
@@ -152,12 +152,12 @@ def _formed_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     if block >= outputs:
         return dense_norm(formed(arrays))
 
-    def of_slice(start: Any, counts: jax.Array) -> jax.Array:
+    def measure_slice(start: Any, counts: jax.Array) -> jax.Array:
         g = jax.lax.dynamic_slice_in_dim(arrays.g, start, block, axis=-1)
         columns = formed(ContractionArrays(arrays.a, g))
         return dense_norm(columns * counts.reshape(*[1] * (columns.ndim - 1), block))
 
-    return in_slices(outputs, block, of_slice, _both, axes_of(arrays))
+    return in_slices(outputs, block, measure_slice, _both, axes_of(arrays))
 
 
 def _both(first: jax.Array, second: jax.Array) -> jax.Array:
@@ -171,14 +171,14 @@ def norm_if_orthogonal(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     arrays = jax.lax.stop_gradient(arrays)
     scales = [power_of_two(x) for x in arrays]
 
-    def of_slice(start: Any, counts: jax.Array) -> jax.Array:
+    def sum_slice(start: Any, counts: jax.Array) -> jax.Array:
         squares = counts
         for x, scale in zip(arrays, scales, strict=True):
             part = jax.lax.dynamic_slice_in_dim(x, start, block, axis=-2)
             squares *= jnp.sum(jnp.square(part.astype(jnp.float32) / scale), axis=-1)
         return jnp.sum(squares)
 
-    square = in_slices(length, block, of_slice, axes=axes_of(arrays))
+    square = in_slices(length, block, sum_slice, axes=axes_of(arrays))
     return scales[0] * scales[1] * jnp.sqrt(square)
 
 

@@ -202,12 +202,12 @@ def cross(
     a_scale = power_of_two(contraction.a)
     block = budget.portion(rows.ids.shape[0], contraction.a.shape[0])
 
-    def of_slice(start: Any, counts: jax.Array) -> jax.Array:
+    def cross_slice(start: Any, counts: jax.Array) -> jax.Array:
         ids, some = (jax.lax.dynamic_slice_in_dim(x, start, block) for x in (rows.ids, updates))
         picked = picked_columns(contraction.a, ids, first) / a_scale
         return jnp.sum(picked * product("sk,tk->st", g, some) * counts[None])
 
-    value = in_slices(rows.ids.shape[0], block, of_slice, axes=axes_of((contraction, rows)))
+    value = in_slices(rows.ids.shape[0], block, cross_slice, axes=axes_of((contraction, rows)))
     return Cross(factor * value, (a_scale, g_scale, rows_scale))
 
 

@@ -36,12 +36,12 @@ def summed(factor: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
     leaves, treedef = jax.tree.flatten(arrays)
 
     @jax.custom_batching.custom_vmap
-    def of_one(factor: jax.Array, *leaves: jax.Array) -> jax.Array:
+    def sum_one(factor: jax.Array, *leaves: jax.Array) -> jax.Array:
         batch = [leaf[None] for leaf in leaves]
         return sum_over_batch(factor[None], jax.tree.unflatten(treedef, batch), form)
 
-    @of_one.def_vmap
-    def of_batch(
+    @sum_one.def_vmap
+    def sum_batch(
         axis_size: int, in_batched: Sequence[bool], factor: jax.Array, *leaves: jax.Array
     ) -> tuple[jax.Array, bool]:
         factors, *full = [
@@ -51,7 +51,7 @@ def summed(factor: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
         counted = without(factors == 0, jax.tree.unflatten(treedef, full))
         return sum_over_batch(factors, counted, form), False
 
-    return of_one(factor, *leaves)
+    return sum_one(factor, *leaves)
 
 
 def without(left_out: jax.Array, arrays: PyTree, axis: int = 0) -> PyTree:

@@ -6,12 +6,10 @@ import dataclasses
 
 import pytest
 from dpjax_accounting import (
-    FixedSizeDPSGD,
-    TruncatedPoissonDPSGD,
     compare,
 )
 
-from tests.support.mechanisms import dpsgd, full_batch
+from tests.support.mechanisms import dpsgd, fixed_size, full_batch, truncated_poisson
 
 SST2 = dpsgd(67349, 1024, 1.0, 198)
 
@@ -28,32 +26,18 @@ def test_fixed_size_batches_use_the_sensitivity_of_a_replacement(
     num_units, size, noise, count, delta, epsilon, renyi
 ):
     both = compare(
-        FixedSizeDPSGD(
-            num_units=num_units, batch_size=size, noise_multiplier=noise, num_steps=count
-        ),
+        fixed_size(num_units, size, noise, count),
         delta,
     )
     assert both.pld == pytest.approx(epsilon, rel=1e-5)
     # dp-accounting's bound is the strengthened one of the same paper, up to 1 % tighter.
     assert renyi * (1 - 1e-6) < both.rdp < 1.01 * renyi
     # Every batch of Poisson sampling with all units, reduced at random, is one of a fixed size.
-    reduced = TruncatedPoissonDPSGD(
-        num_units=num_units,
-        expected_batch_size=num_units,
-        noise_multiplier=noise,
-        num_steps=count,
-        largest_batch_size=size,
-    )
+    reduced = truncated_poisson(num_units, num_units, noise, count, largest_batch_size=size)
     for relation in ("replace_one", "zero_out"):
         whole = dataclasses.replace(reduced, neighboring=relation).epsilon(delta)
         assert whole == pytest.approx(both.pld, rel=1e-4)
-    zeroed = FixedSizeDPSGD(
-        num_units=num_units,
-        batch_size=size,
-        noise_multiplier=noise,
-        num_steps=count,
-        neighboring="zero_out",
-    ).epsilon(delta)
+    zeroed = fixed_size(num_units, size, noise, count, neighboring="zero_out").epsilon(delta)
     assert 0.8 * both.pld < zeroed < both.pld
     # Not the loss of Poisson batches, with either relation.
     assert zeroed > 4 * dpsgd(num_units, size, noise, count, neighboring="zero_out").epsilon(delta)
@@ -65,14 +49,10 @@ def test_fixed_size_batches_use_the_sensitivity_of_a_replacement(
 def test_batches_of_most_units_are_hardly_amplified(relation):
     whole = full_batch(4.0, 20, neighboring=relation)
     for size in (50, 100):
-        fixed = FixedSizeDPSGD(
-            num_units=100, batch_size=size, noise_multiplier=4.0, num_steps=20, neighboring=relation
-        )
+        fixed = fixed_size(100, size, 4.0, 20, neighboring=relation)
         assert fixed.epsilon(1e-5) == whole.epsilon(1e-5)
     assert fixed.rdp_epsilon(1e-5) == whole.rdp_epsilon(1e-5)
-    few = FixedSizeDPSGD(
-        num_units=100, batch_size=30, noise_multiplier=4.0, num_steps=20, neighboring=relation
-    )
+    few = fixed_size(100, 30, 4.0, 20, neighboring=relation)
     assert few.epsilon(1e-5) < whole.epsilon(1e-5)
 
 
@@ -87,25 +67,16 @@ def test_batches_of_most_units_are_hardly_amplified(relation):
 def test_truncated_poisson_agrees_with_dp_accounting(numbers, delta, zero_out, replace_one):
     num_units, mean, most, noise, steps = numbers
     for relation, expected in (("zero_out", zero_out), ("replace_one", replace_one)):
-        mechanism = TruncatedPoissonDPSGD(
-            num_units=num_units,
-            expected_batch_size=mean,
-            noise_multiplier=noise,
-            num_steps=steps,
-            largest_batch_size=most,
-            neighboring=relation,
+        mechanism = truncated_poisson(
+            num_units, mean, noise, steps, largest_batch_size=most, neighboring=relation
         )
         assert mechanism.epsilon(delta) == pytest.approx(expected, rel=1e-5)
 
 
 def test_truncation_far_above_the_mean_is_free_and_at_the_mean_ruinous():
     def truncated_at(largest_batch_size):
-        return TruncatedPoissonDPSGD(
-            num_units=67349,
-            expected_batch_size=1024,
-            noise_multiplier=1.0,
-            num_steps=198,
-            largest_batch_size=largest_batch_size,
+        return truncated_poisson(
+            67349, 1024, 1.0, 198, largest_batch_size=largest_batch_size
         ).epsilon(7.424e-6)
 
     poisson = SST2.epsilon(7.424e-6)
