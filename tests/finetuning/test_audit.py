@@ -47,7 +47,7 @@ def test_half_of_the_canaries_count_in_the_guarantee(options):
     assert result.audit["claimed_epsilon"] == result.epsilon
     assert result.audit["mechanism"] == result.privacy["mechanism"]
     assert result.audit["score"] == "loss"
-    assert result.audit["details"]["kind_of_canaries"] == "mislabelled"
+    assert result.audit["details"]["kind_of_canaries"] == "random-labelled"
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_manifest_that_was_changed_since_is_no_audit(audited, stop_after):
 
 
 def test_mislabelled_records_are_no_longer_held_out(options):
-    options["audit"] = {"num_canaries": 40, "most_share": 0.3}
+    options["audit"] = {"num_canaries": 40, "kind": "mislabelled", "most_share": 0.3}
     paths = {name: str(options[name]) for name in ("model", "output_dir")}
     run = set_up(FinetuneConfig.from_options(options | paths))
     assert len(run.plan.evaluation) == 40
@@ -117,10 +117,10 @@ def test_mislabelled_records_are_no_longer_held_out(options):
         ),
         ({"num_canaries": 60}, r"% of the training tokens, more than 1 %; \d+ of this length"),
         ({"num_canaries": -1}, "audit.num_canaries must be at least 0, got -1"),
-        ({"num_canaries": 40, "kind": "new-token"}, "audit.kind must be one of mislabelled"),
+        ({"num_canaries": 40, "kind": "new-token"}, "audit.kind must be one of random-labelled, mislabelled"),
         ({"num_canaries": 40, "score": "ratio"}, "audit.score must be one of loss"),
         ({"num_canaries": 40, "confidence": 1.0}, "audit.confidence must be between 0 and 1"),
-        ({"num_canaries": 200}, "need as many different texts"),
+        ({"num_canaries": 200, "kind": "mislabelled"}, "need as many different texts"),
     ],
 )
 def test_what_could_show_nothing_is_refused_before_training(options, audit, message):

@@ -7,13 +7,13 @@ from typing import Literal
 
 from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
-CanaryKindName = Literal["auto", "new-token", "random-tokens", "mislabelled"]
+CanaryKindName = Literal["auto", "new-token", "random-tokens", "random-labelled", "mislabelled"]
 ScoreName = Literal["auto", "loss", "ratio", "min_k", "min_k_plus", "zlib", "ez", "wbc"]
 
 # Kinds of each task, the first one for auto.
 KINDS_OF_TASKS: dict[str, tuple[str, ...]] = {
     "causal_lm": ("new-token", "random-tokens"),
-    "sequence_classification": ("mislabelled",),
+    "sequence_classification": ("random-labelled", "mislabelled"),
     "token_classification": (),
 }
 SCORES_OF_TASKS: dict[str, tuple[str, ...]] = {
@@ -31,9 +31,9 @@ class Audit(CheckedOptions):
     """How many; about half of them are trained on. 0 for no audit."""
     kind: CanaryKindName = "auto"
     """new-token: an unused token after random ones. random-tokens: a text of random tokens.
-    mislabelled: held-out records with another label, which then count no more in the accuracy.
-    auto is mislabelled for texts with labels; for texts that are written it is new-token, or
-    random-tokens where the vocabulary has too few unused tokens."""
+    random-labelled: the same with a random label. mislabelled: held-out records with another label,
+    which then count no more in the accuracy. auto is random-labelled for texts with labels; for
+    texts that are written new-token, or random-tokens where too few tokens are unused."""
     score: ScoreName = "auto"
     """What the verdict rests on, chosen before training; auto is ratio, the loss before tuning
     against the loss after it, for texts that are written, and loss for texts with labels."""

@@ -76,10 +76,12 @@ def prepare_canaries(plan: Plan, run_key: RunKey) -> tuple[Plan, RunCanaries | N
             kind = "random-tokens"
         else:
             ingredients |= {"vocab_size": vocab_size, "tokens": unused}
-    if kind == "random-tokens":
+    if kind in ("random-tokens", "random-labelled"):
         # Read again, the text may have more tokens than were drawn.
         longest = plan.config.training.max_length
         ingredients["num_tokens"] = min(_CANARY_TOKENS, max(1, longest // 2))
+    if kind == "random-labelled":
+        ingredients["label_names"] = plan.task.labels
     if kind == "mislabelled":
         assert isinstance(plan.eval_records, Records)
         ingredients = {"held_out": plan.eval_records, "label_names": plan.task.labels}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dpjax.audit.canaries.makers.base import Canaries, canary_rng, number_ids
 from dpjax.audit.canaries.makers.unused_tokens import spells_something
-from dpjax.data import Texts
+from dpjax.data import Records, Texts
 from dpjax.privatize import RunKey
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 KIND = "random-tokens"
+LABELLED_KIND = "random-labelled"
 # Draws for one text: half of a vocabulary may be special tokens and parts of characters.
 _MOST_DRAWS = 100
 
@@ -47,6 +49,44 @@ def make_random_tokens(
     ids = number_ids(KIND, num_canaries)
     texts = [random_text(tokenizer, num_tokens, canary_rng(run_key, name)) for name in ids]
     return Canaries(kind=KIND, ids=ids, records=Texts(texts), secrets=tuple(texts))
+
+
+def make_random_labelled(
+    num_canaries: int,
+    *,
+    run_key: RunKey,
+    tokenizer: PreTrainedTokenizerBase,
+    label_names: Sequence[str],
+    num_tokens: int = 16,
+) -> Canaries:
+    """Makes texts of random tokens, each with a label drawn uniformly.
+
+    Nothing but training on a canary tells its label, and no reserve of real records is needed.
+
+    Args:
+        num_canaries: N.
+        run_key: the secret of the run, which draws tokens and labels.
+        tokenizer: the checkpoint's.
+        label_names: all labels, at least two.
+        num_tokens: tokens drawn for each text, at least 1.
+
+    Returns:
+        N canaries with records `Records`; each label is a secret.
+
+    Raises:
+        ValueError: there are fewer than two labels, or as for `make_random_tokens`.
+    """
+    if len(set(label_names)) < 2:
+        raise ValueError(f"label_names must be different labels, two or more, got {label_names!r}")
+    ids = number_ids(LABELLED_KIND, num_canaries)
+    texts, labels = [], []
+    for name in ids:
+        rng = canary_rng(run_key, name)
+        texts.append(random_text(tokenizer, num_tokens, rng))
+        labels.append(label_names[int(rng.integers(len(label_names)))])
+    return Canaries(
+        kind=LABELLED_KIND, ids=ids, records=Records(texts, labels), secrets=tuple(labels)
+    )
 
 
 def random_text(

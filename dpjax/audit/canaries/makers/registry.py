@@ -10,7 +10,7 @@ from dpjax.audit.canaries.makers.base import Canaries
 from dpjax.audit.canaries.makers.high_temperature import make_high_temperature
 from dpjax.audit.canaries.makers.mislabelled import make_mislabelled
 from dpjax.audit.canaries.makers.new_token import make_new_token
-from dpjax.audit.canaries.makers.random_tokens import make_random_tokens
+from dpjax.audit.canaries.makers.random_tokens import make_random_labelled, make_random_tokens
 from dpjax.privatize import RunKey
 from dpjax.suggest import did_you_mean
 
@@ -42,6 +42,9 @@ CANARY_KINDS: dict[str, CanaryKind] = {
         make_high_temperature,
         ("tokenizer", "model", "prompts"),
         ("temperature", "num_tokens"),
+    ),
+    "random-labelled": CanaryKind(
+        "classification", make_random_labelled, ("tokenizer", "label_names"), ("num_tokens",)
     ),
     "mislabelled": CanaryKind("classification", make_mislabelled, ("held_out", "label_names")),
 }

@@ -7,7 +7,7 @@ from dpjax.audit.canaries.checks import find_secret_problems
 from dpjax.audit.canaries.encoding import encode_canaries
 from dpjax.audit.canaries.makers.high_temperature import make_high_temperature
 from dpjax.audit.canaries.makers.new_token import make_new_token
-from dpjax.audit.canaries.makers.random_tokens import make_random_tokens
+from dpjax.audit.canaries.makers.random_tokens import make_random_labelled, make_random_tokens
 from dpjax.audit.canaries.makers.unused_tokens import (
     canary_tokenizer,
     find_rare_tokens,
@@ -168,6 +168,19 @@ def test_random_texts_depend_on_key_and_id_alone(gpt):
 
     assert make(3, KEY) == make(5, KEY)[:3]
     assert not set(make(3, KEY)) & set(make(3, RunKey.from_seed(12)))
+
+
+def test_random_labels_are_uniform_and_of_the_key(gpt):
+    def make(seed, names=("a", "b", "c")):
+        key = RunKey.from_seed(seed)
+        return make_random_labelled(300, run_key=key, tokenizer=gpt, label_names=names)
+
+    canaries = make(1)
+    assert canaries.secrets == tuple(canaries.records.labels)
+    assert all(70 <= canaries.secrets.count(name) <= 130 for name in "abc")
+    assert canaries.records == make(1).records != make(2).records
+    with pytest.raises(ValueError, match="two or more"):
+        make(1, names=("a",))
 
 
 def test_random_texts_have_no_reserved_name():

@@ -16,7 +16,8 @@ HELD_OUT = Records(["good", "bad"], ["yes", "no"])
 
 def test_names_are_those_that_canaries_bear():
     modules = (new_token, random_tokens, high_temperature, mislabelled)
-    assert list(CANARY_KINDS) == [module.KIND for module in modules]
+    names = {module.KIND for module in modules} | {random_tokens.LABELLED_KIND}
+    assert set(CANARY_KINDS) == names
 
 
 @pytest.mark.parametrize("kind", CANARY_KINDS.values(), ids=list(CANARY_KINDS))
