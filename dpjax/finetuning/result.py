@@ -53,6 +53,7 @@ class FinetuneResult:
         ...     eval_loss=0.31,
         ...     eval_perplexity=None,
         ...     attack=None,
+        ...     audit=None,
         ...     privacy={},
         ...     metrics=[],
         ...     samples=[],

@@ -25,7 +25,12 @@ SCORES_OF_TASKS: dict[str, tuple[str, ...]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Audit(CheckedOptions):
-    """Canaries: records that fair coins put into training or leave out, to measure what leaks."""
+    """Canaries: records that fair coins put into training or leave out, to measure what leaks.
+
+    Example:
+        >>> Audit(num_canaries=200).score
+        'auto'
+    """
 
     num_canaries: int = 0
     """How many; about half of them are trained on. 0 for no audit."""
