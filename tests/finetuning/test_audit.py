@@ -117,7 +117,10 @@ def test_mislabelled_records_are_no_longer_held_out(options):
         ),
         ({"num_canaries": 60}, r"% of the training tokens, more than 1 %; \d+ of this length"),
         ({"num_canaries": -1}, "audit.num_canaries must be at least 0, got -1"),
-        ({"num_canaries": 40, "kind": "new-token"}, "audit.kind must be one of random-labelled, mislabelled"),
+        (
+            {"num_canaries": 40, "kind": "new-token"},
+            "must be one of random-labelled, mislabelled",
+        ),
         ({"num_canaries": 40, "score": "ratio"}, "audit.score must be one of loss"),
         ({"num_canaries": 40, "confidence": 1.0}, "audit.confidence must be between 0 and 1"),
         ({"num_canaries": 200, "kind": "mislabelled"}, "need as many different texts"),

@@ -34,17 +34,17 @@ def choose_mapping(mapping: Mapping) -> Literal["vmap", "map"]:
 def map_shadows(
     function: Callable[..., Any], mapping: Literal["vmap", "map"]
 ) -> Callable[..., Any]:
-    """Makes `mapped(of_each, *shared)` of `function(of_one, *shared)`.
+    """Makes `mapped(each, *shared)` of `function(single, *shared)`.
 
     Args:
         function: of what one shadow has, a pytree, and of what all share.
-        mapping: how the leading axis of `of_each` is run through.
+        mapping: how the leading axis of `each` is run through.
     """
 
-    def mapped(of_each: PyTree, *shared: PyTree) -> Any:
-        def of_one(own: PyTree) -> Any:
-            return function(own, *shared)
+    def mapped(each: PyTree, *shared: PyTree) -> Any:
+        def call(single: PyTree) -> Any:
+            return function(single, *shared)
 
-        return jax.vmap(of_one)(of_each) if mapping == "vmap" else jax.lax.map(of_one, of_each)
+        return jax.vmap(call)(each) if mapping == "vmap" else jax.lax.map(call, each)
 
     return mapped

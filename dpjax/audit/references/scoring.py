@@ -53,10 +53,10 @@ def score_shadows(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
-    def of_one(own: PyTree, frozen: PyTree, records: PyTree) -> PyTree:
+    def score_all(single: PyTree, frozen: PyTree, records: PyTree) -> PyTree:
         return jax.lax.map(
-            lambda record: score(own, record, frozen), records, batch_size=batch_size
+            lambda record: score(single, record, frozen), records, batch_size=batch_size
         )
 
-    program = jax.jit(map_shadows(of_one, choose_mapping(mapping)))
+    program = jax.jit(map_shadows(score_all, choose_mapping(mapping)))
     return jax.tree.map(np.asarray, program(trainable, frozen, records))

@@ -163,13 +163,13 @@ def train_shadows(
     )
     program = compile_training(loss, optimizer, training, choose_mapping(mapping), len(is_in))
     trainable, losses = program(
-        of_each_shadow(model, training, keys, batches), model.frozen, records
+        split_by_shadow(model, training, keys, batches), model.frozen, records
     )
     _check_finite(trainable)
     return Shadows(trainable=trainable, membership=is_in, losses=np.asarray(losses))
 
 
-def of_each_shadow(
+def split_by_shadow(
     model: SplitModel,
     training: ShadowTraining,
     keys: Sequence[RunKey],

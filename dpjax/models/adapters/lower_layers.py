@@ -134,11 +134,11 @@ def lower_hidden_states(
     def run(trainable: Any, frozen: Any, *texts: jax.Array) -> jax.Array:
         transformer = nnx.merge(model.graphdef, trainable, frozen).transformer
 
-        def of_text(text: tuple[jax.Array, jax.Array]) -> jax.Array:
+        def compute(text: tuple[jax.Array, jax.Array]) -> jax.Array:
             ids, mask = text
             return transformer.hidden_below(ids, mask, layer)
 
-        return jax.lax.map(of_text, texts, batch_size=batch_size)
+        return jax.lax.map(compute, texts, batch_size=batch_size)
 
     texts = jnp.asarray(input_ids, jnp.int32), jnp.asarray(attention_mask)
     return np.asarray(run(model.trainable, model.frozen, *texts))
