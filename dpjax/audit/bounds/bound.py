@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+import numpy as np
+
 from dpjax.audit.membership.intervals import checked_share
 
 Validity = Literal["certified", "model-based", "descriptive"]
@@ -50,7 +52,7 @@ def checked_count(name: str, value: int, *, least: int, most: int | None = None)
         TypeError: if it is not a whole number.
         ValueError: if it lies outside the range.
     """
-    if isinstance(value, bool) or int(value) != value:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer)) or value % 1 != 0:
         raise TypeError(f"{name} must be a whole number; got {value!r}.")
     if value < least or (most is not None and value > most):
         limit = f"at least {least}" if most is None else f"between {least} and {most}"

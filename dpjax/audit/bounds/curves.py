@@ -103,7 +103,6 @@ class MechanismCurves:
     """
 
     mechanism: Mechanism
-    tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
         """Refuses mechanisms without a noise multiplier."""
@@ -118,6 +117,11 @@ class MechanismCurves:
         """That with the least noise multiplier which the accountant takes."""
         noise: float = self.mechanism.noise_multiplier  # type: ignore[attr-defined]
         return noise / SMALLEST_NOISE_MULTIPLIER
+
+    @property
+    def tolerance(self) -> float:
+        """Of the leakage, relative: each profile of a sampled mechanism takes long."""
+        return 1e-9 if isinstance(self.mechanism, FullBatch) else 1e-3
 
     @property
     def name(self) -> str:

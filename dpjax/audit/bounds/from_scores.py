@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import signal, special, stats
 
 from dpjax.audit.bounds.bound import EpsilonBound, checked_delta
@@ -16,12 +16,21 @@ from dpjax.audit.bounds.curves import (
     smallest_accepted,
 )
 from dpjax.audit.bounds.guesses import DEFAULT_PLAN, Guesses, GuessPlan, count_correct
-from dpjax.audit.bounds.one_run import ASSUMPTION, one_run_p_value, smallest_not_rejected
+from dpjax.audit.bounds.one_run import (
+    ASSUMPTION,
+    SEARCHED,
+    one_run_p_value,
+    smallest_not_rejected,
+)
 from dpjax.audit.bounds.one_run_fdp import is_rejected
 from dpjax.audit.membership.intervals import checked_share
 
 # The joint p-value adds m δ; above this share of α the sum of single p-values is the better one.
 _LARGEST_JOINT_SHARE = 0.25
+# Of ε, below the smallest that is not rejected.
+_TOLERANCE = 1e-6
+# Less likely outcomes of a segment of guesses count as a crossing.
+_NEGLIGIBLE = 1e-25
 
 
 def epsilon_from_scores(
@@ -73,6 +82,11 @@ def epsilon_of_guesses(
 ) -> float:
     """Returns the smallest ε at which :func:`joint_p_value` reaches 1 − `confidence`.
 
+    The joint p-value falls a little wherever, as ε grows, one more guess of some step must be right
+    for a crossing. So intervals of ε are rejected as a whole, each by the least numbers of right
+    guesses at its lower end and the probabilities at its upper one, and are halved until the first
+    that is not is 1e-6 long; its lower end is returned.
+
     Args:
         guesses: of each step of a plan.
         num_canaries: m.
@@ -85,14 +99,25 @@ def epsilon_of_guesses(
     """
     delta = checked_delta(delta)
     alpha = 1 - checked_share("confidence", confidence)
-    return smallest_not_rejected(
-        lambda epsilon: (
-            joint_p_value(
-                guesses, num_canaries=num_canaries, epsilon=epsilon, delta=delta, significance=alpha
+    if not _is_joint(num_canaries * delta, alpha):
+        return smallest_not_rejected(
+            lambda epsilon: (
+                joint_p_value(
+                    guesses,
+                    num_canaries=num_canaries,
+                    epsilon=epsilon,
+                    delta=delta,
+                    significance=alpha,
+                )
+                - alpha
             )
-            - alpha
         )
-    )
+
+    def is_rejected_between(low: float, high: float) -> bool:
+        crossing = _crossing_probability(guesses, lowest=low, highest=high)
+        return crossing + num_canaries * delta < alpha
+
+    return _first_not_rejected(is_rejected_between)
 
 
 def fdp_epsilon_from_scores(
@@ -214,7 +239,7 @@ def joint_p_value(
         0.005269
     """
     slack = num_canaries * delta
-    if slack > _LARGEST_JOINT_SHARE * significance:
+    if not _is_joint(slack, significance):
         singles = [
             one_run_p_value(
                 num_canaries=num_canaries,
@@ -226,27 +251,55 @@ def joint_p_value(
             for step in guesses
         ]
         return min(1.0, len(singles) * min(singles))
-    q = float(special.expit(epsilon))
+    return min(1.0, _crossing_probability(guesses, lowest=epsilon, highest=epsilon) + slack)
+
+
+def _is_joint(slack: float, significance: float) -> bool:
+    return slack <= _LARGEST_JOINT_SHARE * significance
+
+
+def _crossing_probability(guesses: Sequence[Guesses], *, lowest: float, highest: float) -> float:
+    """Returns P[P[Bin(r_j, q) ≥ W_j] ≤ the least such value observed, for some step j].
+
+    W is a walk of Bernoulli(q) steps. For every ε between `lowest` and `highest`, at most.
+    """
     totals = np.array([step.num_guesses for step in guesses])
     correct = np.array([step.num_correct for step in guesses])
-    least = float(stats.binom.sf(correct - 1, totals, q).min())
-    return min(1.0, _crossing_probability(totals, q, level=least) + slack)
-
-
-def _crossing_probability(totals: NDArray[np.int_], q: float, *, level: float) -> float:
-    """Returns P[for some j, P[Bin(r_j, q) ≥ W_j] ≤ level], W a walk of Bernoulli(q) steps."""
+    q_low, q = special.expit(lowest), special.expit(highest)
     # A step's own p-value comes out a rounding error apart in other summations.
-    level = level * (1 + 1e-9)
-    staying, crossed, before = np.ones(1), 0.0, 0
+    level = stats.binom.sf(correct - 1, totals, q).min() * (1 + 1e-9)
+    # staying[w] is the probability of `first + w` right guesses without a crossing.
+    staying, first, crossed, before = np.ones(1), 0, 0.0, 0
     for total in totals:
         segment = stats.binom.pmf(np.arange(total - before + 1), total - before, q)
-        staying = signal.convolve(staying, segment, method="direct")
-        tail = stats.binom.sf(np.arange(len(staying)) - 1, total, q)
-        crosses = tail <= level
+        likely = np.flatnonzero(segment > _NEGLIGIBLE)
+        crossed += float(segment[: likely[0]].sum() + segment[likely[-1] + 1 :].sum())
+        staying = signal.convolve(staying, segment[likely[0] : likely[-1] + 1], method="direct")
+        first += int(likely[0])
+        tails = stats.binom.sf(np.arange(first, first + len(staying)) - 1, total, q_low)
+        crosses = tails <= level
         crossed += float(staying[crosses].sum())
         staying[crosses] = 0.0
         before = total
     return crossed
+
+
+def _first_not_rejected(is_rejected_between: Callable[[float, float], bool]) -> float:
+    """Returns the lower end of the first short interval that is not rejected as a whole."""
+    if not is_rejected_between(0.0, 0.0):
+        return 0.0
+    # The next interval is on top.
+    ends = [*SEARCHED[::-1]]
+    low = ends.pop()
+    while ends:
+        high = ends[-1]
+        if is_rejected_between(low, high):
+            low = ends.pop()
+        elif high - low <= _TOLERANCE:
+            return low
+        else:
+            ends.append((low + high) / 2)
+    return low
 
 
 def _numbers(guesses: Sequence[Guesses], num_canaries: int) -> dict[str, object]:

@@ -13,6 +13,8 @@ from dpjax.audit.membership.roc import checked_scores
 
 # A fair coin is less even than this once in a million audits.
 _LEAST_P_VALUE = 1e-6
+# Of the order of equal scores; fixed, so that one array has one answer.
+_TIE_SEED = 20240229
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +57,11 @@ class GuessPlan:
         Args:
             num_canaries: m, at least 1.
         """
+        # Rounded down, no two guesses meet in the middle and every step contains the one before.
         steps = [
-            (round(share_in * num_canaries), round(share_out * num_canaries))
+            (int(share_in * num_canaries + 1e-9), int(share_out * num_canaries + 1e-9))
             for share_in, share_out in self.shares
         ]
-        # Rounded halves can meet in the middle.
-        steps = [(num_in, min(num_out, num_canaries - num_in)) for num_in, num_out in steps]
         distinct = sorted({step for step in steps if sum(step) > 0})
         return distinct or [(1, 0)]
 
@@ -88,7 +89,8 @@ def count_correct(
 ) -> list[Guesses]:
     """Returns the guesses of each step of a plan, and how many were right.
 
-    Equal scores are ordered by position: fair coins know nothing of it, so any bound stays valid.
+    Equal scores are ordered at random, with a fixed seed. Their positions would not do: arrays that
+    list members first give the coins away.
 
     Args:
         scores: (m,) numbers, higher for members; infinities are allowed.
@@ -106,7 +108,8 @@ def count_correct(
     """
     values = checked_scores("scores", scores)
     coins = checked_coins(included, len(values))
-    order = np.argsort(-values, kind="stable")
+    tie_breaks = np.random.default_rng(_TIE_SEED).permutation(len(values))
+    order = np.lexsort((tie_breaks, -values))
     is_in = np.concatenate([[0], np.cumsum(coins[order])])
     is_out = np.concatenate([[0], np.cumsum(~coins[order][::-1])])
     return [

@@ -14,7 +14,7 @@ from dpjax.audit.membership.intervals import checked_share
 
 # Bounds are searched up to here. All of 1e15 guesses would have to be right for more.
 LARGEST_EPSILON = 40.0
-_GRID = np.concatenate([np.linspace(0.0, 4.0, 33), np.linspace(4.25, LARGEST_EPSILON, 144)])
+SEARCHED = [*np.linspace(0.0, 4.0, 33).tolist(), *np.linspace(4.25, LARGEST_EPSILON, 144).tolist()]
 ASSUMPTION = (
     "Each canary was included by a fair coin of its own, and the guesses saw the coins only through"
     " the output of training."
@@ -131,19 +131,19 @@ def checked_guesses(num_canaries: int, num_guesses: int, num_correct: int) -> tu
 def smallest_not_rejected(excess: Callable[[float], float]) -> float:
     """Returns the smallest ε ≥ 0 where `excess`, a p-value minus its level, is not negative.
 
-    Every ε below is rejected, on a grid of 177 values up to 40; between two of them `excess` is
-    taken to cross zero once.
+    Looked for on a grid of 177 values up to 40 and between two of them, where `excess` must cross
+    zero once. :func:`one_run_p_value` rises with ε as long as it is below ½.
 
     Args:
         excess: a function of ε.
     """
     previous = 0.0
-    for epsilon in _GRID:
-        if excess(float(epsilon)) >= 0:
+    for epsilon in SEARCHED:
+        if excess(epsilon) >= 0:
             if epsilon == 0:
                 return 0.0
-            return float(optimize.brentq(excess, previous, float(epsilon), xtol=1e-12))
-        previous = float(epsilon)
+            return float(optimize.brentq(excess, previous, epsilon, xtol=1e-12))
+        previous = epsilon
     return LARGEST_EPSILON
 
 
@@ -174,4 +174,4 @@ def largest_possible_epsilon(*, num_guesses: int, confidence: float) -> float:
         >>> round(largest_possible_epsilon(num_guesses=100, confidence=0.95), 6)
         3.492965
     """
-    return -math.log(math.expm1(-math.log(1 - confidence) / num_guesses))
+    return max(0.0, -math.log(math.expm1(-math.log(1 - confidence) / num_guesses)))
