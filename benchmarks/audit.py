@@ -152,8 +152,14 @@ def validity(options: Options) -> list[dict[str, Any]]:
     """Returns, by channel and size, how often each bound exceeds the truth."""
     rows = []
     plans = {"default": DEFAULT_PLAN, "every": _EVERY}
-    gaussian = gaussian_channel(1.0, gaussian_mu(1.0, _DELTA))
-    for channel in (null_channel(), randomised_response(1.0), gaussian, shared_event()):
+    channels = (
+        null_channel(),
+        randomised_response(1.0),
+        gaussian_channel(1.0, gaussian_mu(1.0, _DELTA)),
+        shared_event(0.06),
+        shared_event(0.2),
+    )
+    for channel in channels:
         modelled = GaussianCurves().epsilon(channel.mu, _DELTA)
         for m in options.sizes:
             exceeds = [

@@ -12,8 +12,7 @@ from scipy import special
 
 Scores = NDArray[np.float64]
 Coins = NDArray[np.bool_]
-# Of the shared event; with it, the channel's trade-off function lies above that of μ = 0.268.
-_EVENT, _EVENT_EPSILON = 0.06, 0.612
+_EVENT_EPSILON = 0.612
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +67,24 @@ def randomised_response(epsilon: float) -> Channel:
     )
 
 
-def shared_event() -> Channel:
-    """Returns randomised response at ε = 0.612 in 6 % of runs and noise alone in the others.
+def shared_event(share: float) -> Channel:
+    """Returns randomised response at ε = 0.612 in some runs and noise alone in the others.
 
-    Every canary's score has the same small leak as if the scores were independent, but all leak in
-    the same runs.
+    Each canary alone is as safe as under a Gaussian release of small μ (0.268 if the share is 6 %,
+    which is ε = 1 at δ = 1e-5), but all of them leak in the same runs.
+
+    Args:
+        share: of the runs in which they leak.
     """
     right, wrong = special.expit(_EVENT_EPSILON), special.expit(-_EVENT_EPSILON)
-    mu = special.ndtri(_EVENT * right) - special.ndtri(_EVENT * wrong)
+    mu = special.ndtri(share * right) - special.ndtri(share * wrong)
 
     def draw(rng: np.random.Generator, coins: Coins) -> Scores:
-        if rng.random() < _EVENT:
+        if rng.random() < share:
             return _randomise(rng, coins, _EVENT_EPSILON)
         return rng.normal(size=len(coins))
 
-    return Channel("shared event", _EVENT_EPSILON, float(mu), draw)
+    return Channel(f"event in {share:.0%} of runs", _EVENT_EPSILON, float(mu), draw)
 
 
 def _randomise(rng: np.random.Generator, coins: Coins, epsilon: float) -> Scores:

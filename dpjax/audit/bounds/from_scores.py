@@ -153,7 +153,7 @@ def fdp_epsilon_from_scores(
     """
     guesses = count_correct(scores, included, plan)
     num_canaries = len(np.asarray(included))
-    delta = checked_delta(delta)
+    delta = checked_share("delta", delta)
     significance = 1 - checked_share("confidence", confidence)
     family = GaussianCurves() if curves is None else curves
     leakage = smallest_accepted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpjax.audit.bounds.bound import EpsilonBound, checked_delta
+from dpjax.audit.bounds.bound import EpsilonBound
 from dpjax.audit.bounds.curves import (
     CurveFamily,
     GaussianCurves,
@@ -91,7 +91,7 @@ def one_run_fdp_epsilon(
     """
     counts = checked_guesses(num_canaries, num_guesses, num_correct)
     numbers = dict(zip(("num_canaries", "num_guesses", "num_correct"), counts, strict=True))
-    delta = checked_delta(delta)
+    delta = checked_share("delta", delta)
     significance = 1 - checked_share("confidence", confidence)
     family = GaussianCurves() if curves is None else curves
     leakage = smallest_accepted(

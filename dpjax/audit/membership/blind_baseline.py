@@ -86,9 +86,7 @@ def blind_baseline(
         ]
     )
     p_value = float((areas >= areas[0] - 1e-12).mean())
-    return BlindBaseline(
-        auc=float(areas[0]), p_value=p_value, separates=p_value <= _SIGNIFICANCE
-    )
+    return BlindBaseline(auc=float(areas[0]), p_value=p_value, separates=p_value <= _SIGNIFICANCE)
 
 
 def _held_out_scores(
