@@ -7,10 +7,15 @@ import dataclasses
 import numpy as np
 from dpjax_accounting import Mechanism
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import optimize
 
 from dpjax.audit.bounds.bound import checked_count
-from dpjax.audit.bounds.curves import GaussianCurves, MechanismCurves
+from dpjax.audit.bounds.curves import (
+    CurveFamily,
+    GaussianCurves,
+    LeastProbability,
+    MechanismCurves,
+)
 from dpjax.audit.bounds.from_scores import epsilon_of_guesses, joint_p_value
 from dpjax.audit.bounds.guesses import DEFAULT_PLAN, Guesses, GuessPlan, count_correct
 from dpjax.audit.membership.intervals import checked_share
@@ -60,17 +65,17 @@ def audit_power(
 ) -> Power:
     """Returns what an ideal attack would find of a correct run, and of one with half the noise.
 
-    Training stands for a Gaussian release of the same ε at δ for each canary: score N(μ, 1) if it
-    was included and N(0, 1) if not, independently. No attack on training with this trade-off
-    function can do better.
+    The scores of the canaries are independent, and their ROC curve is the largest that training
+    allows: one minus the trade-off function of the mechanism, or without one that of a Gaussian
+    release of the same ε at δ. A sampled mechanism allows much less than that Gaussian.
 
     Args:
         num_canaries: m, with a fair coin each.
         claimed_epsilon: finite, at least 0.
         delta: in (0, 1).
-        mechanism: that the claim is about; what half the noise does, and what refutes the claim,
-            is then computed from it. Default: a Gaussian release for the first, ε alone for the
-            second.
+        mechanism: that the claim is about; what training and half its noise allow, and what
+            refutes the claim, is then computed from it. Default: a Gaussian release for the first,
+            ε alone for the second.
         confidence: of the bounds and of a violation.
         plan: how many guesses are made.
 
@@ -87,11 +92,12 @@ def audit_power(
     delta = checked_share("delta", delta)
     confidence = checked_share("confidence", confidence)
     mu = gaussian_mu(claimed_epsilon, delta)
-    if mechanism is None:
-        half_noise_epsilon = GaussianCurves().epsilon(2 * mu, delta)
-    else:
-        half_noise_epsilon = MechanismCurves(mechanism).epsilon(2.0, delta)
-    half_mu = gaussian_mu(half_noise_epsilon, delta)
+    curves: CurveFamily
+    curves, unit = (
+        (GaussianCurves(), mu) if mechanism is None else (MechanismCurves(mechanism), 1.0)
+    )
+    attack = IdealAttack.on(curves.least_probability(unit))
+    at_half_noise = IdealAttack.on(curves.least_probability(2 * unit))
     test = ClaimTest(
         num_canaries=m,
         claimed_epsilon=claimed_epsilon,
@@ -108,10 +114,10 @@ def audit_power(
     return Power(
         num_canaries=m,
         claimed_epsilon=claimed_epsilon,
-        half_noise_epsilon=half_noise_epsilon,
-        expected_epsilon=bound(_expected_guesses(m, mu, plan)),
-        expected_epsilon_at_half_noise=bound(_expected_guesses(m, half_mu, plan)),
-        detection_rate=_detection_rate(m, half_mu, plan, test),
+        half_noise_epsilon=curves.epsilon(2 * unit, delta),
+        expected_epsilon=bound(_expected_guesses(m, attack, plan)),
+        expected_epsilon_at_half_noise=bound(_expected_guesses(m, at_half_noise, plan)),
+        detection_rate=_detection_rate(m, at_half_noise, plan, test),
         largest_epsilon=bound(_perfect_guesses(m, plan)),
     )
 
@@ -126,8 +132,8 @@ def canaries_needed(
     """Returns how many canaries an ideal attack needs for a certified bound above 0.
 
     Args:
-        claimed_epsilon: at least 0; training is as leaky as this claim allows, see
-            :func:`audit_power`. None for training without privacy: the attack makes no error.
+        claimed_epsilon: at least 0; training is a Gaussian release of this ε. None for training
+            without privacy: the attack makes no error.
         delta: in (0, 1).
         confidence: of the bound.
         plan: how many guesses are made.
@@ -141,10 +147,15 @@ def canaries_needed(
     """
     delta = checked_share("delta", delta)
     alpha = 1 - checked_share("confidence", confidence)
-    mu = None if claimed_epsilon is None else gaussian_mu(claimed_epsilon, delta)
+    attack = None
+    if claimed_epsilon is not None:
+        mu = gaussian_mu(claimed_epsilon, delta)
+        attack = IdealAttack.on(GaussianCurves().least_probability(mu))
 
     def is_enough(m: int) -> bool:
-        guesses = _perfect_guesses(m, plan) if mu is None else _expected_guesses(m, mu, plan)
+        guesses = (
+            _perfect_guesses(m, plan) if attack is None else _expected_guesses(m, attack, plan)
+        )
         p_value = joint_p_value(
             guesses, num_canaries=m, epsilon=0.0, delta=delta, significance=alpha
         )
@@ -187,22 +198,43 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
     )
 
 
-def _expected_guesses(m: int, mu: float, plan: GuessPlan) -> list[Guesses]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class IdealAttack:
+    """An attack whose ROC curve is one minus a trade-off function.
+
+    Attributes:
+        fpr: (K,) rising from 0 to 1.
+        tpr: (K,) the largest at each of them.
+    """
+
+    fpr: NDArray[np.float64]
+    tpr: NDArray[np.float64]
+
+    @classmethod
+    def on(cls, least_probability: LeastProbability) -> IdealAttack:
+        """Returns the attack on training with a trade-off function, symmetric as all here are."""
+        small = np.geomspace(1e-12, 0.5, 800)
+        fpr = np.concatenate([[0.0], small, 1 - small[-2::-1], [1.0]])
+        tpr = np.array([1 - least_probability(1 - rate) for rate in fpr.tolist()])
+        return cls(fpr, np.maximum.accumulate(tpr))
+
+    def draw(self, rng: np.random.Generator, included: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Returns scores (m,) of canaries with coins (m,): minus the FPR where each is caught."""
+        uniform = rng.random(len(included))
+        return -np.where(included, np.interp(uniform, self.tpr, self.fpr), uniform)
+
+    def share_right(self, share: float) -> float:
+        """Returns it for guesses of the `share` with the highest, or lowest, scores."""
+        tpr = np.interp(share, (self.fpr + self.tpr) / 2, self.tpr)
+        return float(tpr / (2 * share))
+
+
+def _expected_guesses(m: int, attack: IdealAttack, plan: GuessPlan) -> list[Guesses]:
     """Returns each step's expected number of right guesses, rounded down."""
-
-    def share_right(share: float) -> float:
-        """Of the `share` of canaries with the highest scores, by symmetry also of the lowest."""
-        threshold = optimize.brentq(
-            lambda z: (special.ndtr(-z) + special.ndtr(mu - z)) / 2 - share, -40.0, mu + 40.0
-        )
-        above = special.ndtr(mu - threshold)
-        return float(above / (above + special.ndtr(-threshold)))
-
     guesses = []
     for counts in plan.counts(m):
-        right = sum(count * share_right(count / m) for count in counts if 0 < count < m)
-        right += sum(count / 2 for count in counts if count == m)
-        guesses.append(Guesses(sum(counts), int(right)))
+        right = sum(count * attack.share_right(count / m) for count in counts if count > 0)
+        guesses.append(Guesses(sum(counts), int(right + 1e-9)))
     return guesses
 
 
@@ -212,11 +244,11 @@ def _perfect_guesses(m: int, plan: GuessPlan) -> list[Guesses]:
     return [Guesses(max(sum(step), 1), max(sum(step), 1)) for step in counts]
 
 
-def _detection_rate(m: int, mu: float, plan: GuessPlan, test: ClaimTest) -> float:
+def _detection_rate(m: int, attack: IdealAttack, plan: GuessPlan, test: ClaimTest) -> float:
     rng = np.random.default_rng(_SEED)
     detected = 0
     for _ in range(_NUM_RUNS):
         included: NDArray[np.bool_] = rng.random(m) < 0.5
-        guesses = count_correct(rng.normal(size=m) + mu * included, included, plan)
+        guesses = count_correct(attack.draw(rng, included), included, plan)
         detected += test.refutes(guesses)
     return detected / _NUM_RUNS

@@ -3,9 +3,16 @@
 import numpy as np
 import pytest
 from dpjax_accounting import DPSGD, FullBatch
+from scipy import special
 
-from dpjax.audit import DEFAULT_PLAN, SYMMETRIC_PLAN, GaussianCurves, epsilon_from_scores
-from dpjax.audit.verdicts.power import audit_power, canaries_needed, gaussian_mu
+from dpjax.audit import (
+    DEFAULT_PLAN,
+    SYMMETRIC_PLAN,
+    GaussianCurves,
+    auc,
+    epsilon_from_scores,
+)
+from dpjax.audit.verdicts.power import IdealAttack, audit_power, canaries_needed, gaussian_mu
 
 
 @pytest.mark.parametrize(
@@ -104,13 +111,36 @@ def test_bad_numbers_are_refused(changed, error, message):
         audit_power(**options | changed)
 
 
-def test_a_sampled_mechanism_has_a_power():
-    mechanism = DPSGD(num_units=1000, expected_batch_size=100, noise_multiplier=1, num_steps=20)
-    power = audit_power(
-        num_canaries=300,
-        claimed_epsilon=mechanism.epsilon(1e-5),
-        delta=1e-5,
-        mechanism=mechanism,
+def test_a_sampled_mechanism_allows_less_than_a_gaussian_release_of_its_epsilon():
+    mechanism = DPSGD(num_units=1000, expected_batch_size=50, noise_multiplier=0.8, num_steps=100)
+    options = {"claimed_epsilon": mechanism.epsilon(1e-5), "delta": 1e-5}
+    few, many = (audit_power(num_canaries=m, mechanism=mechanism, **options) for m in (100, 500))
+    gaussian = audit_power(num_canaries=500, **options)
+    assert few.half_noise_epsilon == pytest.approx(
+        DPSGD(num_units=1000, expected_batch_size=50, noise_multiplier=0.4, num_steps=100).epsilon(
+            1e-5
+        )
     )
-    assert power.half_noise_epsilon > 2 * power.claimed_epsilon
-    assert power.detection_rate > 0.5
+    assert few.detection_rate < 0.2 < 0.8 < many.detection_rate
+    assert few.expected_epsilon < many.expected_epsilon < gaussian.expected_epsilon
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.3, 2.0, 6.0])
+def test_an_ideal_attack_on_a_gaussian_release(mu):
+    attack = IdealAttack.on(GaussianCurves().least_probability(mu))
+    np.testing.assert_allclose(attack.tpr, special.ndtr(special.ndtri(attack.fpr) + mu), atol=1e-5)
+    included = np.arange(40_000) < 20_000
+    scores = attack.draw(np.random.default_rng(0), included)
+    area = special.ndtr(mu / np.sqrt(2))
+    assert auc(scores[included], scores[~included]) == pytest.approx(area, abs=0.012)
+    for share in (0.02, 0.3):
+        highest = np.argsort(-scores)[: int(share * 40_000)]
+        lowest = np.argsort(scores)[: int(share * 40_000)]
+        expected = attack.share_right(share)
+        assert included[highest].mean() == pytest.approx(expected, abs=0.06)
+        assert (~included[lowest]).mean() == pytest.approx(expected, abs=0.06)
+
+
+def test_guessing_every_canary_in_is_right_for_half_of_them():
+    attack = IdealAttack.on(GaussianCurves().least_probability(1.0))
+    assert attack.share_right(1.0) == 0.5
