@@ -42,7 +42,7 @@ def find_count_problems(
 
     Example:
         >>> find_count_problems(20, claimed_epsilon=4.0, delta=1e-5)
-        ('20 canaries are too few to certify anything at ε = 4; 33 or more are needed',)
+        ('20 canaries are too few to certify anything at ε = 4; 30 or more are needed',)
     """
     needed = canaries_needed(claimed_epsilon=claimed_epsilon, delta=delta, confidence=confidence)
     if num_canaries >= needed:
