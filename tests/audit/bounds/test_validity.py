@@ -62,18 +62,18 @@ def exceeds(guesses, epsilon, num_canaries):
 def test_certified_bounds_rarely_exceed_the_truth(channel, num_canaries):
     found = [
         exceeds(guesses, channel.epsilon, num_canaries)
-        for guesses in audits(channel, num_canaries, 200)
+        for guesses in audits(channel, num_canaries, 120)
     ]
-    assert sum(found) <= most_of(200)
+    assert sum(found) <= most_of(120)
 
 
 def test_null_scores_show_something_as_often_as_they_may():
     """The correction for several steps wastes little of the 5 %."""
     found = [
         joint_p_value(guesses, num_canaries=200, epsilon=0, delta=DELTA) < 0.05
-        for guesses in audits(null_channel(), 200, 1500)
+        for guesses in audits(null_channel(), 200, 800)
     ]
-    assert 0.02 * 1500 <= sum(found) <= most_of(1500)
+    assert 0.02 * 800 <= sum(found) <= most_of(800)
 
 
 def test_a_maximum_over_thresholds_is_no_bound():

@@ -28,11 +28,11 @@ def test_an_epsilon_out_of_reach_is_refused(epsilon):
         gaussian_mu(epsilon, 1e-5)
 
 
-@pytest.mark.parametrize(("claimed", "num_canaries"), [(2.0, 500), (8.0, 1000)])
+@pytest.mark.parametrize(("claimed", "num_canaries"), [(4.0, 300), (8.0, 300)])
 def test_expected_epsilon_is_the_median_of_ideal_attacks(claimed, num_canaries):
     power = audit_power(num_canaries=num_canaries, claimed_epsilon=claimed, delta=1e-5)
     rng, found = np.random.default_rng(0), []
-    for _ in range(25):
+    for _ in range(15):
         coins = rng.random(num_canaries) < 0.5
         scores = rng.normal(size=num_canaries) + gaussian_mu(claimed, 1e-5) * coins
         found.append(epsilon_from_scores(scores, coins, delta=1e-5).epsilon)
@@ -72,7 +72,7 @@ def test_the_same_question_has_the_same_answer():
 
 
 @pytest.mark.parametrize("plan", [DEFAULT_PLAN, SYMMETRIC_PLAN])
-@pytest.mark.parametrize("claimed", [1.0, 2.0, 4.0, 8.0, None])
+@pytest.mark.parametrize("claimed", [2.0, 8.0, None])
 def test_so_many_canaries_are_needed(claimed, plan):
     """With them an ideal attack's expected guesses show something, with half of them nothing."""
     needed = canaries_needed(claimed_epsilon=claimed, delta=1e-5, plan=plan)
