@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from dpjax_accounting import Mechanism
@@ -26,6 +27,8 @@ from dpjax.audit.verdicts.power import Power, audit_power
 Conclusion = Literal["violation", "consistent", "too weak to tell", "no claim"]
 # Half the noise must be detected this often before "consistent" is said.
 _ENOUGH_DETECTION = 0.5
+# Relative: reports round.
+_CLAIM_TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,8 @@ def judge(
     Raises:
         TypeError: if the scores are not numbers or the coins not truth values.
         ValueError: if the scores hold NaN, a value lies outside its range, the coins cannot be
-            fair ones, or there is a mechanism but no claim.
+            fair ones, there is a mechanism but no claim, or the claim is not what the accountant
+            says of the mechanism.
 
     Example:
         >>> import numpy as np
@@ -117,6 +121,7 @@ def judge(
             confidence=confidence,
             plan=plan,
         )
+        _check_claim_of(mechanism, claimed_epsilon, delta)
         test = ClaimTest(
             num_canaries=num_canaries,
             claimed_epsilon=claimed_epsilon,
@@ -140,6 +145,19 @@ def judge(
         ),
         power=power,
     )
+
+
+def _check_claim_of(mechanism: Mechanism | None, claimed_epsilon: float, delta: float) -> None:
+    """Refuses a claim about something else: the mechanism being refuted would not refute it."""
+    if mechanism is None:
+        return
+    accounted = mechanism.epsilon(delta)
+    if not math.isclose(claimed_epsilon, accounted, rel_tol=_CLAIM_TOLERANCE):
+        raise ValueError(
+            f"claimed_epsilon must be the mechanism's, which is {accounted:.4g} at delta ="
+            f" {delta:g}; got {claimed_epsilon:g}. For another claim, such as a total over several"
+            " runs, leave the mechanism out."
+        )
 
 
 def _conclude(test: ClaimTest | None, power: Power | None, guesses: list[Guesses]) -> Conclusion:

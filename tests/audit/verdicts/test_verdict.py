@@ -156,3 +156,10 @@ def test_bad_claims_are_refused(changed, error, message):
 def test_bad_scores_are_refused(scores, coins, error, message):
     with pytest.raises(error, match=message):
         judge(scores, coins, claimed_epsilon=1.0, delta=1e-5)
+
+
+def test_a_claim_that_is_not_the_mechanisms_is_refused():
+    included = np.arange(100) % 2 == 0
+    mechanism = FullBatch(noise_multiplier=1.0, num_steps=1)
+    with pytest.raises(ValueError, match=r"which is 4.377 at delta = 1e-05; got 2"):
+        judge(included * 1.0, included, delta=1e-5, claimed_epsilon=2.0, mechanism=mechanism)
