@@ -18,11 +18,6 @@ from dpjax.audit.bounds.many_runs import gaussian_epsilon as gaussian_epsilon
 from dpjax.audit.bounds.one_run import one_run_epsilon as one_run_epsilon
 from dpjax.audit.bounds.one_run_fdp import one_run_fdp_epsilon as one_run_fdp_epsilon
 from dpjax.audit.canaries.checks import check_canaries as check_canaries
-from dpjax.audit.canaries.checks import find_count_problems as find_count_problems
-from dpjax.audit.canaries.checks import find_repeated_canaries as find_repeated_canaries
-from dpjax.audit.canaries.checks import find_secret_problems as find_secret_problems
-from dpjax.audit.canaries.checks import find_share_problems as find_share_problems
-from dpjax.audit.canaries.checks import find_trained_canaries as find_trained_canaries
 from dpjax.audit.canaries.coins import Coins as Coins
 from dpjax.audit.canaries.coins import HoldOut as HoldOut
 from dpjax.audit.canaries.coins import flip_coins as flip_coins
@@ -37,7 +32,6 @@ from dpjax.audit.canaries.gradient_canaries import unused_coordinates as unused_
 from dpjax.audit.canaries.makers.base import Canaries as Canaries
 from dpjax.audit.canaries.makers.registry import CANARY_KINDS as CANARY_KINDS
 from dpjax.audit.canaries.makers.registry import make_canaries as make_canaries
-from dpjax.audit.canaries.makers.unused_tokens import canary_tokenizer as canary_tokenizer
 from dpjax.audit.canaries.makers.unused_tokens import find_rare_tokens as find_rare_tokens
 from dpjax.audit.canaries.makers.unused_tokens import find_unused_tokens as find_unused_tokens
 from dpjax.audit.canaries.manifest import Manifest as Manifest
@@ -177,7 +171,6 @@ __all__ = [
     "build_audit_report",
     "canaries_needed",
     "canary_coordinates",
-    "canary_tokenizer",
     "ceiling_alarms",
     "check_canaries",
     "class_logits",
@@ -200,12 +193,7 @@ __all__ = [
     "extraction_strength",
     "ez_score",
     "fdp_epsilon_from_scores",
-    "find_count_problems",
     "find_rare_tokens",
-    "find_repeated_canaries",
-    "find_secret_problems",
-    "find_share_problems",
-    "find_trained_canaries",
     "find_unused_tokens",
     "flip_coins",
     "gaussian_epsilon",
