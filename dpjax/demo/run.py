@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dpjax_accounting import write_text
 from rich.console import Console
 from rich.table import Table
 
-from dpjax.audit import plot_roc
+from dpjax.audit import AttackResult, plot_roc
 from dpjax.data import DataSource, Records
 from dpjax.demo.checkpoint import find_minilm
 from dpjax.demo.clinic import generate
-from dpjax.finetuning import FinetuneConfig, Privacy, RunDirectory, Training
+from dpjax.finetuning import Audit, FinetuneConfig, Privacy, RunDirectory, Training
 from dpjax.lora_config import LoraConfig
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 NUM_TRAINING_RECORDS = 4000
 NUM_HELD_OUT_RECORDS = 1000
 TARGET_EPSILON = 3.0
+NUM_CANARIES = 300
 _DATA_SEED = 2026
 # Adapting the upper layers only halves the time: no gradient flows through the lower ones.
 _TARGET_MODULES = tuple(
@@ -69,20 +72,27 @@ def execute(demo: Demo, console: Console) -> None:
         config = make_config(demo, train, held_out, non_private=name == "non_private")
         results[name] = execute_run(set_up(config), console)
     private = results["private"]
-    attacks = {
-        f"ε = {private.epsilon:.3g}": private.attack,
-        "not private": results["non_private"].attack,
+    audits = {
+        f"canaries at ε = {private.epsilon:.3g}": private.audit,
+        "canaries without privacy": results["non_private"].audit,
     }
     picture = demo.folder / "roc.png"
     plot_roc(
-        {name: attack for name, attack in attacks.items() if attack is not None},
+        {
+            name: AttackResult.from_dict(audit["attack"])
+            for name, audit in audits.items()
+            if audit is not None
+        },
         picture,
         epsilon=private.epsilon,
         delta=private.delta,
     )
     console.print(comparison(results["private"], results["non_private"]))
+    summary = demo.folder / "result.json"
+    write_text(summary, json.dumps(summarise(private, results["non_private"]), indent=2) + "\n")
+    console.print(f"These numbers as JSON: {summary}", highlight=False)
     console.print(f"Report: {private.output_dir / 'report.md'}", highlight=False)
-    console.print(f"Both attacks in one picture: {picture}", highlight=False)
+    console.print(f"Both audits in one picture: {picture}", highlight=False)
 
 
 def write_data(folder: Path) -> tuple[Path, Path]:
@@ -112,9 +122,27 @@ def make_config(demo: Demo, train: Path, held_out: Path, *, non_private: bool) -
         output_dir=str(demo.folder / ("non_private" if non_private else "private")),
         privacy=Privacy() if non_private else Privacy(target_epsilon=TARGET_EPSILON, clip_norm=1.5),
         lora=LoraConfig(rank=8, alpha=4.0, target_modules=_TARGET_MODULES),
-        training=Training(expected_batch_size=256, num_epochs=3, learning_rate=1e-2, max_length=32),
+        training=Training(expected_batch_size=64, num_epochs=3, learning_rate=1e-2, max_length=32),
+        audit=Audit(num_canaries=NUM_CANARIES, kind="random-labelled", most_share=0.1),
         non_private=non_private,
     )
+
+
+def summarise(private: FinetuneResult, non_private: FinetuneResult) -> dict[str, dict[str, Any]]:
+    """Accuracy, ε and what the canaries certify of both runs; None for what is not known."""
+
+    def describe(result: FinetuneResult) -> dict[str, Any]:
+        audit = result.audit
+        return {
+            "accuracy": result.eval_accuracy,
+            "epsilon": result.epsilon,
+            "certified_epsilon": None if audit is None else audit["certified"]["epsilon"],
+            "canary_tpr": None if audit is None else audit["attack"]["tpr"],
+            "canary_auc": None if audit is None else audit["attack"]["auc"],
+            "verdict": None if audit is None else audit["verdict"]["conclusion"],
+        }
+
+    return {"private": describe(private), "not_private": describe(non_private)}
 
 
 def comparison(private: FinetuneResult, non_private: FinetuneResult) -> Table:
@@ -133,9 +161,22 @@ def comparison(private: FinetuneResult, non_private: FinetuneResult) -> Table:
     def caught(result: FinetuneResult) -> str:
         return "not made" if result.attack is None else f"{result.attack.tpr:.3f}"
 
+    def certified(result: FinetuneResult) -> str:
+        return (
+            "not known" if result.audit is None else f"{result.audit['certified']['epsilon']:.3f}"
+        )
+
+    def canaries_found(result: FinetuneResult) -> str:
+        if result.audit is None:
+            return "not known"
+        found = result.audit["attack"]
+        return f"AUC {found['auc']:.3f}, TPR {found['tpr']:.3f} at 1 % FPR"
+
     both = (private, non_private)
     table.add_row("accuracy on held-out messages", *map(accuracy, both))
     table.add_row("ε spent", f"{private.epsilon:.3f} at δ = {private.delta:g}", "unbounded")
     table.add_row("attack AUC (95 %), 0.5 = guessing", *map(attack, both))
     table.add_row("attack TPR at 1 % FPR", *map(caught, both))
+    table.add_row("ε that canaries certify, at least", *map(certified, both))
+    table.add_row("canaries found", *map(canaries_found, both))
     return table

@@ -76,9 +76,15 @@ def test_a_short_demo_runs_to_its_end(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(run, "make_config", shorter)
     monkeypatch.setattr(run, "NUM_TRAINING_RECORDS", 300)
     monkeypatch.setattr(run, "NUM_HELD_OUT_RECORDS", 100)
+    monkeypatch.setattr(run, "NUM_CANARIES", 60)
     assert main(["demo", "--output-dir", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
     assert "with and without privacy" in printed and "unbounded" in printed
     report = json.loads((tmp_path / "demo" / "private" / "privacy.json").read_text())
     assert 2.9 < report["guarantee"]["epsilon"] <= run.TARGET_EPSILON
     assert (tmp_path / "demo" / "roc.png").stat().st_size > 0
+    summary = json.loads((tmp_path / "demo" / "result.json").read_text())
+    for name in ("private", "not_private"):
+        assert summary[name]["certified_epsilon"] >= 0 and 0 <= summary[name]["canary_tpr"] <= 1
+    assert summary["private"]["epsilon"] == report["guarantee"]["epsilon"]
+    assert summary["not_private"]["epsilon"] is None
