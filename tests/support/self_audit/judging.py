@@ -90,9 +90,7 @@ def _best_threshold(scores, included, goodness) -> float:
     limits = []
     for threshold in thresholds:
         count = _counts(scores, included, threshold)
-        low, _ = binomial_interval(
-            successes=count["true_positives"], trials=count["num_positives"]
-        )
+        low, _ = binomial_interval(successes=count["true_positives"], trials=count["num_positives"])
         _, high = binomial_interval(
             successes=count["false_positives"], trials=count["num_negatives"]
         )

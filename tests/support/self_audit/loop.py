@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from dpjax_accounting import Mechanism
 
-from dpjax import PoissonSampler, RunKey, clipped_grad, noisy_mean
+from dpjax import PoissonSampler, RunKey, clipped_grad, noisy_mean, private_gradient
 from dpjax.privatize import microbatches
 from tests.support.self_audit.setting import Setting
 
@@ -94,6 +94,28 @@ def releases_of(procedure: Procedure, run_keys: list[RunKey], coins: np.ndarray)
         _prepared(procedure, key, bool(coin)) for key, coin in zip(run_keys, coins, strict=True)
     ]
     return np.asarray(_compiled(procedure)(coins, *map(np.stack, zip(*prepared, strict=True))))
+
+
+def releases_by_private_gradient(setting: Setting, run_key: RunKey, coin: bool) -> np.ndarray:
+    """What one run of a loop with `private_gradient` releases: `(T, D)`."""
+    private = private_gradient(
+        setting.loss,
+        mechanism=setting.mechanism,
+        run_key=run_key,
+        rule=setting.rule,
+        present=setting.present(coin),
+    )
+    records = setting.records if coin else setting.others
+    params, releases = setting.params(), []
+    for step in range(setting.mechanism.num_steps):
+        total = private.zeros(params, step)
+        for rows, mask in private.batches(step, microbatch_size=3):
+            batch = jax.tree.map(lambda leaf, rows=rows: leaf[rows], records)
+            total = private.add(total, params, batch, mask)
+        mean = private.release(total, step)
+        params = jax.tree.map(lambda p, g: p - setting.learning_rate * g, params, mean)
+        releases.append(np.concatenate(jax.tree.leaves(mean)))
+    return np.stack(releases)
 
 
 def _prepared(procedure: Procedure, run_key: RunKey, coin: bool) -> tuple[np.ndarray, ...]:
