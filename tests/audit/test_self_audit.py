@@ -1,12 +1,14 @@
 """The quick form of `make audit-self`: fewer runs, the same procedures, bugs and verdicts."""
 
 import dataclasses
+import pkgutil
 
 import numpy as np
 import pytest
 from dpjax_accounting import FullBatch
 
 from dpjax import RunKey
+from tests.support.self_audit.__main__ import print_rows
 from tests.support.self_audit.judging import judge_runs
 from tests.support.self_audit.loop import (
     Procedure,
@@ -16,6 +18,7 @@ from tests.support.self_audit.loop import (
 )
 from tests.support.self_audit.procedures import PLANTED, REAL
 from tests.support.self_audit.setting import DELTA
+from tests.support.self_audit.task import PROCEDURES
 from tests.support.slow import mark_slow
 
 BY_NAME = {procedure.name: procedure for procedure in (*REAL, *PLANTED)}
@@ -73,6 +76,22 @@ def test_the_runs_are_those_of_private_gradient(name, coin):
         np.testing.assert_allclose(releases, alone, rtol=1e-5, atol=1e-6)
 
 
+def test_the_table_says_what_is_not_as_expected(capsys):
+    rng = np.random.default_rng(0)
+    claim = FullBatch(noise_multiplier=1.0, num_steps=1)
+    coins = rng.random(2000) < 0.5
+    caught, blind = (
+        judge_runs(rng.normal(size=2000) + shift * coins, coins, claim=claim, delta=DELTA)
+        for shift in (3.0, 0.0)
+    )
+    expected = [(2000, caught if procedure.is_broken else blind) for procedure in PROCEDURES]
+    reversed_ = [(2000, blind if procedure.is_broken else caught) for procedure in PROCEDURES]
+    demanding = [p.name for p in PROCEDURES if p.least_share]
+    assert print_rows(expected) == demanding == [p.name for p in REAL[:3]]
+    assert print_rows(reversed_) == [p.name for p in PROCEDURES]
+    assert "IS BELOW 90 % OF ε" in capsys.readouterr().out
+
+
 def test_every_planted_bug_has_a_right_twin():
     """The attack that finds it finds nothing in the library's own procedure."""
     twins = {(procedure.setting, procedure.score) for procedure in REAL}
@@ -85,6 +104,26 @@ def test_a_planted_bug_is_one_changed_part():
         parts = ("draw", "noise_keys", "release", "claimed")
         changed = [part for part in parts if getattr(procedure, part) is not real[part]]
         assert len(changed) == 1, procedure.name
+
+
+@pytest.mark.parametrize(
+    ("target", "make_broken"),
+    [
+        ("randomness.noise._standard_normal", lambda own: lambda *args: own(*args) / 2),
+        ("rules.clipping_rules._shrink_to", lambda own: lambda bound, norms: 0 * norms + 1),
+        (
+            "randomness.sampling.PoissonSampler.indices",
+            lambda own: lambda sampler, step: np.flatnonzero(sampler.present),
+        ),
+    ],
+    ids=["half the noise", "no clipping", "every record drawn"],
+)
+def test_a_bug_in_the_library_is_a_violation(target, make_broken, monkeypatch):
+    """The runs go through the library: what breaks there shows here."""
+    path = f"dpjax.privatize.{target}"
+    monkeypatch.setattr(path, make_broken(pkgutil.resolve_name(path)))
+    # Another object: compiled again.
+    assert judged(dataclasses.replace(BY_NAME["Poisson batches"])).is_violation
 
 
 def test_scores_without_information_refute_nothing():
