@@ -87,7 +87,8 @@ def test_the_table_says_what_is_not_as_expected(capsys):
     expected = [(2000, caught if procedure.is_broken else blind) for procedure in PROCEDURES]
     reversed_ = [(2000, blind if procedure.is_broken else caught) for procedure in PROCEDURES]
     demanding = [p.name for p in PROCEDURES if p.least_share]
-    assert print_rows(expected) == demanding == [p.name for p in REAL[:3]]
+    assert len(demanding) == 3
+    assert print_rows(expected) == demanding
     assert print_rows(reversed_) == [p.name for p in PROCEDURES]
     assert "IS BELOW 90 % OF ε" in capsys.readouterr().out
 
