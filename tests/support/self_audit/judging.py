@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,8 @@ from dpjax.audit import (
 
 # Of all procedures together, right code is called a violation in less than 1 % of audits.
 _CONFIDENCE_OF_VERDICT = 1 - 1e-4
+# Wide limits: the best of many thresholds is else one in the tails that was lucky.
+_CONFIDENCE_OF_CHOICE = 1 - 1e-4
 _NUM_THRESHOLDS = 64
 # One run in so many chooses the thresholds.
 _CHOOSES = 5
@@ -67,7 +70,7 @@ def judge_runs(
         gaussian=gaussian_epsilon(**counts(_shift), delta=delta),
         is_violation=refutes_trade_off(
             claim,
-            **counts(lambda tpr, fpr: tpr - trade_off(claim, fpr)),
+            **counts(lambda tpr, fpr: _shift(tpr, trade_off(claim, fpr))),
             confidence=_CONFIDENCE_OF_VERDICT,
         ),
     )
@@ -87,15 +90,15 @@ def _best_threshold(scores, included, goodness) -> float:
     values = np.unique(scores)
     places = np.linspace(0, len(values) - 2, min(_NUM_THRESHOLDS, len(values) - 1)).astype(int)
     thresholds = (values[places] + values[places + 1]) / 2
-    limits = []
-    for threshold in thresholds:
-        count = _counts(scores, included, threshold)
-        low, _ = binomial_interval(successes=count["true_positives"], trials=count["num_positives"])
-        _, high = binomial_interval(
-            successes=count["false_positives"], trials=count["num_negatives"]
-        )
-        limits.append((low, high))
+    limits = [_limits(_counts(scores, included, threshold)) for threshold in thresholds]
     return float(thresholds[np.argmax(goodness(*np.array(limits).T))])
+
+
+def _limits(counts: dict[str, int]) -> tuple[float, float]:
+    interval = functools.partial(binomial_interval, confidence=_CONFIDENCE_OF_CHOICE)
+    low, _ = interval(successes=counts["true_positives"], trials=counts["num_positives"])
+    _, high = interval(successes=counts["false_positives"], trials=counts["num_negatives"])
+    return low, high
 
 
 def _counts(scores: np.ndarray, included: np.ndarray, threshold: float) -> dict[str, int]:

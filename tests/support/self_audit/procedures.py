@@ -138,7 +138,7 @@ def draw_shuffled(setting, run_key, present, step):
 
 REAL = (
     _tight("full batch, ε = 8", make_setting(_full_batch(8)), num_runs=20_000),
-    _tight("full batch, ε = 4", _FULL, num_runs=32_000),
+    _tight("full batch, ε = 4", _FULL, num_runs=40_000),
     _likely("Poisson batches", _POISSON),
     _likely("automatic clipping", make_setting(_mechanism(), rule=AutomaticClipping(CLIP_NORM))),
     _likely("clipping per group", make_setting(_mechanism(), rule=_BY_GROUP)),
@@ -148,7 +148,7 @@ REAL = (
     Procedure("Poisson batches, step differences", _POISSON, scores.step_differences),
     Procedure("few records, noise scale", _FEW, scores.small_noise, num_runs=2 * RUNS_AT_ONCE),
     Procedure("Poisson batches, others against it", _CROWD, scores.odd_batch),
-    _tight("full batch, ε = 1", make_setting(_full_batch(1, num_steps=2)), num_runs=270_000),
+    _tight("full batch, ε = 1", make_setting(_full_batch(1, num_steps=2)), num_runs=300_000),
 )
 PLANTED = (
     _broken("half the noise", _FULL, scores.likelihood_ratio, release=release_half_the_noise),
