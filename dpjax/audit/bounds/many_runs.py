@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-from dpjax_accounting import FullBatch
+import numpy as np
+from dpjax_accounting import FullBatch, Mechanism, trade_off
+from numpy.typing import ArrayLike
 from scipy import special, stats
 
 from dpjax.audit.bounds.bound import EpsilonBound, checked_count, checked_delta
@@ -120,6 +122,69 @@ def gaussian_epsilon(
         assumption=f"The training's trade-off function is that of a Gaussian. {_INDEPENDENT}",
         numbers=counts | {"mu": max(mu, 0.0)},
     )
+
+
+def refutes_trade_off(
+    mechanism: Mechanism,
+    *,
+    true_positives: ArrayLike,
+    num_positives: int,
+    false_positives: ArrayLike,
+    num_negatives: int,
+    confidence: float = 0.95,
+) -> bool:
+    """Returns whether independent runs contradict the claim that training is this mechanism.
+
+    The claim is refuted if TPR_lo > F(FPR_hi) at one of K thresholds, where F is the largest true
+    positive rate that the mechanism allows (:func:`dpjax_accounting.trade_off`). The limits are
+    one-sided ones of Clopper and Pearson 1934 at level α / (2K) each, so all hold together with
+    probability 1 − α (Bonferroni). F does not decrease, and so F(FPR) ≤ F(FPR_hi): training that
+    keeps to F is called a violation with probability α at most. No model is assumed. The test sees
+    more than a comparison of ε does: F holds every (ε, δ) of the mechanism at once.
+
+    The thresholds are fixed before the scores are seen, or chosen on other runs.
+
+    Args:
+        mechanism: what training is claimed to be, with the neighbouring relation in which the two
+            kinds of runs differ.
+        true_positives: `(K,)` or one whole number: runs with the record that were called so, at
+            each threshold.
+        num_positives: runs with the record.
+        false_positives: `(K,)` or one whole number: runs without the record (with the other one,
+            for "replace_one") that were called runs with it.
+        num_negatives: runs without the record.
+        confidence: 1 − α.
+
+    Raises:
+        TypeError: if a count is not a whole number.
+        ValueError: if a value lies outside its range, or the two kinds of counts differ in number.
+
+    Example:
+        Full-batch training at ε = 1 allows 15 % true positives where 10 % are false.
+
+        >>> mechanism = FullBatch(noise_multiplier=3.730633, num_steps=1)
+        >>> [
+        ...     refutes_trade_off(
+        ...         mechanism, true_positives=hits, num_positives=1000, false_positives=100,
+        ...         num_negatives=1000,
+        ...     )
+        ...     for hits in (150, 250)
+        ... ]
+        [False, True]
+    """
+    hits, alarms = np.atleast_1d(true_positives), np.atleast_1d(false_positives)
+    if hits.ndim != 1 or hits.shape != alarms.shape or not hits.size:
+        raise ValueError(
+            "true_positives and false_positives must hold one count for each threshold; got shapes"
+            f" {hits.shape} and {alarms.shape}."
+        )
+    alpha = (1 - checked_share("confidence", confidence)) / len(hits)
+    limits = [
+        _rate_limits(checked_counts(caught, num_positives, wrong, num_negatives), alpha)
+        for caught, wrong in zip(hits.tolist(), alarms.tolist(), strict=True)
+    ]
+    tpr_low, fpr_high = np.array(limits).T
+    return bool(np.any(tpr_low > trade_off(mechanism, fpr_high)))
 
 
 def checked_counts(
