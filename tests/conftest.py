@@ -3,6 +3,7 @@ what they compile is compiled once, quickly.
 """
 
 import tempfile
+import zlib
 
 import jax
 import pytest
@@ -23,6 +24,22 @@ def pytest_runtest_makereport(item, call):
     if report.skipped and not hasattr(report, "wasxfail") and item.config.option.forbid_skips:
         report.outcome = "failed"
         report.longrepr = f"skipped, which --forbid-skips does not allow: {report.longrepr}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks as slow all cases of a test but those that `quick_cases(n)` leaves.
+
+    Names are hashed: every n-th case would often be of one strategy.
+    """
+    cases = {}
+    for item in items:
+        mark = item.get_closest_marker("quick_cases")
+        if mark is not None and item.get_closest_marker("slow") is None:
+            cases.setdefault((item.path, item.originalname, mark.args[0]), []).append(item)
+    for (*_, num_quick), group in cases.items():
+        for item in sorted(group, key=lambda item: zlib.crc32(item.name.encode()))[num_quick:]:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -36,6 +36,7 @@ def test_a_refuted_claim_is_status_one_and_its_report_verifies(files, tmp_path, 
     assert "the hash does not fit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_claim_may_come_from_a_privacy_report(files, tmp_path, capsys):
     from dpjax_accounting import DPSGD
 

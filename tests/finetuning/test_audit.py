@@ -23,6 +23,7 @@ def audited(language_options):
     return options
 
 
+@pytest.mark.slow
 def test_a_run_without_privacy_is_caught(audited):
     result = dpjax.finetune(**audited)
     folder = audited["output_dir"]

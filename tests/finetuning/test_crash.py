@@ -137,6 +137,7 @@ def no_space(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("place", "when"),
     [

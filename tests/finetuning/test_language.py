@@ -82,6 +82,7 @@ def test_a_frozen_base_in_bfloat16_is_merged_in_bfloat16(language_options):
     np.testing.assert_array_equal(merged[name], base[name].astype(merged[name].dtype))
 
 
+@pytest.mark.slow
 def test_a_tuned_model_opens_in_transformers(language_options):
     torch = pytest.importorskip("torch")
     import transformers

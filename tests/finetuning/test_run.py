@@ -65,6 +65,7 @@ def test_a_run_leaves_what_it_promises(finished):
     assert read_json(result.output_dir / "config.json")["training"]["num_steps"] == 6
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(options, finished, tmp_path):
     again = dpjax.finetune(**options)
     other = dpjax.finetune(**options | {"output_dir": tmp_path / "other", "seed": 6})
@@ -251,6 +252,7 @@ def test_training_learns_with_little_noise(options, tuning):
     assert result.eval_accuracy > 0.75
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("tuning", "belongs"),
     [
@@ -297,6 +299,7 @@ def test_the_tuned_folder_can_be_tuned_again(options, finished):
     assert again.epsilon <= 4.0
 
 
+@pytest.mark.slow
 def test_batch_sizes_follow_the_mechanism(options):
     training = options["training"] | {"num_steps": 150, "microbatch_size": 64}
     # The least to train and, with the noise given, to account for.

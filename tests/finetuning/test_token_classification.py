@@ -36,6 +36,7 @@ def tagging(options, tmp_path):
     return options | changes
 
 
+@pytest.mark.slow
 def test_a_run_tags_words(tagging, capsys):
     result = dpjax.finetune(**tagging)
     assert result.warnings == ()

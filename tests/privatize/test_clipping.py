@@ -70,6 +70,7 @@ def loop_reference(params, batch, clip_norm, mask):
     return total, np.array(norms), np.array(losses)
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize(
     ("clip_norm", "microbatch_size"),
     mark_slow(

@@ -50,6 +50,7 @@ def check_equal(got, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), got, expected)
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "auto"])
 @pytest.mark.parametrize(
     ("examples", "size"), [(7, 3), pytest.param(6, 4, marks=pytest.mark.slow), (3, 1), (1, 4)]
@@ -99,6 +100,7 @@ def test_every_row_is_taken_once_and_comes_back_in_its_place():
             np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_memory_is_that_of_one_microbatch_and_one_sum(strategy):

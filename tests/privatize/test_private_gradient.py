@@ -32,6 +32,7 @@ from tests.support.private_loop import (
 )
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize(
     "rule",

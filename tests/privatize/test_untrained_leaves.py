@@ -50,6 +50,7 @@ def check_zeros(grads):
         assert not zeros.any()
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(("rule", "microbatch_size"), [("flat", None), ("per_group", 3)])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_result_is_that_of_a_loss_that_closes_over_them(strategy, rule, microbatch_size):

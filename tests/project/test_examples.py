@@ -37,6 +37,7 @@ _MODULES = [
 ]
 
 
+@pytest.mark.quick_cases(24)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ()) for name in _MODULES],

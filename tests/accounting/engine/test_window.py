@@ -94,6 +94,7 @@ def losses(name):
     return PrivacyLoss(RUNS[name].releases())._losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in RUNS if name != "few_steps"])
 def test_every_delta_is_at_least_the_exact_one_and_hardly_more(name):
     ((release, steps),) = RUNS[name].releases()

@@ -99,6 +99,7 @@ def test_every_step_of_a_long_run_in_one_pass():
     assert np.diff(values).max() < 0.05 * values[-1]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     "mechanism",
     [

@@ -93,6 +93,7 @@ def both_ways(request):
     return [train(training, request.param) for training in (PRIVATE, PLAIN)]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("shadow", range(2))
 def test_a_shadow_is_what_an_ordinary_loop_makes(both_ways, shadow):
     private, plain = both_ways

@@ -14,6 +14,7 @@ from dpjax.finetuning.training import loop
 from tests.support.runs import check, weights
 
 
+@pytest.mark.slow
 def test_a_folder_is_locked_while_it_is_used(cheap_options, whole, tmp_path, monkeypatch):
     options = cheap_options | {"output_dir": tmp_path / "run"}
     update, said = loop.TrainingProgress.update, []

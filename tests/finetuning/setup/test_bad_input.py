@@ -167,6 +167,7 @@ def test_output_directory_that_is_not_empty(refuse, tmp_path):
     assert "not empty" in refuse(output_dir=folder)
 
 
+@pytest.mark.slow
 def test_delta_of_one_over_n_or_more_warns(options):
     options["privacy"] = {"noise_multiplier": 1.0, "delta": 0.01}
     with pytest.warns(DeltaWarning, match=r"0\.01"):

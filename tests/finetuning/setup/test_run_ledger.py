@@ -133,6 +133,7 @@ def tamper(path):
     path.write_bytes(path.read_bytes().replace(b"4.0", b"9.0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [lose, tamper])
 def test_no_damage_to_the_ledger_takes_the_model_away_after_the_last_step(
     options, monkeypatch, damage, capsys

@@ -216,6 +216,7 @@ def language_model(**options):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_the_base_is_the_model_before_adapters_and_shares_its_arrays(scan_layers):
     ids = np.random.default_rng(0).integers(3, 61, (2, 9))

@@ -51,6 +51,7 @@ def value_and_gradient(model, inputs, mask):
     return outputs, gradient
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("family", "task"), CASES)
 def test_cut_model_on_hidden_states_is_the_whole_model_on_ids(family, task):
     model = adapted(family, task)

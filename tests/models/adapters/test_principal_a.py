@@ -12,6 +12,8 @@ from dpjax.models import (
     start_a_at_principal_directions,
 )
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("the", "of", "and", "red", "blue", "green", "walk", "run", "sit", "house", "tree", "sea")
 
 

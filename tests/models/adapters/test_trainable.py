@@ -63,6 +63,7 @@ def test_full_tuning_trains_everything(model):
     nnx.merge(graphdef, trainable, frozen)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_per_example_gradients_of_the_merged_model_equal_a_loop(shallow_model, batch, tuning):
     if tuning == "lora":

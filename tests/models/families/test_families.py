@@ -110,6 +110,7 @@ def rows_to_compare(family, task, mask):
     return rows
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize(
     ("family", "task"),
     # One head shows what a family computes below it.
@@ -156,6 +157,7 @@ def test_saved_models_open_in_transformers(family, task, tmp_path):
     np.testing.assert_allclose(run(model, ids, mask)[rows], expected[rows], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize(("family", "task"), FAMILIES_AND_TASKS)
 def test_a_saved_model_is_loaded_as_it_was(family, task, tmp_path):
     model = random_model(family, task)

@@ -51,6 +51,7 @@ def arguments(lead=(), num_queries=6, groups=2, causal=True):
     return *parts, attention.visible(key_mask, num_queries, first, causal, 4 * causal)
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("groups", "lead"),
     mark_slow(

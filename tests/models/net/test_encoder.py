@@ -38,6 +38,7 @@ def test_minilm_equals_a_naive_encoder(minilm, naive_hidden_states):
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_logits_have_the_same_values_under_any_leading_axes(model, batch):
     ids, mask = batch
     logits = model(ids, mask)

@@ -15,6 +15,7 @@ def keep(logits, tokens):
     return logits, {"tokens": tokens}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logits_at_once", [2**24, 61 * 5])
 def test_every_token_meets_the_logits_that_predict_it(monkeypatch, logits_at_once):
     # 5 tokens at a time do not divide the 52 that are predicted.

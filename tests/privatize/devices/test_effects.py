@@ -97,6 +97,7 @@ def printing(where):
     return loss, seen
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("strategy", STRATEGIES[1:])
 @pytest.mark.parametrize(
     "where",

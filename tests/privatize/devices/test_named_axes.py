@@ -34,6 +34,7 @@ def tied_head_in_slices():
     return jax.tree.map(jnp.float32, params), jnp.int32(rng.integers(0, 11, (4, 7))), loss
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(
     ("name", "microbatch_size"),

@@ -80,6 +80,7 @@ def contribution(rule, gradient):
     return added, min(factors.values()) < 1
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("rule", RULES)
 def test_equals_a_loop_over_examples(rule, strategy):
@@ -203,6 +204,7 @@ def test_automatic_clipping_of_a_gradient_that_is_zero():
     assert int(got.num_nonfinite) == 0
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "strategy",
     mark_slow(STRATEGIES, lambda strategy: strategy in ("materialize", "one_backward")),
@@ -246,6 +248,7 @@ def test_a_clip_norm_of_low_precision_keeps_the_rounding_margin():
         assert np.linalg.norm(flatten(fn(jnp.zeros(11), 1e6 * row).grads)) <= 1.0
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("microbatch_size", [None, 2])
 @pytest.mark.parametrize("size", [0, 3])
 def test_microbatches_and_empty_batches_have_the_same_fields(size, microbatch_size):

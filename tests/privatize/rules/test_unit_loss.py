@@ -76,6 +76,7 @@ def losses_that_are_not_finite_everywhere():
     }
 
 
+@pytest.mark.quick_cases(16)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 0.0, 1e38])
 @pytest.mark.parametrize("name", losses_that_are_not_finite_everywhere())
@@ -102,6 +103,7 @@ def jitted(name, strategy):
     return jax.jit(dpjax.clipped_grad(dpjax.unit_loss(loss), clip_norm=1e6, strategy=strategy))
 
 
+@pytest.mark.quick_cases(12)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("garbage", [np.nan, 0.0, 1.0])
 @pytest.mark.parametrize("name", losses_that_are_not_finite_everywhere())

@@ -100,6 +100,7 @@ def test_what_is_not_finite_shows(length, side, broken):
     assert not np.isfinite(contraction_norm(ContractionArrays(*pair), AMPLE))
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", ["one_backward", "two_backwards"])
 @pytest.mark.parametrize("tied", [False, True])

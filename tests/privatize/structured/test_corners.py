@@ -44,6 +44,7 @@ EMPTY = {
 }
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(
     ("name", "microbatch_size"),
@@ -82,6 +83,7 @@ def test_a_loop_that_is_never_entered(strategy):
     assert not np.any(got.grads["in"])
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize(
     "strategy", mark_slow(STRATEGIES, lambda strategy: strategy == "materialize")
 )

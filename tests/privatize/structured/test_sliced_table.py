@@ -107,6 +107,7 @@ def differs(loss, params, ids, strategy):
     return np.max(np.abs(got.norms / lengths - 1)), error
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("strategy", FAST)
 @pytest.mark.parametrize(
     "name", mark_slow(LOSSES, lambda name: name not in ("tied", "turned_table"))

@@ -44,6 +44,7 @@ def clipped_sum(gradients, clip_norm, mask):
     return factors @ gradients, norms * mask
 
 
+@pytest.mark.quick_cases(22)
 @pytest.mark.parametrize("strategy", FAST)
 @pytest.mark.parametrize("name", STRUCTURES)
 def test_equals_a_loop_over_examples(name, strategy):
@@ -62,6 +63,7 @@ def test_equals_a_loop_over_examples(name, strategy):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got.grads))
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.parametrize("strategy", FAST)
 @pytest.mark.parametrize(
@@ -124,6 +126,7 @@ def test_a_finite_gradient_counts_whatever_the_loss_is(offset, strategy):
     assert np.linalg.norm(flatten(got.grads) - total) <= 1e-5 * np.linalg.norm(total)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("strategy", FAST)
 @pytest.mark.parametrize("microbatch_size", [1, 3])
 def test_microbatches_masks_and_aux(strategy, microbatch_size):
