@@ -37,6 +37,7 @@ from scipy import special
 from dpjax.audit import (
     DEFAULT_PLAN,
     SYMMETRIC_PLAN,
+    AttackCounts,
     GaussianCurves,
     GuessPlan,
     clopper_pearson_epsilon,
@@ -238,14 +239,13 @@ def _rates(mu: float) -> list[tuple[float, float]]:
 
 
 def _of_counts(bound: Callable[..., Any], half: int, tpr: float, fpr: float) -> float:
-    found: float = bound(
+    counts = AttackCounts(
         true_positives=round(tpr * half),
         num_positives=half,
         false_positives=round(fpr * half),
         num_negatives=half,
-        delta=_DELTA,
-        confidence=_CONFIDENCE,
-    ).epsilon
+    )
+    found: float = bound(counts, delta=_DELTA, confidence=_CONFIDENCE).epsilon
     return found
 
 

@@ -1,5 +1,6 @@
 """Attacks on a tuned model, their uncertainty, and what (ε, δ) would allow them to reach."""
 
+from dpjax.audit.bounds.attack_counts import AttackCounts as AttackCounts
 from dpjax.audit.bounds.bayesian import bayesian_epsilon as bayesian_epsilon
 from dpjax.audit.bounds.bayesian import credible_interval as credible_interval
 from dpjax.audit.bounds.bound import EpsilonBound as EpsilonBound
@@ -133,6 +134,7 @@ __all__ = [
     "DEFAULT_PLAN",
     "SCORES",
     "SYMMETRIC_PLAN",
+    "AttackCounts",
     "AttackResult",
     "BlindBaseline",
     "Canaries",

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
+from dpjax.audit.bounds.attack_counts import AttackCounts
 from dpjax.audit.bounds.bound import EpsilonBound, checked_delta
-from dpjax.audit.bounds.many_runs import checked_counts
 from dpjax.audit.membership.intervals import checked_share
 
 _LARGEST_EPSILON = 60.0
@@ -15,13 +15,7 @@ _LARGEST_LOGIT = 80.0
 
 
 def bayesian_epsilon(
-    *,
-    true_positives: int,
-    num_positives: int,
-    false_positives: int,
-    num_negatives: int,
-    delta: float,
-    confidence: float = 0.95,
+    counts: AttackCounts, *, delta: float, confidence: float = 0.95
 ) -> EpsilonBound:
     """Returns the lower end of a one-sided credible interval of ε.
 
@@ -30,26 +24,20 @@ def bayesian_epsilon(
     for each training procedure.
 
     Args:
-        true_positives: runs with the record that were called so.
-        num_positives: runs with the record.
-        false_positives: runs without the record that were called runs with it.
-        num_negatives: runs without the record.
+        counts: of independent training runs.
         delta: in [0, 1).
         confidence: posterior probability that ε is larger.
 
     Raises:
-        TypeError: if a count is not a whole number.
         ValueError: if a value lies outside its range.
 
     Example:
-        >>> bound = bayesian_epsilon(
-        ...     true_positives=80, num_positives=100, false_positives=5, num_negatives=100,
-        ...     delta=1e-5,
+        >>> counts = AttackCounts(
+        ...     true_positives=80, num_positives=100, false_positives=5, num_negatives=100
         ... )
-        >>> round(bound.epsilon, 6)
+        >>> round(bayesian_epsilon(counts, delta=1e-5).epsilon, 6)
         2.112033
     """
-    counts = checked_counts(true_positives, num_positives, false_positives, num_negatives)
     delta = checked_delta(delta)
     low, _ = _interval(counts, delta, below=1 - checked_share("confidence", confidence), above=None)
     return EpsilonBound(
@@ -62,51 +50,40 @@ def bayesian_epsilon(
             "Jeffreys' prior on both rates; the probability is the posterior's. Each count is of"
             " independent training runs at a threshold that was fixed before."
         ),
-        numbers=counts,
+        numbers=counts.to_dict(),
     )
 
 
 def credible_interval(
-    *,
-    true_positives: int,
-    num_positives: int,
-    false_positives: int,
-    num_negatives: int,
-    delta: float,
-    confidence: float = 0.95,
+    counts: AttackCounts, *, delta: float, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Returns the equal-tailed credible interval of the ε that an attack's rates imply.
 
     The upper end is that of this attack's ε, not of the training's: another attack may find more.
 
     Args:
-        true_positives: runs with the record that were called so.
-        num_positives: runs with the record.
-        false_positives: runs without the record that were called runs with it.
-        num_negatives: runs without the record.
+        counts: of independent training runs.
         delta: in [0, 1).
         confidence: posterior probability of the interval.
 
     Raises:
-        TypeError: if a count is not a whole number.
         ValueError: if a value lies outside its range.
 
     Example:
-        >>> low, high = credible_interval(
-        ...     true_positives=80, num_positives=100, false_positives=5, num_negatives=100,
-        ...     delta=1e-5,
+        >>> counts = AttackCounts(
+        ...     true_positives=80, num_positives=100, false_positives=5, num_negatives=100
         ... )
+        >>> low, high = credible_interval(counts, delta=1e-5)
         >>> round(low, 6), round(high, 6)
         (2.008199, 3.722386)
     """
-    counts = checked_counts(true_positives, num_positives, false_positives, num_negatives)
     tail = (1 - checked_share("confidence", confidence)) / 2
     low, high = _interval(counts, checked_delta(delta), below=tail, above=tail)
     assert high is not None
     return low, high
 
 
-def posterior_probability(epsilon: float, *, counts: dict[str, int], delta: float) -> float:
+def posterior_probability(epsilon: float, *, counts: AttackCounts, delta: float) -> float:
     """Returns the posterior probability that the rates are possible under (ε, δ)-DP.
 
     With x the FNR and y the FPR, posteriors Beta(½ + FN, ½ + TP) and Beta(½ + FP, ½ + TN), and the
@@ -116,13 +93,12 @@ def posterior_probability(epsilon: float, *, counts: dict[str, int], delta: floa
 
     Args:
         epsilon: at least 0.
-        counts: as :func:`dpjax.audit.bounds.many_runs.checked_counts` returns them.
+        counts: of independent training runs.
         delta: in [0, 1).
     """
-    hits, alarms = counts["true_positives"], counts["false_positives"]
-    misses = counts["num_positives"] - hits
+    hits, misses, alarms = counts.true_positives, counts.false_negatives, counts.false_positives
     fnr = stats.beta(0.5 + misses, 0.5 + hits)
-    fpr = stats.beta(0.5 + alarms, 0.5 + counts["num_negatives"] - alarms)
+    fpr = stats.beta(0.5 + alarms, 0.5 + counts.true_negatives)
     # x runs through the logistic function, because both the density and the region's edges change
     # over many orders of magnitude near 0 and near 1.
     steep, flat = np.exp(epsilon), np.exp(-epsilon)
@@ -160,7 +136,7 @@ def _nodes(edges: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def _interval(
-    counts: dict[str, int], delta: float, *, below: float, above: float | None
+    counts: AttackCounts, delta: float, *, below: float, above: float | None
 ) -> tuple[float, float | None]:
     def quantile(probability: float) -> float:
         def excess(epsilon: float) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from dpjax_accounting import FullBatch, Mechanism, trade_off
-from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from dpjax.audit.bounds.bound import EpsilonBound, checked_count, checked_delta
+from dpjax.audit.bounds.attack_counts import AttackCounts
+from dpjax.audit.bounds.bound import EpsilonBound, checked_delta
 from dpjax.audit.membership.intervals import checked_share
 
 _INDEPENDENT = (
@@ -19,13 +20,7 @@ _INDEPENDENT = (
 
 
 def clopper_pearson_epsilon(
-    *,
-    true_positives: int,
-    num_positives: int,
-    false_positives: int,
-    num_negatives: int,
-    delta: float,
-    confidence: float = 0.95,
+    counts: AttackCounts, *, delta: float, confidence: float = 0.95
 ) -> EpsilonBound:
     """Returns the bound that holds for every (ε, δ)-DP training procedure, from independent runs.
 
@@ -36,26 +31,20 @@ def clopper_pearson_epsilon(
     the same two limits, and so hold together.
 
     Args:
-        true_positives: runs with the record that were called so.
-        num_positives: runs with the record.
-        false_positives: runs without the record that were called runs with it.
-        num_negatives: runs without the record.
+        counts: of independent training runs.
         delta: in [0, 1).
         confidence: 1 − α.
 
     Raises:
-        TypeError: if a count is not a whole number.
         ValueError: if a value lies outside its range.
 
     Example:
-        >>> bound = clopper_pearson_epsilon(
-        ...     true_positives=500, num_positives=500, false_positives=0, num_negatives=500,
-        ...     delta=0.0, confidence=0.99,
+        >>> counts = AttackCounts(
+        ...     true_positives=500, num_positives=500, false_positives=0, num_negatives=500
         ... )
-        >>> round(bound.epsilon, 6)
+        >>> round(clopper_pearson_epsilon(counts, delta=0.0, confidence=0.99).epsilon, 6)
         4.541916
     """
-    counts = checked_counts(true_positives, num_positives, false_positives, num_negatives)
     delta = checked_delta(delta)
     tpr_low, fpr_high = _rate_limits(counts, 1 - checked_share("confidence", confidence))
     quotients = [(tpr_low - delta, fpr_high), (1 - fpr_high - delta, 1 - tpr_low)]
@@ -67,18 +56,12 @@ def clopper_pearson_epsilon(
         confidence=confidence,
         validity="certified",
         assumption=_INDEPENDENT,
-        numbers=counts,
+        numbers=counts.to_dict(),
     )
 
 
 def gaussian_epsilon(
-    *,
-    true_positives: int,
-    num_positives: int,
-    false_positives: int,
-    num_negatives: int,
-    delta: float,
-    confidence: float = 0.95,
+    counts: AttackCounts, *, delta: float, confidence: float = 0.95
 ) -> EpsilonBound:
     """Returns the ε of the least leaky Gaussian release that the rates do not contradict.
 
@@ -89,26 +72,20 @@ def gaussian_epsilon(
     Gaussian release of sensitivity μ̂ and noise 1. It may exceed what so few runs could certify.
 
     Args:
-        true_positives: runs with the record that were called so.
-        num_positives: runs with the record.
-        false_positives: runs without the record that were called runs with it.
-        num_negatives: runs without the record.
+        counts: of independent training runs.
         delta: in (0, 1).
         confidence: 1 − α.
 
     Raises:
-        TypeError: if a count is not a whole number.
         ValueError: if a value lies outside its range.
 
     Example:
-        >>> bound = gaussian_epsilon(
-        ...     true_positives=80, num_positives=100, false_positives=5, num_negatives=100,
-        ...     delta=1e-5,
+        >>> counts = AttackCounts(
+        ...     true_positives=80, num_positives=100, false_positives=5, num_negatives=100
         ... )
-        >>> round(bound.epsilon, 6)
+        >>> round(gaussian_epsilon(counts, delta=1e-5).epsilon, 6)
         8.547615
     """
-    counts = checked_counts(true_positives, num_positives, false_positives, num_negatives)
     delta = checked_share("delta", delta)
     tpr_low, fpr_high = _rate_limits(counts, 1 - checked_share("confidence", confidence))
     mu = float(special.ndtri(tpr_low) - special.ndtri(fpr_high))
@@ -120,18 +97,12 @@ def gaussian_epsilon(
         confidence=confidence,
         validity="model-based",
         assumption=f"The training's trade-off function is that of a Gaussian. {_INDEPENDENT}",
-        numbers=counts | {"mu": max(mu, 0.0)},
+        numbers=counts.to_dict() | {"mu": max(mu, 0.0)},
     )
 
 
 def refutes_trade_off(
-    mechanism: Mechanism,
-    *,
-    true_positives: ArrayLike,
-    num_positives: int,
-    false_positives: ArrayLike,
-    num_negatives: int,
-    confidence: float = 0.95,
+    mechanism: Mechanism, counts: Sequence[AttackCounts], *, confidence: float = 0.95
 ) -> bool:
     """Returns whether independent runs contradict the claim that training is this mechanism.
 
@@ -147,17 +118,11 @@ def refutes_trade_off(
     Args:
         mechanism: what training is claimed to be, with the neighbouring relation in which the two
             kinds of runs differ.
-        true_positives: `(K,)` or one whole number: runs with the record that were called so, at
-            each threshold.
-        num_positives: runs with the record.
-        false_positives: `(K,)` or one whole number: runs without the record (with the other one,
-            for "replace_one") that were called runs with it.
-        num_negatives: runs without the record.
+        counts: of K thresholds; under "replace_one" a run without the record has the other one.
         confidence: 1 − α.
 
     Raises:
-        TypeError: if a count is not a whole number.
-        ValueError: if a value lies outside its range, or the two kinds of counts differ in number.
+        ValueError: if there is no threshold, or a value lies outside its range.
 
     Example:
         Full-batch training at ε = 1 allows 15 % true positives where 10 % are false.
@@ -165,56 +130,29 @@ def refutes_trade_off(
         >>> mechanism = FullBatch(noise_multiplier=3.730633, num_steps=1)
         >>> [
         ...     refutes_trade_off(
-        ...         mechanism, true_positives=hits, num_positives=1000, false_positives=100,
-        ...         num_negatives=1000,
+        ...         mechanism,
+        ...         [
+        ...             AttackCounts(
+        ...                 true_positives=hits, num_positives=1000, false_positives=100,
+        ...                 num_negatives=1000,
+        ...             )
+        ...         ],
         ...     )
         ...     for hits in (150, 250)
         ... ]
         [False, True]
     """
-    hits, alarms = np.atleast_1d(true_positives), np.atleast_1d(false_positives)
-    if hits.ndim != 1 or hits.shape != alarms.shape or not hits.size:
-        raise ValueError(
-            "true_positives and false_positives must hold one count for each threshold; got shapes"
-            f" {hits.shape} and {alarms.shape}."
-        )
-    alpha = (1 - checked_share("confidence", confidence)) / len(hits)
-    limits = [
-        _rate_limits(checked_counts(caught, num_positives, wrong, num_negatives), alpha)
-        for caught, wrong in zip(hits.tolist(), alarms.tolist(), strict=True)
-    ]
-    tpr_low, fpr_high = np.array(limits).T
+    if not counts:
+        raise ValueError("counts must hold the counts of at least one threshold; got none.")
+    alpha = (1 - checked_share("confidence", confidence)) / len(counts)
+    tpr_low, fpr_high = np.array([_rate_limits(each, alpha) for each in counts]).T
     return bool(np.any(tpr_low > trade_off(mechanism, fpr_high)))
 
 
-def checked_counts(
-    true_positives: int, num_positives: int, false_positives: int, num_negatives: int
-) -> dict[str, int]:
-    """Returns the four counts by name if each lies in its range, or raises.
-
-    Raises:
-        TypeError: if a count is not a whole number.
-        ValueError: if one lies outside its range.
-    """
-    num_positives = checked_count("num_positives", num_positives, least=1)
-    num_negatives = checked_count("num_negatives", num_negatives, least=1)
-    return {
-        "true_positives": checked_count(
-            "true_positives", true_positives, least=0, most=num_positives
-        ),
-        "num_positives": num_positives,
-        "false_positives": checked_count(
-            "false_positives", false_positives, least=0, most=num_negatives
-        ),
-        "num_negatives": num_negatives,
-    }
-
-
-def _rate_limits(counts: dict[str, int], alpha: float) -> tuple[float, float]:
+def _rate_limits(counts: AttackCounts, alpha: float) -> tuple[float, float]:
     """Returns a lower limit of the TPR and an upper one of the FPR, each at level α / 2."""
-    hits, num_positives = counts["true_positives"], counts["num_positives"]
-    alarms, num_negatives = counts["false_positives"], counts["num_negatives"]
-    low = stats.beta.ppf(alpha / 2, hits, num_positives - hits + 1) if hits else 0.0
-    if alarms == num_negatives:
+    hits, alarms = counts.true_positives, counts.false_positives
+    low = stats.beta.ppf(alpha / 2, hits, counts.false_negatives + 1) if hits else 0.0
+    if not counts.true_negatives:
         return float(low), 1.0
-    return float(low), float(stats.beta.isf(alpha / 2, alarms + 1, num_negatives - alarms))
+    return float(low), float(stats.beta.isf(alpha / 2, alarms + 1, counts.true_negatives))

@@ -22,6 +22,7 @@ import pytest
 from scipy import stats
 
 from dpjax.audit import (
+    AttackCounts,
     auc,
     clopper_pearson_epsilon,
     one_run_epsilon,
@@ -119,14 +120,10 @@ def test_clopper_pearson_at_a_given_threshold(num_in, ratio, threshold):
     hits, alarms = num_above(num_in, 1), num_above(num_out, 0)
     low = stats.binomtest(hits, num_in).proportion_ci(0.9).low
     high = stats.binomtest(alarms, num_out).proportion_ci(0.9).high
-    bound = clopper_pearson_epsilon(
-        true_positives=hits,
-        num_positives=num_in,
-        false_positives=alarms,
-        num_negatives=num_out,
-        delta=0,
-        confidence=0.9,
+    counts = AttackCounts(
+        true_positives=hits, num_positives=num_in, false_positives=alarms, num_negatives=num_out
     )
+    bound = clopper_pearson_epsilon(counts, delta=0, confidence=0.9)
     # The second quotient is of the errors of the other kind, which it asks for by `one_sided`.
     expected = max(np.log(low / high), np.log((1 - high) / (1 - low)), 0)
     assert bound.epsilon == pytest.approx(expected, rel=1e-9)

@@ -8,13 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from dpjax.audit import clopper_pearson_epsilon, gaussian_epsilon
-
-NAMES = ("true_positives", "num_positives", "false_positives", "num_negatives")
+from dpjax.audit import AttackCounts, clopper_pearson_epsilon, gaussian_epsilon
 
 
-def counted(*counts):
-    return dict(zip(NAMES, counts, strict=True))
+def counted(hits, positives, alarms, negatives):
+    return AttackCounts(
+        true_positives=hits,
+        num_positives=positives,
+        false_positives=alarms,
+        num_negatives=negatives,
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,7 +39,7 @@ def counted(*counts):
     ],
 )
 def test_clopper_pearson_of_known_counts(counts, delta, alpha, expected):
-    bound = clopper_pearson_epsilon(**counted(*counts), delta=delta, confidence=1 - alpha)
+    bound = clopper_pearson_epsilon(counted(*counts), delta=delta, confidence=1 - alpha)
     assert bound.epsilon == pytest.approx(expected, abs=1e-6)
     assert bound.validity == "certified"
 
@@ -44,7 +47,7 @@ def test_clopper_pearson_of_known_counts(counts, delta, alpha, expected):
 @pytest.mark.parametrize("runs", [10, 500, 10_000])
 def test_without_an_error_clopper_pearson_has_a_closed_form(runs):
     upper = 1 - 0.025 ** (1 / runs)
-    bound = clopper_pearson_epsilon(**counted(runs, runs, 0, runs), delta=0)
+    bound = clopper_pearson_epsilon(counted(runs, runs, 0, runs), delta=0)
     assert bound.epsilon == pytest.approx(math.log((1 - upper) / upper), rel=1e-9)
 
 
@@ -64,9 +67,9 @@ def test_gaussian_of_known_counts(
     false_negatives, positives, false_positives, negatives, mu, expected
 ):
     counts = counted(positives - false_negatives, positives, false_positives, negatives)
-    bound = gaussian_epsilon(**counts, delta=1e-5)
+    bound = gaussian_epsilon(counts, delta=1e-5)
     assert bound.epsilon == pytest.approx(expected, abs=1e-6)
-    assert bound.numbers == counts | {"mu": pytest.approx(mu, abs=1e-6)}
+    assert bound.numbers == counts.to_dict() | {"mu": pytest.approx(mu, abs=1e-6)}
     assert bound.validity == "model-based"
 
 
@@ -81,7 +84,7 @@ def test_bounds_are_monotone(bound, runs, shares, delta):
 
     def epsilon(more_hits=0, more_alarms=0, **changed):
         counts = counted(hits + more_hits, runs, alarms + more_alarms, runs)
-        return bound(**counts, **{"delta": delta, "confidence": 0.9} | changed).epsilon
+        return bound(counts, **{"delta": delta, "confidence": 0.9} | changed).epsilon
 
     assert epsilon(more_hits=1) >= epsilon() >= epsilon(more_alarms=1)
     assert epsilon() >= epsilon(confidence=0.99)
@@ -96,7 +99,7 @@ def test_the_truth_is_rarely_exceeded(threshold):
     alarms = rng.binomial(runs, special.ndtr(-threshold), size=400)
     for bound in (clopper_pearson_epsilon, gaussian_epsilon):
         exceeds = [
-            bound(**counted(int(h), runs, int(a), runs), delta=1e-5).epsilon > 4.377178
+            bound(counted(int(h), runs, int(a), runs), delta=1e-5).epsilon > 4.377178
             for h, a in zip(hits, alarms, strict=True)
         ]
         assert sum(exceeds) <= stats.binom.ppf(0.999, 400, 0.05)
@@ -106,20 +109,30 @@ def test_the_truth_is_rarely_exceeded(threshold):
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"true_positives": 101}, ValueError, "true_positives must be between 0 and 100; got 101"),
-        ({"false_positives": -1}, ValueError, "false_positives must be between 0 and 100; got -1"),
-        ({"num_negatives": 0}, ValueError, "num_negatives must be at least 1; got 0"),
-        ({"num_positives": 1.5}, TypeError, "num_positives must be a whole number; got 1.5"),
         ({"delta": 1}, ValueError, "delta must lie strictly between 0 and 1; got 1"),
         ({"confidence": 0}, ValueError, "confidence must lie strictly between 0 and 1; got 0"),
     ],
 )
-def test_bad_counts_are_refused(bound, changed, error, message):
-    options = counted(50, 100, 50, 100) | {"delta": 1e-5}
+def test_bad_options_are_refused(bound, changed, error, message):
     with pytest.raises(error, match=message):
-        bound(**options | changed)
+        bound(counted(50, 100, 50, 100), **{"delta": 1e-5} | changed)
+
+
+@pytest.mark.parametrize(
+    ("counts", "error", "message"),
+    [
+        ((101, 100, 50, 100), ValueError, "true_positives must be between 0 and 100; got 101"),
+        ((50, 100, -1, 100), ValueError, "false_positives must be between 0 and 100; got -1"),
+        ((50, 100, 0, 0), ValueError, "num_negatives must be at least 1; got 0"),
+        ((1, 1.5, 0, 1), TypeError, "num_positives must be a whole number; got 1.5"),
+        ((0.5, 1, 0, 1), TypeError, r"true_positives must be a whole number; got 0\.5"),
+    ],
+)
+def test_bad_counts_are_refused(counts, error, message):
+    with pytest.raises(error, match=message):
+        counted(*counts)
 
 
 def test_a_gaussian_bound_needs_a_delta():
     with pytest.raises(ValueError, match="delta must lie strictly between 0 and 1; got 0"):
-        gaussian_epsilon(**counted(50, 100, 5, 100), delta=0)
+        gaussian_epsilon(counted(50, 100, 5, 100), delta=0)

@@ -11,6 +11,7 @@ from dpjax_accounting import Mechanism, trade_off
 from scipy import special
 
 from dpjax.audit import (
+    AttackCounts,
     EpsilonBound,
     binomial_interval,
     clopper_pearson_epsilon,
@@ -61,16 +62,16 @@ def judge_runs(
     choosing = scores[chooses], included[chooses]
     counted = scores[~chooses], included[~chooses]
 
-    def counts(goodness: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> dict[str, int]:
+    def counts(goodness: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> AttackCounts:
         return _counts(*counted, _best_threshold(*choosing, goodness))
 
     return Judgement(
         claimed_epsilon=claim.epsilon(delta),
-        certified=clopper_pearson_epsilon(**counts(_log_ratio), delta=delta),
-        gaussian=gaussian_epsilon(**counts(_shift), delta=delta),
+        certified=clopper_pearson_epsilon(counts(_log_ratio), delta=delta),
+        gaussian=gaussian_epsilon(counts(_shift), delta=delta),
         is_violation=refutes_trade_off(
             claim,
-            **counts(lambda tpr, fpr: _shift(tpr, trade_off(claim, fpr))),
+            [counts(lambda tpr, fpr: _shift(tpr, trade_off(claim, fpr)))],
             confidence=_CONFIDENCE_OF_VERDICT,
         ),
     )
@@ -94,18 +95,18 @@ def _best_threshold(scores, included, goodness) -> float:
     return float(thresholds[np.argmax(goodness(*np.array(limits).T))])
 
 
-def _limits(counts: dict[str, int]) -> tuple[float, float]:
+def _limits(counts: AttackCounts) -> tuple[float, float]:
     interval = functools.partial(binomial_interval, confidence=_CONFIDENCE_OF_CHOICE)
-    low, _ = interval(successes=counts["true_positives"], trials=counts["num_positives"])
-    _, high = interval(successes=counts["false_positives"], trials=counts["num_negatives"])
+    low, _ = interval(successes=counts.true_positives, trials=counts.num_positives)
+    _, high = interval(successes=counts.false_positives, trials=counts.num_negatives)
     return low, high
 
 
-def _counts(scores: np.ndarray, included: np.ndarray, threshold: float) -> dict[str, int]:
+def _counts(scores: np.ndarray, included: np.ndarray, threshold: float) -> AttackCounts:
     called = scores > threshold
-    return {
-        "true_positives": int((called & included).sum()),
-        "num_positives": int(included.sum()),
-        "false_positives": int((called & ~included).sum()),
-        "num_negatives": int((~included).sum()),
-    }
+    return AttackCounts(
+        true_positives=int((called & included).sum()),
+        num_positives=int(included.sum()),
+        false_positives=int((called & ~included).sum()),
+        num_negatives=int((~included).sum()),
+    )
