@@ -40,10 +40,11 @@ def test_a_run_without_privacy_is_caught(audited):
     assert not (folder / "private").exists()
 
 
-def test_half_of_the_canaries_count_in_the_guarantee(options):
+def test_half_of_the_canaries_count_in_the_guarantee(options, capsys):
     audit = {"num_canaries": 40, "most_share": 0.3}
     options["privacy"] = {"noise_multiplier": 0.5, "delta": 1e-5}
     result = dpjax.finetune(**options, audit=audit)
+    assert "40 canaries, each in training if a fair coin says so" in capsys.readouterr().out
     assert result.privacy["mechanism"]["num_units"] == 260
     assert result.audit["claimed_epsilon"] == result.epsilon
     assert result.audit["mechanism"] == result.privacy["mechanism"]

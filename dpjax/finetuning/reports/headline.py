@@ -16,6 +16,12 @@ def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
         f"{plan.task.summary()}, {plan.num_steps} steps, " + trained_share,
         privacy_report.in_words(plan, plan.num_steps),
     ]
+    num_canaries = plan.config.audit.num_canaries
+    if num_canaries:
+        lines.append(
+            f"{num_canaries} canaries, each in training if a fair coin says so; as many as half of"
+            " them count in the guarantee, whatever the coins say"
+        )
     nothing = getattr(plan.train, "num_without_targets", 0)
     if nothing:
         lines.append(
