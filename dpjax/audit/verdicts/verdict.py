@@ -87,8 +87,8 @@ def judge(
         included: (m,) truth values: a fair coin for each canary, flipped before training.
         delta: in (0, 1), the one that `claimed_epsilon` belongs to.
         claimed_epsilon: at least 0; None if no privacy is claimed.
-        mechanism: that training is claimed to be. Coins add or remove one record, so it must be
-            one of that relation or a stricter one.
+        mechanism: that training is claimed to be. Coins add or remove one record: it must not be
+            accounted for under "replace_one".
         confidence: in (0, 1).
         plan: how many guesses are made; fixed before the scores were seen.
 
@@ -151,6 +151,11 @@ def _check_claim_of(mechanism: Mechanism | None, claimed_epsilon: float, delta: 
     """Refuses a claim about something else: the mechanism being refuted would not refute it."""
     if mechanism is None:
         return
+    if getattr(mechanism, "neighboring", None) == "replace_one":
+        raise ValueError(
+            "mechanism must be accounted for one record more or less, as the coins decide; its"
+            " neighboring is replace_one. Account for it under add_or_remove_one."
+        )
     accounted = mechanism.epsilon(delta)
     if not math.isclose(claimed_epsilon, accounted, rel_tol=_CLAIM_TOLERANCE):
         raise ValueError(

@@ -47,6 +47,11 @@ class Audit(CheckedOptions):
     most_share: float = 0.01
     """The largest share of the training tokens that canaries may be."""
 
+    @property
+    def expected_included(self) -> int:
+        """Canaries that count as training records, whatever the coins say: half of them."""
+        return self.num_canaries // 2
+
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
         check_at_least("audit.num_canaries", self.num_canaries, 0)

@@ -68,7 +68,7 @@ class Plan:
     @property
     def num_units(self) -> int:
         """The training records, and the expected number of canaries among them."""
-        return len(self.train) + self.config.audit.num_canaries // 2
+        return len(self.train) + self.config.audit.expected_included
 
     @property
     def audit_delta(self) -> float:
@@ -109,8 +109,8 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
     task = make_task(config, started_at)
     train_records, eval_records = task.read(config)
     task = task.with_training_records(train_records, eval_records)
-    # Coins include half of the canaries. The number must not tell how they fell.
-    num_units = len(train_records) + config.audit.num_canaries // 2
+    # The number must not tell how the coins fell.
+    num_units = len(train_records) + config.audit.expected_included
     batch = config.training.expected_batch_size
     if batch > num_units:
         raise ValueError(

@@ -163,3 +163,16 @@ def test_a_claim_that_is_not_the_mechanisms_is_refused():
     mechanism = FullBatch(noise_multiplier=1.0, num_steps=1)
     with pytest.raises(ValueError, match=r"which is 4.377 at delta = 1e-05; got 2"):
         judge(included * 1.0, included, delta=1e-5, claimed_epsilon=2.0, mechanism=mechanism)
+
+
+def test_a_claim_about_replaced_records_is_no_claim_about_coins():
+    included = np.arange(100) % 2 == 0
+    mechanism = FullBatch(noise_multiplier=1.0, num_steps=1, neighboring="replace_one")
+    with pytest.raises(ValueError, match="neighboring is replace_one"):
+        judge(
+            included * 1.0,
+            included,
+            delta=1e-5,
+            claimed_epsilon=mechanism.epsilon(1e-5),
+            mechanism=mechanism,
+        )
