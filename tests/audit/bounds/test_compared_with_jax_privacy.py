@@ -33,49 +33,31 @@ from dpjax.audit.bounds.one_run import one_run_p_value
 
 
 @pytest.mark.parametrize(
-    ("canaries", "thresholds", "guesses", "correct", "delta", "expected"),
+    ("bound", "canaries", "thresholds", "guesses", "correct", "delta", "expected"),
     [
-        (20_000, 386, 3376, 2807, 1e-6, 1.13346),
-        (20_000, 374, 4666, 4499, 1e-6, 2.311945),
-        (20_000, 140, 8233, 8223, 1e-6, 4.395568),
-        (2000, 76, 438, 354, 1e-5, 0.893843),
-        (2000, 84, 574, 545, 1e-5, 1.825752),
+        (one_run_epsilon, 20_000, 386, 3376, 2807, 1e-6, 1.13346),
+        (one_run_epsilon, 20_000, 374, 4666, 4499, 1e-6, 2.311945),
+        (one_run_epsilon, 20_000, 140, 8233, 8223, 1e-6, 4.395568),
+        (one_run_epsilon, 2000, 76, 438, 354, 1e-5, 0.893843),
+        (one_run_epsilon, 2000, 84, 574, 545, 1e-5, 1.825752),
+        (one_run_fdp_epsilon, 20_000, 386, 406, 379, 1e-6, 2.164749),
+        (one_run_fdp_epsilon, 20_000, 374, 938, 934, 1e-6, 4.7218075),
+        (one_run_fdp_epsilon, 20_000, 140, 5436, 5436, 1e-6, 9.133752),
+        (one_run_fdp_epsilon, 2000, 76, 163, 144, 1e-5, 1.493764),
+        (one_run_fdp_epsilon, 2000, 84, 212, 210, 1e-5, 3.538422),
     ],
 )
 def test_bound_of_one_run_at_its_best_threshold(
-    canaries, thresholds, guesses, correct, delta, expected
+    bound, canaries, thresholds, guesses, correct, delta, expected
 ):
-    bound = one_run_epsilon(
+    found = bound(
         num_canaries=canaries,
         num_guesses=guesses,
         num_correct=correct,
         delta=delta,
         confidence=1 - 0.05 / thresholds,
     )
-    assert bound.epsilon == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("canaries", "thresholds", "guesses", "correct", "delta", "expected"),
-    [
-        (20_000, 386, 406, 379, 1e-6, 2.164749),
-        (20_000, 374, 938, 934, 1e-6, 4.7218075),
-        (20_000, 140, 5436, 5436, 1e-6, 9.133752),
-        (2000, 76, 163, 144, 1e-5, 1.493764),
-        (2000, 84, 212, 210, 1e-5, 3.538422),
-    ],
-)
-def test_bound_of_a_gaussian_curve_at_its_best_threshold(
-    canaries, thresholds, guesses, correct, delta, expected
-):
-    bound = one_run_fdp_epsilon(
-        num_canaries=canaries,
-        num_guesses=guesses,
-        num_correct=correct,
-        delta=delta,
-        confidence=1 - 0.05 / thresholds,
-    )
-    assert bound.epsilon == pytest.approx(expected, rel=1e-6)
+    assert found.epsilon == pytest.approx(expected, rel=1e-6)
 
 
 def test_counts_at_its_best_threshold():
