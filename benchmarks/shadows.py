@@ -37,7 +37,7 @@ from rich.table import Table
 from dpjax.audit import ShadowTraining, balanced_membership, shadow_key, train_shadows
 from dpjax.audit.references.batches import ShadowBatches, draw_batches
 from dpjax.audit.references.mapping import Mapping, choose_mapping
-from dpjax.audit.references.training import compile_training, of_each_shadow
+from dpjax.audit.references.training import compile_training, split_by_shadow
 from dpjax.demo.checkpoint import find_minilm
 from dpjax.models import (
     LoraConfig,
@@ -218,7 +218,7 @@ class Comparison:
         trained = []
         for shadow, key in enumerate(keys):
             rows = ShadowBatches(*(part[shadow : shadow + 1] for part in batches))
-            own = of_each_shadow(self.model, self.training, [key], rows)
+            own = split_by_shadow(self.model, self.training, [key], rows)
             trained.append(jax.block_until_ready(program(own, self.model.frozen, self.records)[0]))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trained)
 

@@ -47,6 +47,7 @@ from dpjax.audit.extraction.figure import ExtractionFigure as ExtractionFigure
 from dpjax.audit.extraction.greedy import discoverable_extraction as discoverable_extraction
 from dpjax.audit.extraction.greedy import exact_memorisation as exact_memorisation
 from dpjax.audit.extraction.greedy import extraction_strength as extraction_strength
+from dpjax.audit.extraction.of_canaries import extract_canaries as extract_canaries
 from dpjax.audit.extraction.sampled import extraction_probability as extraction_probability
 from dpjax.audit.extraction.sampled import sampled_extraction as sampled_extraction
 from dpjax.audit.extraction.sampled import samples_needed as samples_needed
@@ -192,6 +193,7 @@ __all__ = [
     "exceeds_ceiling",
     "exposure_by_rank",
     "exposure_by_sampling",
+    "extract_canaries",
     "extraction_probability",
     "extraction_strength",
     "ez_score",

@@ -8,9 +8,11 @@ import numpy as np
 
 from dpjax.audit import (
     CanaryScores,
+    ExtractionFigure,
     build_audit_report,
     collect_evidence,
     compute_scores,
+    extract_canaries,
     read_manifest,
     target_texts,
 )
@@ -46,7 +48,7 @@ def audit_run(
         raise ValueError(f"{run.directory.manifest} is not the one that training began with")
     audit = plan.config.audit
     name = audit.score_of(plan.config.task)
-    scores = _scores(plan, canaries, tuned, run_key, name)
+    scores, extraction = _scores(plan, canaries, tuned, run_key, name)
     coins = canaries.coins
     notes = []
     if coins.fixed_seed:
@@ -61,6 +63,7 @@ def audit_run(
         mechanism=plan.mechanism,
         confidence=audit.confidence,
         other_scores=scores,
+        extraction=extraction,
         notes=notes,
         details={
             "kind_of_canaries": canaries.canaries.kind,
@@ -73,10 +76,11 @@ def audit_run(
 
 def _scores(
     plan: Plan, canaries: RunCanaries, tuned: SplitModel, run_key: RunKey, name: str
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], tuple[ExtractionFigure, ...]]:
     model = tuned.merge()
     if not isinstance(model, CausalLM):
-        return {name: -evaluate(plan.task, tuned, canaries.encoded).losses.astype(np.float64)}
+        losses = evaluate(plan.task, tuned, canaries.encoded).losses
+        return {name: -losses.astype(np.float64)}, ()
     names = [name, *(other for other in _DESCRIBED if other != name)]
     base = base_model(model) if has_lora(model) else _untuned(plan, run_key)
     evidence = collect_evidence(
@@ -87,7 +91,9 @@ def _scores(
         texts=target_texts(canaries.canaries.records) if name == "zlib" else None,
         batch_size=plan.task.evaluation_batch_size,
     )
-    return compute_scores(names, evidence)
+    assert evidence.tuned is not None
+    scores = compute_scores(names, evidence)
+    return scores, extract_canaries(evidence.tuned, canaries.coins.included)
 
 
 def _untuned(plan: Plan, run_key: RunKey) -> CausalLM:

@@ -34,6 +34,8 @@ def test_a_run_without_privacy_is_caught(audited):
     assert report["certified"]["epsilon"] > 0.5
     assert report["attack"]["auc"] > 0.95
     assert set(report["other_scores"]) == {"loss", "min_k", "min_k_plus"}
+    memorised = {figure["name"]: figure for figure in report["extraction"]}["exact_memorisation"]
+    assert memorised["value"] > 1.5 * memorised["held_out_value"]
     assert report["details"]["manifest_sha256"] == read_manifest(folder).sha256
     assert "<h1>Privacy audit</h1>" in (folder / "audit.html").read_text()
     assert "## Audit" in (folder / "report.md").read_text()

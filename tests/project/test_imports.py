@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import collections
 import functools
+import importlib
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,19 @@ def test_folders_can_be_surveyed():
         room, _, entry = module.rpartition(".")
         rooms[room] |= {entry} - {"__main__"}
     assert {room for room, entries in rooms.items() if len(entries) > MOST_ENTRIES} == set()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_benchmarks_import_what_exists(path):
+    # No test runs them: a name that has moved would be noticed by the next who measures.
+    missing = [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in PACKAGES
+        for alias in node.names
+        if not hasattr(importlib.import_module(node.module), alias.name)
+    ]
+    assert missing == []
 
 
 def test_circles_are_found():

@@ -78,6 +78,7 @@ def _in_words(report: Mapping[str, Any]) -> list[Block]:
         *_power(report),
         Heading("Attacks on the canaries"),
         _attacks(report),
+        *_extraction(report),
         Heading("How to read this"),
         Bullets((*_LIMITS, *report["attack"]["notes"])),
         *_details(report),
@@ -138,6 +139,29 @@ def _attacks(report: Mapping[str, Any]) -> Table:
         )
     level = f"{100 * report['attack']['fpr_level']:g} %"
     return Table(("score", "AUC", f"TPR at {level} FPR", "validity"), tuple(rows))
+
+
+def _extraction(report: Mapping[str, Any]) -> list[Block]:
+    figures = report["extraction"]
+    if not figures:
+        return []
+    rows = tuple(
+        (
+            figure["name"].replace("_", " "),
+            f"{figure['value']:.3g}",
+            f"{figure['held_out_value']:.3g}",
+            figure["unit"],
+            figure["label"],
+        )
+        for figure in figures
+    )
+    header = ("mean", "in training", "not in training", "unit", "validity")
+    notes = dict.fromkeys(note for figure in figures for note in figure["notes"])
+    return [
+        Heading("Extraction of the canaries"),
+        Table(header, rows),
+        Bullets(tuple(notes)),
+    ]
 
 
 def _details(report: Mapping[str, Any]) -> list[Block]:

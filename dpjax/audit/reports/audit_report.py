@@ -15,6 +15,7 @@ from dpjax_accounting import Mechanism, mechanism_from_dict
 from numpy.typing import ArrayLike, NDArray
 
 from dpjax.audit.bounds.guesses import DEFAULT_PLAN, GuessPlan
+from dpjax.audit.extraction.figure import ExtractionFigure
 from dpjax.audit.membership.attack import AttackResult, score_attack
 from dpjax.audit.verdicts.verdict import Verdict, judge
 
@@ -34,6 +35,7 @@ _FIELDS = (
     "power",
     "attack",
     "other_scores",
+    "extraction",
     "notes",
     "details",
     "sha256",
@@ -79,6 +81,7 @@ def build_audit_report(
     confidence: float = 0.95,
     plan: GuessPlan = DEFAULT_PLAN,
     other_scores: Mapping[str, ArrayLike] | None = None,
+    extraction: Sequence[ExtractionFigure] = (),
     notes: Sequence[str] = (),
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -92,6 +95,7 @@ def build_audit_report(
         confidence: of the verdict.
         plan: how many guesses are made.
         other_scores: (m,) numbers by name: described, and not part of the verdict.
+        extraction: of the canaries, as `extract_canaries` measures it: described too.
         notes: sentences without which the report must not be read.
         details: what else is known of the audit, ready for JSON.
 
@@ -128,6 +132,7 @@ def build_audit_report(
             name: _attack(name, scores, canaries.included)
             for name, scores in (other_scores or {}).items()
         },
+        "extraction": [figure.to_dict() for figure in extraction],
         "notes": list(notes),
         "details": dict(details or {}),
     }
@@ -167,6 +172,8 @@ def verify_audit_report(report: Mapping[str, Any]) -> list[str]:
 
     The canaries, their coins and their scores are taken as they stand: whoever writes the report
     can invent them. A run's manifest, with the hash of the coins, is older than its training.
+    Scores beside the first and extraction are not computed again: the report does not hold what
+    they were read from.
 
     Args:
         report: as :func:`read_audit_report` returns it.
@@ -185,7 +192,7 @@ def verify_audit_report(report: Mapping[str, Any]) -> list[str]:
 
 
 def inputs_of(report: Mapping[str, Any]) -> tuple[CanaryScores, dict[str, Any]]:
-    """Returns what :func:`build_audit_report` was given, but for scores beside the first.
+    """Returns what :func:`build_audit_report` was given, but for what is only described.
 
     Raises:
         KeyError: if something is missing.

@@ -8,6 +8,7 @@ from dpjax_accounting import FullBatch
 
 from dpjax.audit import (
     CanaryScores,
+    ExtractionFigure,
     audit_markdown,
     audit_page,
     build_audit_report,
@@ -41,6 +42,14 @@ def report():
         claimed_epsilon=4.0,
         mechanism=MECHANISM,
         other_scores={"loss": np.arange(NUM) * 1.0},
+        extraction=[
+            ExtractionFigure(
+                name="exact_memorisation",
+                unit="share of tokens",
+                values=np.array([0.75]),
+                held_out_values=np.array([0.5]),
+            )
+        ],
         notes=["The coins come from a seed."],
         details={"kind_of_canaries": "new-token"},
     )
@@ -98,6 +107,7 @@ def test_words_and_page_say_what_was_found(report):
     for part in (report["verdict"]["sentence"], "certified", "model-based", "descriptive"):
         assert part in text
     assert "The coins come from a seed." in text and "new-token" in text
+    assert "| exact memorisation | 0.75 | 0.5 | share of tokens | descriptive |" in text
     page = audit_page(report)
     assert page.count("data:image/png;base64,") == 2 and "<script" not in page
 
