@@ -88,6 +88,8 @@ from dpjax.audit.reports.audit_report import CanaryScores as CanaryScores
 from dpjax.audit.reports.audit_report import build_audit_report as build_audit_report
 from dpjax.audit.reports.audit_report import read_audit_report as read_audit_report
 from dpjax.audit.reports.audit_report import verify_audit_report as verify_audit_report
+from dpjax.audit.reports.comparison import comparison_markdown as comparison_markdown
+from dpjax.audit.reports.comparison import comparison_page as comparison_page
 from dpjax.audit.reports.plots import plot_roc as plot_roc
 from dpjax.audit.reports.plots import plot_training as plot_training
 from dpjax.audit.scores.base_calibrated import ez_score as ez_score
@@ -182,6 +184,8 @@ __all__ = [
     "classifier_confidence",
     "clopper_pearson_epsilon",
     "collect_evidence",
+    "comparison_markdown",
+    "comparison_page",
     "compressed_bytes",
     "compute_scores",
     "confidence_score",

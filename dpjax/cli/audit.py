@@ -113,10 +113,10 @@ class VerifyAudit:
 
 @dataclasses.dataclass(frozen=True)
 class ShowAudit:
-    """Say an audit report in words, as Markdown or as an HTML page with pictures."""
+    """Say an audit report in words, or several side by side; Markdown, or a page with pictures."""
 
-    report: Positional[Path]
-    """audit.json."""
+    report: Positional[tuple[Path, ...]]
+    """audit.json; several are compared, each under the name of its folder."""
     html: Path | None = None
     """Write a page to this file."""
 
@@ -124,14 +124,27 @@ class ShowAudit:
         """Runs the command and returns 0."""
         from dpjax import audit
 
-        report = audit.read_audit_report(self.report)
-        if self.html is None:
-            console.print(
-                audit.audit_markdown(report), highlight=False, markup=False, soft_wrap=True
-            )
+        if not self.report:
+            raise Refusal("the audit.json to be shown is missing: name at least one.")
+        reports = {path: audit.read_audit_report(path) for path in self.report}
+        if len(reports) == 1:
+            (report,) = reports.values()
+            text = audit.audit_page(report) if self.html else audit.audit_markdown(report)
         else:
-            write_text(self.html, audit.audit_page(report))
+            named = {_name(path): report for path, report in reports.items()}
+            if len(named) < len(reports):
+                raise Refusal("the audit reports must lie in folders of different names.")
+            text = audit.comparison_page(named) if self.html else audit.comparison_markdown(named)
+        if self.html is None:
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            write_text(self.html, text)
         return 0
+
+
+def _name(path: Path) -> str:
+    """What an audit is called beside others."""
+    return path.resolve().parent.name if path.name == "audit.json" else path.stem
 
 
 @dataclasses.dataclass(frozen=True)

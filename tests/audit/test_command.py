@@ -36,6 +36,23 @@ def test_a_refuted_claim_is_status_one_and_its_report_verifies(files, tmp_path, 
     assert "the hash does not fit" in capsys.readouterr().out
 
 
+def test_audits_stand_side_by_side(files, tmp_path, capsys):
+    paths = [tmp_path / name / "audit.json" for name in ("tight", "loose")]
+    for path, epsilon in zip(paths, ("0.5", "50"), strict=True):
+        path.parent.mkdir()
+        claim = ["--delta", "1e-5", "--claimed-epsilon", epsilon, "--output", str(path)]
+        main(["audit", "scores", *files, *claim])
+    capsys.readouterr()
+    assert main(["audit", "show", *map(str, paths)]) == 0
+    printed = capsys.readouterr().out
+    assert "|  | tight | loose |" in printed and "| claimed ε | 0.5 | 50 |" in printed
+    page = tmp_path / "page.html"
+    assert main(["audit", "show", *map(str, paths), "--html", str(page)]) == 0
+    assert page.read_text().count("data:image/png;base64,") == 3
+    assert main(["audit", "show", str(paths[0]), str(paths[0].parent / ".." / "tight/audit.json")])
+    assert "folders of different names" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_claim_may_come_from_a_privacy_report(files, tmp_path, capsys):
     from dpjax_accounting import DPSGD

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from dpjax_accounting import (
     Block,
     Bullets,
     Heading,
-    Mechanism,
     Paragraph,
     Table,
     html_document,
     markdown_document,
-    tpr_ceiling,
-    trade_off,
 )
-from numpy.typing import NDArray
 
-from dpjax.audit.reports.audit_report import attack_of, inputs_of
-from dpjax.audit.reports.plots import ROC_COLOUR, new_figure
+from dpjax.audit.reports.audit_pictures import draw_audit_roc, draw_scores
 
 _LIMITS = (
     "The certified bound holds for any training procedure, if each canary was included by a fair"
@@ -50,13 +43,28 @@ def audit_page(report: Mapping[str, Any]) -> str:
     """
     pictures = {
         "How many included canaries the attack finds (TPR) at each rate of false alarms (FPR)": (
-            _roc_picture(report)
+            draw_audit_roc({report["score"]: report})
         ),
         "Scores of the canaries that training saw, and of those that it did not": (
-            _histogram(report)
+            draw_scores(report)
         ),
     }
     return html_document(_in_words(report), title="Privacy audit", pictures=pictures)
+
+
+def describe_attack(attack: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns AUC, and TPR at the level of the FPR, each with its interval, in words."""
+    low, high = attack["auc_interval"]
+    tpr_low, tpr_high = attack["tpr_interval"]
+    return (
+        f"{attack['auc']:.3f} ({low:.3f} to {high:.3f})",
+        f"{100 * attack['tpr']:.1f} % ({100 * tpr_low:.1f} to {100 * tpr_high:.1f} %)",
+    )
+
+
+def describe_number(value: float | str) -> str:
+    """Returns three digits, or what stands for an infinite number."""
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def _in_words(report: Mapping[str, Any]) -> list[Block]:
@@ -89,7 +97,7 @@ def _bounds(report: Mapping[str, Any]) -> Table:
     rows = [
         (
             bound["method"],
-            _number(bound["epsilon"]),
+            describe_number(bound["epsilon"]),
             f"{100 * bound['confidence']:g} %",
             bound["validity"],
             bound["assumption"],
@@ -97,7 +105,7 @@ def _bounds(report: Mapping[str, Any]) -> Table:
         for bound in (report["certified"], report["model_based"])
     ]
     if report["claimed_epsilon"] is not None:
-        claimed = _number(report["claimed_epsilon"])
+        claimed = describe_number(report["claimed_epsilon"])
         rows.insert(0, ("claimed by the accountant", claimed, "", "upper bound", ""))
     header = (f"at δ = {report['delta']:g}", "ε", "confidence", "validity", "rests on")
     return Table(header, tuple(rows))
@@ -108,13 +116,13 @@ def _power(report: Mapping[str, Any]) -> list[Block]:
     if power is None:
         return []
     rows = (
-        ("certified ε of a correct run", _number(power["expected_epsilon"])),
+        ("certified ε of a correct run", describe_number(power["expected_epsilon"])),
         (
-            f"certified ε with half the noise (ε = {_number(power['half_noise_epsilon'])})",
-            _number(power["expected_epsilon_at_half_noise"]),
+            f"certified ε with half the noise (ε = {describe_number(power['half_noise_epsilon'])})",
+            describe_number(power["expected_epsilon_at_half_noise"]),
         ),
         ("half the noise is called a violation", f"{100 * power['detection_rate']:.0f} %"),
-        ("certified ε of an attack without errors", _number(power["largest_epsilon"])),
+        ("certified ε of an attack without errors", describe_number(power["largest_epsilon"])),
     )
     return [
         Heading("What this audit could have found"),
@@ -127,16 +135,8 @@ def _attacks(report: Mapping[str, Any]) -> Table:
     attacks = {report["score"]: report["attack"], **report["other_scores"]}
     rows = []
     for name, attack in attacks.items():
-        low, high = attack["auc_interval"]
-        tpr_low, tpr_high = attack["tpr_interval"]
-        rows.append(
-            (
-                f"{name} (verdict)" if name == report["score"] else name,
-                f"{attack['auc']:.3f} ({low:.3f} to {high:.3f})",
-                f"{100 * attack['tpr']:.1f} % ({100 * tpr_low:.1f} to {100 * tpr_high:.1f} %)",
-                attack["label"],
-            )
-        )
+        name = f"{name} (verdict)" if name == report["score"] else name
+        rows.append((name, *describe_attack(attack), attack["label"]))
     level = f"{100 * report['attack']['fpr_level']:g} %"
     return Table(("score", "AUC", f"TPR at {level} FPR", "validity"), tuple(rows))
 
@@ -170,79 +170,3 @@ def _details(report: Mapping[str, Any]) -> list[Block]:
         return []
     rows = tuple((name.replace("_", " "), str(value)) for name, value in details.items())
     return [Heading("The audit"), Table(("", ""), rows)]
-
-
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.3g}"
-
-
-def _roc_picture(report: Mapping[str, Any]) -> bytes:
-    """Returns the ROC on logarithmic axes, and the most that the claim allows, as PNG."""
-    attack = attack_of(report)
-    lowest = 10.0 ** np.floor(np.log10(1 / attack.num_nonmembers))
-    grid = np.geomspace(lowest, 1, 400)
-    figure = new_figure(width=6.0, height=5.2)
-    axes = figure.subplots()
-    axes.plot(grid, grid, color="#595959", linestyle=":", label="guessing")
-    ceiling, label = _ceiling(report, grid)
-    if ceiling is not None:
-        axes.plot(grid, ceiling, color="black", linestyle="--", linewidth=1.3)
-        axes.fill_between(grid, ceiling, 1, color="#E4E4E4", linewidth=0, label=label)
-    axes.step(
-        np.maximum(attack.roc.fpr, lowest),
-        attack.roc.tpr,
-        where="post",
-        color=ROC_COLOUR,
-        linewidth=2,
-        label=f"{report['score']}: AUC {attack.auc:.3f}",
-    )
-    low, high = attack.tpr_interval
-    axes.errorbar(
-        attack.fpr_level,
-        attack.tpr,
-        yerr=[[attack.tpr - low], [high - attack.tpr]],
-        color=ROC_COLOUR,
-        marker="o",
-        capsize=4,
-    )
-    axes.set(xscale="log", yscale="log", xlim=(lowest, 1.05), ylim=(lowest, 1.05))
-    axes.set(xlabel="False positive rate", ylabel="True positive rate")
-    axes.legend(loc="lower right", frameon=False)
-    return _png(figure)
-
-
-def _ceiling(
-    report: Mapping[str, Any], fpr: NDArray[np.float64]
-) -> tuple[NDArray[np.float64] | None, str]:
-    epsilon, delta = report["claimed_epsilon"], report["delta"]
-    if epsilon is None:
-        return None, ""
-    mechanism: Mechanism | None = inputs_of(report)[1]["mechanism"]
-    by_epsilon = tpr_ceiling(fpr, epsilon=epsilon, delta=delta)
-    if mechanism is None:
-        return by_epsilon, f"excluded by ε = {epsilon:.3g}, δ = {delta:g}"
-    return np.minimum(by_epsilon, trade_off(mechanism, fpr)), "excluded by the claimed mechanism"
-
-
-def _histogram(report: Mapping[str, Any]) -> bytes:
-    """Returns the scores inside and outside training as PNG; infinite ones are left out."""
-    canaries, _ = inputs_of(report)
-    finite = np.isfinite(canaries.scores)
-    figure = new_figure(width=6.0, height=3.6)
-    axes = figure.subplots()
-    if finite.any():
-        edges = np.histogram_bin_edges(canaries.scores[finite], bins=40)
-        for is_in, name, colour in ((True, "in training", "#D55E00"), (False, "not", "#0072B2")):
-            chosen = canaries.scores[finite & (canaries.included == is_in)]
-            axes.hist(chosen, bins=edges.tolist(), color=colour, alpha=0.55, label=name)
-        axes.legend(frameon=False)
-    axes.set(xlabel=f"Score ({report['score']})", ylabel="Canaries")
-    return _png(figure)
-
-
-def _png(figure: Any) -> bytes:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()

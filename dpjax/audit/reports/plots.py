@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito 2008: told apart with every common kind of colour blindness.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-ROC_COLOUR = _COLOURS[0]
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#595959"
 _DPI = 150
 
@@ -60,7 +59,7 @@ def plot_roc(
         axes.set(xlabel="False positive rate", ylabel="True positive rate", aspect="equal")
     bars = []
     for index, (name, result) in enumerate(results.items()):
-        colour = _COLOURS[index % len(_COLOURS)]
+        colour = COLOURS[index % len(COLOURS)]
         _draw_curve(linear, name, result, colour, from_fpr=0.0)
         # To the left of one non-member the curve is known nowhere.
         _draw_curve(logarithmic, name, result, colour, from_fpr=1 / result.num_nonmembers)
@@ -166,14 +165,14 @@ def _draw_excluded(axes: Axes, grid: NDArray[np.float64], epsilon: float, delta:
 def _draw_loss(axes: Axes, steps: NDArray[np.int64], loss: NDArray[np.float64]) -> None:
     window = max(1, len(loss) // 20)
     if window == 1:
-        axes.plot(steps, loss, color=_COLOURS[0], linewidth=2)
+        axes.plot(steps, loss, color=COLOURS[0], linewidth=2)
     else:
         kernel = np.full(window, 1 / window)
         centres = np.convolve(steps, kernel, mode="valid")
         smooth = np.convolve(loss, kernel, mode="valid")
-        axes.plot(steps, loss, color=_COLOURS[0], linewidth=1, alpha=0.3, label="each step")
+        axes.plot(steps, loss, color=COLOURS[0], linewidth=1, alpha=0.3, label="each step")
         label = f"running mean of {window} steps"
-        axes.plot(centres, smooth, color=_COLOURS[0], linewidth=2, label=label)
+        axes.plot(centres, smooth, color=COLOURS[0], linewidth=2, label=label)
         axes.legend(frameon=False)
     axes.set(ylabel="Cross-entropy (nats)", title="Training loss")
 
@@ -181,7 +180,7 @@ def _draw_loss(axes: Axes, steps: NDArray[np.int64], loss: NDArray[np.float64]) 
 def _draw_epsilon(
     axes: Axes, steps: Sequence[int], epsilon: Sequence[float], target: float | None
 ) -> None:
-    axes.plot(steps, epsilon, color=_COLOURS[0], linewidth=2, label="spent")
+    axes.plot(steps, epsilon, color=COLOURS[0], linewidth=2, label="spent")
     if target is not None:
         axes.axhline(target, color=_GREY, linestyle="--", label="target")
         axes.legend(loc="lower right", frameon=False)

@@ -12,6 +12,8 @@ from dpjax.audit import (
     audit_markdown,
     audit_page,
     build_audit_report,
+    comparison_markdown,
+    comparison_page,
     read_audit_report,
     verify_audit_report,
 )
@@ -129,3 +131,15 @@ def test_without_a_claim_there_is_a_bound_and_no_power():
 def test_ids_scores_and_coins_are_as_many():
     with pytest.raises(ValueError, match="every canary needs a coin and a score"):
         make_canaries(scores=np.zeros(3))
+
+
+def test_audits_side_by_side_have_a_column_each(report):
+    other = build_audit_report(make_canaries(6.0), delta=1e-5, claimed_epsilon=None)
+    text = comparison_markdown({"private": report, "not private": other})
+    assert "|  | private | not private |" in text and "| claimed ε | 4 | none |" in text
+    assert "| exact memorisation | 0.75, 0.5 |  |" in text
+    assert f"private: {report['verdict']['sentence']}" in text
+    page = comparison_page({"private": report, "not private": other})
+    assert page.count("data:image/png;base64,") == 3
+    with pytest.raises(ValueError, match="at least one audit"):
+        comparison_page({})
