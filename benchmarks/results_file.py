@@ -21,4 +21,6 @@ def write_results(path: Path, options: Any, rows: list[dict[str, Any]]) -> None:
         "rows": rows,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    # Of what was read, the name: where it lay says nothing elsewhere.
+    text = json.dumps(result, indent=2, default=lambda value: value.name)
+    path.write_text(text + "\n")

@@ -1,4 +1,4 @@
-"""A token that nobody writes, to be learnt after a prefix: a secret that no base model knows."""
+"""A token that hardly anybody writes, to be learnt after a prefix: no base model knows it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dpjax.audit.canaries.makers.base import Canaries, canary_rng, number_ids
 from dpjax.audit.canaries.makers.random_tokens import random_text
 from dpjax.audit.canaries.makers.unused_tokens import (
     canary_tokenizer,
+    find_rare_tokens,
     find_unused_tokens,
     rows_of_tokens,
 )
@@ -43,22 +44,22 @@ def make_new_token(
         tokenizer: the checkpoint's.
         vocab_size: rows of the model's embedding.
         prefixes: texts that anybody may know, taken in turn; none: 8 random tokens for each canary.
-        tokens: the secrets, one for each canary, instead of those that `find_unused_tokens` finds.
-            Choose them without looking at private records; `find_rare_tokens` does.
+        tokens: the secrets, one for each canary; chosen without looking at private records. None:
+            what `find_unused_tokens` finds, and where that is too few, `find_rare_tokens` too.
 
     Returns:
         N canaries with records `Completions`; each completion is a secret.
 
     Raises:
-        ValueError: there are fewer unused tokens than canaries, one occurs twice, has no row of the
+        ValueError: there are fewer tokens than canaries, one occurs twice, has no row of the
             embedding or shares one, or a number is not a whole number of at least 1.
     """
     ids = number_ids(KIND, num_canaries)
-    secrets = tuple(tokens or find_unused_tokens(tokenizer, vocab_size))[:num_canaries]
+    secrets = tuple(tokens or _choose_tokens(num_canaries, tokenizer, vocab_size))[:num_canaries]
     if len(secrets) < num_canaries:
         raise ValueError(
-            f"{num_canaries} canaries of kind {KIND!r} need as many tokens that nobody writes, got "
-            f"{len(secrets)}. Take fewer canaries, another kind, or tokens=find_rare_tokens(...)"
+            f"{num_canaries} canaries of kind {KIND!r} need as many tokens, got {len(secrets)}."
+            " Take fewer canaries, or leave tokens out"
         )
     _check_rows(secrets, tokenizer, vocab_size)
     prompts: list[str | list[dict[str, str]]] = [
@@ -74,6 +75,15 @@ def make_new_token(
         secrets=secrets,
         new_tokens=secrets,
     )
+
+
+def _choose_tokens(
+    number: int, tokenizer: PreTrainedTokenizerBase, vocab_size: int
+) -> tuple[str, ...]:
+    unused = find_unused_tokens(tokenizer, vocab_size)
+    if len(unused) >= number:
+        return unused
+    return (*unused, *find_rare_tokens(tokenizer, number - len(unused)))
 
 
 def _check_rows(tokens: Sequence[str], tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

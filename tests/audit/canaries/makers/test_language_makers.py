@@ -128,9 +128,12 @@ def test_rare_tokens_serve_where_none_is_unused(gpt):
         find_rare_tokens(gpt, 1000)
 
 
-def test_too_few_unused_tokens_are_refused(gpt):
-    with pytest.raises(ValueError, match="need as many tokens that nobody writes, got 2"):
-        make_new_token(3, run_key=KEY, tokenizer=gpt, vocab_size=len(gpt) + 2)
+def test_rare_tokens_serve_where_unused_ones_are_too_few(gpt):
+    unused = find_unused_tokens(gpt, len(gpt) + 2)
+    canaries = make_new_token(3, run_key=KEY, tokenizer=gpt, vocab_size=len(gpt) + 2)
+    assert canaries.secrets == (*unused, *find_rare_tokens(gpt, 1)) and len(unused) == 2
+    with pytest.raises(ValueError, match="need as many tokens, got 1"):
+        make_new_token(2, run_key=KEY, tokenizer=gpt, vocab_size=len(gpt), tokens=unused[:1])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""What audits find in a pretrained decoder that learns by heart, and in one that does not.
+
+    python benchmarks/positive_control.py --data e2e/dev.csv
+
+One recipe of `dpjax.finetune` with LoRA, once without privacy and once at ε = 4, on a few hundred
+short texts with new-token canaries among them. An audit that finds nothing in the first run could
+find nothing in any. The file has a column `ref` of texts. The decoder is SmolLM2-135M-Instruct,
+where its package is installed; `--model` names any other.
+
+Leaves the run directories, a page with both audits, and a JSON file. Attacks on the training
+records compare them with as many that a shuffle has held out; the base model is known to them.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import tyro
+from results_file import write_results
+from rich.console import Console
+from rich.table import Table
+
+import dpjax
+from dpjax import audit
+from dpjax.data import Texts, encode_language
+from dpjax.demo.checkpoint import find_smollm2
+from dpjax.models import load_causal_lm, load_tokenizer
+
+BASE_CALIBRATED = ("ratio", "ez", "wbc")
+ALONE = ("loss", "min_k", "min_k_plus")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is trained and attacked."""
+
+    data: Path
+    folder: Path = Path("runs/positive_control")
+    model: Path | None = None
+    num_records: int = 200
+    num_canaries: int = 160
+    num_epochs: float = 8.0
+    expected_batch_size: int = 20
+    learning_rate: float = 3e-3
+    max_length: int = 48
+    rank: int = 16
+    target_epsilon: float = 4.0
+    output: Path = Path("benchmarks/results/positive_control.json")
+
+
+def write_data(options: Options) -> dict[str, Path]:
+    """Writes different texts, training and held-out ones, as many of each."""
+    with options.data.open(newline="", encoding="utf-8") as file:
+        texts = sorted({row["ref"] for row in csv.DictReader(file)})
+    random.Random(0).shuffle(texts)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for index, name in enumerate(("train", "held_out")):
+        paths[name] = options.folder / f"{name}.jsonl"
+        part = texts[index * options.num_records : (index + 1) * options.num_records]
+        rows = "".join(json.dumps({"text": text}) + "\n" for text in part)
+        paths[name].write_text(rows, encoding="utf-8")
+    return paths
+
+
+def train(options: Options, checkpoint: Path, *, private: bool) -> dpjax.FinetuneResult:
+    """Runs the recipe, or goes on with it."""
+    paths = write_data(options)
+    return dpjax.finetune(
+        model=checkpoint,
+        train_data=paths["train"],
+        eval_data=paths["held_out"],
+        output_dir=options.folder / ("private" if private else "not_private"),
+        task="causal_lm",
+        non_private=not private,
+        privacy={"target_epsilon": options.target_epsilon} if private else {},
+        lora={"rank": options.rank, "alpha": float(options.rank)},
+        training={
+            "expected_batch_size": options.expected_batch_size,
+            "microbatch_size": options.expected_batch_size,
+            "num_epochs": options.num_epochs,
+            "learning_rate": options.learning_rate,
+            "max_length": options.max_length,
+        },
+        compute={"scan_layers": True},
+        audit={"num_canaries": options.num_canaries, "kind": "new-token", "most_share": 0.3},
+        resume=True,
+    )
+
+
+def attack_records(
+    options: Options, checkpoint: Path, result: dpjax.FinetuneResult
+) -> dict[str, Any]:
+    """Attacks on the training records with the base model known, by score."""
+    tuned = load_causal_lm(result.output_dir / "model")
+    base = load_causal_lm(checkpoint)
+    tokenizer = load_tokenizer(checkpoint, needs_padding=False)
+    texts = []
+    for name in ("train", "held_out"):
+        lines = (options.folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        texts += [json.loads(line)["text"] for line in lines]
+    records = encode_language(Texts(texts), tokenizer, options.max_length)
+    names = (*BASE_CALIBRATED, *ALONE)
+    evidence = audit.collect_evidence(names, records, tuned=tuned, base=base)
+    scores = audit.compute_scores(names, evidence)
+    number = options.num_records
+    return {
+        name: audit.score_attack(values[:number], values[number:], attack=name).to_dict()
+        for name, values in scores.items()
+    }
+
+
+def main(options: Options) -> None:
+    """Trains, attacks, prints and writes."""
+    checkpoint = options.model or find_smollm2()
+    console = Console()
+    rows = []
+    reports = {}
+    for private in (False, True):
+        result = train(options, checkpoint, private=private)
+        name = f"ε = {result.epsilon:.3g}" if private else "without privacy"
+        reports[name] = result.audit
+        rows.append(
+            {
+                "run": name,
+                "perplexity": result.eval_perplexity,
+                "verdict": result.audit["verdict"]["conclusion"],
+                "certified_epsilon": result.audit["certified"]["epsilon"],
+                "canaries": result.audit["attack"],
+                "extraction": result.audit["extraction"],
+                "records": attack_records(options, checkpoint, result),
+            }
+        )
+    page = options.folder / "audits.html"
+    page.write_text(audit.comparison_page(reports), encoding="utf-8")
+    table = Table("", *(row["run"] for row in rows), title="Positive control")
+    table.add_row("perplexity on held-out texts", *(f"{row['perplexity']:.2f}" for row in rows))
+    table.add_row("certified ε", *(f"{row['certified_epsilon']:.2f}" for row in rows))
+    for name in ("auc", "tpr"):
+        found = (f"{row['canaries'][name]:.3f}" for row in rows)
+        table.add_row(f"canaries: {name.upper()}", *found)
+    for name in (*BASE_CALIBRATED, *ALONE):
+        found = (f"{row['records'][name]['auc']:.3f}" for row in rows)
+        table.add_row(f"records: AUC of {name}", *found)
+    console.print(table)
+    console.print(f"Both audits: {page}")
+    write_results(options.output, options, rows)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
