@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +15,20 @@ from flax import nnx
 from dpjax.models.checkpoint.files import (
     CONFIG,
     GENERATION_CONFIG,
-    INDEX,
     TOKENIZER_FILES,
-    WEIGHTS,
     read_config_json,
 )
 from dpjax.models.checkpoint.generation_config import end_token_ids, read_generation_config
 from dpjax.models.checkpoint.label_rows import check_label_names
+from dpjax.models.checkpoint.tensors import Tensor, spelled
 from dpjax.models.checkpoint.tokenizer import has_tokenizer, load_tokenizer
+from dpjax.models.checkpoint.write_tensors import SHARD_BYTES, write_tensors
 from dpjax.models.families import AVERAGING_LAYER, WeightName, family_of
 from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, task_of
 from dpjax.models.net.module_paths import path_in_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_SHARD_BYTES = 5 * 10**9
 
 
 def save_model(
@@ -38,7 +37,7 @@ def save_model(
     *,
     source: str | Path,
     label_names: Sequence[str] = (),
-    shard_bytes: int = _SHARD_BYTES,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write config.json, safetensors and the tokenizer.
 
@@ -159,38 +158,15 @@ def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
 
 
 def _write_weights(model: Model, parameters: dict[str, Any], out: Path, shard_bytes: int) -> None:
-    from safetensors.numpy import save_file
-
     weights = family_of(model.config.model_type).weight_names(model.config, task_of(model))
-    shards = list(_shards(model, parameters, weights, shard_bytes))
-    weight_map, total = {}, 0
-    for number, shard in enumerate(shards, start=1):
-        name = WEIGHTS
-        if len(shards) > 1:
-            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {weight.hf_name: tensor_of(model, parameters, weight) for weight in shard}
-        save_file(tensors, out / name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, name)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(out / INDEX, index)
+    tensors = {weight.hf_name: _tensor(model, parameters, weight) for weight in weights}
+    write_tensors(out, tensors, shard_bytes=shard_bytes)
 
 
-def _shards(
-    model: Model, parameters: dict[str, Any], weights: Sequence[WeightName], shard_bytes: int
-) -> Iterator[list[WeightName]]:
-    """The tensors in their order, cut where a file would exceed `shard_bytes`."""
-    shard: list[WeightName] = []
-    size = 0
-    for weight in weights:
-        num_bytes = _leaf(model, parameters, weight).nbytes
-        if shard and size + num_bytes > shard_bytes:
-            yield shard
-            shard, size = [], 0
-        shard.append(weight)
-        size += num_bytes
-    yield shard
+def _tensor(model: Model, parameters: dict[str, Any], weight: WeightName) -> Tensor:
+    leaf = _leaf(model, parameters, weight)
+    shape = leaf.shape[::-1] if weight.transposed else leaf.shape
+    return Tensor(shape, spelled(leaf.dtype), partial(tensor_of, model, parameters, weight))
 
 
 def _leaf(model: Model, parameters: dict[str, Any], weight: WeightName) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,11 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+
+    @property
+    def num_bytes(self) -> int:
+        """What its values take, of a dtype that is read."""
+        return math.prod(self.shape) * _FLOATS[self.dtype].itemsize
 
     def check(self, name: str, shape: tuple[int, ...], source: str) -> None:
         """Raises ValueError unless it is floating-point and has the shape.
@@ -128,6 +134,11 @@ def open_safetensors(path: Path) -> Tensors:
         read = partial(_read_tensor, path, entry["dtype"], shape, start, stop)
         tensors[name] = Tensor(shape, entry["dtype"], read)
     return tensors
+
+
+def spelled(dtype: np.dtype) -> str:
+    """How safetensors spells a dtype whose weights are read."""
+    return next(name for name, known in _FLOATS.items() if known == dtype)
 
 
 def are_equal(first: Tensor, second: Tensor) -> bool:
