@@ -1,4 +1,4 @@
-"""The command `dpjax`: finetune, audit, epsilon, calibrate, report, ledger, demo."""
+"""The command `dpjax`: finetune, audit, epsilon, calibrate, report, ledger, demo, convert-gguf."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dpjax import startup
 from dpjax.cli.accountant import CalibrateCommand, EpsilonCommand
 from dpjax.cli.audit import AuditCommand
 from dpjax.cli.command import Command, Refusal
+from dpjax.cli.convert_gguf import ConvertGgufCommand
 from dpjax.cli.demo import DemoCommand
 from dpjax.cli.finetune import FinetuneCommand
 from dpjax.cli.numbers import NUMBERS
@@ -32,6 +33,7 @@ Options = (
     | Annotated[ReportCommand, tyro.conf.subcommand("report")]
     | Annotated[LedgerCommand, tyro.conf.subcommand("ledger")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
+    | Annotated[ConvertGgufCommand, tyro.conf.subcommand("convert-gguf")]
 )
 
 

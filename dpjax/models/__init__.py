@@ -42,6 +42,7 @@ from dpjax.models.families import TASKS as TASKS
 from dpjax.models.families import Task as Task
 from dpjax.models.families import family_of as family_of
 from dpjax.models.families import head_names as head_names
+from dpjax.models.gguf.convert import convert_gguf as convert_gguf
 from dpjax.models.net.heads import CausalLM as CausalLM
 from dpjax.models.net.heads import Model as Model
 from dpjax.models.net.heads import SequenceClassifier as SequenceClassifier
@@ -79,6 +80,7 @@ __all__ = [
     "causal_lm_loss",
     "check_label_names",
     "continuation_log_probs",
+    "convert_gguf",
     "count_parameters",
     "cut_lower_layers",
     "drop_inputs",

@@ -60,7 +60,8 @@ def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) ->
             )
         return path
     if path.exists():
-        raise NotADirectoryError(f"{name} is a file; give the folder that holds {CONFIG}")
+        made = "; `dpjax convert-gguf` makes one of it" if path.suffix == ".gguf" else ""
+        raise NotADirectoryError(f"{name} is a file; give the folder that holds {CONFIG}{made}")
     if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise FileNotFoundError(f"checkpoint folder {name} does not exist")
     return _download(name, revision)

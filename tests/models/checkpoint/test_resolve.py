@@ -72,6 +72,9 @@ def test_missing_path_object_is_not_looked_up_on_the_hub(hub):
 def test_file_is_refused(folder):
     with pytest.raises(NotADirectoryError, match=r"is a file; give the folder"):
         resolve_checkpoint(folder / "config.json")
+    (folder / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(NotADirectoryError, match="`dpjax convert-gguf` makes one of it"):
+        resolve_checkpoint(folder / "model.gguf")
 
 
 def test_unreachable_hub_is_explained(monkeypatch, tmp_path):
