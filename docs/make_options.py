@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import datetime
 import inspect
 import textwrap
 import types
@@ -14,7 +15,7 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
-from dpjax.finetuning import FinetuneConfig
+from dpjax.finetuning import FinetuneConfig, make_task
 
 PAGE = Path(__file__).parent / "guide" / "options.md"
 _HEADER = """\
@@ -120,7 +121,7 @@ def _takes(task: str, option: Option) -> bool:
     value = _another_value(option.hint, option.default)
     given |= {group: {name: value}} if group else {name: value}
     try:
-        FinetuneConfig.from_options(given)
+        make_task(FinetuneConfig.from_options(given), datetime.datetime.now())
     except (TypeError, ValueError) as error:
         return f"task={task}" not in str(error)
     return True

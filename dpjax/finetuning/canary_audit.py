@@ -47,7 +47,7 @@ def audit_run(
     if manifest.coins_commitment != canaries.coins.commitment():
         raise ValueError(f"{run.directory.manifest} is not the one that training began with")
     audit = plan.config.audit
-    name = audit.score_of(plan.config.task)
+    name = plan.task.audit_scores[0] if audit.score == "auto" else audit.score
     scores, extraction = _scores(plan, canaries, tuned, run_key, name)
     coins = canaries.coins
     notes = []

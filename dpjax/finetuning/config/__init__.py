@@ -1,6 +1,8 @@
 """The options of a run."""
 
 from dpjax.finetuning.config.audit import Audit as Audit
+from dpjax.finetuning.config.audit import CanaryKindName as CanaryKindName
+from dpjax.finetuning.config.audit import ScoreName as ScoreName
 from dpjax.finetuning.config.compute import Compute as Compute
 from dpjax.finetuning.config.compute import Generation as Generation
 from dpjax.finetuning.config.finetune_config import FinetuneConfig as FinetuneConfig

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
 CanaryKindName = Literal["auto", "new-token", "random-tokens", "random-labelled", "mislabelled"]
 ScoreName = Literal["auto", "loss", "ratio", "min_k", "min_k_plus", "zlib", "ez", "wbc"]
-
-# Kinds of each task, the first one for auto.
-KINDS_OF_TASKS: dict[str, tuple[str, ...]] = {
-    "causal_lm": ("new-token", "random-tokens"),
-    "sequence_classification": ("random-labelled", "mislabelled"),
-    "token_classification": (),
-}
-SCORES_OF_TASKS: dict[str, tuple[str, ...]] = {
-    "causal_lm": ("ratio", "loss", "min_k", "min_k_plus", "zlib", "ez", "wbc"),
-    "sequence_classification": ("loss",),
-    "token_classification": (),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,31 +43,8 @@ class Audit(CheckedOptions):
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
         check_at_least("audit.num_canaries", self.num_canaries, 0)
-        kinds = ("auto", *(kind for kinds in KINDS_OF_TASKS.values() for kind in kinds))
-        check_choice("audit.kind", self.kind, kinds)
-        check_choice("audit.score", self.score, ("auto", *SCORES_OF_TASKS["causal_lm"]))
+        check_choice("audit.kind", self.kind, get_args(CanaryKindName))
+        check_choice("audit.score", self.score, get_args(ScoreName))
         for name in ("confidence", "most_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"audit.{name} must be between 0 and 1, got {getattr(self, name)}")
-
-    def check_task(self, task: str) -> None:
-        """Raises ValueError if a task has no canaries of this kind, or no score of this name."""
-        if self.num_canaries == 0:
-            return
-        for name, choices in (("kind", KINDS_OF_TASKS[task]), ("score", SCORES_OF_TASKS[task])):
-            value = getattr(self, name)
-            if not choices:
-                raise ValueError(f"task={task} has no canaries yet: leave audit.num_canaries out")
-            if value != "auto" and value not in choices:
-                raise ValueError(
-                    f"audit.{name} must be one of {', '.join(choices)} with task={task}, got"
-                    f" {value!r}"
-                )
-
-    def kind_of(self, task: str) -> str:
-        """Returns the kind of canaries."""
-        return KINDS_OF_TASKS[task][0] if self.kind == "auto" else self.kind
-
-    def score_of(self, task: str) -> str:
-        """Returns the score that the verdict rests on."""
-        return SCORES_OF_TASKS[task][0] if self.score == "auto" else self.score

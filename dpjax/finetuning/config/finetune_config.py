@@ -157,7 +157,6 @@ class FinetuneConfig(CheckedOptions):
     def _check_task(self) -> None:
         """Refuses options that the task would not read."""
         check_choice("task", self.task, get_args(TaskName))
-        self.audit.check_task(self.task)
         for name, (default, tasks) in _OPTIONS_OF_TASKS.items():
             value = operator.attrgetter(name)(self)
             if self.task not in tasks and value != default:

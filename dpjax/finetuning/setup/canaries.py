@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dpjax.audit import (
+    CANARY_KINDS,
     Canaries,
     Coins,
     append_canaries,
     check_canaries,
     encode_canaries,
-    find_unused_tokens,
     flip_coins,
     make_canaries,
     seal,
 )
-from dpjax.data import EncodedRecords, Records
+from dpjax.data import EncodedRecords
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import load_tokenizer, read_config
 from dpjax.privatize import RunKey
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _CANARY_TOKENS = 32
 
@@ -63,29 +67,11 @@ def prepare_canaries(plan: Plan, run_key: RunKey) -> tuple[Plan, RunCanaries | N
     Raises:
         ValueError: the canaries cannot be made, or could not show anything, with all reasons.
     """
-    audit, task = plan.config.audit, plan.config.task
+    audit = plan.config.audit
     if audit.num_canaries == 0:
         return plan, None
     tokenizer = load_tokenizer(plan.checkpoint, needs_padding=plan.task.needs_padding_token)
-    kind = audit.kind_of(task)
-    ingredients: dict[str, Any] = {"tokenizer": tokenizer}
-    if kind == "new-token":
-        vocab_size = read_config(plan.checkpoint).vocab_size
-        unused = find_unused_tokens(tokenizer, vocab_size)
-        if audit.kind == "auto" and len(unused) < audit.num_canaries:
-            kind = "random-tokens"
-        else:
-            ingredients |= {"vocab_size": vocab_size, "tokens": unused}
-    if kind in ("random-tokens", "random-labelled"):
-        # Read again, the text may have more tokens than were drawn.
-        longest = plan.config.training.max_length
-        ingredients["num_tokens"] = min(_CANARY_TOKENS, max(1, longest // 2))
-    if kind == "random-labelled":
-        ingredients["label_names"] = plan.task.labels
-    if kind == "mislabelled":
-        assert isinstance(plan.eval_records, Records)
-        ingredients = {"held_out": plan.eval_records, "label_names": plan.task.labels}
-    canaries = make_canaries(kind, audit.num_canaries, run_key=run_key, **ingredients)
+    canaries = _make(plan, run_key, tokenizer)
     encoded = encode_canaries(
         canaries,
         tokenizer,
@@ -113,6 +99,26 @@ def prepare_canaries(plan: Plan, run_key: RunKey) -> tuple[Plan, RunCanaries | N
         slots=append_canaries(plan.train, encoded, everyone),
         present=np.concatenate([np.ones(len(plan.train), np.bool_), coins.included]),
     )
+
+
+def _make(plan: Plan, run_key: RunKey, tokenizer: PreTrainedTokenizerBase) -> Canaries:
+    audit, vocab_size = plan.config.audit, read_config(plan.checkpoint).vocab_size
+    kind = audit.kind
+    if kind == "auto":
+        kind = plan.task.auto_canary_kind(audit.num_canaries, tokenizer, vocab_size)
+    # Read again, the text may have more tokens than were drawn.
+    num_tokens = min(_CANARY_TOKENS, max(1, plan.config.training.max_length // 2))
+    # What a run has for the makers; some of it is made only for those that take it.
+    makes: dict[str, Callable[[], Any]] = {
+        "tokenizer": lambda: tokenizer,
+        "vocab_size": lambda: vocab_size,
+        "num_tokens": lambda: num_tokens,
+        "label_names": lambda: plan.task.labels,
+        "held_out": lambda: plan.eval_records,
+    }
+    names = [name for name in CANARY_KINDS[kind].ingredients if name in makes]
+    ingredients = {name: makes[name]() for name in names}
+    return make_canaries(kind, audit.num_canaries, run_key=run_key, **ingredients)
 
 
 def _without_rows(plan: Plan, rows: tuple[int, ...]) -> Plan:

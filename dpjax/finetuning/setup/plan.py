@@ -92,6 +92,7 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
             says what was seen and what to do.
     """
     started_at = datetime.datetime.now() if started_at is None else started_at
+    task = make_task(config, started_at)
     checkpoint = resolve_checkpoint(config.model, config.revision)
     model = read_config(checkpoint)
     # Before the data: an encoder's tokenizer is no fit for texts to be written either.
@@ -106,7 +107,6 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
             f"{model.max_positions} positions of {config.model}; give "
             f"training.max_length={model.max_positions} or less"
         )
-    task = make_task(config, started_at)
     train_records, eval_records = task.read(config)
     task = task.with_training_records(train_records, eval_records)
     # The number must not tell how the coins fell.

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from dpjax.data import EncodedPrompts, EncodedRecords, Prompt, RecordColumns
-from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
 from dpjax.models import Model, drop_inputs
 from dpjax.typing import PyTree
 
@@ -109,11 +109,15 @@ class Task(abc.ABC):
         labels: the set of labels, in the order of the logits; empty without labels.
         needs_padding_token: whether the tokenizer must have one.
         evaluation_batch_size: how many records are evaluated at once.
+        canary_kinds: what kinds of canaries it learns; none if it has none yet.
+        audit_scores: what the verdict of an audit may rest on, the first one for auto.
     """
 
     labels: tuple[str, ...] = ()
     needs_padding_token: ClassVar[bool] = True
     evaluation_batch_size: ClassVar[int] = 64
+    canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ()
+    audit_scores: ClassVar[tuple[ScoreName, ...]]
 
     @classmethod
     @abc.abstractmethod
@@ -141,6 +145,13 @@ class Task(abc.ABC):
         """Returns the held-out prompts that the report answers; None where there are none."""
         del config, held_out, tokenizer
         return None
+
+    def auto_canary_kind(
+        self, num_canaries: int, tokenizer: PreTrainedTokenizerBase, vocab_size: int
+    ) -> CanaryKindName:
+        """Returns the kind of canaries that a run gets if it asks for none: the first one."""
+        del num_canaries, tokenizer, vocab_size
+        return self.canary_kinds[0]
 
     @abc.abstractmethod
     def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dpjax.audit import find_unused_tokens
 from dpjax.data import (
     LanguageDataset,
     LanguageRecords,
@@ -22,7 +23,7 @@ from dpjax.data import (
     find_prompts,
     read_language_records,
 )
-from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import (
     Evaluation,
     HeldOutPrompts,
@@ -104,6 +105,16 @@ class CausalLanguage(Task):
 
     needs_padding_token: ClassVar[bool] = False
     evaluation_batch_size: ClassVar[int] = 16
+    canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ("new-token", "random-tokens")
+    audit_scores: ClassVar[tuple[ScoreName, ...]] = (
+        "ratio",
+        "loss",
+        "min_k",
+        "min_k_plus",
+        "zlib",
+        "ez",
+        "wbc",
+    )
 
     @classmethod
     def from_config(cls, config: FinetuneConfig, started_at: datetime.datetime) -> CausalLanguage:
@@ -154,6 +165,13 @@ class CausalLanguage(Task):
             today=self.today,
         )
         return HeldOutPrompts(prompts[:num_prompts], encoded, len(held_out) - len(prompts))
+
+    def auto_canary_kind(
+        self, num_canaries: int, tokenizer: PreTrainedTokenizerBase, vocab_size: int
+    ) -> CanaryKindName:
+        """Returns new-token, or random-tokens where too few tokens are unused."""
+        has_enough = len(find_unused_tokens(tokenizer, vocab_size)) >= num_canaries
+        return "new-token" if has_enough else "random-tokens"
 
     def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:
         """Loads the checkpoint as a language model; nothing in it is new."""

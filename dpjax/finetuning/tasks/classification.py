@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from dpjax.data import Records, TextDataset, encode_labelled, label_names, read_records
-from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
 from dpjax.models import Model, load_classifier, sequence_classification_loss
 from dpjax.typing import PyTree
@@ -73,6 +73,9 @@ class SequenceClassification(Task):
 
     labels: tuple[str, ...] = ()
     label_smoothing: float = 0.0
+
+    canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ("random-labelled", "mislabelled")
+    audit_scores: ClassVar[tuple[ScoreName, ...]] = ("loss",)
 
     @classmethod
     def from_config(

@@ -20,6 +20,10 @@ TASKS: dict[TaskName, type[Task]] = {
 def make_task(config: FinetuneConfig, started_at: datetime.datetime) -> Task:
     """Makes the task of a run that was started at `started_at`, in local time.
 
+    Raises:
+        ValueError: the task has no canaries of the kind, or no score of the name, that is asked
+            for.
+
     Example:
         >>> from dpjax.finetuning import Privacy
         >>> from dpjax.data import DataSource
@@ -34,4 +38,20 @@ def make_task(config: FinetuneConfig, started_at: datetime.datetime) -> Task:
         >>> make_task(config, datetime.datetime(2026, 1, 31)).summary()
         'the mean of the loss over the tokens that count'
     """
+    _check_audit(config)
     return TASKS[config.task].from_config(config, started_at)
+
+
+def _check_audit(config: FinetuneConfig) -> None:
+    audit, task = config.audit, TASKS[config.task]
+    if audit.num_canaries == 0:
+        return
+    if not task.canary_kinds:
+        raise ValueError(f"task={config.task} has no canaries yet: leave audit.num_canaries out")
+    for name, choices in (("kind", task.canary_kinds), ("score", task.audit_scores)):
+        value = getattr(audit, name)
+        if value != "auto" and value not in choices:
+            raise ValueError(
+                f"audit.{name} must be one of {', '.join(choices)} with task={config.task}, got"
+                f" {value!r}"
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from dpjax.data import (
     label_names,
     read_tagged_words,
 )
-from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.config import FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
 from dpjax.models import Model, load_token_classifier, token_classification_loss
 from dpjax.typing import PyTree
@@ -80,6 +80,8 @@ class TokenClassification(Task):
     """
 
     labels: tuple[str, ...] = ()
+
+    audit_scores: ClassVar[tuple[ScoreName, ...]] = ("loss",)
 
     @classmethod
     def from_config(

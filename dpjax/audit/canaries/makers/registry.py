@@ -31,6 +31,11 @@ class CanaryKind:
     needs: tuple[str, ...]
     takes: tuple[str, ...] = ()
 
+    @property
+    def ingredients(self) -> tuple[str, ...]:
+        """Names of all that the maker can be given, beside number and run key."""
+        return (*self.needs, *self.takes)
+
 
 CANARY_KINDS: dict[str, CanaryKind] = {
     "new-token": CanaryKind(
@@ -83,7 +88,7 @@ def make_canaries(kind: str, num_canaries: int, *, run_key: RunKey, **ingredient
     missing = [name for name in chosen.needs if ingredients.get(name) is None]
     if missing:
         raise ValueError(f"canaries of kind {kind!r} need {', '.join(missing)}. Give them")
-    taken = (*chosen.needs, *chosen.takes)
+    taken = chosen.ingredients
     unknown = [name for name in ingredients if name not in taken]
     if unknown:
         hint = did_you_mean(unknown[0], taken)
