@@ -20,11 +20,13 @@ from dpjax.audit.bounds.many_runs import refutes_trade_off as refutes_trade_off
 from dpjax.audit.bounds.one_run import one_run_epsilon as one_run_epsilon
 from dpjax.audit.bounds.one_run_fdp import one_run_fdp_epsilon as one_run_fdp_epsilon
 from dpjax.audit.canaries.checks import check_canaries as check_canaries
+from dpjax.audit.canaries.checks import check_hold_out as check_hold_out
 from dpjax.audit.canaries.coins import Coins as Coins
 from dpjax.audit.canaries.coins import HoldOut as HoldOut
 from dpjax.audit.canaries.coins import flip_coins as flip_coins
 from dpjax.audit.canaries.coins import hold_out as hold_out
 from dpjax.audit.canaries.coins import order_scores as order_scores
+from dpjax.audit.canaries.copies import count_copies as count_copies
 from dpjax.audit.canaries.encoding import append_canaries as append_canaries
 from dpjax.audit.canaries.encoding import encode_canaries as encode_canaries
 from dpjax.audit.canaries.gradient_canaries import add_gradient_canaries as add_gradient_canaries
@@ -32,6 +34,7 @@ from dpjax.audit.canaries.gradient_canaries import canary_coordinates as canary_
 from dpjax.audit.canaries.gradient_canaries import log_likelihood_ratio as log_likelihood_ratio
 from dpjax.audit.canaries.gradient_canaries import unused_coordinates as unused_coordinates
 from dpjax.audit.canaries.makers.base import Canaries as Canaries
+from dpjax.audit.canaries.makers.base import number_ids as number_ids
 from dpjax.audit.canaries.makers.registry import CANARY_KINDS as CANARY_KINDS
 from dpjax.audit.canaries.makers.registry import make_canaries as make_canaries
 from dpjax.audit.canaries.makers.unused_tokens import find_rare_tokens as find_rare_tokens
@@ -179,6 +182,7 @@ __all__ = [
     "canary_coordinates",
     "ceiling_alarms",
     "check_canaries",
+    "check_hold_out",
     "class_logits",
     "class_loss_score",
     "classifier_confidence",
@@ -189,6 +193,7 @@ __all__ = [
     "compressed_bytes",
     "compute_scores",
     "confidence_score",
+    "count_copies",
     "credible_interval",
     "discoverable_extraction",
     "encode_canaries",
@@ -228,6 +233,7 @@ __all__ = [
     "needs_of",
     "neighbour_log_probs",
     "neighbourhood_score",
+    "number_ids",
     "one_run_epsilon",
     "one_run_fdp_epsilon",
     "open_coins",

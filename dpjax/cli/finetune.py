@@ -66,6 +66,8 @@ def _table(result: FinetuneResult) -> Table:
     total = result.privacy["dataset_total"]
     if total is not None:
         table.add_row("all runs in the ledger", f"ε = {total['epsilon']:.4g}")
+    if result.num_left_out:
+        table.add_row("training records left out by coins", str(result.num_left_out))
     if result.attack is not None:
         low, high = result.attack.auc_interval
         table.add_row("attack AUC (95 %)", f"{result.attack.auc:.3f} ({low:.3f} to {high:.3f})")

@@ -14,11 +14,11 @@ import numpy as np
 from dpjax_accounting import report_page, write_text
 
 from dpjax.audit import AttackResult, audit_page, loss_attack
-from dpjax.finetuning.canary_audit import audit_run
 from dpjax.finetuning.files.run_directory import RunDirectory, write_json
 from dpjax.finetuning.reports import run_report
 from dpjax.finetuning.reports.samples import write_samples
 from dpjax.finetuning.result import FinetuneResult, store_result
+from dpjax.finetuning.run_audit import audit_run
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.tasks.base import Evaluation
@@ -100,7 +100,7 @@ def measure(
         "the evaluation on held-out records", lambda: evaluate(plan.task, tuned, plan.evaluation)
     )
     stages.warnings += _evaluation_remarks(held_out)
-    attack = stages.attempt("the attack", lambda: _attack(plan, tuned, held_out))
+    attack = stages.attempt("the attack", lambda: _attack(run, tuned, held_out))
     stages.attempt("attack.json", lambda: _write_attack(directory, attack))
     audit = stages.attempt("the audit", lambda: _audit(run, tuned, privacy))
     stages.attempt("audit.json", lambda: _write_audit(directory, audit))
@@ -117,6 +117,7 @@ def measure(
         quality=None if held_out is None else held_out.quality,
         attack=attack,
         audit=audit,
+        num_left_out=len(plan.train) - len(run.trained_records),
         privacy=privacy,
         metrics=trained.metrics,
         samples=samples or [],
@@ -144,14 +145,15 @@ def _write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -
         raise
 
 
-def _attack(plan: Plan, tuned: SplitModel, held_out: Evaluation | None) -> AttackResult | None:
+def _attack(run: Run, tuned: SplitModel, held_out: Evaluation | None) -> AttackResult | None:
     """The loss attack on a random part of the training records against the held-out ones."""
+    plan, trained = run.plan, run.trained_records
     if held_out is None:
         return None
     # Public randomness: which records are attacked is no secret and changes no guarantee.
     rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(plan.train))[:_ATTACK_RECORDS]
-    members = evaluate(plan.task, tuned, plan.train.take(np.sort(chosen)))
+    chosen = rng.permutation(len(trained))[:_ATTACK_RECORDS]
+    members = evaluate(plan.task, tuned, trained.take(np.sort(chosen)))
     non_members = rng.permutation(held_out.finite_losses)[:_ATTACK_RECORDS]
     for records, evaluation in (("training", members), ("held-out", held_out)):
         if not len(evaluation.finite_losses):
@@ -175,9 +177,9 @@ def _write_attack(directory: RunDirectory, attack: AttackResult | None) -> None:
 
 
 def _audit(run: Run, tuned: SplitModel, privacy: dict[str, Any]) -> dict[str, Any] | None:
-    if run.canaries is None:
+    if run.audited is None:
         return None
-    return audit_run(run, run.canaries, tuned, guarantee=privacy["guarantee"])
+    return audit_run(run, run.audited, tuned, guarantee=privacy["guarantee"])
 
 
 def _write_audit(directory: RunDirectory, audit: dict[str, Any] | None) -> None:

@@ -13,7 +13,14 @@ from dpjax.finetuning.files.run_directory import RunDirectory, write_json
 if TYPE_CHECKING:
     from dpjax.audit import AttackResult
 
-_STORED = ("eval_accuracy", "eval_loss", "eval_perplexity", "quality", "warnings")
+_STORED = (
+    "eval_accuracy",
+    "eval_loss",
+    "eval_perplexity",
+    "num_left_out",
+    "quality",
+    "warnings",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +44,13 @@ class FinetuneResult:
         eval_loss: mean cross-entropy on held-out records, in nats.
         eval_perplexity: per held-out token; None of labelled records.
         attack: result of the membership inference attack.
-        audit: contents of audit.json; None without canaries.
+        audit: contents of audit.json; None without an audit.
         privacy: contents of privacy.json.
         metrics: rows of metrics.jsonl.
         samples: answers to held-out prompts, where there are prompts.
         quality: name and value, in words, of what the task is measured by.
         warnings: why something could not be measured, a sentence each.
+        num_left_out: training records that coins left out; 0 without `audit.hold_out`.
 
     Example:
         >>> result = FinetuneResult(
@@ -75,6 +83,7 @@ class FinetuneResult:
     samples: list[Sample]
     quality: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
+    num_left_out: int = 0
 
 
 def store_result(directory: RunDirectory, result: FinetuneResult) -> None:

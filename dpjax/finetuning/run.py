@@ -149,8 +149,8 @@ def _begin(run: Run) -> Run:
     write_json(directory.config, run.plan.config.to_dict())
     if starts_at_principal_a(run.plan.config):
         store_a(run.model, directory.start_a)
-    if run.canaries is not None:
-        run.canaries.seal(directory, run.run_key)
+    if run.audited is not None:
+        run.audited.seal(directory, run.run_key)
     checkpoint.start(directory.checkpoint)
     directory.store_key(run.run_key)
     return run

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from dpjax.audit.canaries.coins import Audited
+from dpjax.audit.canaries.copies import token_rows
 from dpjax.audit.canaries.makers.base import Canaries
 from dpjax.audit.canaries.makers.unused_tokens import canary_tokenizer, rows_of_tokens
 from dpjax.audit.verdicts.power import canaries_needed
@@ -24,15 +23,21 @@ MOST_SHARE = 0.01
 
 
 def find_count_problems(
-    num_canaries: int, *, claimed_epsilon: float | None, delta: float, confidence: float = 0.95
+    num_canaries: int,
+    *,
+    claimed_epsilon: float | None,
+    delta: float,
+    confidence: float = 0.95,
+    audited: Audited = "canaries",
 ) -> tuple[str, ...]:
-    """Finds out whether so few canaries could certify anything.
+    """Finds out whether so few canaries, or records that coins split, could certify anything.
 
     Args:
         num_canaries: how many fair coins are flipped.
         claimed_epsilon: ε that the accountant claims; None for training without privacy.
         delta: δ of the claim, in (0, 1).
         confidence: of the bound.
+        audited: what the coins are flipped for.
 
     Returns:
         at most one sentence, which says how many are needed.
@@ -49,7 +54,7 @@ def find_count_problems(
         return ()
     claim = "without privacy" if claimed_epsilon is None else f"at ε = {claimed_epsilon:g}"
     return (
-        f"{num_canaries} canaries are too few to certify anything {claim}; {needed} or more are "
+        f"{num_canaries} {audited} are too few to certify anything {claim}; {needed} or more are "
         "needed",
     )
 
@@ -146,7 +151,7 @@ def find_repeated_canaries(canaries: Canaries, encoded: EncodedRecords) -> tuple
         at most one sentence.
     """
     _check_rows(canaries, encoded)
-    rows = list(_token_rows(encoded))
+    rows = list(token_rows(encoded))
     counts = Counter(rows)
     same = [name for name, row in zip(canaries.ids, rows, strict=True) if counts[row] > 1]
     return (_sentence(canaries, same, "the tokens are those of another canary"),) if same else ()
@@ -168,8 +173,8 @@ def find_trained_canaries(
         at most one sentence.
     """
     _check_rows(canaries, encoded)
-    trained = set(_token_rows(training))
-    rows = zip(canaries.ids, _token_rows(encoded), strict=True)
+    trained = set(token_rows(training))
+    rows = zip(canaries.ids, token_rows(encoded), strict=True)
     same = [name for name, row in rows if row in trained]
     return (_sentence(canaries, same, "the tokens are those of a training record"),) if same else ()
 
@@ -213,6 +218,30 @@ def check_canaries(
         raise ValueError(f"the audit cannot start: {'; '.join(problems)}")
 
 
+def check_hold_out(
+    num_records: int, *, claimed_epsilon: float | None, delta: float, confidence: float = 0.95
+) -> None:
+    """Refuses so few records that leaving each out by a fair coin could certify nothing.
+
+    Args:
+        num_records: of which something is learnt.
+        claimed_epsilon: as for `find_count_problems`.
+        delta: as for `find_count_problems`.
+        confidence: as for `find_count_problems`.
+
+    Raises:
+        ValueError: says how many are needed.
+    """
+    for problem in find_count_problems(
+        num_records,
+        claimed_epsilon=claimed_epsilon,
+        delta=delta,
+        confidence=confidence,
+        audited="records",
+    ):
+        raise ValueError(f"the audit cannot start: {problem}")
+
+
 def _learnt_texts(canaries: Canaries) -> list[str]:
     """Of each canary what a model learns to write, as text."""
     records = canaries.records
@@ -229,12 +258,6 @@ def _learnt_texts(canaries: Canaries) -> list[str]:
         "\n".join(said["content"] for said in messages if said["role"] == "assistant")
         for messages in records.conversations
     ]
-
-
-def _token_rows(encoded: EncodedRecords) -> Iterator[bytes]:
-    """The tokens of each record, without padding, as bytes."""
-    for ids, mask in zip(encoded.input_ids, encoded.attention_mask, strict=True):
-        yield ids[mask].astype(np.int32).tobytes()
 
 
 def _check_rows(canaries: Canaries, encoded: EncodedRecords) -> None:

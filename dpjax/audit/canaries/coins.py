@@ -15,6 +15,8 @@ from dpjax.privatize import RunKey
 from dpjax.suggest import did_you_mean
 
 Purpose = Literal["canary", "hold-out"]
+# What the coins of an audit are flipped for, in words.
+Audited = Literal["canaries", "records"]
 FAIR = 0.5
 
 

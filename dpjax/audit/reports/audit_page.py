@@ -18,9 +18,9 @@ from dpjax_accounting import (
 from dpjax.audit.reports.audit_pictures import draw_audit_roc, draw_scores
 
 _LIMITS = (
-    "The certified bound holds for any training procedure, if each canary was included by a fair"
+    "The certified bound holds for any training procedure, if each of them was included by a fair"
     " coin that nothing but training saw. It says how much leaks at least, never how much at most.",
-    "The other numbers describe these canaries and this attack. A better attack may find more.",
+    "The other numbers describe this audit and this attack. A better attack may find more.",
     "The verdict rests on one score, which was chosen before training. Those beside it are"
     " described, and prove nothing.",
 )
@@ -42,10 +42,9 @@ def audit_page(report: Mapping[str, Any]) -> str:
         report: as :func:`dpjax.audit.build_audit_report` returns it.
     """
     pictures = {
-        "How many included canaries the attack finds (TPR) at each rate of false alarms (FPR)": (
-            draw_audit_roc({report["score"]: report})
-        ),
-        "Scores of the canaries that training saw, and of those that it did not": (
+        f"How many included {report['audited']} the attack finds (TPR) at each rate of false alarms"
+        " (FPR)": draw_audit_roc({report["score"]: report}),
+        f"Scores of the {report['audited']} that training saw, and of those that it did not": (
             draw_scores(report)
         ),
     }
@@ -77,14 +76,14 @@ def _in_words(report: Mapping[str, Any]) -> list[Block]:
         Paragraph(f"Verdict: {verdict['conclusion']}."),
         Paragraph(verdict["sentence"], warning=is_warning),
         Paragraph(
-            f"{len(canaries)} canaries, {num_included} of them in training, scored by"
+            f"{len(canaries)} {report['audited']}, {num_included} of them in training, scored by"
             f" {report['score']}. Confidence {100 * report['confidence']:g} %."
         ),
         *(Paragraph(note, warning=True) for note in report["notes"]),
         Heading("Bounds on ε"),
         _bounds(report),
         *_power(report),
-        Heading("Attacks on the canaries"),
+        Heading(f"Attacks on the {report['audited']}"),
         _attacks(report),
         *_extraction(report),
         Heading("How to read this"),
@@ -126,7 +125,7 @@ def _power(report: Mapping[str, Any]) -> list[Block]:
     )
     return [
         Heading("What this audit could have found"),
-        Paragraph("With as many canaries, an ideal attack would on average give:"),
+        Paragraph(f"With as many {report['audited']}, an ideal attack would on average give:"),
         Table(("", ""), rows),
     ]
 

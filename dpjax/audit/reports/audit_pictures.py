@@ -58,7 +58,7 @@ def draw_scores(report: Mapping[str, Any]) -> bytes:
             chosen = canaries.scores[finite & (canaries.included == is_in)]
             axes.hist(chosen, bins=edges.tolist(), color=colour, alpha=0.55, label=name)
         axes.legend(frameon=False)
-    axes.set(xlabel=f"Score ({report['score']})", ylabel="Canaries")
+    axes.set(xlabel=f"Score ({report['score']})", ylabel=report["audited"].capitalize())
     return _png(figure)
 
 

@@ -15,6 +15,7 @@ from dpjax_accounting import Mechanism, mechanism_from_dict
 from numpy.typing import ArrayLike, NDArray
 
 from dpjax.audit.bounds.guesses import DEFAULT_PLAN, GuessPlan
+from dpjax.audit.canaries.coins import Audited
 from dpjax.audit.extraction.figure import ExtractionFigure
 from dpjax.audit.membership.attack import AttackResult, score_attack
 from dpjax.audit.verdicts.verdict import Verdict, judge
@@ -22,6 +23,7 @@ from dpjax.audit.verdicts.verdict import Verdict, judge
 AUDIT_SCHEMA_VERSION = 1
 _FIELDS = (
     "schema",
+    "audited",
     "score",
     "canaries",
     "delta",
@@ -82,6 +84,7 @@ def build_audit_report(
     plan: GuessPlan = DEFAULT_PLAN,
     other_scores: Mapping[str, ArrayLike] | None = None,
     extraction: Sequence[ExtractionFigure] = (),
+    audited: Audited = "canaries",
     notes: Sequence[str] = (),
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -96,6 +99,7 @@ def build_audit_report(
         plan: how many guesses are made.
         other_scores: (m,) numbers by name: described, and not part of the verdict.
         extraction: of the canaries, as `extract_canaries` measures it: described too.
+        audited: what the coins were flipped for: canaries, or training records.
         notes: sentences without which the report must not be read.
         details: what else is known of the audit, ready for JSON.
 
@@ -114,6 +118,7 @@ def build_audit_report(
     )
     report = {
         "schema": {"name": "dpjax-audit", "version": AUDIT_SCHEMA_VERSION},
+        "audited": audited,
         "score": canaries.score,
         "canaries": [
             {"id": name, "included": bool(coin), "score": _to_json(score)}
@@ -213,6 +218,7 @@ def inputs_of(report: Mapping[str, Any]) -> tuple[CanaryScores, dict[str, Any]]:
         "mechanism": None if mechanism is None else mechanism_from_dict(mechanism),
         "confidence": report["confidence"],
         "plan": GuessPlan(tuple((float(top), float(low)) for top, low in report["plan"])),
+        "audited": report["audited"],
         "notes": report["notes"],
         "details": report["details"],
     }

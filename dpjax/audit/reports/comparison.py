@@ -42,11 +42,12 @@ def comparison_page(reports: Mapping[str, Mapping[str, Any]]) -> str:
     """
     blocks = _in_words(reports)
     pictures = {
-        "How many included canaries each attack finds (TPR) at each rate of false alarms (FPR), and"
-        " the most that each claim allows": draw_audit_roc(reports)
+        "How many of those in training each attack finds (TPR) at each rate of false alarms (FPR),"
+        " and the most that each claim allows": draw_audit_roc(reports)
     }
     for name, report in reports.items():
-        title = f"{name}: scores of the canaries that training saw, and of those that it did not"
+        what = report["audited"]
+        title = f"{name}: scores of the {what} that training saw, and of those that it did not"
         pictures[title] = draw_scores(report)
     return html_document(blocks, title="Privacy audits", pictures=pictures)
 
@@ -58,7 +59,7 @@ def _in_words(reports: Mapping[str, Mapping[str, Any]]) -> list[Block]:
     rows = zip(*(_column(report) for report in reports.values()), strict=True)
     names = (
         "verdict",
-        "canaries, of them in training",
+        "audited, of them in training",
         "score",
         "claimed ε",
         "certified ε, at least",
@@ -74,7 +75,7 @@ def _in_words(reports: Mapping[str, Mapping[str, Any]]) -> list[Block]:
         Paragraph(
             f"The low FPR is {' or '.join(f'{100 * level:g} %' for level in sorted(levels))}."
             " Intervals have a confidence of 95 %. Certified bounds hold for any training; AUC and"
-            " TPR describe these canaries and these attacks."
+            " TPR describe these audits and these attacks."
         ),
         *_extraction(reports),
         Heading("Verdicts"),
@@ -89,7 +90,7 @@ def _column(report: Mapping[str, Any]) -> tuple[str, ...]:
     claimed = report["claimed_epsilon"]
     return (
         report["verdict"]["conclusion"],
-        f"{len(report['canaries'])}, {included}",
+        f"{len(report['canaries'])} {report['audited']}, {included}",
         report["score"],
         "none" if claimed is None else describe_number(claimed),
         describe_number(report["certified"]["epsilon"]),

@@ -8,12 +8,15 @@ from typing import Literal, get_args
 from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
 CanaryKindName = Literal["auto", "new-token", "random-tokens", "random-labelled", "mislabelled"]
+FAIR = 0.5
 ScoreName = Literal["auto", "loss", "ratio", "min_k", "min_k_plus", "zlib", "ez", "wbc"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Audit(CheckedOptions):
-    """Canaries: records that fair coins put into training or leave out, to measure what leaks.
+    """Records that fair coins put into training or leave out, to measure what leaks.
+
+    Either canaries, which nobody wrote, or the training records themselves.
 
     Example:
         >>> Audit(num_canaries=200).score
@@ -21,7 +24,10 @@ class Audit(CheckedOptions):
     """
 
     num_canaries: int = 0
-    """How many; about half of them are trained on. 0 for no audit."""
+    """How many canaries; about half of them are trained on. 0 for none."""
+    hold_out: float = 0.0
+    """0.5 leaves each training record out if a fair coin says so, and audits the records instead of
+    canaries. Half of them count in the guarantee, whatever the coins say. 0 trains on all."""
     kind: CanaryKindName = "auto"
     """new-token: an unused token after random ones. random-tokens: a text of random tokens.
     random-labelled: the same with a random label. mislabelled: held-out records with another label,
@@ -36,15 +42,47 @@ class Audit(CheckedOptions):
     """The largest share of the training tokens that canaries may be."""
 
     @property
-    def expected_included(self) -> int:
-        """Canaries that count as training records, whatever the coins say: half of them."""
-        return self.num_canaries // 2
+    def is_wanted(self) -> bool:
+        """Whether a run is audited."""
+        return self.num_canaries > 0 or self.hold_out > 0
+
+    def num_units(self, num_records: int) -> int:
+        """Returns how many records count in the guarantee, whatever the coins say.
+
+        Args:
+            num_records: that there are to train on.
+        """
+        if self.hold_out:
+            return num_records // 2
+        return num_records + self.num_canaries // 2
 
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
         check_at_least("audit.num_canaries", self.num_canaries, 0)
+        self._check_hold_out()
         check_choice("audit.kind", self.kind, get_args(CanaryKindName))
         check_choice("audit.score", self.score, get_args(ScoreName))
         for name in ("confidence", "most_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"audit.{name} must be between 0 and 1, got {getattr(self, name)}")
+
+    def _check_hold_out(self) -> None:
+        if self.hold_out not in (0.0, FAIR):
+            raise ValueError(
+                f"audit.hold_out must be 0 or {FAIR}, got {self.hold_out}: bounds from one run rest"
+                " on fair coins"
+            )
+        if not self.hold_out:
+            return
+        if self.num_canaries:
+            raise ValueError(
+                f"audit.hold_out={self.hold_out} and audit.num_canaries={self.num_canaries} are two"
+                " audits: give one of them"
+            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("kind", "most_share") and value != field.default:
+                raise ValueError(
+                    f"audit.{field.name} is about canaries: leave it out with audit.hold_out, got"
+                    f" {value!r}"
+                )

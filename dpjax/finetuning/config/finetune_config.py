@@ -134,6 +134,11 @@ class FinetuneConfig(CheckedOptions):
                 f"non_private=True has no ε to put into privacy.ledger={privacy.ledger}: drop one "
                 "or the other"
             )
+        if self.audit.is_wanted and privacy.ledger is not None:
+            raise ValueError(
+                f"privacy.ledger={privacy.ledger} is of runs that train on all records and no "
+                "canaries: give no ledger, or no audit"
+            )
         if not self.non_private and not is_given:
             raise ValueError(
                 "give privacy.target_epsilon (for instance 3) or privacy.noise_multiplier; to "

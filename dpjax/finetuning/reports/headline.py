@@ -17,6 +17,11 @@ def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
         privacy_report.in_words(plan, plan.num_steps),
     ]
     num_canaries = plan.config.audit.num_canaries
+    if plan.config.audit.hold_out:
+        lines.append(
+            "each training record is left out if a fair coin says so; as many as half of them "
+            "count in the guarantee, whatever the coins say"
+        )
     if num_canaries:
         lines.append(
             f"{num_canaries} canaries, each in training if a fair coin says so; as many as half of"

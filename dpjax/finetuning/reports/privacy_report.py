@@ -65,7 +65,7 @@ def build(
         **_claim(plan, steps_completed),
         "implementation": _implementation(plan),
         "randomness": _randomness(run_key),
-        "trust": statements.TRUST,
+        "trust": _trust(plan),
         "data_uses": _data_uses(plan) if private else [],
         "dataset_total": None if ledger is None else dataset_total(ledger, plan.delta),
         "assumptions": _assumptions(plan) if private else [],
@@ -100,14 +100,27 @@ def in_words(plan: Plan, steps: int) -> str:
 
 
 def _assumptions(plan: Plan) -> list[str]:
-    lines = list(statements.ASSUMPTIONS)
-    return lines + list(statements.LABEL_ASSUMPTIONS) if plan.task.labels else lines
+    lines = statements.ASSUMPTIONS
+    if plan.task.labels:
+        lines += statements.LABEL_ASSUMPTIONS
+    if plan.config.audit.hold_out:
+        lines += (statements.HOLD_OUT_ASSUMPTION,)
+    return list(lines)
+
+
+def _trust(plan: Plan) -> dict[str, Any]:
+    if not plan.config.audit.hold_out:
+        return statements.TRUST
+    secrets = [*statements.TRUST["kept_secret"], statements.HOLD_OUT_SECRET]
+    return statements.TRUST | {"kept_secret": secrets}
 
 
 def _data_uses(plan: Plan) -> list[dict[str, str]]:
     uses = statements.DATA_USES
     if plan.task.labels:
         uses += statements.LABEL_USES
+    if plan.config.audit.hold_out:
+        uses += statements.HOLD_OUT_USES
     return [
         {"use": use, "status": status, "explanation": explanation}
         for use, status, explanation in uses

@@ -92,7 +92,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         *_lifetime(result),
         ("Checkpoint", _checkpoint(plan)),
         ("Tuning", how),
-        ("Training records", f"{len(plan.train)}, {plan.task.summary()}"),
+        ("Training records", f"{_training_records(plan, result)}, {plan.task.summary()}"),
         ("Expected batch size", str(training.expected_batch_size)),
         ("Steps", str(plan.num_steps)),
         ("Optimizer", f"Adam, {_learning_rates(training)}, {training.schedule}"),
@@ -122,6 +122,11 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         if result.privacy[key]:
             sections += [f"## {heading}", "\n".join(f"- {line}" for line in result.privacy[key])]
     return "\n\n".join(sections) + "\n"
+
+
+def _training_records(plan: Plan, result: FinetuneResult) -> str:
+    left_out = f", {result.num_left_out} of them left out by coins" if result.num_left_out else ""
+    return f"{len(plan.train)}{left_out}"
 
 
 def _checkpoint(plan: Plan) -> str:

@@ -41,6 +41,13 @@ TRUST = {
         "The ledger of the data set. It holds a hash of the records.",
     ],
 }
+# Of a run whose coins leave training records out.
+HOLD_OUT_ASSUMPTION = (
+    "A fair coin decided for each row of the training file whether it was left out. ε counts no "
+    "protection by the coins: it holds for each row even if all coins are known. n is half of the "
+    "rows, the number expected."
+)
+HOLD_OUT_SECRET = "audit.json and audit.html: which records were left out, and the loss of each."
 # How the run uses private data: the use, its status, an explanation.
 DATA_USES = (
     (
@@ -79,6 +86,13 @@ DATA_USES = (
         "Vocabulary and tokenizer",
         "public data",
         "They come with the pretrained checkpoint. No guarantee covers the data it was made from.",
+    ),
+)
+HOLD_OUT_USES = (
+    (
+        "Audit of the training records",
+        "not covered",
+        "audit.json has the coin and the score of every record. Do not publish it.",
     ),
 )
 LABEL_USES = (("Set of labels", "not covered", "It is read from the data and treated as public."),)

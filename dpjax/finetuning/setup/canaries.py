@@ -1,4 +1,4 @@
-"""The canaries of a run: made, checked and sealed before training."""
+"""The canaries of a run: made and checked before training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,11 @@ import numpy as np
 from dpjax.audit import (
     CANARY_KINDS,
     Canaries,
-    Coins,
-    append_canaries,
     check_canaries,
     encode_canaries,
-    flip_coins,
     make_canaries,
-    seal,
 )
 from dpjax.data import EncodedRecords
-from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import load_tokenizer, read_config
 from dpjax.privatize import RunKey
@@ -31,45 +26,22 @@ if TYPE_CHECKING:
 _CANARY_TOKENS = 32
 
 
-@dataclasses.dataclass(frozen=True)
-class RunCanaries:
-    """The canaries of a run, and the slots of records that training draws from.
-
-    Attributes:
-        canaries: what they hold.
-        coins: which of them training sees; read by the sampler, and again after training.
-        encoded: the canaries as arrays, all of them.
-        slots: the training records, then all canaries.
-        present: `(len(slots),)` bool: all training records, and the canaries that coins include.
-    """
-
-    canaries: Canaries
-    coins: Coins
-    encoded: EncodedRecords
-    slots: EncodedRecords
-    present: np.ndarray
-
-    def seal(self, directory: RunDirectory, run_key: RunKey) -> None:
-        """Writes the manifest, and coins and canaries into private/."""
-        seal(directory.path, self.coins, run_key=run_key, canaries=self.canaries)
-
-
-def prepare_canaries(plan: Plan, run_key: RunKey) -> tuple[Plan, RunCanaries | None]:
+def prepare_canaries(
+    plan: Plan, run_key: RunKey, claim: dict[str, Any]
+) -> tuple[Canaries, EncodedRecords]:
     """Makes and checks the canaries that were asked for; the same key makes the same ones.
 
     Args:
         plan: of the run.
-        run_key: its secret, from which canaries and coins come.
+        run_key: its secret, from which canaries come.
+        claim: what they are to test: `claimed_epsilon`, `delta` and `confidence`.
 
     Returns:
-        The plan, without held-out records that became canaries; and the canaries, or None.
+        The canaries, and the same as arrays.
 
     Raises:
         ValueError: the canaries cannot be made, or could not show anything, with all reasons.
     """
-    audit = plan.config.audit
-    if audit.num_canaries == 0:
-        return plan, None
     tokenizer = load_tokenizer(plan.checkpoint, needs_padding=plan.task.needs_padding_token)
     canaries = _make(plan, run_key, tokenizer)
     encoded = encode_canaries(
@@ -80,25 +52,27 @@ def prepare_canaries(plan: Plan, run_key: RunKey) -> tuple[Plan, RunCanaries | N
         separator=plan.config.separator,
         today=plan.started_at,
     )
-    check_canaries(
-        canaries,
-        encoded,
-        plan.train,
-        tokenizer,
-        claimed_epsilon=None if plan.mechanism is None else plan.mechanism.epsilon(plan.delta),
-        delta=plan.audit_delta,
-        confidence=audit.confidence,
-        most_share=audit.most_share,
-    )
-    coins = flip_coins(canaries.ids, run_key=run_key)
-    everyone = np.ones(len(canaries), np.bool_)
-    return _without_rows(plan, canaries.source_rows), RunCanaries(
-        canaries=canaries,
-        coins=coins,
-        encoded=encoded,
-        slots=append_canaries(plan.train, encoded, everyone),
-        present=np.concatenate([np.ones(len(plan.train), np.bool_), coins.included]),
-    )
+    most_share = plan.config.audit.most_share
+    check_canaries(canaries, encoded, plan.train, tokenizer, most_share=most_share, **claim)
+    return canaries, encoded
+
+
+def without_sources(plan: Plan, canaries: Canaries) -> Plan:
+    """Returns the plan without evaluation records that became canaries.
+
+    Raises:
+        ValueError: none would be left.
+    """
+    rows = canaries.source_rows
+    if not rows:
+        return plan
+    kept = np.setdiff1d(np.arange(len(plan.evaluation)), rows)
+    if not len(kept):
+        raise ValueError(
+            f"audit.num_canaries={len(rows)} takes every held-out record of"
+            f" {plan.config.eval_data.path}; take fewer, or give more held-out records"
+        )
+    return dataclasses.replace(plan, evaluation=plan.evaluation.take(kept))
 
 
 def _make(plan: Plan, run_key: RunKey, tokenizer: PreTrainedTokenizerBase) -> Canaries:
@@ -119,16 +93,3 @@ def _make(plan: Plan, run_key: RunKey, tokenizer: PreTrainedTokenizerBase) -> Ca
     names = [name for name in CANARY_KINDS[kind].ingredients if name in makes]
     ingredients = {name: makes[name]() for name in names}
     return make_canaries(kind, audit.num_canaries, run_key=run_key, **ingredients)
-
-
-def _without_rows(plan: Plan, rows: tuple[int, ...]) -> Plan:
-    """Returns the plan without held-out records that training may see now."""
-    if not rows:
-        return plan
-    kept = np.setdiff1d(np.arange(len(plan.evaluation)), rows)
-    if not len(kept):
-        raise ValueError(
-            f"audit.num_canaries={len(rows)} takes every held-out record of"
-            f" {plan.config.eval_data.path}; take fewer, or give more held-out records"
-        )
-    return dataclasses.replace(plan, evaluation=plan.evaluation.take(kept))

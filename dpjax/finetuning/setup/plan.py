@@ -37,7 +37,8 @@ class Plan:
         checkpoint: the folder of the pretrained model.
         task: with the labels of the training records.
         head: names of the parts of the model that tuning initialises.
-        train: the training records.
+        train_records: the training records as they were read.
+        train: the same as arrays.
         evaluation: the held-out records.
         eval_records: the same as they were read.
         prompts: what the tuned model answers in the report; None where there is nothing to answer.
@@ -54,6 +55,7 @@ class Plan:
     checkpoint: Path
     task: Task
     head: tuple[str, ...]
+    train_records: RecordColumns
     train: EncodedRecords
     evaluation: EncodedRecords
     eval_records: RecordColumns
@@ -67,8 +69,8 @@ class Plan:
 
     @property
     def num_units(self) -> int:
-        """The training records, and the expected number of canaries among them."""
-        return len(self.train) + self.config.audit.expected_included
+        """How many records count in the guarantee: the number expected, whatever coins say."""
+        return self.config.audit.num_units(len(self.train))
 
     @property
     def audit_delta(self) -> float:
@@ -110,18 +112,21 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
     train_records, eval_records = task.read(config)
     task = task.with_training_records(train_records, eval_records)
     # The number must not tell how the coins fell.
-    num_units = len(train_records) + config.audit.expected_included
+    num_units = config.audit.num_units(len(train_records))
     batch = config.training.expected_batch_size
     if batch > num_units:
+        kept = " that audit.hold_out keeps on average" if config.audit.hold_out else ""
         raise ValueError(
             f"training.expected_batch_size={batch} is more than the {num_units} training records "
-            f"of {config.train_data.path}; use at most {num_units}, better a tenth of it"
+            f"of {config.train_data.path}{kept}; use at most {num_units}, better a tenth of it"
         )
     num_steps = planned_steps(config.training, num_units)
     delta = config.privacy.delta
     if not config.non_private:
-        delta = default_delta(num_units) if delta is None else delta
-        validate_delta(delta, num_units)
+        # Records that a coin may leave out are protected too.
+        num_protected = max(num_units, len(train_records))
+        delta = default_delta(num_protected) if delta is None else delta
+        validate_delta(delta, num_protected)
     tokenizer = load_tokenizer(checkpoint, needs_padding=task.needs_padding_token)
     with _naming(config.train_data):
         train = task.encode(train_records, tokenizer, config.training.max_length)
@@ -137,6 +142,7 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         checkpoint=checkpoint,
         task=task,
         head=head,
+        train_records=train_records,
         train=train,
         evaluation=evaluation,
         eval_records=eval_records,

@@ -9,14 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dpjax.data import EncodedRecords
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.files import checkpoint
 from dpjax.finetuning.files.directory_lock import DirectoryLock
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.result import FinetuneResult, load_result
 from dpjax.finetuning.setup import identity
-from dpjax.finetuning.setup.canaries import RunCanaries, prepare_canaries
+from dpjax.finetuning.setup.audited_records import AuditedRecords, prepare_audit
 from dpjax.finetuning.setup.initial_a import starts_at_principal_a, with_stored_a
 from dpjax.finetuning.setup.plan import Plan, prepare
 from dpjax.finetuning.setup.run_ledger import RunLedger
@@ -36,7 +38,7 @@ class Run:
         identity: what must be the same when it is resumed.
         ledger: its place in the ledger of the data set; None without one.
         model: what it trains, split by what is trained.
-        canaries: that audit it; None without an audit.
+        audited: the records with coins; None without an audit.
         lock: of the folder, where that was there already.
         resumes: whether it goes on with one that was interrupted.
         notices: sentences for whoever asked for the run.
@@ -49,10 +51,19 @@ class Run:
     identity: dict[str, Any]
     ledger: RunLedger | None
     model: SplitModel
-    canaries: RunCanaries | None
+    audited: AuditedRecords | None
     lock: DirectoryLock | None
     resumes: bool
     notices: tuple[str, ...]
+
+    @property
+    def trained_records(self) -> EncodedRecords:
+        """The training records that no coin has left out, without canaries."""
+        train = self.plan.train
+        if self.audited is None:
+            return train
+        is_in = self.audited.present[: len(train)]
+        return train if is_in.all() else train.take(np.flatnonzero(is_in))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +149,7 @@ def _make_run(
     ledger = RunLedger.of(plan, run_key, run_id)
     if ledger is not None:
         ledger.check()
-    plan, canaries = prepare_canaries(plan, run_key)
+    plan, audited = prepare_audit(plan, run_key)
     model = _load_model(plan, run_key)
     if resumes and starts_at_principal_a(config):
         model = with_stored_a(model, directory.start_a)
@@ -150,7 +161,7 @@ def _make_run(
         identity={"run_id": run_id, "started_at": started_at.isoformat(), **described},
         ledger=ledger,
         model=model,
-        canaries=canaries,
+        audited=audited,
         lock=lock,
         resumes=resumes,
         notices=notices,

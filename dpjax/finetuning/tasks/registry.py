@@ -44,10 +44,10 @@ def make_task(config: FinetuneConfig, started_at: datetime.datetime) -> Task:
 
 def _check_audit(config: FinetuneConfig) -> None:
     audit, task = config.audit, TASKS[config.task]
-    if audit.num_canaries == 0:
-        return
-    if not task.canary_kinds:
+    if audit.num_canaries and not task.canary_kinds:
         raise ValueError(f"task={config.task} has no canaries yet: leave audit.num_canaries out")
+    if not audit.is_wanted:
+        return
     for name, choices in (("kind", task.canary_kinds), ("score", task.audit_scores)):
         value = getattr(audit, name)
         if value != "auto" and value not in choices:

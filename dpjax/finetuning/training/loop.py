@@ -119,7 +119,7 @@ def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
     """Makes the steps: with privacy, sampler, clipping and noise read the one mechanism."""
     plan = run.plan
     loss = plan.task.loss_fn(run.model.graphdef)
-    present = None if run.canaries is None else run.canaries.present
+    present = None if run.audited is None else run.audited.present
     if plan.mechanism is None:
         batch_size = plan.config.training.expected_batch_size
         return NonPrivateTraining(loss, optimizer, plan.num_units, batch_size, run.run_key, present)
@@ -130,7 +130,7 @@ def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
 def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Batch, np.ndarray]]:
     """Yields the microbatches of a step; each record drops what its own key says."""
     plan, config = run.plan, run.plan.config
-    records = plan.train if run.canaries is None else run.canaries.slots
+    records = plan.train if run.audited is None else run.audited.slots
     drops = config.tuning == "lora" and config.lora.dropout > 0
     dropout_key = run.run_key.dropout_key(step)
     microbatches = steps.batches(

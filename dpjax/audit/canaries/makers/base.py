@@ -97,7 +97,7 @@ def number_ids(kind: str, num_canaries: int) -> tuple[str, ...]:
     """Returns ids that tell nothing but kind and number.
 
     Args:
-        kind: short name of the maker.
+        kind: short name of the maker, or "record" for the rows of a data set.
         num_canaries: how many.
 
     Raises:

@@ -1,0 +1,118 @@
+"""The records whose coins a run flips before training: canaries, or the training records."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from dpjax.audit import (
+    Canaries,
+    Coins,
+    append_canaries,
+    check_hold_out,
+    flip_coins,
+    hold_out,
+    number_ids,
+    seal,
+)
+from dpjax.data import EncodedRecords, RecordColumns
+from dpjax.finetuning.files.run_directory import RunDirectory
+from dpjax.finetuning.setup.canaries import prepare_canaries, without_sources
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.privatize import RunKey
+
+HELD_OUT_RECORDS = "held-out records"
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditedRecords:
+    """Records that coins put into training or leave out, and the slots that training draws from.
+
+    Attributes:
+        kind: of canaries, or "held-out records".
+        coins: which of them training sees; read by the sampler, and again after training.
+        records: what they hold, one for each coin.
+        encoded: the same as arrays.
+        slots: all that training may draw from.
+        present: `(len(slots),)` bool, False where a coin leaves the record out.
+        canaries: sealed with the coins; None where these split the training records.
+    """
+
+    kind: str
+    coins: Coins
+    records: RecordColumns
+    encoded: EncodedRecords
+    slots: EncodedRecords
+    present: np.ndarray
+    canaries: Canaries | None
+
+    def seal(self, directory: RunDirectory, run_key: RunKey) -> None:
+        """Writes the manifest, and coins and canaries into private/."""
+        seal(directory.path, self.coins, run_key=run_key, canaries=self.canaries)
+
+    @property
+    def with_targets(self) -> np.ndarray:
+        """`(len(coins),)` bool, False where training learns nothing of a record, in or out."""
+        return has_targets(self.encoded)
+
+
+def prepare_audit(plan: Plan, run_key: RunKey) -> tuple[Plan, AuditedRecords | None]:
+    """Flips the coins of the audit that was asked for; the same key flips the same ones.
+
+    Args:
+        plan: of the run.
+        run_key: its secret, from which canaries and coins come.
+
+    Returns:
+        The plan, without evaluation records that became canaries; and the records with coins, or
+        None.
+
+    Raises:
+        ValueError: the audit could not show anything, or its canaries cannot be made, with all
+            reasons.
+    """
+    audit = plan.config.audit
+    if not audit.is_wanted:
+        return plan, None
+    claim = {
+        "claimed_epsilon": None if plan.mechanism is None else plan.mechanism.epsilon(plan.delta),
+        "delta": plan.audit_delta,
+        "confidence": audit.confidence,
+    }
+    if audit.hold_out:
+        return plan, _split_records(plan, run_key, claim)
+    canaries, encoded = prepare_canaries(plan, run_key, claim)
+    coins = flip_coins(canaries.ids, run_key=run_key)
+    return without_sources(plan, canaries), AuditedRecords(
+        kind=canaries.kind,
+        coins=coins,
+        records=canaries.records,
+        encoded=encoded,
+        slots=append_canaries(plan.train, encoded, np.ones(len(canaries), np.bool_)),
+        present=np.concatenate([np.ones(len(plan.train), np.bool_), coins.included]),
+        canaries=canaries,
+    )
+
+
+def _split_records(plan: Plan, run_key: RunKey, claim: dict[str, Any]) -> AuditedRecords:
+    """Flips a coin for each training record. Ids are row numbers, for the manifest is public."""
+    check_hold_out(int(has_targets(plan.train).sum()), **claim)
+    ids = number_ids("record", len(plan.train))
+    coins = hold_out(ids, run_key=run_key).coins
+    return AuditedRecords(
+        kind=HELD_OUT_RECORDS,
+        coins=coins,
+        records=plan.train_records,
+        encoded=plan.train,
+        slots=plan.train,
+        present=coins.included,
+        canaries=None,
+    )
+
+
+def has_targets(encoded: EncodedRecords) -> np.ndarray:
+    """Returns `(N,)` bool, False where `max_length` leaves a record nothing to learn."""
+    without = getattr(encoded, "without_targets", np.zeros(len(encoded), np.bool_))
+    return ~without
