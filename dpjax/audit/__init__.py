@@ -20,7 +20,7 @@ from dpjax.audit.bounds.many_runs import refutes_trade_off as refutes_trade_off
 from dpjax.audit.bounds.one_run import one_run_epsilon as one_run_epsilon
 from dpjax.audit.bounds.one_run_fdp import one_run_fdp_epsilon as one_run_fdp_epsilon
 from dpjax.audit.canaries.checks import check_canaries as check_canaries
-from dpjax.audit.canaries.checks import check_hold_out as check_hold_out
+from dpjax.audit.canaries.checks import check_count as check_count
 from dpjax.audit.canaries.coins import Coins as Coins
 from dpjax.audit.canaries.coins import HoldOut as HoldOut
 from dpjax.audit.canaries.coins import flip_coins as flip_coins
@@ -182,7 +182,7 @@ __all__ = [
     "canary_coordinates",
     "ceiling_alarms",
     "check_canaries",
-    "check_hold_out",
+    "check_count",
     "class_logits",
     "class_loss_score",
     "classifier_confidence",

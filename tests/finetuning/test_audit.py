@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 import dpjax
-from dpjax.audit import open_coins, read_audit_report, read_manifest, verify_audit_report
+from dpjax.audit import (
+    open_coins,
+    read_audit_report,
+    read_canaries,
+    read_manifest,
+    verify_audit_report,
+)
 from dpjax.finetuning import FinetuneConfig, set_up
+from dpjax.finetuning.setup import canaries
 from dpjax.finetuning.training import loop
 
 TEXTS = {"num_canaries": 24, "kind": "random-tokens", "most_share": 0.5}
@@ -51,7 +58,7 @@ def test_half_of_the_canaries_count_in_the_guarantee(options, capsys):
     assert result.audit["claimed_epsilon"] == result.epsilon
     assert result.audit["mechanism"] == result.privacy["mechanism"]
     assert result.audit["score"] == "loss"
-    assert result.audit["details"]["kind_of_canaries"] == "random-labelled"
+    assert result.audit["details"]["kind"] == "random-labelled"
 
 
 @pytest.mark.slow
@@ -106,10 +113,10 @@ def test_mislabelled_records_are_no_longer_held_out(options):
     paths = {name: str(options[name]) for name in ("model", "output_dir")}
     run = set_up(FinetuneConfig.from_options(options | paths))
     assert len(run.plan.evaluation) == 40
-    assert len(run.canaries.slots) == 280
+    assert len(run.audited.slots) == 280
     held_out = {row.tobytes() for row in run.plan.evaluation.input_ids}
-    assert not held_out & {row.tobytes() for row in run.canaries.encoded.input_ids}
-    assert np.array_equal(run.canaries.present[240:], run.canaries.coins.included)
+    assert not held_out & {row.tobytes() for row in run.audited.encoded.input_ids}
+    assert np.array_equal(run.audited.present[240:], run.audited.coins.included)
 
 
 @pytest.mark.parametrize(
@@ -148,3 +155,32 @@ def test_an_overwritten_run_flips_new_coins(audited, stop_after):
     shutil.rmtree(audited["output_dir"] / "model", ignore_errors=True)
     dpjax.finetune(**audited | {"seed": 6}, overwrite=True)
     assert read_manifest(audited["output_dir"]).coins_commitment != first.coins_commitment
+
+
+@pytest.fixture
+def written(language_options, monkeypatch):
+    """Options of a run whose canaries the model writes; few tokens of it are many bytes."""
+    monkeypatch.setattr(canaries, "_CANARY_TOKENS", 4)
+    options = language_options("text", audit=TEXTS | {"kind": "high-temperature"})
+    options["training"] |= {"num_steps": 4, "max_length": 32}
+    return options
+
+
+@pytest.mark.slow
+def test_the_model_writes_canaries_before_it_is_tuned(written, stop_after, tmp_path, monkeypatch):
+    whole = dpjax.finetune(**written)
+    assert whole.warnings == () and whole.audit["details"]["kind"] == "high-temperature"
+    options = written | {"output_dir": tmp_path / "stopped"}
+    stop_after(2, **options)
+    sealed = read_canaries(options["output_dir"])
+    # The token that ends a text, which this tokenizer has for want of one that opens it.
+    assert set(sealed.records.prompts) == {"<|end|>"} and len(set(sealed.secrets)) == 24
+    monkeypatch.setattr(canaries, "make_canaries", None)
+    resumed = dpjax.finetune(**options, resume=True)
+    assert resumed.audit["canaries"] == whole.audit["canaries"]
+
+
+def test_too_few_canaries_are_refused_before_a_model_writes_them(written, monkeypatch):
+    monkeypatch.setattr(canaries, "make_canaries", None)
+    with pytest.raises(ValueError, match="3 canaries are too few"):
+        dpjax.finetune(**written | {"audit": {"num_canaries": 3, "kind": "high-temperature"}})

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_SHARE = 0.01
+_CANNOT_START = "the audit cannot start"
 
 
 def find_count_problems(
@@ -215,19 +216,25 @@ def check_canaries(
         *find_trained_canaries(canaries, encoded, training),
     )
     if problems:
-        raise ValueError(f"the audit cannot start: {'; '.join(problems)}")
+        raise ValueError(f"{_CANNOT_START}: {'; '.join(problems)}")
 
 
-def check_hold_out(
-    num_records: int, *, claimed_epsilon: float | None, delta: float, confidence: float = 0.95
+def check_count(
+    num_records: int,
+    *,
+    claimed_epsilon: float | None,
+    delta: float,
+    confidence: float = 0.95,
+    audited: Audited = "canaries",
 ) -> None:
-    """Refuses so few records that leaving each out by a fair coin could certify nothing.
+    """Refuses so few canaries, or records that coins split, that they could certify nothing.
 
     Args:
-        num_records: of which something is learnt.
+        num_records: how many fair coins are flipped.
         claimed_epsilon: as for `find_count_problems`.
         delta: as for `find_count_problems`.
         confidence: as for `find_count_problems`.
+        audited: what the coins are flipped for.
 
     Raises:
         ValueError: says how many are needed.
@@ -237,9 +244,9 @@ def check_hold_out(
         claimed_epsilon=claimed_epsilon,
         delta=delta,
         confidence=confidence,
-        audited="records",
+        audited=audited,
     ):
-        raise ValueError(f"the audit cannot start: {problem}")
+        raise ValueError(f"{_CANNOT_START}: {problem}")
 
 
 def _learnt_texts(canaries: Canaries) -> list[str]:

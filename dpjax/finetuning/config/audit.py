@@ -7,7 +7,9 @@ from typing import Literal, get_args
 
 from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
-CanaryKindName = Literal["auto", "new-token", "random-tokens", "random-labelled", "mislabelled"]
+CanaryKindName = Literal[
+    "auto", "new-token", "random-tokens", "high-temperature", "random-labelled", "mislabelled"
+]
 FAIR = 0.5
 ScoreName = Literal["auto", "loss", "ratio", "min_k", "min_k_plus", "zlib", "ez", "wbc"]
 
@@ -19,8 +21,8 @@ class Audit(CheckedOptions):
     Either canaries, which nobody wrote, or the training records themselves.
 
     Example:
-        >>> Audit(num_canaries=200).score
-        'auto'
+        >>> Audit(num_canaries=200).num_units(4000), Audit(hold_out=0.5).num_units(4000)
+        (4100, 2000)
     """
 
     num_canaries: int = 0
@@ -30,8 +32,9 @@ class Audit(CheckedOptions):
     canaries. Half of them count in the guarantee, whatever the coins say. 0 trains on all."""
     kind: CanaryKindName = "auto"
     """new-token: an unused token after random ones. random-tokens: a text of random tokens.
-    random-labelled: the same with a random label. mislabelled: held-out records with another label,
-    which then count no more in the accuracy. auto is random-labelled for texts with labels; for
+    high-temperature: a text that the model writes before tuning. random-labelled: a text of random
+    tokens with a random label. mislabelled: held-out records with another label, which then count
+    no more in the accuracy. auto is random-labelled for texts with labels; for
     texts that are written new-token, or random-tokens where too few tokens are unused."""
     score: ScoreName = "auto"
     """What the verdict rests on, chosen before training; auto is ratio, the loss before tuning

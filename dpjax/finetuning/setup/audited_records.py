@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from dpjax.audit import (
     Canaries,
     Coins,
     append_canaries,
-    check_hold_out,
+    check_count,
     flip_coins,
     hold_out,
     number_ids,
@@ -58,12 +59,15 @@ class AuditedRecords:
         return has_targets(self.encoded)
 
 
-def prepare_audit(plan: Plan, run_key: RunKey) -> tuple[Plan, AuditedRecords | None]:
+def prepare_audit(
+    plan: Plan, run_key: RunKey, sealed_in: Path | None = None
+) -> tuple[Plan, AuditedRecords | None]:
     """Flips the coins of the audit that was asked for; the same key flips the same ones.
 
     Args:
         plan: of the run.
         run_key: its secret, from which canaries and coins come.
+        sealed_in: the folder of a run that goes on, where they are sealed already.
 
     Returns:
         The plan, without evaluation records that became canaries; and the records with coins, or
@@ -71,7 +75,8 @@ def prepare_audit(plan: Plan, run_key: RunKey) -> tuple[Plan, AuditedRecords | N
 
     Raises:
         ValueError: the audit could not show anything, or its canaries cannot be made, with all
-            reasons.
+            reasons; or what was sealed is damaged.
+        FileNotFoundError: what was sealed is missing.
     """
     audit = plan.config.audit
     if not audit.is_wanted:
@@ -83,7 +88,9 @@ def prepare_audit(plan: Plan, run_key: RunKey) -> tuple[Plan, AuditedRecords | N
     }
     if audit.hold_out:
         return plan, _split_records(plan, run_key, claim)
-    canaries, encoded = prepare_canaries(plan, run_key, claim)
+    # Before any of them is made, which may take a model.
+    check_count(audit.num_canaries, **claim)
+    canaries, encoded = prepare_canaries(plan, run_key, claim, sealed_in)
     coins = flip_coins(canaries.ids, run_key=run_key)
     return without_sources(plan, canaries), AuditedRecords(
         kind=canaries.kind,
@@ -98,7 +105,7 @@ def prepare_audit(plan: Plan, run_key: RunKey) -> tuple[Plan, AuditedRecords | N
 
 def _split_records(plan: Plan, run_key: RunKey, claim: dict[str, Any]) -> AuditedRecords:
     """Flips a coin for each training record. Ids are row numbers, for the manifest is public."""
-    check_hold_out(int(has_targets(plan.train).sum()), **claim)
+    check_count(int(has_targets(plan.train).sum()), audited="records", **claim)
     ids = number_ids("record", len(plan.train))
     coins = hold_out(ids, run_key=run_key).coins
     return AuditedRecords(

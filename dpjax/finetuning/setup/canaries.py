@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from dpjax.audit import (
     check_canaries,
     encode_canaries,
     make_canaries,
+    read_canaries,
 )
 from dpjax.data import EncodedRecords
 from dpjax.finetuning.setup.plan import Plan
@@ -27,7 +29,7 @@ _CANARY_TOKENS = 32
 
 
 def prepare_canaries(
-    plan: Plan, run_key: RunKey, claim: dict[str, Any]
+    plan: Plan, run_key: RunKey, claim: dict[str, Any], sealed_in: Path | None
 ) -> tuple[Canaries, EncodedRecords]:
     """Makes and checks the canaries that were asked for; the same key makes the same ones.
 
@@ -35,15 +37,19 @@ def prepare_canaries(
         plan: of the run.
         run_key: its secret, from which canaries come.
         claim: what they are to test: `claimed_epsilon`, `delta` and `confidence`.
+        sealed_in: the folder of a run that goes on. Canaries that a model has written are read from
+            there: written again they may come out otherwise.
 
     Returns:
         The canaries, and the same as arrays.
 
     Raises:
-        ValueError: the canaries cannot be made, or could not show anything, with all reasons.
+        ValueError: the canaries cannot be made, or could not show anything, with all reasons; or
+            those that are sealed are damaged.
+        FileNotFoundError: those that are sealed are missing.
     """
     tokenizer = load_tokenizer(plan.checkpoint, needs_padding=plan.task.needs_padding_token)
-    canaries = _make(plan, run_key, tokenizer)
+    canaries = _make(plan, run_key, tokenizer, sealed_in)
     encoded = encode_canaries(
         canaries,
         tokenizer,
@@ -75,11 +81,16 @@ def without_sources(plan: Plan, canaries: Canaries) -> Plan:
     return dataclasses.replace(plan, evaluation=plan.evaluation.take(kept))
 
 
-def _make(plan: Plan, run_key: RunKey, tokenizer: PreTrainedTokenizerBase) -> Canaries:
+def _make(
+    plan: Plan, run_key: RunKey, tokenizer: PreTrainedTokenizerBase, sealed_in: Path | None
+) -> Canaries:
     audit, vocab_size = plan.config.audit, read_config(plan.checkpoint).vocab_size
     kind = audit.kind
     if kind == "auto":
         kind = plan.task.auto_canary_kind(audit.num_canaries, tokenizer, vocab_size)
+    maker = CANARY_KINDS[kind]
+    if sealed_in is not None and "model" in maker.needs:
+        return read_canaries(sealed_in)
     # Read again, the text may have more tokens than were drawn.
     num_tokens = min(_CANARY_TOKENS, max(1, plan.config.training.max_length // 2))
     # What a run has for the makers; some of it is made only for those that take it.
@@ -89,7 +100,10 @@ def _make(plan: Plan, run_key: RunKey, tokenizer: PreTrainedTokenizerBase) -> Ca
         "num_tokens": lambda: num_tokens,
         "label_names": lambda: plan.task.labels,
         "held_out": lambda: plan.eval_records,
+        "model": lambda: plan.task.load(plan.checkpoint, plan.config, run_key.model_key("head")),
+        # The model writes what it thinks a text is: no record is read.
+        "prompts": lambda: (tokenizer.bos_token or tokenizer.eos_token,),
     }
-    names = [name for name in CANARY_KINDS[kind].ingredients if name in makes]
+    names = [name for name in maker.ingredients if name in makes]
     ingredients = {name: makes[name]() for name in names}
     return make_canaries(kind, audit.num_canaries, run_key=run_key, **ingredients)

@@ -78,6 +78,8 @@ class MeasuredRun:
 def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
     """Does all that can fail because of what was asked: nothing is compiled or written.
 
+    Canaries of kind high-temperature are the exception: the model writes them here.
+
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
         RunInUse: another process has the folder.
@@ -149,7 +151,7 @@ def _make_run(
     ledger = RunLedger.of(plan, run_key, run_id)
     if ledger is not None:
         ledger.check()
-    plan, audited = prepare_audit(plan, run_key)
+    plan, audited = prepare_audit(plan, run_key, directory.path if resumes else None)
     model = _load_model(plan, run_key)
     if resumes and starts_at_principal_a(config):
         model = with_stored_a(model, directory.start_a)

@@ -105,7 +105,11 @@ class CausalLanguage(Task):
 
     needs_padding_token: ClassVar[bool] = False
     evaluation_batch_size: ClassVar[int] = 16
-    canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ("new-token", "random-tokens")
+    canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = (
+        "new-token",
+        "random-tokens",
+        "high-temperature",
+    )
     audit_scores: ClassVar[tuple[ScoreName, ...]] = (
         "ratio",
         "loss",
