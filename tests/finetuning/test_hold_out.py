@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from dpjax_accounting import DeltaWarning
+from dpjax_accounting import DeltaWarning, verify_report
 
 import dpjax
 from dpjax.audit import hold_out, number_ids, open_coins, read_manifest, verify_audit_report
 from dpjax.finetuning import FinetuneConfig, run_audit, set_up
+from dpjax.finetuning.reports import privacy_report
+from dpjax.finetuning.reports.headline import headline
 from dpjax.finetuning.setup.audited_records import AuditedRecords
 from dpjax.finetuning.training import loop
 from dpjax.privatize import RunKey
@@ -21,9 +23,10 @@ LEAKY = {"audit": HELD_OUT, "privacy": {"noise_multiplier": 0.5, "delta": 1e-5, 
 
 @pytest.fixture(scope="module")
 def half(cheap_options, tmp_path_factory):
-    """The result of a cheap run on half of its records."""
+    """The result of a run without privacy on half of its records, which is the quicker to judge."""
+    changes = {"audit": HELD_OUT, "privacy": {}, "non_private": True}
     folder = tmp_path_factory.mktemp("half") / "run"
-    return dpjax.finetune(**cheap_options | LEAKY, output_dir=folder)
+    return dpjax.finetune(**cheap_options | changes, output_dir=folder)
 
 
 def ready(options):
@@ -32,12 +35,18 @@ def ready(options):
     return set_up(FinetuneConfig.from_options(options | paths))
 
 
-def test_half_of_the_records_count_in_the_guarantee(half):
-    assert half.privacy["mechanism"]["num_units"] == 120
-    assert half.privacy["mechanism"]["sampling_probability"] == pytest.approx(1 / 3)
-    assert half.audit["claimed_epsilon"] == half.epsilon
-    assert any("even if all coins are known" in line for line in half.privacy["assumptions"])
-    assert any("audit.json" in use["explanation"] for use in half.privacy["data_uses"])
+def test_half_of_the_records_count_in_the_guarantee(options):
+    run = ready(options | LEAKY)
+    report = privacy_report.build(run.plan, run.run_key, run.run_id, 6)
+    assert verify_report(report) == []
+    mechanism = report["mechanism"]
+    assert (mechanism["num_units"], mechanism["expected_batch_size"]) == (120, 40)
+    assert any("even if all coins are known" in line for line in report["assumptions"])
+    assert any("audit.json" in use["explanation"] for use in report["data_uses"])
+    assert any("audit.json" in line for line in report["trust"]["kept_secret"])
+    assert "each training record is left out if a fair coin says so" in headline(
+        run.plan, run.run_key, "all"
+    )
 
 
 def test_the_report_is_of_records_and_says_how_many_were_left_out(half):
@@ -68,15 +77,20 @@ def test_nothing_that_is_written_quotes_a_record(half, train_file):
     assert read_manifest(half.output_dir).ids[:2] == ("record-0001", "record-0002")
 
 
-def test_training_draws_each_record_that_is_in_and_no_other(options, monkeypatch):
-    options["audit"] = HELD_OUT
-    run = ready(options)
-    drawn = set()
-    steps = loop._make_steps(run, loop.make_optimizer(run.plan.config.training, 6, ()))
-    for step in range(60):
+def test_training_draws_each_record_that_is_in_and_no_other(options):
+    options["training"] |= {"num_steps": 60}
+    run = ready(options | LEAKY)
+    included = set(np.flatnonzero(run.audited.coins.included).tolist())
+    drawn, counts = set(), []
+    steps = loop._make_steps(run, loop.make_optimizer(run.plan.config.training, 60, ()))
+    for step in range(run.plan.num_steps):
         for rows, mask in steps.batches(step, microbatch_size=16, order=lambda rows: rows):
             drawn.update(rows[mask].tolist())
-    assert drawn == set(np.flatnonzero(run.audited.coins.included).tolist())
+            counts.append(mask.sum())
+    assert drawn == included
+    # With the probability that the accountant knows, which is twice that of all records.
+    expected = run.plan.num_steps * len(included) * 40 / 120
+    assert abs(sum(counts) - expected) < 4 * expected**0.5
     assert len(run.trained_records) == len(drawn)
     assert len(run.audited.slots) == 240
 
@@ -90,14 +104,17 @@ def test_coins_tell_nothing_to_the_mechanism(options):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_leaves_the_same_records_out(cheap_options, half, stop_after, tmp_path):
+def test_a_resumed_run_leaves_the_same_records_out(cheap_options, stop_after, tmp_path):
+    whole = dpjax.finetune(**cheap_options | LEAKY, output_dir=tmp_path / "whole")
+    assert whole.audit["claimed_epsilon"] == whole.epsilon
+    assert whole.audit["mechanism"] == whole.privacy["mechanism"]
     options = cheap_options | LEAKY | {"output_dir": tmp_path / "stopped"}
     stop_after(2, **options)
     coins = open_coins(options["output_dir"])
     resumed = dpjax.finetune(**options, resume=True)
-    assert resumed.audit == half.audit
+    assert resumed.audit == whole.audit
     assert [row["included"] for row in resumed.audit["canaries"]] == coins.included.tolist()
-    assert weights(resumed.output_dir) == weights(half.output_dir)
+    assert weights(resumed.output_dir) == weights(whole.output_dir)
 
 
 @pytest.mark.slow
@@ -106,7 +123,7 @@ def test_a_run_without_privacy_on_records_by_heart_is_caught(language_options, t
     words = np.random.default_rng(0).integers(0, 10**6, (120, 3))
     lines = [json.dumps({"text": " ".join(map(str, row))}) for row in words.tolist()]
     options["train_data"].write_text("\n".join(lines))
-    options["training"] |= {"num_steps": 60, "expected_batch_size": 50, "max_length": 48}
+    options["training"] |= {"num_steps": 180, "expected_batch_size": 60, "max_length": 48}
     result = dpjax.finetune(**options)
     assert result.warnings == ()
     assert result.audit["certified"]["epsilon"] > 0.5
@@ -119,9 +136,10 @@ def test_records_without_a_token_to_learn_get_the_median(monkeypatch):
     records = random_records([4, 5, 1, 6])
     coins = hold_out(number_ids("record", 4), run_key=RunKey.from_seed(1)).coins
     audited = AuditedRecords("held-out records", coins, None, records, records, None, None)
-    found = {"loss": np.array([3.0, -1.0, 2.0])}
+    found = {"loss": np.array([3.0, -1.0, 2.0])}, ()
     monkeypatch.setattr(run_audit, "_scores_of", lambda *_: found)
-    assert run_audit._scores(None, audited, None, "loss")["loss"].tolist() == [3.0, -1.0, 2.0, 2.0]
+    scores, _ = run_audit._scores(None, audited, None, "loss")
+    assert scores["loss"].tolist() == [3.0, -1.0, 2.0, 2.0]
 
 
 def test_tags_can_be_audited_though_they_have_no_canaries(options, tmp_path):
@@ -141,7 +159,7 @@ def test_tags_can_be_audited_though_they_have_no_canaries(options, tmp_path):
         ({"audit": {"hold_out": 0.5, "kind": "mislabelled"}}, "audit.kind is about canaries"),
         ({"audit": {"hold_out": 0.5, "score": "ratio"}}, "audit.score must be one of loss"),
         (
-            {"training": {"expected_batch_size": 121}},
+            {"training": {"expected_batch_size": 121, "max_length": 16}},
             "120 .* audit.hold_out keeps on average",
         ),
         ({"privacy": {"target_epsilon": 1.0, "ledger": "l"}}, "give no ledger, or no audit"),
@@ -159,5 +177,8 @@ def test_what_does_not_fit_is_refused_before_training(options, changes, message)
 
 def test_delta_protects_the_records_that_are_left_out_too(options):
     options |= {"audit": HELD_OUT, "privacy": {"noise_multiplier": 0.5, "delta": 1 / 200}}
-    with pytest.warns(DeltaWarning, match="is not below 1 / num_units = 0.00416667"):
+    with (
+        pytest.warns(DeltaWarning, match="is not below 1 / num_units = 0.00416667"),
+        pytest.raises(ValueError, match="Audit at a smaller delta"),
+    ):
         ready(options)

@@ -23,8 +23,8 @@ from dpjax.audit.verdicts.verdict import Verdict, judge
 AUDIT_SCHEMA_VERSION = 1
 _FIELDS = (
     "schema",
-    "audited",
     "score",
+    "audited",
     "canaries",
     "delta",
     "claimed_epsilon",

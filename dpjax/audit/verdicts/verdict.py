@@ -180,25 +180,25 @@ def _sentence(
     power: Power | None,
     mechanism: Mechanism | None,
 ) -> str:
-    found = f"The audit certifies ε ≥ {certified.epsilon:.3g} at δ = {certified.delta:g}"
+    found = f"The scores certify ε ≥ {certified.epsilon:.3g} at δ = {certified.delta:g}"
     if power is None:
         return f"{found}. No privacy is claimed."
     claim = f"the claimed ε = {claimed_epsilon:.4g}"
     if conclusion == "violation":
         return (
-            f"{found} and refutes {claim}. Training leaks more than the accountant was told. Do not"
+            f"{found} and refute {claim}. Training leaks more than the accountant was told. Do not"
             " rely on the claim before the reason is found."
         )
     detects = f"{100 * power.detection_rate:.0f} % of runs with half the noise"
     if conclusion == "consistent":
         return (
-            f"{found}, and does not contradict {claim}. An ideal attack on as many records would"
+            f"{found}, and do not contradict {claim}. An ideal attack on as many records would"
             f" refute the claim in {detects}. This is no proof of privacy."
         )
     advice = "Use more canaries or records."
     if mechanism is None:
         advice = "Use more canaries or records, or give the mechanism, whose curve tells more."
     return (
-        f"{found}, and does not contradict {claim}, but it hardly could: an ideal attack on as many"
+        f"{found}, and do not contradict {claim}, but they hardly could: an ideal attack on as many"
         f" records would refute the claim in only {detects}. {advice}"
     )
