@@ -1,8 +1,8 @@
 """dpjax: differentially private fine-tuning of language models in JAX.
 
-`finetune` is a whole run. `private_gradient` is the private part of a training loop of your own;
-`clipped_grad`, `gaussian_noise`, `noisy_mean`, `RunKey` and `PoissonSampler` are its parts. The
-accountant is the package `dpjax_accounting`.
+`finetune` is a whole run, and `fit` the training of any model. `private_gradient` is the private
+part of a training loop of your own; `clipped_grad`, `gaussian_noise`, `noisy_mean`, `RunKey` and
+`PoissonSampler` are its parts. The accountant is the package `dpjax_accounting`.
 """
 
 # First: it takes care of Ctrl-C while the rest is loaded.
@@ -36,6 +36,11 @@ from dpjax.privatize import gaussian_noise as gaussian_noise
 from dpjax.privatize import noisy_mean as noisy_mean
 from dpjax.privatize import private_gradient as private_gradient
 from dpjax.privatize import unit_loss as unit_loss
+from dpjax.training import Fit as Fit
+from dpjax.training import FitResult as FitResult
+from dpjax.training import NoPrivacy as NoPrivacy
+from dpjax.training import StepDone as StepDone
+from dpjax.training import fit as fit
 
 __all__ = [
     "AdaptiveClipping",
@@ -48,9 +53,12 @@ __all__ = [
     "DataSource",
     "FinetuneConfig",
     "FinetuneResult",
+    "Fit",
+    "FitResult",
     "FlatClipping",
     "Generation",
     "LoraConfig",
+    "NoPrivacy",
     "PerGroupClipping",
     "PoissonSampler",
     "Privacy",
@@ -58,11 +66,13 @@ __all__ = [
     "RunInterrupted",
     "RunKey",
     "RunStopped",
+    "StepDone",
     "StepTotal",
     "Training",
     "clipped_grad",
     "explain",
     "finetune",
+    "fit",
     "gaussian_noise",
     "noisy_mean",
     "private_gradient",

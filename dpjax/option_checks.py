@@ -1,15 +1,16 @@
-"""Options that check themselves, with messages that say what was seen."""
+"""Options that check themselves, with messages that say what was seen and what may be meant."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
 import dataclasses
+import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from dpjax.suggest import did_you_mean
-
+# As difflib counts: 1 for equal names, 0 for names without a letter in common.
+_LEAST_SIMILARITY = 0.5
 _is_deferred = contextvars.ContextVar("is_deferred", default=False)
 
 
@@ -72,3 +73,15 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
             f"{name} must be one of {', '.join(choices)}, got {value!r}."
             + did_you_mean(value, choices)
         )
+
+
+def did_you_mean(name: object, valid: Iterable[str], *, prefix: str = "") -> str:
+    """Returns `" Did you mean 'query'?"` if a valid name is close to `name`, else nothing.
+
+    Args:
+        name: what was given.
+        valid: what may be given.
+        prefix: stands before the suggested name, such as "text_column=".
+    """
+    close = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=_LEAST_SIMILARITY)
+    return f" Did you mean {prefix}{close[0]!r}?" if close else ""

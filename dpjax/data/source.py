@@ -6,8 +6,7 @@ import dataclasses
 from typing import Literal, get_args
 
 from dpjax.data.unicode import has_half_surrogate
-from dpjax.option_checks import CheckedOptions
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import CheckedOptions, did_you_mean
 
 RecordFormat = Literal["auto", "text", "prompt_completion", "messages"]
 

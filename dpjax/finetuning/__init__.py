@@ -16,7 +16,7 @@ from dpjax.finetuning.finetune import finetune as finetune
 from dpjax.finetuning.result import FinetuneResult as FinetuneResult
 from dpjax.finetuning.training.interrupt import Interrupts as Interrupts
 from dpjax.finetuning.training.interrupt import RunInterrupted as RunInterrupted
-from dpjax.finetuning.training.stopped import RunStopped as RunStopped
+from dpjax.training import RunStopped as RunStopped
 
 if TYPE_CHECKING:
     from dpjax.finetuning.run import execute as execute

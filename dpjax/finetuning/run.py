@@ -23,7 +23,6 @@ from dpjax.finetuning.setup.initial_a import starts_at_principal_a, store_a, wit
 from dpjax.finetuning.setup.start import MeasuredRun, Run
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.loop import Trained, train
-from dpjax.finetuning.training.stopped import RunDiverged, RunStopped, stopping_on_file_errors
 from dpjax.models import (
     Model,
     has_lora,
@@ -33,6 +32,7 @@ from dpjax.models import (
     save_adapter,
     save_model,
 )
+from dpjax.training import RunDiverged, RunStopped, stopping_on_file_errors
 
 
 def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneResult:

@@ -17,7 +17,7 @@ from dpjax.finetuning.files import checkpoint, metrics_log
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.reports import run_report
 from dpjax.finetuning.training import loop
-from dpjax.finetuning.training.stopped import RunStopped
+from dpjax.training import RunStopped
 
 
 def weights(folder):

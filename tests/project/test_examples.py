@@ -10,7 +10,7 @@ import pkgutil
 import dpjax_accounting
 import pytest
 
-from dpjax import audit, data, finetuning, models, privatize
+from dpjax import audit, data, finetuning, models, privatize, training
 
 
 def names_of_modules(package):
@@ -33,7 +33,7 @@ def with_examples(*packages):
 _SLOW = ("dpjax.finetuning.finetune", "dpjax.finetuning.run", "dpjax.finetuning.setup.start")
 _MODULES = [
     "dpjax.lora_config",
-    *with_examples(audit, data, dpjax_accounting, finetuning, models, privatize),
+    *with_examples(audit, data, dpjax_accounting, finetuning, models, privatize, training),
 ]
 
 

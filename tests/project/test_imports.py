@@ -15,7 +15,8 @@ PACKAGES = {"dpjax": ROOT / "dpjax", "dpjax_accounting": ROOT / "accounting" / "
 # Rooms whose face is all that other rooms may import.
 FACES = {"dpjax_accounting"}
 FACES |= {
-    f"dpjax.{room}" for room in ("data", "models", "privatize", "audit", "demo", "finetuning")
+    f"dpjax.{room}"
+    for room in ("data", "models", "privatize", "training", "audit", "demo", "finetuning")
 }
 MOST_ENTRIES, MOST_LINES = 12, 400
 

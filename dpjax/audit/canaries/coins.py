@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dpjax.audit.canaries.sealing import commitment
+from dpjax.option_checks import did_you_mean
 from dpjax.privatize import RunKey
-from dpjax.suggest import did_you_mean
 
 Purpose = Literal["canary", "hold-out"]
 # What the coins of an audit are flipped for, in words.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from dpjax.data.source import DataSource
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import did_you_mean
 
 Layout = tuple[str, ...]
 """Fields that make up a record, such as ("text", "label"). The column of a field is named by the

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dpjax.data.read.columns import RawColumns, Wanted, check_names
 from dpjax.data.read.text_lines import open_lines
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import did_you_mean
 
 # The largest value that fits a C long everywhere; csv refuses fields over 128 KiB by default.
 CSV_FIELD_LIMIT = 2**31 - 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpjax.data.read.columns import RawColumns, Wanted, check_names
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import did_you_mean
 
 if TYPE_CHECKING:
     import datasets

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from dpjax.data import DataSource
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import did_you_mean
 
 
 def build(cls: type, options: Mapping[str, Any], prefix: str = "") -> Any:

@@ -6,27 +6,27 @@ What follows from the mechanism is `dpjax_accounting.claim`'s; here is what only
 from __future__ import annotations
 
 import datetime
-import platform
-from importlib.metadata import version
 from typing import Any
 
 from dpjax_accounting import (
     NON_PRIVATE_WARNING,
     SCHEMA_VERSION,
-    SEED_WARNING,
     Ledger,
-    claim,
     dataset_total,
 )
 
 from dpjax.finetuning.reports import statements
-from dpjax.finetuning.setup.environment import environment
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
 from dpjax.privatize import RunKey
-
-_PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
-_RUN_KEY_BITS = 256
+from dpjax.training import (
+    describe_claim,
+    describe_environment,
+    describe_implementation,
+    describe_randomness,
+    describe_versions,
+    first_warnings,
+)
 
 
 def build(
@@ -51,6 +51,7 @@ def build(
         ledger: gives the total of all runs on the data set; None without one.
         total_is_unknown: whether the run keeps a ledger that could not be read any more.
     """
+    privacy = plan.config.privacy
     private = plan.mechanism is not None
     report: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -62,23 +63,25 @@ def build(
             "base_model_revision": revision_of(plan.checkpoint),
             "trained": _trained(plan),
         },
-        **_claim(plan, steps_completed),
-        "implementation": _implementation(plan),
-        "randomness": _randomness(run_key),
+        **describe_claim(
+            plan.mechanism, plan.delta, num_steps=plan.num_steps, steps_completed=steps_completed
+        ),
+        "implementation": describe_implementation(
+            plan.mechanism,
+            privacy.clip_norm,
+            target_epsilon=privacy.target_epsilon,
+            delta_is_default=plan.delta_is_default,
+        ),
+        "randomness": describe_randomness(run_key),
         "trust": _trust(plan),
         "data_uses": _data_uses(plan) if private else [],
         "dataset_total": None if ledger is None else dataset_total(ledger, plan.delta),
         "assumptions": _assumptions(plan) if private else [],
         "not_covered": list(statements.NOT_COVERED) if private else [],
-        "warnings": [],
-        "versions": {name: version(name) for name in _PACKAGES}
-        | {"python": platform.python_version()},
-        "environment": environment(),
+        "warnings": first_warnings(plan.mechanism, run_key),
+        "versions": describe_versions(),
+        "environment": describe_environment(),
     }
-    if not private:
-        report["warnings"] = [NON_PRIVATE_WARNING]
-    elif run_key.fixed_seed is not None:
-        report["warnings"] = [SEED_WARNING]
     if total_is_unknown:
         report["warnings"].append(statements.TOTAL_UNKNOWN)
     return report
@@ -125,48 +128,6 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
         {"use": use, "status": status, "explanation": explanation}
         for use, status, explanation in uses
     ]
-
-
-def _claim(plan: Plan, steps_completed: int) -> dict[str, Any]:
-    if plan.mechanism is not None:
-        return claim(plan.mechanism, plan.delta, steps_completed=steps_completed)
-    return {
-        "status": "complete" if steps_completed == plan.num_steps else "unfinished",
-        "steps_planned": plan.num_steps,
-        "steps_completed": steps_completed,
-        "guarantee": None,
-        "mechanism": None,
-        "accountant": None,
-    }
-
-
-def _implementation(plan: Plan) -> dict[str, Any] | None:
-    mechanism, privacy = plan.mechanism, plan.config.privacy
-    if mechanism is None:
-        return None
-    return {
-        "target_epsilon": privacy.target_epsilon,
-        "delta_is_default": plan.delta_is_default,
-        "clip_norm": privacy.clip_norm,
-        "noise_standard_deviation": mechanism.noise_multiplier * privacy.clip_norm,
-        "gradient_divided_by": "expected_batch_size",
-        "sampling": "Poisson: every record is drawn independently in every step, by a Philox "
-        "generator with a 128-bit key that is derived from the run key. No batch is truncated.",
-        "gradient_accumulation": "One step is one draw of records. It is computed in microbatches. "
-        "Their clipped gradients are added up, and noise is added once to the sum.",
-    }
-
-
-def _randomness(run_key: RunKey) -> dict[str, Any]:
-    fixed = run_key.fixed_seed is not None
-    return {
-        "seed_fixed": fixed,
-        "run_key_bits": None if fixed else _RUN_KEY_BITS,
-        "generators": "Keyed BLAKE2b hashes of the run key seed Philox for sampling, and four "
-        "Threefry-2x32 generators per step for the noise.",
-        "noise_distribution": "Continuous Gaussian: the halved sum of four draws per coordinate.",
-        "noise_dtype": "float32",
-    }
 
 
 def _trained(plan: Plan) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
+from dpjax.training import COMMON_ASSUMPTIONS
+
 ASSUMPTIONS = (
     "One record is one row of the training file. A person with several rows is protected for each "
     "row, not for all of them together.",
-    "Neighbouring data sets differ by one record added or removed.",
-    "The sampling probability, the number of steps, the clip norm and the expected batch size are "
-    "public.",
-    "The adversary may see the final model and every intermediate one, but not which records were "
-    "drawn in which step.",
-    "Noise is Gaussian in float32 arithmetic. Threefry generators draw it, with fresh 64-bit keys "
-    "in each step. Attacks on floating-point rounding of the noise are not covered.",
+    *COMMON_ASSUMPTIONS,
 )
 LABEL_ASSUMPTIONS = ("The set of labels is public.",)
 NOT_COVERED = (

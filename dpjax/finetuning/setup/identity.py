@@ -16,9 +16,9 @@ from typing import Any
 
 import jax
 
-from dpjax.finetuning.setup.environment import environment
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
+from dpjax.training import describe_environment
 
 _PACKAGES = ("dpjax", "jax", "jaxlib", "flax", "optax", "numpy")
 _JAX_SETTINGS = (
@@ -47,7 +47,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "mechanism": None if plan.mechanism is None else plan.mechanism.to_dict(),
         "versions": {name: version(name) for name in _PACKAGES},
         "jax": jax_settings(),
-        "devices": f"{jax.default_backend()}: {environment()['devices']}",
+        "devices": f"{jax.default_backend()}: {describe_environment()['devices']}",
     }
     return json.loads(json.dumps(description))
 

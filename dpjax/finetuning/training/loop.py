@@ -1,12 +1,10 @@
-"""The training loop: sample, accumulate, add noise once, update; log and checkpoint."""
+"""The steps of a fine-tuning run: log, progress and checkpoints around the loop of all runs."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,18 +18,23 @@ from dpjax.finetuning.files import checkpoint
 from dpjax.finetuning.files.metrics_log import MetricsLog
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.tasks.base import Batch
-from dpjax.finetuning.training.divergence import DivergenceWatch
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.optimizer import make_optimizer
-from dpjax.finetuning.training.progress import TrainingProgress
-from dpjax.finetuning.training.step import (
+from dpjax.privatize import FlatClipping
+from dpjax.training import (
+    DivergenceWatch,
     NonPrivateTraining,
     PrivateTraining,
+    TrainingProgress,
     TrainingSteps,
-    are_finite,
+    run_steps,
 )
-from dpjax.privatize import StepTotal
 from dpjax.typing import PyTree
+
+_ADVICE = (
+    "start another one with a lower training.learning_rate, in a new folder or with --overwrite. "
+    "The state that was stored before is kept, but --resume would do the same steps again"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ def train(
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
     state = optimizer.init(trainable)
     first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)
-    watch = DivergenceWatch(training.expected_batch_size)
+    watch = DivergenceWatch(training.expected_batch_size, _ADVICE)
     progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
     with (
         MetricsLog(directory.metrics, keep_steps=first) as log,
@@ -80,35 +83,35 @@ def train(
         contextlib.ExitStack() as after_first_step,
         progress,
     ):
-        still_finite = None
-        for step in range(first, plan.num_steps):
-            start = time.monotonic()
-            total = steps.zeros(trainable, step)
-            for batch, mask in _batches(run, steps, step):
-                total = steps.add(total, trainable, batch, mask, frozen)
-            trainable, state = steps.update(total, step, trainable, state)
-            if still_finite is not None:
-                # Those before this step: nobody waits for what is being computed.
-                watch.check_parameters(step, bool(still_finite))
-            still_finite = are_finite(trainable)
-            row = _row(step + 1, total, spent, start)
-            if step == first:
+        for done in run_steps(
+            steps,
+            functools.partial(_batches, run, steps),
+            trainable,
+            state,
+            frozen,
+            first=first,
+            num_steps=plan.num_steps,
+            spent=spent,
+            watch=watch,
+        ):
+            if done.step == first + 1:
                 # Until now an interruption lost nothing, and compiling may take minutes.
                 after_first_step.enter_context(interrupts.deferred())
-            log.append(row)
-            progress.update(step + 1, row["loss"], row.get("epsilon"), row["num_records"])
-            watch.check_losses(step + 1, row["num_records"], int(total.num_losses))
-            is_last = step + 1 == plan.num_steps
+            log.append(done.row())
+            progress.update(done.step, done.loss, done.epsilon, done.num_records)
+            watch.check_losses(done.step, done.num_records, done.num_losses)
+            trainable = done.params
+            is_last = done.step == plan.num_steps
             is_interrupted = interrupts.number is not None
             if writer.is_due() or is_interrupted or is_last:
-                watch.check_parameters(step + 1, bool(still_finite))
-                writer.store(step + 1, trainable, state)
+                watch.check_parameters(done.step, bool(done.are_finite))
+                writer.store(done.step, done.params, done.state)
             if is_interrupted and not is_last:
                 writer.wait()
                 raise RunInterrupted(
-                    f"stopped after step {step + 1} of {plan.num_steps}; the same command with "
+                    f"stopped after step {done.step} of {plan.num_steps}; the same command with "
                     "--resume goes on from there",
-                    step + 1,
+                    done.step,
                     interrupts.acknowledge(),
                 )
         writer.wait()
@@ -123,8 +126,8 @@ def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
     if plan.mechanism is None:
         batch_size = plan.config.training.expected_batch_size
         return NonPrivateTraining(loss, optimizer, plan.num_units, batch_size, run.run_key, present)
-    clip_norm = plan.config.privacy.clip_norm
-    return PrivateTraining(loss, optimizer, plan.mechanism, clip_norm, run.run_key, present)
+    rule = FlatClipping(plan.config.privacy.clip_norm)
+    return PrivateTraining(loss, optimizer, plan.mechanism, rule, run.run_key, present=present)
 
 
 def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -147,31 +150,3 @@ def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Batch,
 def _keys_of(key: jax.Array, rows: np.ndarray) -> jax.Array:
     """Key data `(b, 2)` uint32: that of a record does not depend on the batch it is in."""
     return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
-
-
-def _row(step: int, total: StepTotal, spent: EpsilonBySteps | None, start: float) -> dict[str, Any]:
-    # The clock is read after this: a call only starts the work that these numbers wait for.
-    loss, records, clipped, nonfinite, losses = jax.device_get(
-        (
-            total.loss,
-            total.num_records,
-            total.num_clipped,
-            total.num_nonfinite,
-            total.num_losses,
-        )
-    )
-    mean = float(loss) / int(losses) if losses else math.nan
-    row = {
-        "step": step,
-        # A batch without records has no loss, nor has one of which no record's loss is finite.
-        "loss": mean if math.isfinite(mean) else None,
-        "num_records": int(records),
-        "records_per_second": int(records) / (time.monotonic() - start),
-        "num_nonfinite": int(nonfinite),
-    }
-    if spent is not None:
-        row |= {
-            "epsilon": spent.at(step),
-            "fraction_clipped": int(clipped) / int(records) if records else None,
-        }
-    return row

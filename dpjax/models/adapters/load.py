@@ -34,7 +34,7 @@ from dpjax.models.checkpoint.tensors import Tensor, Tensors, are_equal, open_saf
 from dpjax.models.families import ModuleName, WeightName
 from dpjax.models.net.heads import Model
 from dpjax.models.net.module_paths import get_module, path_in_model
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import did_you_mean
 
 # What peft puts around a module to save: itself, and the module before tuning.
 _TUNED, _BEFORE = "modules_to_save", "original_module"

@@ -11,7 +11,7 @@ from dpjax.models.families import ModuleName, Path, family_of
 from dpjax.models.net.heads import Model, task_of
 from dpjax.models.net.module_paths import LAYERS, path_in_model
 from dpjax.models.net.pooling import is_fixed
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import did_you_mean
 
 
 def all_modules(model: Model) -> tuple[ModuleName, ...]:

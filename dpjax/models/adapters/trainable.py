@@ -14,7 +14,7 @@ from dpjax.models.adapters.targets import head_modules, paths_in_model, select_s
 from dpjax.models.families import Path
 from dpjax.models.net.heads import Model, task_of
 from dpjax.models.net.pooling import is_fixed
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import did_you_mean
 
 Kind = Literal["full", "lora", "bias", "head", "last_layers", "matching"]
 

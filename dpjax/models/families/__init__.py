@@ -28,7 +28,7 @@ from dpjax.models.families.llama import (
     QWEN3,
     SMOLLM3,
 )
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import did_you_mean
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {

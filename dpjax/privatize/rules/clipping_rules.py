@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpjax.option_checks import did_you_mean
 from dpjax.privatize.float32.scaling import hypot
-from dpjax.suggest import did_you_mean
 from dpjax.typing import PyTree, Scalar
 
 # One part in 2¹⁹ ≈ 1.9e-6: many times the rounding error of a float32 factor and product. Norms are

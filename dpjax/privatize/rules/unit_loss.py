@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dpjax.suggest import did_you_mean
+from dpjax.option_checks import did_you_mean
 from dpjax.typing import PyTree
 
 _REDUCTIONS = ("sum", "mean")

@@ -13,9 +13,8 @@ import dpjax
 from dpjax.cli.main import main
 from dpjax.finetuning.tasks.causal_lm import LanguageEvaluation
 from dpjax.finetuning.tasks.classification import LabelledEvaluation
-from dpjax.finetuning.training.divergence import DivergenceWatch
-from dpjax.finetuning.training.stopped import RunDiverged
 from dpjax.models import CausalLM, parse_config, save_model
+from dpjax.training import DivergenceWatch, RunDiverged
 
 ODD_WORD = "xyzzy"
 
@@ -159,7 +158,7 @@ def test_means_are_over_finite_losses():
 
 
 def test_a_few_records_without_a_loss_are_no_divergence():
-    watch = DivergenceWatch(expected_batch_size=2)
+    watch = DivergenceWatch(expected_batch_size=2, advice="start another")
     for step in range(1, 15):
         watch.check_losses(step, 1, 0)
     watch.check_losses(15, 5, 1)

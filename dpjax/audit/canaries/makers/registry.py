@@ -11,8 +11,8 @@ from dpjax.audit.canaries.makers.high_temperature import make_high_temperature
 from dpjax.audit.canaries.makers.mislabelled import make_mislabelled
 from dpjax.audit.canaries.makers.new_token import make_new_token
 from dpjax.audit.canaries.makers.random_tokens import make_random_labelled, make_random_tokens
+from dpjax.option_checks import did_you_mean
 from dpjax.privatize import RunKey
-from dpjax.suggest import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

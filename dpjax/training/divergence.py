@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpjax.finetuning.training.stopped import RunDiverged
+from dpjax.training.stopped import RunDiverged
 
 _FEWEST_RECORDS = 16
 
@@ -15,9 +15,11 @@ class DivergenceWatch:
 
     Args:
         expected_batch_size: of the run.
+        advice: what to do about a run that diverged.
     """
 
-    def __init__(self, expected_batch_size: float) -> None:
+    def __init__(self, expected_batch_size: float, advice: str) -> None:
+        self._advice = advice
         self._threshold = max(expected_batch_size, _FEWEST_RECORDS)
         self._num_without_loss = 0
 
@@ -25,20 +27,14 @@ class DivergenceWatch:
         """Raises RunDiverged if no loss was finite for too long; `step` steps are done."""
         self._num_without_loss = 0 if num_losses else self._num_without_loss + num_records
         if self._num_without_loss >= self._threshold:
-            raise _diverged(
+            raise self._diverged(
                 step, f"none of the last {self._num_without_loss} records has a finite loss"
             )
 
     def check_parameters(self, step: int, are_finite: bool) -> None:
         """Raises RunDiverged if a parameter is not finite after `step` steps."""
         if not are_finite:
-            raise _diverged(step, "trained parameters are infinite or not numbers")
+            raise self._diverged(step, "trained parameters are infinite or not numbers")
 
-
-def _diverged(step: int, what: str) -> RunDiverged:
-    return RunDiverged(
-        f"the run diverged: after step {step} {what}; start another one with a lower "
-        "training.learning_rate, in a new folder or with --overwrite. The state that was stored "
-        "before is kept, but --resume would do the same steps again",
-        step,
-    )
+    def _diverged(self, step: int, what: str) -> RunDiverged:
+        return RunDiverged(f"the run diverged: after step {step} {what}; {self._advice}", step)

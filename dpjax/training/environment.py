@@ -13,7 +13,7 @@ _SECONDS = 10.0
 
 
 @functools.cache
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Return the section of the privacy report; it is that of the first call in a process.
 
     git_commit and uncommitted_changes are None unless dpjax is run from a git checkout of it.

@@ -5,8 +5,8 @@ import subprocess
 import jax
 import pytest
 
-from dpjax.finetuning.setup import environment as module
-from dpjax.finetuning.setup.environment import environment, git_state
+from dpjax.training import environment as module
+from dpjax.training.environment import describe_environment, git_state
 
 UNKNOWN = {"git_commit": None, "uncommitted_changes": None}
 
@@ -50,9 +50,9 @@ def test_devices_are_counted_by_kind(monkeypatch):
             self.device_kind = kind
 
     monkeypatch.setattr(module.jax, "devices", lambda: [Device("B"), Device("A"), Device("B")])
-    environment.cache_clear()
-    found = environment()["devices"]
-    environment.cache_clear()
+    describe_environment.cache_clear()
+    found = describe_environment()["devices"]
+    describe_environment.cache_clear()
     monkeypatch.undo()
     assert found == "1 × A, 2 × B"
-    assert environment()["devices"].endswith(jax.devices()[0].device_kind)
+    assert describe_environment()["devices"].endswith(jax.devices()[0].device_kind)

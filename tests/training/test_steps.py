@@ -9,8 +9,8 @@ from dpjax_accounting import DPSGD
 from flax import nnx
 
 from dpjax.finetuning.tasks.classification import LabelledBatch, SequenceClassification
-from dpjax.finetuning.training.step import NonPrivateTraining, PrivateTraining
-from dpjax.privatize import RunKey, gaussian_noise
+from dpjax.privatize import FlatClipping, RunKey, gaussian_noise
+from dpjax.training import NonPrivateTraining, PrivateTraining
 
 CLIP_NORM, BATCH, SIGMA, RATE = 0.2, 6, 1.3, 0.5
 
@@ -81,7 +81,8 @@ def private_steps(parts, optimizer, seed, expected_batch_size=BATCH):
         noise_multiplier=SIGMA,
         num_steps=9,
     )
-    return PrivateTraining(loss_of(parts), optimizer, mechanism, CLIP_NORM, RunKey.from_seed(seed))
+    rule = FlatClipping(CLIP_NORM)
+    return PrivateTraining(loss_of(parts), optimizer, mechanism, rule, RunKey.from_seed(seed))
 
 
 def noise_of(seed, step):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from dpjax_accounting import DPSGD
 
-from dpjax.finetuning.tasks.base import Loss
 from dpjax.privatize import (
+    ClippingRule,
     PoissonSampler,
     RunKey,
     StepTotal,
@@ -22,6 +22,8 @@ from dpjax.privatize import (
 )
 from dpjax.typing import PyTree
 
+# (params, record, frozen) -> scalar; the record has no axis of records.
+Loss = Callable[[PyTree, Any, PyTree], jax.Array]
 Order = Callable[[np.ndarray], np.ndarray]
 # Gradients are summed as they are: none that float32 can take the norm of is longer.
 _UNREACHED_NORM = 1e30
@@ -39,7 +41,7 @@ class TrainingSteps(Protocol):
         """Returns the total that a step starts from."""
 
     def add(
-        self, total: StepTotal, params: PyTree, batch: PyTree, mask: np.ndarray, frozen: PyTree
+        self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
     ) -> StepTotal:
         """Adds the gradients of a microbatch; the buffers of `total` are taken over."""
 
@@ -53,11 +55,12 @@ class PrivateTraining:
     """Steps that clip each record's gradient, and add the mechanism's noise once per step.
 
     Args:
-        loss: of one record, `(trainable, record, frozen) -> scalar`.
+        loss: of one record, `(params, record, frozen) -> scalar`.
         optimizer: makes an update of the private gradient.
         mechanism: what the accountant counts.
-        clip_norm: C, the most that one record contributes, in L2 norm.
+        rule: bounds what one record contributes.
         run_key: the secret of the run.
+        strategy: how the clipped sum is computed, as for `dpjax.clipped_grad`.
         present: `(S,)` bool, which slots of records are taken; None for all.
     """
 
@@ -66,12 +69,19 @@ class PrivateTraining:
         loss: Loss,
         optimizer: optax.GradientTransformation,
         mechanism: DPSGD,
-        clip_norm: float,
+        rule: ClippingRule,
         run_key: RunKey,
+        *,
+        strategy: str = "auto",
         present: np.ndarray | None = None,
     ) -> None:
         private = private_gradient(
-            loss, mechanism=mechanism, clip_norm=clip_norm, run_key=run_key, present=present
+            loss,
+            mechanism=mechanism,
+            rule=rule,
+            run_key=run_key,
+            strategy=strategy,
+            present=present,
         )
 
         def apply(mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
@@ -84,7 +94,8 @@ class PrivateTraining:
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
     ) -> tuple[PyTree, PyTree]:
         """Adds the noise, and applies the optimizer: one compiled program."""
-        return self._private.release_and_update(self._apply, total, step, params, state)
+        updated = self._private.release_and_update(self._apply, total, step, params, state)
+        return updated[0], updated[1]
 
 
 class NonPrivateTraining:
@@ -93,7 +104,7 @@ class NonPrivateTraining:
     Records whose gradient is not finite are left out here too: one of them would end the run.
 
     Args:
-        loss: of one record, `(trainable, record, frozen) -> scalar`.
+        loss: of one record, `(params, record, frozen) -> scalar`.
         optimizer: makes an update of the mean gradient.
         num_records: how many training records there are; the expected number, if not all slots
             are taken.
@@ -107,7 +118,7 @@ class NonPrivateTraining:
         loss: Loss,
         optimizer: optax.GradientTransformation,
         num_records: int,
-        expected_batch_size: int,
+        expected_batch_size: float,
         run_key: RunKey,
         present: np.ndarray | None = None,
     ) -> None:
@@ -147,7 +158,8 @@ class NonPrivateTraining:
     ) -> tuple[PyTree, PyTree]:
         """Applies the optimizer to the sum divided by the expected batch size."""
         del step
-        return self._apply(total.grads, params, state)
+        updated = self._apply(total.grads, params, state)
+        return updated[0], updated[1]
 
 
 @jax.jit

@@ -1,0 +1,118 @@
+"""What `fit` refuses before its first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dpjax_accounting import DPSGD, default_delta, validate_delta
+
+from dpjax.privatize import AdaptiveClipping, ClippingRule, FlatClipping, RunKey
+from dpjax.typing import PyTree
+
+
+def checked_rule(
+    mechanism: DPSGD | None, clip_norm: float | None, rule: Any
+) -> ClippingRule | None:
+    """Returns the clipping rule; None without privacy.
+
+    Raises:
+        TypeError: not exactly one of `clip_norm` and `rule` is given, one is given without privacy,
+            or the rule is none that `fit` can run.
+        ValueError: the clip norm is not positive.
+    """
+    if mechanism is None:
+        if clip_norm is not None or rule is not None:
+            raise TypeError("NoPrivacy clips nothing: leave out clip_norm and rule")
+        return None
+    if (clip_norm is None) == (rule is None):
+        raise TypeError("fit needs either clip_norm or rule, and not both")
+    if isinstance(rule, AdaptiveClipping):
+        raise TypeError(
+            "fit has a constant clip norm: use private_gradient for a loop with AdaptiveClipping"
+        )
+    if clip_norm is not None:
+        return FlatClipping(clip_norm)
+    if not isinstance(rule, ClippingRule):
+        raise TypeError(f"rule must be a clipping rule, such as FlatClipping(1.0), got {rule!r}")
+    return rule
+
+
+def checked_delta(mechanism: DPSGD | None, delta: float | None) -> float | None:
+    """Returns δ, the default one where none is given; None without privacy.
+
+    Raises:
+        TypeError: δ is given without privacy.
+        ValueError: δ is out of range.
+    """
+    if mechanism is None:
+        if delta is not None:
+            raise TypeError("NoPrivacy has no guarantee: leave out delta")
+        return None
+    value = default_delta(mechanism.num_units) if delta is None else delta
+    validate_delta(value, mechanism.num_units)
+    return value
+
+
+def checked_run_key(run_key: RunKey | None) -> RunKey:
+    """Returns the run key, a new one where none is given.
+
+    Raises:
+        TypeError: it is no RunKey.
+    """
+    if run_key is None:
+        return RunKey.from_os_entropy()
+    if not isinstance(run_key, RunKey):
+        raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
+    return run_key
+
+
+def checked_params(params: PyTree) -> PyTree:
+    """Returns a copy of the parameters, whose buffers training may take over.
+
+    Raises:
+        TypeError: a leaf is no floating point array.
+        ValueError: there is no parameter, or one is not finite.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError("params must have at least one array, got none")
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"every parameter must be a floating point array, got {name} of "
+                f"{type(leaf).__name__ if dtype is None else dtype}. Pass what is not trained as "
+                "frozen"
+            )
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            raise ValueError(f"parameters must be finite, got infinite or NaN entries in {name}")
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
+
+
+def check_data(data: Any, num_units: int) -> None:
+    """Checks that there are as many records as the mechanism has units.
+
+    Raises:
+        TypeError: data are neither arrays nor an object with `len` and `take`.
+        ValueError: the numbers differ.
+    """
+    if hasattr(data, "take") and hasattr(data, "__len__") and not hasattr(data, "shape"):
+        lengths = {len(data)}
+    else:
+        leaves = jax.tree.leaves(data)
+        if not leaves or not all(np.ndim(leaf) for leaf in leaves):
+            raise TypeError(
+                "data must be a pytree of arrays with a leading axis of records, or an object with "
+                f"len and take, got {type(data).__name__}"
+            )
+        lengths = {np.shape(leaf)[0] for leaf in leaves}
+    if lengths != {num_units}:
+        found = " and ".join(map(str, sorted(lengths)))
+        raise ValueError(
+            f"data must have as many records as the mechanism has units, got {found} records and "
+            f"num_units={num_units}: the accountant would count something else"
+        )

@@ -1,0 +1,117 @@
+"""The privacy report of `fit`."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from typing import Any
+
+from dpjax_accounting import DPSGD, SCHEMA_VERSION
+
+from dpjax.privatize import ClippingRule, RunKey
+from dpjax.training.environment import describe_environment
+from dpjax.training.report import (
+    COMMON_ASSUMPTIONS,
+    describe_claim,
+    describe_implementation,
+    describe_randomness,
+    describe_versions,
+    first_warnings,
+)
+
+_ASSUMPTIONS = (
+    "One record is one entry of the data that training was given. A person with several entries is "
+    "protected for each entry, not for all of them together.",
+    "The loss of a record reads no other record.",
+    *COMMON_ASSUMPTIONS,
+)
+_NOT_COVERED = (
+    "The metrics of the steps. They are computed from the private records without noise.",
+    "Choosing hyper-parameters, or one of several runs, by looking at results on private data.",
+    "Other trainings on the same records. All of them together spend more than this ε.",
+)
+_TRUST = {
+    "model": "central",
+    "trusted_with_records": ["Whoever runs the training, and the machine that it runs on."],
+    "released": ["The trained parameters, and every intermediate state of them."],
+    "kept_secret": [
+        "The run key. The noise can be computed from it.",
+        "Which records were drawn in which step.",
+        "The metrics of the steps.",
+    ],
+}
+_GRADIENTS = {
+    "use": "Gradients of the training records",
+    "status": "budgeted",
+    "explanation": "Each gradient is clipped, and noise is added to their sum. ε counts all steps "
+    "completed.",
+}
+_STOPPING = {"use": "Choice of a checkpoint, early stopping"}
+
+
+def report_fit(
+    mechanism: DPSGD | None,
+    delta: float | None,
+    rule: ClippingRule | None,
+    *,
+    num_steps: int,
+    steps_completed: int,
+    run_key: RunKey,
+    delta_is_default: bool,
+) -> dict[str, Any]:
+    """Returns the report of the steps completed, with the schema of dpjax_accounting.
+
+    Args:
+        mechanism: as planned; None without privacy.
+        delta: of the guarantee; None without privacy.
+        rule: of clipping; None without privacy.
+        num_steps: how many were planned.
+        steps_completed: how many are done.
+        run_key: for whether a seed is fixed; nothing of it is written.
+        delta_is_default: whether δ was left to dpjax.
+    """
+    clip_norm = 0.0 if rule is None else float(rule.clip_norm)
+    is_private = mechanism is not None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "private": is_private,
+        "run": {
+            "id": secrets.token_hex(16),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "base_model": "parameters given by the caller",
+            "base_model_revision": None,
+            "trained": "all parameters given",
+        },
+        **describe_claim(mechanism, delta, num_steps=num_steps, steps_completed=steps_completed),
+        "implementation": describe_implementation(
+            mechanism, clip_norm, target_epsilon=None, delta_is_default=delta_is_default
+        ),
+        "randomness": describe_randomness(run_key),
+        "trust": _TRUST,
+        "data_uses": _data_uses(mechanism, delta, steps_completed) if is_private else [],
+        "dataset_total": None,
+        "assumptions": list(_ASSUMPTIONS) if is_private else [],
+        "not_covered": list(_NOT_COVERED) if is_private else [],
+        "warnings": first_warnings(mechanism, run_key),
+        "versions": describe_versions(),
+        "environment": describe_environment(),
+    }
+
+
+def _data_uses(
+    mechanism: DPSGD | None, delta: float | None, steps_completed: int
+) -> list[dict[str, str]]:
+    assert mechanism is not None and delta is not None
+    if steps_completed == mechanism.num_steps:
+        stopping = {
+            "status": "not done",
+            "explanation": "The run keeps the parameters after the last step that was planned.",
+        }
+    else:
+        stopping = {
+            "status": "not covered",
+            "explanation": f"{steps_completed} of {mechanism.num_steps} steps were done. If what "
+            "the steps showed has decided that, the guarantee is that of all steps planned, "
+            f"ε = {mechanism.epsilon(delta):.4g}.",
+        }
+    return [_GRADIENTS, _STOPPING | stopping]

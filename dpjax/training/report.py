@@ -1,0 +1,102 @@
+"""What every privacy report says of a run's mechanism, randomness and software."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from dpjax_accounting import DPSGD, NON_PRIVATE_WARNING, SEED_WARNING, claim
+
+from dpjax.privatize import RunKey
+
+_PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+_RUN_KEY_BITS = 256
+# True of every run that samples, clips and adds noise as dpjax does.
+COMMON_ASSUMPTIONS = (
+    "Neighbouring data sets differ by one record added or removed.",
+    "The sampling probability, the number of steps, the clip norm and the expected batch size are "
+    "public.",
+    "The adversary may see the final model and every intermediate one, but not which records were "
+    "drawn in which step.",
+    "Noise is Gaussian in float32 arithmetic. Threefry generators draw it, with fresh 64-bit keys "
+    "in each step. Attacks on floating-point rounding of the noise are not covered.",
+)
+
+
+def describe_claim(
+    mechanism: DPSGD | None, delta: float | None, *, num_steps: int, steps_completed: int
+) -> dict[str, Any]:
+    """Returns status, steps, guarantee, mechanism and accountant; without privacy no claim.
+
+    Args:
+        mechanism: as planned; None without privacy.
+        delta: of the guarantee; None without privacy.
+        num_steps: how many were planned.
+        steps_completed: how many are done; ε is theirs.
+    """
+    if mechanism is not None and delta is not None:
+        return claim(mechanism, delta, steps_completed=steps_completed)
+    return {
+        "status": "complete" if steps_completed == num_steps else "unfinished",
+        "steps_planned": num_steps,
+        "steps_completed": steps_completed,
+        "guarantee": None,
+        "mechanism": None,
+        "accountant": None,
+    }
+
+
+def describe_implementation(
+    mechanism: DPSGD | None,
+    clip_norm: float,
+    *,
+    target_epsilon: float | None,
+    delta_is_default: bool,
+) -> dict[str, Any] | None:
+    """Returns how the mechanism was executed; None without privacy.
+
+    Args:
+        mechanism: as planned.
+        clip_norm: C, in L2 norm.
+        target_epsilon: that was asked for; None if a noise multiplier was.
+        delta_is_default: whether δ was left to dpjax.
+    """
+    if mechanism is None:
+        return None
+    return {
+        "target_epsilon": target_epsilon,
+        "delta_is_default": delta_is_default,
+        "clip_norm": clip_norm,
+        "noise_standard_deviation": mechanism.noise_multiplier * clip_norm,
+        "gradient_divided_by": "expected_batch_size",
+        "sampling": "Poisson: every record is drawn independently in every step, by a Philox "
+        "generator with a 128-bit key that is derived from the run key. No batch is truncated.",
+        "gradient_accumulation": "One step is one draw of records. It is computed in microbatches. "
+        "Their clipped gradients are added up, and noise is added once to the sum.",
+    }
+
+
+def describe_randomness(run_key: RunKey) -> dict[str, Any]:
+    """Returns where random bits come from; nothing of the key."""
+    fixed = run_key.fixed_seed is not None
+    return {
+        "seed_fixed": fixed,
+        "run_key_bits": None if fixed else _RUN_KEY_BITS,
+        "generators": "Keyed BLAKE2b hashes of the run key seed Philox for sampling, and four "
+        "Threefry-2x32 generators per step for the noise.",
+        "noise_distribution": "Continuous Gaussian: the halved sum of four draws per coordinate.",
+        "noise_dtype": "float32",
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Returns the version of each package that numbers depend on, and of Python."""
+    return {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
+
+
+def first_warnings(mechanism: DPSGD | None, run_key: RunKey) -> list[str]:
+    """Returns what a reader must know before anything else."""
+    if mechanism is None:
+        return [NON_PRIVATE_WARNING]
+    return [] if run_key.fixed_seed is None else [SEED_WARNING]
