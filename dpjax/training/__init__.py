@@ -2,9 +2,9 @@
 
 from dpjax.training.divergence import DivergenceWatch as DivergenceWatch
 from dpjax.training.environment import describe_environment as describe_environment
-from dpjax.training.fit import Fit as Fit
-from dpjax.training.fit import FitResult as FitResult
 from dpjax.training.fit import fit as fit
+from dpjax.training.fit_run import Fit as Fit
+from dpjax.training.fit_run import FitResult as FitResult
 from dpjax.training.loop import StepDone as StepDone
 from dpjax.training.loop import run_steps as run_steps
 from dpjax.training.no_privacy import NoPrivacy as NoPrivacy

@@ -43,7 +43,7 @@ def options(data):
 
 
 def test_it_is_a_loop_of_private_gradients(options, data):
-    result = dpjax.fit(**options, console=QUIET)
+    result = dpjax.fit(**options).run(QUIET)
     private = private_gradient(squares, mechanism=MECHANISM, clip_norm=0.7, run_key=KEY)
     params, optimizer = {"w": jnp.zeros(3)}, options["optimizer"]
     state = optimizer.init(params)
@@ -63,8 +63,8 @@ def test_it_is_a_loop_of_private_gradients(options, data):
 
 
 def test_a_loop_may_stop_and_go_on(options):
-    whole = dpjax.fit(**options, console=QUIET)
-    run = dpjax.Fit(**options)
+    whole = dpjax.fit(**options).run(QUIET)
+    run = dpjax.fit(**options)
     for done in run:
         if done.step == 2:
             break
@@ -84,7 +84,7 @@ def test_without_privacy_it_is_gradient_descent(options, data):
 
     recipe = dpjax.NoPrivacy(num_units=NUM, expected_batch_size=12, num_steps=4)
     changes = {"mechanism": recipe, "optimizer": optax.sgd(0.1), "clip_norm": None, "delta": None}
-    result = dpjax.fit(**options | changes, console=QUIET)
+    result = dpjax.fit(**options | changes).run(QUIET)
     sampler = PoissonSampler(NUM, 0.2, KEY)
     w = np.zeros(3)
     for step in range(4):
@@ -104,8 +104,8 @@ def test_records_may_come_from_an_object(options, data):
         def take(self, rows):
             return {name: column[rows] for name, column in data.items()}
 
-    result = dpjax.fit(**options | {"data": Table()}, console=QUIET)
-    assert result.params["w"].tolist() == dpjax.fit(**options, console=QUIET).params["w"].tolist()
+    result = dpjax.fit(**options | {"data": Table()}).run(QUIET)
+    assert result.params["w"].tolist() == dpjax.fit(**options).run(QUIET).params["w"].tolist()
 
 
 @pytest.mark.slow
@@ -114,8 +114,8 @@ def test_frozen_parameters_are_read_and_stay(options):
         return jnp.sum((params["w"] * frozen * record["x"] - record["y"]) ** 2)
 
     changes = {"loss": loss, "frozen": jnp.full(3, 1.0)}
-    result = dpjax.fit(**options | changes, console=QUIET)
-    assert result.params["w"].tolist() == dpjax.fit(**options, console=QUIET).params["w"].tolist()
+    result = dpjax.fit(**options | changes).run(QUIET)
+    assert result.params["w"].tolist() == dpjax.fit(**options).run(QUIET).params["w"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_frozen_parameters_are_read_and_stay(options):
 )
 def test_mistakes_are_found_before_the_first_step(options, changes, error, message):
     with pytest.raises(error, match=message):
-        dpjax.Fit(**options | changes)
+        dpjax.fit(**options | changes)
 
 
 @pytest.mark.parametrize("changes", [{"clip_norm": 1.0}, {"delta": 1e-5}])
@@ -148,7 +148,7 @@ def test_no_privacy_has_neither_clipping_nor_delta(options, changes):
     recipe = dpjax.NoPrivacy(num_units=NUM, expected_batch_size=12, num_steps=4)
     bare = options | {"mechanism": recipe, "clip_norm": None, "delta": None}
     with pytest.raises(TypeError, match="leave out"):
-        dpjax.Fit(**bare | changes)
+        dpjax.fit(**bare | changes)
 
 
 @pytest.mark.parametrize(
@@ -167,4 +167,4 @@ def test_recipes_without_privacy_are_checked(changes, message):
 @pytest.mark.slow
 def test_a_run_that_diverges_says_so(options):
     with pytest.raises(dpjax.RunStopped, match="start another one with a lower learning rate"):
-        dpjax.fit(**options | {"optimizer": optax.sgd(1e38)}, console=QUIET)
+        dpjax.fit(**options | {"optimizer": optax.sgd(1e38)}).run(QUIET)

@@ -109,8 +109,7 @@ def test_the_model_learns(images, parts):
         clip_norm=1.0,
         run_key=dpjax.RunKey.from_seed(0),
         microbatch_size=8,
-        console=Console(quiet=True),
-    )
+    ).run(Console(quiet=True))
     assert jax.tree.structure(result.params) == jax.tree.structure(params)
     before, after = result.metrics[0]["loss"], result.metrics[-1]["loss"]
     assert after < 0.9 * before

@@ -1,0 +1,151 @@
+"""A run of `fit`: iterated step by step, or run to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from dpjax_accounting import DPSGD, EpsilonBySteps
+from rich.console import Console
+
+from dpjax.privatize import ClippingRule, RunKey
+from dpjax.training.divergence import DivergenceWatch
+from dpjax.training.fit_report import report_fit
+from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
+from dpjax.training.progress import TrainingProgress
+from dpjax.training.steps import TrainingSteps
+from dpjax.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class FitResult:
+    """What training came to.
+
+    Attributes:
+        params: the trained parameters.
+        state: the optimizer's state.
+        epsilon: ε of the steps that were done; None without privacy.
+        delta: δ of the guarantee; None without privacy.
+        metrics: what each step saw, as `StepDone.row` has it. Private: it has no noise.
+        privacy: the privacy report, with the schema of dpjax_accounting.
+    """
+
+    params: PyTree
+    state: PyTree
+    epsilon: float | None
+    delta: float | None
+    metrics: list[dict[str, Any]]
+    privacy: dict[str, Any]
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Fit:
+    """A run that `fit` has set up: `run()` does all its steps, a loop one after another.
+
+    A loop may leave it early, and `run()` or a later loop goes on where that one left. `result()`
+    then says what the steps done so far have come to, and what they have cost.
+
+    Attributes:
+        mechanism: what the accountant counts; None without privacy.
+        delta: δ of the guarantee; None without privacy.
+        delta_is_default: whether δ was left to dpjax.
+        rule: of clipping; None without privacy.
+        run_key: the secret of the run.
+        num_steps: how many steps are planned.
+        params: the parameters after the last step that was done. The next step takes over their
+            buffers: copy what is to be kept.
+        state: the optimizer's state, likewise.
+        frozen: what the loss reads beside them.
+        steps: how a step is computed.
+        batches: gives the microbatches of a step.
+        spent: knows ε after each step; None without privacy.
+        watch: tells whether training has diverged.
+        steps_completed: how many steps are done.
+        metrics: what they saw.
+    """
+
+    mechanism: DPSGD | None
+    delta: float | None
+    delta_is_default: bool
+    rule: ClippingRule | None
+    run_key: RunKey
+    num_steps: int
+    params: PyTree
+    state: PyTree
+    frozen: PyTree
+    steps: TrainingSteps
+    batches: MicrobatchesOfStep
+    spent: EpsilonBySteps | None
+    watch: DivergenceWatch
+    steps_completed: int = 0
+    metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Fit(step {self.steps_completed} of {self.num_steps})"
+
+    def __iter__(self) -> Iterator[StepDone]:
+        """Does the steps that are left, one at a time.
+
+        Raises:
+            RunDiverged: parameters or losses are not finite any more.
+        """
+        for done in run_steps(
+            self.steps,
+            self.batches,
+            self.params,
+            self.state,
+            self.frozen,
+            first=self.steps_completed,
+            num_steps=self.num_steps,
+            spent=self.spent,
+            watch=self.watch,
+        ):
+            self.params, self.state, self.steps_completed = done.params, done.state, done.step
+            self.metrics.append(done.row())
+            self.watch.check_losses(done.step, done.num_records, done.num_losses)
+            if done.step == self.num_steps:
+                self.watch.check_parameters(done.step, bool(done.are_finite))
+            yield done
+
+    def run(self, console: Console | None = None) -> FitResult:
+        """Does the steps that are left, shows progress, and returns what they have come to.
+
+        Args:
+            console: where progress is shown; default: a new one. `Console(quiet=True)` is silent.
+
+        Raises:
+            RunDiverged: parameters or losses are not finite any more.
+        """
+        shown = Console() if console is None else console
+        is_private = self.mechanism is not None
+        with TrainingProgress(shown, self.num_steps, self.steps_completed, is_private) as progress:
+            for done in self:
+                progress.update(done.step, done.loss, done.epsilon, done.num_records)
+        return self.result()
+
+    def result(self) -> FitResult:
+        """Returns what the steps done so far have come to.
+
+        ε is theirs if their number was chosen without looking at the records, or at anything that
+        was computed from them. Whoever stopped because of what they saw has the ε of all steps
+        that were planned; the report has both.
+        """
+        privacy = report_fit(
+            self.mechanism,
+            self.delta,
+            self.rule,
+            num_steps=self.num_steps,
+            steps_completed=self.steps_completed,
+            run_key=self.run_key,
+            delta_is_default=self.delta_is_default,
+        )
+        guarantee = privacy["guarantee"]
+        return FitResult(
+            params=self.params,
+            state=self.state,
+            epsilon=None if guarantee is None else guarantee["epsilon"],
+            delta=self.delta,
+            metrics=list(self.metrics),
+            privacy=privacy,
+        )
