@@ -104,7 +104,7 @@ def fit(
         Fit(step 5 of 20)
         >>> result = run.run(Console(quiet=True))
         >>> round(result.epsilon, 2), result.params.shape
-        (3.28, (2,))
+        (3.59, (2,))
     """
     if not isinstance(mechanism, (DPSGD, NoPrivacy)):
         raise TypeError(
