@@ -72,12 +72,32 @@ def checked_name(
 def checked_batch_size(value: object, num_units: int) -> float:
     """Returns an expected batch size as a float above 0 and at most `num_units`, or raises."""
     size = checked_positive("expected_batch_size", value)
-    if size > num_units:
-        raise ValueError(
-            f"expected_batch_size={size:g} is larger than the data, which has"
-            f" num_units={num_units}. Choose at most {num_units}."
-        )
+    _check_fits("expected_batch_size", size, num_units)
     return size
+
+
+def _check_fits(name: str, size: float, num_units: int) -> None:
+    """Raises where a batch is larger than the data."""
+    if size > num_units:
+        shown = size if isinstance(size, int) else f"{size:g}"
+        raise ValueError(
+            f"{name}={shown} is larger than the data, which has num_units={num_units}. Choose at"
+            f" most {num_units}."
+        )
+
+
+_LARGEST_RECORDS_PER_USER = 1000
+
+
+def checked_records_per_user(value: object) -> int:
+    """Returns a number of records per user as an int from 1 to 1000, or raises."""
+    number = checked_integer("records_per_user", value, minimum=1)
+    if number > _LARGEST_RECORDS_PER_USER:
+        raise ValueError(
+            f"records_per_user={number} is above {_LARGEST_RECORDS_PER_USER}, for which no useful"
+            " epsilon exists. Limit what each user contributes, or clip per user."
+        )
+    return number
 
 
 # The least value of whole numbers, by the names that fields of mechanisms have.
@@ -105,16 +125,20 @@ def check_common_fields(mechanism: Any) -> None:
         TypeError: if a field has the wrong type.
         ValueError: if a field is out of range, or a name unknown or not supported.
     """
+    # The first one says how many units or records there are, where batches are drawn from them.
     names = [field.name for field in dataclasses.fields(mechanism)]
     fields = {name: getattr(mechanism, name) for name in names}
     for name, value in fields.items():
         if name in _WHOLE:
             fields[name] = checked_integer(name, value, minimum=_WHOLE[name])
+            if name == "batch_size":
+                _check_fits(name, fields[name], fields[names[0]])
         elif name in _ABOVE_ZERO:
             fields[name] = checked_positive(name, value)
         elif name == "expected_batch_size":
-            # The first field says of how many units or records.
             fields[name] = checked_batch_size(value, fields[names[0]])
+        elif name == "records_per_user":
+            fields[name] = checked_records_per_user(value)
         elif name == "unit":
             fields[name] = checked_name(name, value, mechanism.units, mechanism.refused_units)
         elif name == "neighboring":

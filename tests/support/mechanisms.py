@@ -1,4 +1,4 @@
-"""Mechanisms in one line: the first numbers in the order of the fields, the rest by name."""
+"""Mechanisms in one line, the first numbers in the order of the fields; a check of their steps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TypeVar
 
+import pytest
 from dpjax_accounting import (
     DPSGD,
     AdaptiveClippingDPSGD,
@@ -40,3 +41,14 @@ random_allocation = in_field_order(RandomAllocationDPSGD)
 banded = in_field_order(BandedDPSGD)
 user_level = in_field_order(UserLevelDPSGD)
 adaptive_clipping = in_field_order(AdaptiveClippingDPSGD)
+
+
+def check_bad_steps_are_refused(ask: Callable[[object], object], *, num_steps: int) -> None:
+    """Steps that a mechanism of so many does not have, and what is no step."""
+    words = f"step={num_steps + 1} lies beyond the last one: num_steps={num_steps}"
+    with pytest.raises(ValueError, match=words):
+        ask(num_steps + 1)
+    with pytest.raises(ValueError, match="step must be at least 0"):
+        ask(-1)
+    with pytest.raises(TypeError, match="step must be an integer"):
+        ask(1.0)

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-from dpjax_accounting.engine.privacy_loss import Releases, check_noise
-from dpjax_accounting.engine.releases import poisson
-from dpjax_accounting.mechanisms.stepwise import Stepwise
+from dpjax_accounting.engine.privacy_loss import check_noise
+from dpjax_accounting.engine.releases import Release, poisson
+from dpjax_accounting.mechanisms.stepwise import RepeatedStep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptiveClippingDPSGD(Stepwise):
+class AdaptiveClippingDPSGD(RepeatedStep):
     """DP-SGD that also releases, in every step, a noisy count of the units that were not clipped.
 
     A unit moves the clipped sum by at most the clip norm C, and the count, centred as Σ(bᵢ − ½), by
@@ -28,9 +28,6 @@ class AdaptiveClippingDPSGD(Stepwise):
         count_stddev: σ_b, the standard deviation of the count's noise in units, above 0.
         unit: "record".
         neighboring: "add_or_remove_one".
-
-    Raises:
-        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "adaptive_clipping_dpsgd"
@@ -56,10 +53,8 @@ class AdaptiveClippingDPSGD(Stepwise):
         squares = self.gradient_noise_multiplier**-2 + (2 * self.count_stddev) ** -2
         return float(squares**-0.5)
 
-    def releases(self) -> Releases:
-        """Returns the Poisson-sampled joint release, `num_steps` times."""
-        if self.num_steps == 0:
-            return ()
+    def _step(self) -> Release:
+        """Returns the Poisson-sampled joint release."""
         check_noise(self.noise_multiplier)
         probability = self.expected_batch_size / self.num_units
-        return ((poisson(probability, self.noise_multiplier, self.neighboring), self.num_steps),)
+        return poisson(probability, self.noise_multiplier, self.neighboring)

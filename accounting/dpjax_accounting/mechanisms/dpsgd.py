@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from dpjax_accounting.checks import checked_name
-from dpjax_accounting.engine.privacy_loss import Releases, check_noise
-from dpjax_accounting.engine.releases import poisson
-from dpjax_accounting.mechanisms.stepwise import Stepwise
+from dpjax_accounting.engine.privacy_loss import check_noise
+from dpjax_accounting.engine.releases import Release, poisson
+from dpjax_accounting.mechanisms.stepwise import PoissonBatches, RepeatedStep
 
 _SAMPLING_REFUSED = {
     "shuffle": "no bound for shuffled epochs is implemented that is better than no amplification"
@@ -25,7 +25,7 @@ _SAMPLING_REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DPSGD(Stepwise):
+class DPSGD(PoissonBatches, RepeatedStep):
     """DP-SGD with Poisson sampling: the mechanism whose (ε, δ) is accounted for.
 
     In each of `num_steps` steps every unit is included independently with probability
@@ -68,10 +68,6 @@ class DPSGD(Stepwise):
         " bound it",
     }
 
-    num_units: int
-    expected_batch_size: float
-    noise_multiplier: float
-    num_steps: int
     sampling: str = "poisson"
     unit: str = "record"
     neighboring: str = "add_or_remove_one"
@@ -81,15 +77,7 @@ class DPSGD(Stepwise):
         super().__post_init__()
         checked_name("sampling", self.sampling, ("poisson",), _SAMPLING_REFUSED)
 
-    @property
-    def sampling_probability(self) -> float:
-        """The probability that a given unit takes part in a given step."""
-        return self.expected_batch_size / self.num_units
-
-    def releases(self) -> Releases:
-        """Returns the Poisson-sampled Gaussian, `num_steps` times."""
-        if self.num_steps == 0:
-            return ()
+    def _step(self) -> Release:
+        """Returns the Poisson-sampled Gaussian."""
         check_noise(self.noise_multiplier)
-        release = poisson(self.sampling_probability, self.noise_multiplier, self.neighboring)
-        return ((release, self.num_steps),)
+        return poisson(self.sampling_probability, self.noise_multiplier, self.neighboring)

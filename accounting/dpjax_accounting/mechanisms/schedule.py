@@ -46,9 +46,6 @@ class DPSGDSchedule(Stepwise):
         unit: "record".
         neighboring: "add_or_remove_one", "zero_out" or "replace_one".
 
-    Raises:
-        TypeError, ValueError: as for :class:`Mechanism`.
-
     Example:
         >>> from dpjax_accounting import DPSGDSchedule, Segment
         >>> large = Segment(expected_batch_size=100, noise_multiplier=8.0, num_steps=30)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import TYPE_CHECKING, Self
 
 from dpjax_accounting.checks import checked_integer
+from dpjax_accounting.engine.privacy_loss import Releases
+from dpjax_accounting.engine.releases import Release
 from dpjax_accounting.mechanisms.mechanism import Mechanism
 
 
@@ -25,6 +28,40 @@ class Stepwise(Mechanism):
             ValueError: if `step` is negative or beyond `num_steps`.
         """
         return dataclasses.replace(self, num_steps=checked_step(step, self.num_steps))
+
+
+class RepeatedStep(Stepwise):
+    """A mechanism whose every step is the same noisy release."""
+
+    def releases(self) -> Releases:
+        """Returns the release of one step, `num_steps` times."""
+        return ((self._step(), self.num_steps),) if self.num_steps else ()
+
+    @abc.abstractmethod
+    def _step(self) -> Release:
+        """Returns the release of one step; raises where its noise is too little to account for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PoissonBatches(Stepwise):
+    """A mechanism that reads a Poisson-sampled batch of the units in every step.
+
+    Attributes:
+        num_units: number of privacy units in the training data, at least 1.
+        expected_batch_size: mean number of units per step, above 0 and at most `num_units`.
+        noise_multiplier: noise standard deviation / clip norm, above 0.
+        num_steps: number of noisy releases, at least 0.
+    """
+
+    num_units: int
+    expected_batch_size: float
+    noise_multiplier: float
+    num_steps: int
+
+    @property
+    def sampling_probability(self) -> float:
+        """The probability that a given unit takes part in a given step."""
+        return self.expected_batch_size / self.num_units
 
 
 def checked_step(step: object, num_steps: int) -> int:

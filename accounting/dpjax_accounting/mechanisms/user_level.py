@@ -8,35 +8,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from dpjax_accounting.checks import checked_integer, set_fields
 from dpjax_accounting.engine.pairs import Array
 from dpjax_accounting.engine.privacy_loss import (
     LARGEST_LOSS,
     SMALLEST_DELTA,
-    Releases,
     check_delta,
     check_noise,
     checked_epsilon,
 )
-from dpjax_accounting.engine.releases import sampled
+from dpjax_accounting.engine.releases import Release, sampled
 from dpjax_accounting.mechanisms.mechanism import Mechanism, NoRenyiDivergence
-from dpjax_accounting.mechanisms.stepwise import Stepwise
-
-LARGEST_RECORDS_PER_USER = 1000
-
-
-def _checked_records_per_user(value: object) -> int:
-    number = checked_integer("records_per_user", value, minimum=1)
-    if number > LARGEST_RECORDS_PER_USER:
-        raise ValueError(
-            f"records_per_user={number} is above {LARGEST_RECORDS_PER_USER}, for which no useful"
-            " epsilon exists. Limit what each user contributes, or clip per user."
-        )
-    return number
+from dpjax_accounting.mechanisms.stepwise import RepeatedStep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UserLevelDPSGD(Stepwise):
+class UserLevelDPSGD(RepeatedStep):
     """DP-SGD on records with Poisson sampling, with the guarantee for a user with several of them.
 
     Of a user's k records Bin(k, q) take part in a step, and move the sum by that many clip norms at
@@ -55,9 +41,6 @@ class UserLevelDPSGD(Stepwise):
         records_per_user: k, the most records that one user owns, enforced; 1 to 1000.
         unit: "user".
         neighboring: "add_or_remove_one", "zero_out" or "replace_one", of a user with all records.
-
-    Raises:
-        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "user_level_dpsgd"
@@ -71,19 +54,12 @@ class UserLevelDPSGD(Stepwise):
     unit: str = "user"
     neighboring: str = "add_or_remove_one"
 
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        super().__post_init__()
-        set_fields(self, records_per_user=_checked_records_per_user(self.records_per_user))
-
-    def releases(self) -> Releases:
-        """Returns the mixture of Gaussians, `num_steps` times."""
-        if self.num_steps == 0:
-            return ()
+    def _step(self) -> Release:
+        """Returns the mixture of Gaussians."""
         check_noise(self.noise_multiplier)
         q = self.expected_batch_size / self.num_records
         contributions = _binomial(self.records_per_user, q)
-        return ((sampled(contributions, self.noise_multiplier, self.neighboring), self.num_steps),)
+        return sampled(contributions, self.noise_multiplier, self.neighboring)
 
 
 def _binomial(trials: int, q: float) -> tuple[tuple[float, float], ...]:
@@ -138,7 +114,7 @@ class GroupOfRecords(Mechanism):
                 f"run must have unit 'record'; got {self.run.unit!r}. A guarantee for"
                 " users needs no group."
             )
-        set_fields(self, records_per_user=_checked_records_per_user(self.records_per_user))
+        super().__post_init__()
 
     @property
     def unit(self) -> str:

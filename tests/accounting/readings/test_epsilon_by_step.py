@@ -18,6 +18,7 @@ from dpjax_accounting.report.pictures import epsilon_picture
 from tests.support.mechanisms import (
     adaptive_clipping,
     banded,
+    check_bad_steps_are_refused,
     dpsgd,
     fixed_size,
     full_batch,
@@ -169,10 +170,4 @@ def test_refusals():
         EpsilonBySteps(dpsgd(1000, 100, 0.01, 10), 1e-5)
     with pytest.raises(ValueError, match="max_points must be at least 1"):
         EpsilonBySteps(MECHANISM, 1e-5, max_points=0)
-    spent = EpsilonBySteps(MECHANISM, 1e-5)
-    with pytest.raises(ValueError, match="step=41 lies beyond the last one: num_steps=40"):
-        spent.at(41)
-    with pytest.raises(ValueError, match="step must be at least 0"):
-        spent.at(-1)
-    with pytest.raises(TypeError, match="step must be an integer"):
-        spent.at(1.0)
+    check_bad_steps_are_refused(EpsilonBySteps(MECHANISM, 1e-5).at, num_steps=40)

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 from dpjax_accounting.engine.privacy_loss import Releases, check_noise
 from dpjax_accounting.engine.releases import poisson
-from dpjax_accounting.mechanisms.stepwise import Stepwise
+from dpjax_accounting.mechanisms.other_samplings.public_size import PublicSize
+from dpjax_accounting.mechanisms.stepwise import PoissonBatches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BandedDPSGD(Stepwise):
+class BandedDPSGD(PublicSize, PoissonBatches):
     """DP-SGD with noise that is correlated over `bands` steps (BandMF).
 
     The units are split beforehand, without looking at them, into `bands` groups whose sizes differ
@@ -37,23 +38,15 @@ class BandedDPSGD(Stepwise):
         column_norm: the largest L2 norm of a column of the strategy matrix, above 0.
         unit: "record".
         neighboring: "zero_out" or "replace_one".
-
-    Raises:
-        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "banded_dpsgd"
-    relations: ClassVar[tuple[str, ...]] = ("zero_out", "replace_one")
     refused_relations: ClassVar[Mapping[str, str]] = {
         "add_or_remove_one": "groups of equal size move other units from group to group when one is"
         " added or removed, which no sensitivity of one clip norm covers; num_units and the groups"
         " must be public and fixed",
     }
 
-    num_units: int
-    expected_batch_size: float
-    noise_multiplier: float
-    num_steps: int
     bands: int
     column_norm: float
     unit: str = "record"

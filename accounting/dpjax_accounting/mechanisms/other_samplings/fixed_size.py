@@ -10,13 +10,14 @@ from typing import ClassVar
 import numpy as np
 
 from dpjax_accounting.engine.pairs import Array
-from dpjax_accounting.engine.privacy_loss import Releases, check_noise
-from dpjax_accounting.engine.releases import without_replacement
-from dpjax_accounting.mechanisms.stepwise import Stepwise
+from dpjax_accounting.engine.privacy_loss import check_noise
+from dpjax_accounting.engine.releases import Release, without_replacement
+from dpjax_accounting.mechanisms.other_samplings.public_size import PublicSize
+from dpjax_accounting.mechanisms.stepwise import RepeatedStep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FixedSizeDPSGD(Stepwise):
+class FixedSizeDPSGD(PublicSize, RepeatedStep):
     """DP-SGD whose every batch is a uniformly random subset of `batch_size` units.
 
     It loses far more privacy than Poisson sampling with the same noise, by what is known: ε of 11
@@ -36,13 +37,9 @@ class FixedSizeDPSGD(Stepwise):
         num_steps: number of noisy releases, at least 0.
         unit: "record".
         neighboring: "replace_one" or "zero_out".
-
-    Raises:
-        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "fixed_size_dpsgd"
-    relations: ClassVar[tuple[str, ...]] = ("replace_one", "zero_out")
     refused_relations: ClassVar[Mapping[str, str]] = {
         "add_or_remove_one": "a batch of a fixed size always holds another unit in place of the one"
         " that is absent",
@@ -55,23 +52,11 @@ class FixedSizeDPSGD(Stepwise):
     unit: str = "record"
     neighboring: str = "replace_one"
 
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        super().__post_init__()
-        if self.batch_size > self.num_units:
-            raise ValueError(
-                f"batch_size={self.batch_size} is larger than the data, which has"
-                f" num_units={self.num_units}. Choose at most {self.num_units}."
-            )
-
-    def releases(self) -> Releases:
-        """Returns the step in which one unit takes another's place, `num_steps` times."""
-        if self.num_steps == 0:
-            return ()
+    def _step(self) -> Release:
+        """Returns the step in which one unit takes another's place."""
         check_noise(self.noise_multiplier)
         q = self.batch_size / self.num_units
-        step = without_replacement(q, self.noise_multiplier, self.neighboring)
-        return ((step, self.num_steps),)
+        return without_replacement(q, self.noise_multiplier, self.neighboring)
 
     def rdp(self, orders: Array) -> Array:
         """Returns `num_steps` times a bound on one step, as for :meth:`Mechanism.rdp`.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-from dpjax_accounting.engine.privacy_loss import Releases
-from dpjax_accounting.engine.releases import gaussian
-from dpjax_accounting.mechanisms.stepwise import Stepwise
+from dpjax_accounting.engine.releases import Release, gaussian
+from dpjax_accounting.mechanisms.stepwise import RepeatedStep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FullBatch(Stepwise):
+class FullBatch(RepeatedStep):
     """The Gaussian mechanism on the clipped sum over all units, `num_steps` times.
 
     ε and δ are exact (Balle and Wang 2018, theorem 8, with √num_steps for the composition, which is
@@ -23,9 +22,6 @@ class FullBatch(Stepwise):
         unit: "record".
         neighboring: "add_or_remove_one", "zero_out" or "replace_one"; a unit that is replaced moves
             the sum by twice the clip norm.
-
-    Raises:
-        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "full_batch"
@@ -35,8 +31,6 @@ class FullBatch(Stepwise):
     unit: str = "record"
     neighboring: str = "add_or_remove_one"
 
-    def releases(self) -> Releases:
-        """Returns the Gaussian release, `num_steps` times."""
-        if self.num_steps == 0:
-            return ()
-        return ((gaussian(self.noise_multiplier, self.neighboring), self.num_steps),)
+    def _step(self) -> Release:
+        """Returns the Gaussian release, which is exact at any noise."""
+        return gaussian(self.noise_multiplier, self.neighboring)

@@ -61,9 +61,6 @@ class RandomAllocationDPSGD(Mechanism):
         num_epochs: at least 0.
         unit: "record".
         neighboring: "add_or_remove_one" or "zero_out", which have the same ε.
-
-    Raises:
-        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "random_allocation_dpsgd"

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from dpjax_accounting.engine.privacy_loss import Releases
-from dpjax_accounting.engine.releases import gaussian
-from dpjax_accounting.mechanisms.mechanism import Mechanism
+from dpjax_accounting.mechanisms.other_samplings.full_batch import FullBatch
+from dpjax_accounting.mechanisms.other_samplings.public_size import PublicSize
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShuffledDPSGD(Mechanism):
+class ShuffledDPSGD(PublicSize):
     """DP-SGD in which every unit takes part in exactly one step of each epoch.
 
     No amplification is claimed: the order may be known to the adversary. A unit then moves one
@@ -26,13 +26,9 @@ class ShuffledDPSGD(Mechanism):
         unit: "record".
         neighboring: "zero_out" or "replace_one": batches of a fixed size make the number of units
             public.
-
-    Raises:
-        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "shuffled_dpsgd"
-    relations: ClassVar[tuple[str, ...]] = ("zero_out", "replace_one")
     refused_relations: ClassVar[Mapping[str, str]] = {
         "add_or_remove_one": "adding a unit to batches of a fixed size moves other units from one"
         " batch to the next, which no sensitivity of one clip norm covers",
@@ -45,6 +41,9 @@ class ShuffledDPSGD(Mechanism):
 
     def releases(self) -> Releases:
         """Returns one Gaussian release per epoch."""
-        if self.num_epochs == 0:
-            return ()
-        return ((gaussian(self.noise_multiplier, self.neighboring), self.num_epochs),)
+        epochs = FullBatch(
+            noise_multiplier=self.noise_multiplier,
+            num_steps=self.num_epochs,
+            neighboring=self.neighboring,
+        )
+        return epochs.releases()

@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
-from dpjax_accounting.engine.privacy_loss import Releases, check_noise
-from dpjax_accounting.engine.releases import blended, poisson
-from dpjax_accounting.mechanisms.stepwise import Stepwise
+from dpjax_accounting.engine.privacy_loss import check_noise
+from dpjax_accounting.engine.releases import Release, blended, poisson
+from dpjax_accounting.mechanisms.other_samplings.public_size import PublicSize
+from dpjax_accounting.mechanisms.stepwise import PoissonBatches, RepeatedStep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TruncatedPoissonDPSGD(Stepwise):
+class TruncatedPoissonDPSGD(PublicSize, PoissonBatches, RepeatedStep):
     """DP-SGD whose Poisson batches lose random units where they exceed `largest_batch_size`.
 
     With p = P[Bin(n − 1, q) ≥ L] the chance that a unit meets a full batch and
@@ -24,48 +25,35 @@ class TruncatedPoissonDPSGD(Stepwise):
     same).
 
     Attributes:
-        num_units: n, at least 1; public.
-        expected_batch_size: mean number of units per step before truncation.
-        noise_multiplier: noise standard deviation / clip norm, above 0.
-        num_steps: number of noisy releases, at least 0.
+        num_units, expected_batch_size, noise_multiplier, num_steps: as for :class:`DPSGD`, before
+            truncation; n = num_units is public.
         largest_batch_size: L, at least 1. B + 6√B or more costs next to nothing.
         unit: "record".
         neighboring: "zero_out" or "replace_one".
-
-    Raises:
-        TypeError, ValueError: as for :class:`Mechanism`.
     """
 
     name: ClassVar[str] = "truncated_poisson_dpsgd"
-    relations: ClassVar[tuple[str, ...]] = ("zero_out", "replace_one")
     refused_relations: ClassVar[Mapping[str, str]] = {
         "add_or_remove_one": "whether a batch overflows depends on the number of units, which must"
         " therefore be public",
     }
 
-    num_units: int
-    expected_batch_size: float
-    noise_multiplier: float
-    num_steps: int
     largest_batch_size: int
     unit: str = "record"
     neighboring: str = "zero_out"
 
-    def releases(self) -> Releases:
-        """Returns the mixture of a Poisson step and a full one, `num_steps` times."""
+    def _step(self) -> Release:
+        """Returns the mixture of a Poisson step and a full one."""
         from scipy import stats
 
-        if self.num_steps == 0:
-            return ()
         check_noise(self.noise_multiplier)
-        n, most = self.num_units, self.largest_batch_size
-        q = self.expected_batch_size / n
+        n, most, q = self.num_units, self.largest_batch_size, self.sampling_probability
         usual = poisson(q, self.noise_multiplier, self.neighboring)
         full = float(stats.binom.sf(most - 1, n - 1, q))
         if full == 0.0:
-            return ((usual, self.num_steps),)
+            return usual
         inside = min(1.0, float(stats.binom.sf(most, n, q)) * most / (n * full))
         moved = poisson(inside, self.noise_multiplier / 2, "replace_one")
         if full == 1.0:
-            return ((moved, self.num_steps),)
-        return ((blended(((1 - full, usual), (full, moved))), self.num_steps),)
+            return moved
+        return blended(((1 - full, usual), (full, moved)))
