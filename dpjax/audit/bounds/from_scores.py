@@ -9,12 +9,7 @@ from numpy.typing import ArrayLike
 from scipy import signal, special, stats
 
 from dpjax.audit.bounds.bound import EpsilonBound, checked_delta
-from dpjax.audit.bounds.curves import (
-    CurveFamily,
-    GaussianCurves,
-    LeastProbability,
-    smallest_accepted,
-)
+from dpjax.audit.bounds.curves import CurveFamily, LeastProbability
 from dpjax.audit.bounds.guesses import DEFAULT_PLAN, Guesses, GuessPlan, count_correct
 from dpjax.audit.bounds.one_run import (
     ASSUMPTION,
@@ -22,7 +17,7 @@ from dpjax.audit.bounds.one_run import (
     one_run_p_value,
     smallest_not_rejected,
 )
-from dpjax.audit.bounds.one_run_fdp import is_rejected
+from dpjax.audit.bounds.one_run_fdp import bound_of_family, is_rejected
 from dpjax.audit.membership.intervals import checked_share
 
 # The joint p-value adds m δ; above this share of α the sum of single p-values is the better one.
@@ -153,23 +148,14 @@ def fdp_epsilon_from_scores(
     """
     guesses = count_correct(scores, included, plan)
     num_canaries = len(np.asarray(included))
-    delta = checked_share("delta", delta)
-    significance = 1 - checked_share("confidence", confidence)
-    family = GaussianCurves() if curves is None else curves
-    leakage = smallest_accepted(
-        family,
-        lambda curve: is_rejected_by_a_step(
+    return bound_of_family(
+        curves,
+        lambda curve, significance: is_rejected_by_a_step(
             curve, guesses, num_canaries=num_canaries, significance=significance
         ),
-    )
-    return EpsilonBound(
-        method=f"one run, {family.name} curve",
-        epsilon=family.epsilon(leakage, delta),
         delta=delta,
         confidence=confidence,
-        validity="model-based",
-        assumption=family.assumption,
-        numbers=_numbers(guesses, num_canaries) | {"leakage": leakage},
+        numbers=_numbers(guesses, num_canaries),
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from dpjax.audit.bounds.bound import EpsilonBound
 from dpjax.audit.bounds.curves import (
     CurveFamily,
@@ -91,12 +94,39 @@ def one_run_fdp_epsilon(
     """
     counts = checked_guesses(num_canaries, num_guesses, num_correct)
     numbers = dict(zip(("num_canaries", "num_guesses", "num_correct"), counts, strict=True))
+    return bound_of_family(
+        curves,
+        lambda curve, significance: is_rejected(curve, significance=significance, **numbers),
+        delta=delta,
+        confidence=confidence,
+        numbers=numbers,
+    )
+
+
+def bound_of_family(
+    curves: CurveFamily | None,
+    rejects: Callable[[LeastProbability, float], bool],
+    *,
+    delta: float,
+    confidence: float,
+    numbers: Mapping[str, Any],
+) -> EpsilonBound:
+    """Returns the ε of the least leaky trade-off function that a test does not reject.
+
+    Args:
+        curves: a family of trade-off functions; None: Gaussian ones.
+        rejects: the test of one function, at a significance.
+        delta: at which the bound is stated, in (0, 1).
+        confidence: 1 − the significance.
+        numbers: what the test saw, for the report.
+
+    Raises:
+        ValueError: if a value lies outside its range.
+    """
     delta = checked_share("delta", delta)
     significance = 1 - checked_share("confidence", confidence)
     family = GaussianCurves() if curves is None else curves
-    leakage = smallest_accepted(
-        family, lambda curve: is_rejected(curve, significance=significance, **numbers)
-    )
+    leakage = smallest_accepted(family, lambda curve: rejects(curve, significance))
     return EpsilonBound(
         method=f"one run, {family.name} curve",
         epsilon=family.epsilon(leakage, delta),
@@ -104,5 +134,5 @@ def one_run_fdp_epsilon(
         confidence=confidence,
         validity="model-based",
         assumption=family.assumption,
-        numbers=numbers | {"leakage": leakage},
+        numbers={**numbers, "leakage": leakage},
     )

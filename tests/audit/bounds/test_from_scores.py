@@ -33,11 +33,7 @@ SCORES = np.random.default_rng(1).normal(size=1000) + 1.5 * COINS
 
 def single_p_value(step, epsilon, delta, num_canaries=1000):
     return one_run_p_value(
-        num_canaries=num_canaries,
-        num_guesses=step.num_guesses,
-        num_correct=step.num_correct,
-        epsilon=epsilon,
-        delta=delta,
+        num_canaries=num_canaries, **step._asdict(), epsilon=epsilon, delta=delta
     )
 
 
