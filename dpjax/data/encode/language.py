@@ -10,15 +10,10 @@ import numpy as np
 
 from dpjax.data.encode.base import EncodedRecords
 from dpjax.data.encode.chat_template import ChatTemplate, check_chat_template
-from dpjax.data.encode.padding import pad_rows, padding_id
-from dpjax.data.encode.target_tokens import target_tokens
+from dpjax.data.encode.padding import pad_rows, pad_tokens
+from dpjax.data.encode.target_tokens import check_separator, target_tokens
 from dpjax.data.encode.tokenizing import check_max_length, check_tokenizer
-from dpjax.data.records.language import (
-    Completions,
-    Conversations,
-    LanguageRecords,
-    check_separator,
-)
+from dpjax.data.records.language import Completions, Conversations, LanguageRecords
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,13 +120,9 @@ def encode_language(
             ids.append(np.array(tokens[:max_length], np.int32))
             targets.append(counts[:max_length])
             truncated[row] = len(tokens) > max_length
-    fill = padding_id(tokenizer.pad_token_id, tokenizer.eos_token_id)
     dataset = LanguageDataset(
-        input_ids=pad_rows(ids, fill, "right", np.int32),
-        attention_mask=pad_rows(
-            [np.ones(len(row), np.bool_) for row in ids], False, "right", np.bool_
-        ),
-        truncated=truncated,
+        *pad_tokens(ids, tokenizer, "right"),
+        truncated,
         loss_mask=pad_rows(targets, False, "right", np.bool_),
     )
     if len(dataset) and dataset.without_targets.all():

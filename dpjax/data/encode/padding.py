@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def pad_rows(
@@ -20,8 +23,15 @@ def pad_rows(
     return padded
 
 
-def padding_id(pad_token_id: int | None, eos_token_id: int | None) -> int:
-    """What stands at padding: any token will do, since the masks say that it does not count."""
-    if pad_token_id is not None:
-        return pad_token_id
-    return 0 if eos_token_id is None else eos_token_id
+def pad_tokens(
+    rows: Sequence[np.ndarray], tokenizer: PreTrainedTokenizerBase, side: Literal["left", "right"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pads token ids `(length,)` int32 to `(N, longest)`, with the mask `(N, longest)` bool.
+
+    Any token will do at padding, since the mask says that it does not count: the tokenizer's
+    padding token, else its end-of-sequence token, else 0.
+    """
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    fill = next(token for token in known if token is not None)
+    masks = [np.ones(len(row), np.bool_) for row in rows]
+    return pad_rows(rows, fill, side, np.int32), pad_rows(masks, False, side, np.bool_)

@@ -11,16 +11,10 @@ import numpy as np
 
 from dpjax.data.encode.base import EncodedRecords
 from dpjax.data.encode.chat_template import ChatTemplate, RecordError, check_chat_template
-from dpjax.data.encode.padding import pad_rows, padding_id
-from dpjax.data.encode.target_tokens import prompt_tokens
+from dpjax.data.encode.padding import pad_tokens
+from dpjax.data.encode.target_tokens import check_separator, prompt_tokens
 from dpjax.data.encode.tokenizing import check_max_length, check_tokenizer
-from dpjax.data.records.language import (
-    Completions,
-    Content,
-    Conversations,
-    LanguageRecords,
-    check_separator,
-)
+from dpjax.data.records.language import Completions, Content, Conversations, LanguageRecords
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -113,14 +107,7 @@ def encode_prompts(
         for row, tokens in enumerate(prompt_tokens(contents, tokenizer, template, separator)):
             ids.append(np.array(tokens[-max_length:], np.int32))
             truncated[row] = len(tokens) > max_length
-    fill = padding_id(tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return EncodedPrompts(
-        input_ids=pad_rows(ids, fill, "left", np.int32),
-        attention_mask=pad_rows(
-            [np.ones(len(row), np.bool_) for row in ids], False, "left", np.bool_
-        ),
-        truncated=truncated,
-    )
+    return EncodedPrompts(*pad_tokens(ids, tokenizer, "left"), truncated)
 
 
 def find_prompts(records: LanguageRecords) -> list[Prompt]:

@@ -17,6 +17,7 @@ from dpjax.data.encode.tokenizing import (
     tokenize_with_offsets,
 )
 from dpjax.data.records.language import Completions, Content, Conversations, LanguageRecords, Texts
+from dpjax.data.unicode import has_half_surrogate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
 TargetTokens = tuple[list[int], np.ndarray]
 """Token ids, and for each, as bool, whether it is a target. The first never is: nothing before it
 predicts it."""
+
+
+def check_separator(separator: str, records: LanguageRecords) -> None:
+    """Refuses a separator where there is no prompt that is a text, or that is not a text itself.
+
+    Raises:
+        ValueError: saying what the records are.
+    """
+    if has_half_surrogate(separator):
+        raise ValueError(f"separator must be valid Unicode, got {separator!r}")
+    if separator and not (isinstance(records, Completions) and records.are_texts):
+        made_of = "texts without a prompt" if isinstance(records, Texts) else "messages"
+        raise ValueError(
+            f"separator={separator!r} stands between a prompt and a completion that are texts, but "
+            f"the records are {made_of}; leave it out"
+        )
 
 
 def target_tokens(

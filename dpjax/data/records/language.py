@@ -10,7 +10,6 @@ from dpjax.data.records.base import RecordColumns
 from dpjax.data.records.checks import Checked, check_records, check_text
 from dpjax.data.records.messages import Message, check_messages
 from dpjax.data.source import DataSource
-from dpjax.data.unicode import has_half_surrogate
 
 Content = str | list[Message]
 """A prompt or a completion: plain text, or messages that a chat template turns into text."""
@@ -92,22 +91,6 @@ def read_language_records(source: DataSource) -> LanguageRecords:
     chosen = source.record_format
     layouts = tuple(_LAYOUTS.values()) if chosen == "auto" else (_LAYOUTS[chosen],)
     return _checked(read_columns(Wanted(source, layouts)), source)
-
-
-def check_separator(separator: str, records: LanguageRecords) -> None:
-    """Refuses a separator where there is no prompt that is a text, or that is not a text itself.
-
-    Raises:
-        ValueError: saying what the records are.
-    """
-    if has_half_surrogate(separator):
-        raise ValueError(f"separator must be valid Unicode, got {separator!r}")
-    if separator and not (isinstance(records, Completions) and records.are_texts):
-        made_of = "texts without a prompt" if isinstance(records, Texts) else "messages"
-        raise ValueError(
-            f"separator={separator!r} stands between a prompt and a completion that are texts, but "
-            f"the records are {made_of}; leave it out"
-        )
 
 
 def _checked(raw: RawColumns, source: DataSource) -> LanguageRecords:
