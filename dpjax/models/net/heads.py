@@ -23,7 +23,20 @@ def _linear(config: TransformerConfig, outputs: int, bias: bool, rngs: nnx.Rngs)
     return Linear(config.hidden_size, outputs, bias=bias, stddev=stddev, rngs=rngs)
 
 
-class CausalLM(nnx.Module):
+class _Headed(nnx.Module):
+    """A transformer, to which a subclass adds its head."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.lora: LoraConfig | None = None
+        self.transformer = Transformer(config, rngs=rngs)
+
+    def hidden_states(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Hidden states `(..., T, hidden_size)` of the last layer; as in `Transformer`."""
+        return self.transformer(input_ids, attention_mask)
+
+
+class CausalLM(_Headed):
     """A decoder that predicts the next token. A tied head is the token embedding itself.
 
     Raises:
@@ -43,15 +56,9 @@ class CausalLM(nnx.Module):
             raise ValueError(
                 f"a {config.model_type} model sees the tokens on both sides: it has no causal head"
             )
-        self.config = config
-        self.lora: LoraConfig | None = None
-        self.transformer = Transformer(config, rngs=rngs)
+        super().__init__(config, rngs=rngs)
         if not config.tied_head:
             self.lm_head = _linear(config, config.vocab_size, False, rngs)
-
-    def hidden_states(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """What the head reads, `(..., T, hidden_size)`; arguments as in `Transformer`."""
-        return self.transformer(input_ids, attention_mask)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`.
@@ -81,7 +88,7 @@ class CausalLM(nnx.Module):
         return self.logits(self.hidden_states(input_ids, attention_mask))
 
 
-class SequenceClassifier(nnx.Module):
+class SequenceClassifier(_Headed):
     """A transformer with a linear classifier of the whole text.
 
     An encoder's text is read from its first token, through a dense layer where the family has one
@@ -97,18 +104,12 @@ class SequenceClassifier(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, *, num_labels: int, rngs: nnx.Rngs):
-        self.config = config
-        self.lora: LoraConfig | None = None
+        super().__init__(config, rngs=rngs)
         self.num_labels = num_labels
-        self.transformer = Transformer(config, rngs=rngs)
         if config.pooler_activation is not None:
             self.pooler = _linear(config, config.hidden_size, True, rngs)
         # As transformers has them: a bias for encoders, none for decoders.
         self.classifier = _linear(config, num_labels, not config.causal, rngs)
-
-    def hidden_states(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """Hidden states `(..., T, hidden_size)` of the last layer; as in `Transformer`."""
-        return self.transformer(input_ids, attention_mask)
 
     def pool(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Summary `(..., hidden_size)` of a text; arguments as in `Transformer`."""
@@ -127,7 +128,7 @@ class SequenceClassifier(nnx.Module):
         return self.classifier(self.pool(input_ids, attention_mask)).astype(jnp.float32)
 
 
-class TokenClassifier(nnx.Module):
+class TokenClassifier(_Headed):
     """A transformer with a linear classifier of every token.
 
     Example:
@@ -140,15 +141,9 @@ class TokenClassifier(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, *, num_labels: int, rngs: nnx.Rngs):
-        self.config = config
-        self.lora: LoraConfig | None = None
+        super().__init__(config, rngs=rngs)
         self.num_labels = num_labels
-        self.transformer = Transformer(config, rngs=rngs)
         self.classifier = _linear(config, num_labels, True, rngs)
-
-    def hidden_states(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """Hidden states `(..., T, hidden_size)` of the last layer; as in `Transformer`."""
-        return self.transformer(input_ids, attention_mask)
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits `(..., T, num_labels)` float32; arguments and errors as in `Transformer`."""
