@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,19 +114,24 @@ def clip_structured(
             return materialize(loss_fn, rule, has_aux)(params, batch, mask)
         mention_dense_terms(gradient, params)
         sums = {"one_backward": _one_backward, "two_backwards": _two_backwards}[chosen]
-        return sums(gradient, rule, params, batch, mask, at_once)
+        return sums(_Task(gradient, rule, params, batch, mask, at_once))
 
     return clip
 
 
-def _one_backward(
-    gradient: GradientProgram,
-    rule: ClippingRule,
-    params: PyTree,
-    batch: PyTree,
-    mask: jax.Array,
-    at_once: int,
-) -> tuple[Any, ...]:
+class _Task(NamedTuple):
+    """What is to be summed up, and how many examples are in memory at once."""
+
+    gradient: GradientProgram
+    rule: ClippingRule
+    params: PyTree
+    batch: PyTree
+    mask: jax.Array
+    at_once: int
+
+
+def _one_backward(task: _Task) -> tuple[Any, ...]:
+    gradient, rule, params, batch, mask, at_once = task
     budget = Budget(DEFAULT_BUDGET_VALUES, at_once)
     kept = kept_formed(gradient.terms, at_once)
     requests = [
@@ -158,14 +163,8 @@ def _one_backward(
     return _result(gradient, grads, rows, outputs, mask)
 
 
-def _two_backwards(
-    gradient: GradientProgram,
-    rule: ClippingRule,
-    params: PyTree,
-    batch: PyTree,
-    mask: jax.Array,
-    at_once: int,
-) -> tuple[Any, ...]:
+def _two_backwards(task: _Task) -> tuple[Any, ...]:
+    gradient, rule, params, batch, mask, at_once = task
     budget = Budget(DEFAULT_BUDGET_VALUES, at_once)
     requests = [norm_request(gradient.program, terms, budget) for terms in gradient.terms]
     forward = values_request([gradient.loss, *gradient.aux])
