@@ -126,11 +126,7 @@ def independent(guesses: tuple[Guesses, ...], num_canaries: int) -> float:
     """Returns the bound of independent Gaussian channels from one step."""
     [step] = guesses
     return independent_channels_epsilon(
-        num_canaries=num_canaries,
-        num_guesses=step.num_guesses,
-        num_correct=step.num_correct,
-        delta=_DELTA,
-        confidence=_CONFIDENCE,
+        num_canaries=num_canaries, **step._asdict(), delta=_DELTA, confidence=_CONFIDENCE
     ).epsilon
 
 

@@ -24,22 +24,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from decoder import decoder_loss, init_decoder
+from decoder import DecoderSize, decoder_loss
 from flax import nnx
 from results_file import write_results
 from rich.console import Console
 from rich.table import Table
+from transformers import BertConfig
 
 from dpjax.finetuning.tasks.classification import LabelledBatch, SequenceClassification
 from dpjax.models import (
     LoraConfig,
     SequenceClassifier,
     Trainable,
-    TransformerConfig,
     add_lora,
+    parse_config,
     split_trainable,
 )
 from dpjax.privatize import clipped_grad
+
+DEFAULT_SIZE = DecoderSize(
+    num_layers=4, hidden_size=256, vocab_size=8192, head_size=64, batch_size=16, length=128
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +55,8 @@ class Options:
     """A GPT-2-shaped language model, or a BERT-shaped classifier."""
     tuning: Literal["lora", "full"] = "full"
     """LoRA is measured on the encoder only."""
-    batch_size: int = 16
-    length: int = 128
-    num_layers: int = 4
-    hidden_size: int = 256
-    vocab_size: int = 8192
-    head_size: int = 64
+    size: DecoderSize = DEFAULT_SIZE
+    """Of the encoder too."""
     vocab_chunk: int | None = None
     """Logits held at once, of every step that is compared; default: of the whole vocabulary."""
     rematerialise: bool = False
@@ -90,53 +91,30 @@ class Problem:
 
 def build(options: Options) -> Problem:
     """A random model and a random batch."""
-    rng = np.random.default_rng(0)
-    shape = (options.batch_size, options.length)
-    ids = jnp.asarray(rng.integers(0, options.vocab_size, shape), jnp.int32)
+    ids = options.size.draw_ids()
     if options.model == "encoder":
         return _encoder(options, ids)
-    params = init_decoder(
-        jax.random.key(0),
-        layers=options.num_layers,
-        size=options.hidden_size,
-        vocab=options.vocab_size,
-        length=options.length,
-    )
     loss = decoder_loss(
-        heads=options.hidden_size // options.head_size,
+        heads=options.size.num_heads,
         rematerialise=options.rematerialise,
         compute_dtype=jnp.dtype(options.compute_dtype),
         vocab_chunk=options.vocab_chunk,
     )
+    params = options.size.draw_params()
     return Problem(lambda p, frozen, example: loss(p, example), params, (), ids)
 
 
 def _encoder(options: Options, ids: jax.Array) -> Problem:
-    config = TransformerConfig(
-        model_type="bert",
-        vocab_size=options.vocab_size,
-        hidden_size=options.hidden_size,
-        num_layers=options.num_layers,
-        num_heads=options.hidden_size // options.head_size,
-        num_kv_heads=options.hidden_size // options.head_size,
-        head_size=options.head_size,
-        intermediate_size=4 * options.hidden_size,
-        max_positions=max(512, options.length),
-        causal=False,
-        activation="gelu",
-        norm="layer",
-        norm_placement="post",
-        norm_eps=1e-12,
-        attention_scale=options.head_size**-0.5,
-        final_norm=False,
-        embedding_norm=True,
-        qkv_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        type_vocab_size=2,
-        pooler_activation="tanh",
+    size = options.size
+    bert = BertConfig(
+        vocab_size=size.vocab_size,
+        hidden_size=size.hidden_size,
+        num_hidden_layers=size.num_layers,
+        num_attention_heads=size.num_heads,
+        intermediate_size=4 * size.hidden_size,
+        max_position_embeddings=max(512, size.length),
     )
-    model = SequenceClassifier(config, num_labels=2, rngs=nnx.Rngs(0))
+    model = SequenceClassifier(parse_config(bert.to_dict()), num_labels=2, rngs=nnx.Rngs(0))
     if options.tuning == "lora":
         add_lora(
             model,
@@ -214,11 +192,11 @@ def make_torch_steps(options: Options, problem: Problem) -> dict[str, Callable]:
 
     return opacus_steps(
         np.asarray(problem.batch),
-        layers=options.num_layers,
-        size=options.hidden_size,
-        vocab=options.vocab_size,
-        length=options.length,
-        head_size=options.head_size,
+        layers=options.size.num_layers,
+        size=options.size.hidden_size,
+        vocab=options.size.vocab_size,
+        length=options.size.length,
+        head_size=options.size.head_size,
     )
 
 
@@ -310,9 +288,10 @@ def main(options: Options) -> None:
         )
     Console(width=100).print(table)
     write_results(options.output, options, rows)
+    size = options.size
     title = (
-        f"{options.model}, {options.tuning}, {options.num_layers} × {options.hidden_size}, "
-        f"batch {options.batch_size} × {options.length} tokens, {device}"
+        f"{options.model}, {options.tuning}, {size.num_layers} × {size.hidden_size}, "
+        f"batch {size.batch_size} × {size.length} tokens, {device}"
     )
     draw(rows, title, options.output.with_suffix(".png"))
 
@@ -322,4 +301,4 @@ def _cell(value: float | None, form: str) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,)))

@@ -18,9 +18,8 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
-from decoder import decoder_loss, init_decoder, unrolled_decoder_loss, unstack_layers
+from decoder import DecoderSize, decoder_loss, unrolled_decoder_loss, unstack_layers
 from results_file import write_results
 from rich.console import Console
 from rich.table import Table
@@ -29,18 +28,17 @@ from dpjax.privatize import clipped_grad
 
 PyTree = Any
 
+DEFAULT_SIZE = DecoderSize(
+    num_layers=24, hidden_size=32, vocab_size=128, head_size=16, batch_size=4, length=16
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What is measured."""
 
     layers: tuple[Literal["unrolled", "scanned"], ...] = ("unrolled", "scanned")
-    num_layers: int = 24
-    hidden_size: int = 32
-    vocab_size: int = 128
-    head_size: int = 16
-    batch_size: int = 4
-    length: int = 16
+    size: DecoderSize = DEFAULT_SIZE
     rematerialise: bool = False
     """Keep only the inputs of layers, as in training of large models."""
     strategies: tuple[str, ...] = ("materialize", "one_backward", "two_backwards")
@@ -64,21 +62,14 @@ def make_steps(options: Options, loss: Callable) -> dict[str, Callable]:
 
 def measure(options: Options) -> list[dict[str, Any]]:
     """One row for each kind of layers and step."""
-    heads = options.hidden_size // options.head_size
-    stacked = init_decoder(
-        jax.random.key(0),
-        layers=options.num_layers,
-        size=options.hidden_size,
-        vocab=options.vocab_size,
-        length=options.length,
-    )
-    shape = (options.batch_size, options.length)
-    ids = jnp.asarray(np.random.default_rng(0).integers(0, options.vocab_size, shape), jnp.int32)
+    stacked, ids = options.size.draw_params(), options.size.draw_ids()
     rows = []
     for layers in options.layers:
         make_loss = unrolled_decoder_loss if layers == "unrolled" else decoder_loss
         loss = make_loss(
-            heads=heads, rematerialise=options.rematerialise, compute_dtype=jnp.float32
+            heads=options.size.num_heads,
+            rematerialise=options.rematerialise,
+            compute_dtype=jnp.float32,
         )
         params = unstack_layers(stacked) if layers == "unrolled" else stacked
         of_layers = [
@@ -134,4 +125,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,)))

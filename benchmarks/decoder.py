@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpjax.models.text.losses import causal_lm_loss
 
 PyTree = Any
 
 _LAYER_PARAMS = ("qkv", "attention_out", "up", "down", "norm_1", "norm_2")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderSize:
+    """How large a decoder and its batch are."""
+
+    num_layers: int
+    hidden_size: int
+    vocab_size: int
+    head_size: int
+    batch_size: int
+    length: int
+    """Tokens of an example."""
+
+    @property
+    def num_heads(self) -> int:
+        """The number of attention heads."""
+        return self.hidden_size // self.head_size
+
+    def draw_params(self) -> PyTree:
+        """Random parameters, as `init_decoder` has them."""
+        return init_decoder(
+            jax.random.key(0),
+            layers=self.num_layers,
+            size=self.hidden_size,
+            vocab=self.vocab_size,
+            length=self.length,
+        )
+
+    def draw_ids(self) -> jax.Array:
+        """Random tokens `(batch_size, length)` int32."""
+        rng = np.random.default_rng(0)
+        ids = rng.integers(0, self.vocab_size, (self.batch_size, self.length))
+        return jnp.asarray(ids, jnp.int32)
 
 
 def init_decoder(
