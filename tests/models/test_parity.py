@@ -14,6 +14,7 @@ from dpjax.models import (
     merged_copy,
     save_model,
 )
+from tests.support.peft_warnings import IGNORE_OLD_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -135,8 +136,7 @@ def test_saved_minilm_opens_in_transformers_with_its_tokenizer(minilm, forward, 
     np.testing.assert_allclose(forward(opened, ids, mask)[1], model(ids, mask), atol=1e-5)
 
 
-# peft asks transformers for an attribute under its old name.
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@IGNORE_OLD_NAME
 @pytest.mark.parametrize(
     "targets", ["all-linear", ["query", "value"], ["output.dense", "key"], ["dense"]]
 )

@@ -18,6 +18,7 @@ from dpjax.models import (
     merge_lora,
     save_adapter,
 )
+from tests.support.peft_warnings import IGNORE_OLD_NAME
 from tests.support.tiny_checkpoints import CONFIGS, DECODERS, LABELS, ragged_batch, raw_config
 
 torch = pytest.importorskip("torch")
@@ -25,8 +26,7 @@ peft = pytest.importorskip("peft")
 
 pytestmark = [
     pytest.mark.slow,
-    # peft asks transformers for an attribute under its old name.
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    IGNORE_OLD_NAME,
     # peft sets fan_in_fan_out by itself where a model has both kinds of layers.
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
 ]

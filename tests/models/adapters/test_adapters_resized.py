@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dpjax.models import load_adapter, load_causal_lm
+from tests.support.peft_warnings import IGNORE_OLD_NAME
 from tests.support.tiny_checkpoints import VOCABULARY, raw_config
 
 torch = pytest.importorskip("torch")
@@ -18,7 +19,7 @@ pytestmark = [
     pytest.mark.slow,
     # peft says that it stores embeddings, that it ties them, or that it does not.
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+    IGNORE_OLD_NAME,
 ]
 ROWS = VOCABULARY + 4
 IDS = np.arange(VOCABULARY - 6, ROWS)[None].astype(np.int32)
