@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from dpjax_accounting import Mechanism
 
 from dpjax.audit.bounds.curves import MechanismCurves
 from dpjax.audit.bounds.from_scores import is_rejected_by_a_step, joint_p_value
 from dpjax.audit.bounds.guesses import Guesses
+
+
+class Claim(NamedTuple):
+    """What training is claimed to be, and how many canaries test it.
+
+    Attributes:
+        num_canaries: m, with a fair coin each.
+        epsilon: at least 0.
+        delta: in [0, 1).
+        mechanism: that training is claimed to be, if known.
+    """
+
+    num_canaries: int
+    epsilon: float
+    delta: float
+    mechanism: Mechanism | None
 
 
 class ClaimTest:
@@ -23,26 +40,14 @@ class ClaimTest:
         confidence_of_each: 1 − the level of each of the tests.
     """
 
-    def __init__(
-        self,
-        *,
-        num_canaries: int,
-        claimed_epsilon: float,
-        delta: float,
-        mechanism: Mechanism | None,
-        significance: float,
-    ) -> None:
+    def __init__(self, claim: Claim, *, significance: float) -> None:
         """Prepares the test.
 
         Args:
-            num_canaries: m, with a fair coin each.
-            claimed_epsilon: at least 0.
-            delta: in [0, 1).
-            mechanism: that training is claimed to be, if known.
+            claim: what is tested.
             significance: how often a right claim may be refuted.
         """
-        self._num_canaries = num_canaries
-        self._epsilon, self._delta = claimed_epsilon, delta
+        self._claim, mechanism = claim, claim.mechanism
         self._level = significance if mechanism is None else significance / 2
         self.confidence_of_each = 1 - self._level
         self._curve = None if mechanism is None else MechanismCurves(mechanism).least_probability(1)
@@ -56,9 +61,9 @@ class ClaimTest:
         """Returns whether the certified bound is above the claimed ε."""
         p_value = joint_p_value(
             guesses,
-            num_canaries=self._num_canaries,
-            epsilon=self._epsilon,
-            delta=self._delta,
+            num_canaries=self._claim.num_canaries,
+            epsilon=self._claim.epsilon,
+            delta=self._claim.delta,
             significance=self._level,
         )
         return p_value < self._level
@@ -73,6 +78,6 @@ class ClaimTest:
         return is_rejected_by_a_step(
             self._curve,
             [step],
-            num_canaries=self._num_canaries,
+            num_canaries=self._claim.num_canaries,
             significance=self._level / num_steps,
         )

@@ -19,7 +19,7 @@ from dpjax.audit.bounds.curves import (
 from dpjax.audit.bounds.from_scores import epsilon_of_guesses, joint_p_value
 from dpjax.audit.bounds.guesses import DEFAULT_PLAN, Guesses, GuessPlan, count_correct
 from dpjax.audit.membership.intervals import checked_share
-from dpjax.audit.verdicts.claim_test import ClaimTest
+from dpjax.audit.verdicts.claim_test import Claim, ClaimTest
 
 # Of each ideal audit; fixed, so that the same question has the same answer.
 _NUM_RUNS, _SEED = 200, 20230507
@@ -88,23 +88,26 @@ def audit_power(
         >>> power.expected_epsilon < 1.0 < power.half_noise_epsilon
         True
     """
-    m = checked_count("num_canaries", num_canaries, least=1)
-    delta = checked_share("delta", delta)
-    confidence = checked_share("confidence", confidence)
-    mu = gaussian_mu(claimed_epsilon, delta)
+    claim = Claim(
+        num_canaries=checked_count("num_canaries", num_canaries, least=1),
+        epsilon=claimed_epsilon,
+        delta=checked_share("delta", delta),
+        mechanism=mechanism,
+    )
+    return power_on(claim, confidence=checked_share("confidence", confidence), plan=plan)
+
+
+def power_on(claim: Claim, *, confidence: float, plan: GuessPlan) -> Power:
+    """Returns the power of an audit of a claim, as for :func:`audit_power`."""
+    m, epsilon, delta, mechanism = claim
+    mu = gaussian_mu(epsilon, delta)
     curves: CurveFamily
     curves, unit = (
         (GaussianCurves(), mu) if mechanism is None else (MechanismCurves(mechanism), 1.0)
     )
     attack = IdealAttack.on(curves.least_probability(unit))
     at_half_noise = IdealAttack.on(curves.least_probability(2 * unit))
-    test = ClaimTest(
-        num_canaries=m,
-        claimed_epsilon=claimed_epsilon,
-        delta=delta,
-        mechanism=mechanism,
-        significance=1 - confidence,
-    )
+    test = ClaimTest(claim, significance=1 - confidence)
 
     def bound(guesses: list[Guesses]) -> float:
         return epsilon_of_guesses(
@@ -113,7 +116,7 @@ def audit_power(
 
     return Power(
         num_canaries=m,
-        claimed_epsilon=claimed_epsilon,
+        claimed_epsilon=epsilon,
         half_noise_epsilon=curves.epsilon(2 * unit, delta),
         expected_epsilon=bound(_expected_guesses(m, attack, plan)),
         expected_epsilon_at_half_noise=bound(_expected_guesses(m, at_half_noise, plan)),

@@ -21,8 +21,8 @@ from dpjax.audit.bounds.guesses import (
 )
 from dpjax.audit.membership.intervals import checked_share
 from dpjax.audit.membership.roc import checked_scores
-from dpjax.audit.verdicts.claim_test import ClaimTest
-from dpjax.audit.verdicts.power import Power, audit_power
+from dpjax.audit.verdicts.claim_test import Claim, ClaimTest
+from dpjax.audit.verdicts.power import Power, power_on
 
 Conclusion = Literal["violation", "consistent", "too weak to tell", "no claim"]
 # Half the noise must be detected this often before "consistent" is said.
@@ -113,22 +113,10 @@ def judge(
     test = power = None
     level_of_each = checked_share("confidence", confidence)
     if claimed_epsilon is not None:
-        power = audit_power(
-            num_canaries=num_canaries,
-            claimed_epsilon=claimed_epsilon,
-            delta=delta,
-            mechanism=mechanism,
-            confidence=confidence,
-            plan=plan,
-        )
-        _check_claim_of(mechanism, claimed_epsilon, delta)
-        test = ClaimTest(
-            num_canaries=num_canaries,
-            claimed_epsilon=claimed_epsilon,
-            delta=delta,
-            mechanism=mechanism,
-            significance=1 - confidence,
-        )
+        claim = Claim(num_canaries, epsilon=claimed_epsilon, delta=delta, mechanism=mechanism)
+        power = power_on(claim, confidence=level_of_each, plan=plan)
+        _check(claim)
+        test = ClaimTest(claim, significance=1 - level_of_each)
         level_of_each = test.confidence_of_each
     curves: CurveFamily = GaussianCurves() if mechanism is None else MechanismCurves(mechanism)
     certified = epsilon_from_scores(values, coins, delta=delta, confidence=level_of_each, plan=plan)
@@ -147,8 +135,9 @@ def judge(
     )
 
 
-def _check_claim_of(mechanism: Mechanism | None, claimed_epsilon: float, delta: float) -> None:
+def _check(claim: Claim) -> None:
     """Refuses a claim about something else: the mechanism being refuted would not refute it."""
+    _, claimed_epsilon, delta, mechanism = claim
     if mechanism is None:
         return
     if getattr(mechanism, "neighboring", None) == "replace_one":

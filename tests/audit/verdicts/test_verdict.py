@@ -9,7 +9,7 @@ from dpjax_accounting import Composition, FullBatch
 from scipy import stats
 
 from dpjax.audit.bounds.guesses import count_correct
-from dpjax.audit.verdicts.claim_test import ClaimTest
+from dpjax.audit.verdicts.claim_test import Claim, ClaimTest
 from dpjax.audit.verdicts.power import gaussian_mu
 from dpjax.audit.verdicts.verdict import judge
 
@@ -84,13 +84,10 @@ def test_every_field_can_be_written(leakage):
 
 @functools.cache
 def claim_test(has_mechanism, num_canaries=300):
-    return ClaimTest(
-        num_canaries=num_canaries,
-        claimed_epsilon=4.0,
-        delta=1e-5,
-        mechanism=MECHANISM if has_mechanism else None,
-        significance=0.05,
+    claim = Claim(
+        num_canaries, epsilon=4.0, delta=1e-5, mechanism=MECHANISM if has_mechanism else None
     )
+    return ClaimTest(claim, significance=0.05)
 
 
 @pytest.mark.parametrize("has_mechanism", [True, False])
