@@ -15,19 +15,18 @@ SST2 = dpsgd(67349, 1024, 1.0, 198)
 
 
 @pytest.mark.parametrize(
-    ("numbers", "delta", "exact", "black_box"),
+    ("run", "delta", "exact", "black_box"),
     [
-        ((100000, 512, 1.0, 600, 4), 1e-6, 3.7932353346825733, 4.80698),
-        ((100000, 512, 2.0, 600, 16), 1e-6, 5.588821153387024, 5.98323),
-        ((1000000, 4096, 3.0, 1000, 32), 1e-7, 8.230499092805262, 9.00015),
+        (user_level(100000, 512, 1.0, 600, 4), 1e-6, 3.7932353346825733, 4.80698),
+        (user_level(100000, 512, 2.0, 600, 16), 1e-6, 5.588821153387024, 5.98323),
+        (user_level(1000000, 4096, 3.0, 1000, 32), 1e-7, 8.230499092805262, 9.00015),
     ],
 )
-def test_users_with_several_records(numbers, delta, exact, black_box):
-    num_records, batch, noise, steps, k = numbers
-    record = dpsgd(num_records, batch, noise, steps)
-    epsilon = user_level(num_records, batch, noise, steps, records_per_user=k).epsilon(delta)
+def test_users_with_several_records(run, delta, exact, black_box):
+    record = dpsgd(run.num_records, run.expected_batch_size, run.noise_multiplier, run.num_steps)
+    epsilon = run.epsilon(delta)
     assert exact < epsilon < exact * (1 + 1e-5)
-    group = GroupOfRecords(record, records_per_user=k).epsilon(delta)
+    group = GroupOfRecords(record, records_per_user=run.records_per_user).epsilon(delta)
     # The reference group bound uses k e^{(k - 1) ε} δ, which is a little looser.
     assert epsilon < group < black_box
     assert group > 0.98 * black_box
