@@ -2,7 +2,7 @@
 
 `finetune` is a whole run, and `fit` the training of any model. `private_gradient` is the private
 part of a training loop of your own; `clipped_grad`, `gaussian_noise`, `noisy_mean`, `RunKey` and
-`PoissonSampler` are its parts. The accountant is the package `dpjax_accounting`.
+`sampler_for` are its parts. The accountant is the package `dpjax_accounting`.
 """
 
 # First: it takes care of Ctrl-C while the rest is loaded.
@@ -35,6 +35,7 @@ from dpjax.privatize import explain as explain
 from dpjax.privatize import gaussian_noise as gaussian_noise
 from dpjax.privatize import noisy_mean as noisy_mean
 from dpjax.privatize import private_gradient as private_gradient
+from dpjax.privatize import sampler_for as sampler_for
 from dpjax.privatize import unit_loss as unit_loss
 from dpjax.training import Fit as Fit
 from dpjax.training import FitResult as FitResult
@@ -76,6 +77,7 @@ __all__ = [
     "gaussian_noise",
     "noisy_mean",
     "private_gradient",
+    "sampler_for",
     "unit_loss",
 ]
 

@@ -128,6 +128,9 @@ def check_common_fields(mechanism: Any) -> None:
     # The first one says how many units or records there are, where batches are drawn from them.
     names = [field.name for field in dataclasses.fields(mechanism)]
     fields = {name: getattr(mechanism, name) for name in names}
+    for name in mechanism.optional:
+        if fields[name] is None:
+            del fields[name]
     for name, value in fields.items():
         if name in _WHOLE:
             fields[name] = checked_integer(name, value, minimum=_WHOLE[name])

@@ -9,14 +9,24 @@ from dpjax.privatize.clipping import clipped_grad as clipped_grad
 from dpjax.privatize.randomness.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.randomness.noise import noisy_mean as noisy_mean
 from dpjax.privatize.randomness.run_key import RunKey as RunKey
-from dpjax.privatize.randomness.sampling import PoissonSampler as PoissonSampler
-from dpjax.privatize.randomness.sampling import microbatches as microbatches
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize.rules.clipping_rules import AutomaticClipping as AutomaticClipping
 from dpjax.privatize.rules.clipping_rules import ClippingRule as ClippingRule
 from dpjax.privatize.rules.clipping_rules import FlatClipping as FlatClipping
 from dpjax.privatize.rules.clipping_rules import PerGroupClipping as PerGroupClipping
 from dpjax.privatize.rules.unit_loss import unit_loss as unit_loss
+from dpjax.privatize.sampling.choice import num_steps_of as num_steps_of
+from dpjax.privatize.sampling.choice import sampler_for as sampler_for
+from dpjax.privatize.sampling.epochs import RandomAllocationSampler as RandomAllocationSampler
+from dpjax.privatize.sampling.epochs import ShuffledSampler as ShuffledSampler
+from dpjax.privatize.sampling.fixed_size import FixedSizeSampler as FixedSizeSampler
+from dpjax.privatize.sampling.fixed_size import FullBatchSampler as FullBatchSampler
+from dpjax.privatize.sampling.microbatches import microbatches as microbatches
+from dpjax.privatize.sampling.poisson import CyclicPoissonSampler as CyclicPoissonSampler
+from dpjax.privatize.sampling.poisson import PoissonSampler as PoissonSampler
+from dpjax.privatize.sampling.poisson import ScheduledPoissonSampler as ScheduledPoissonSampler
+from dpjax.privatize.sampling.poisson import TruncatedPoissonSampler as TruncatedPoissonSampler
+from dpjax.privatize.sampling.sampler import Sampler as Sampler
 from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient as AdaptivePrivateGradient
 from dpjax.privatize.steps.private_gradient import PrivateGradient as PrivateGradient
 from dpjax.privatize.steps.private_gradient import private_gradient as private_gradient
@@ -31,18 +41,28 @@ __all__ = [
     "ClippedGrad",
     "ClippedGradFn",
     "ClippingRule",
+    "CyclicPoissonSampler",
     "Explanation",
+    "FixedSizeSampler",
     "FlatClipping",
+    "FullBatchSampler",
     "PerGroupClipping",
     "PoissonSampler",
     "PrivateGradient",
+    "RandomAllocationSampler",
     "RunKey",
+    "Sampler",
+    "ScheduledPoissonSampler",
+    "ShuffledSampler",
     "StepTotal",
+    "TruncatedPoissonSampler",
     "clipped_grad",
     "explain",
     "gaussian_noise",
     "microbatches",
     "noisy_mean",
+    "num_steps_of",
     "private_gradient",
+    "sampler_for",
     "unit_loss",
 ]

@@ -114,7 +114,7 @@ def test_a_planted_bug_is_one_changed_part():
         ("randomness.noise._standard_normal", lambda own: lambda *args: own(*args) / 2),
         ("rules.clipping_rules._shrink_to", lambda own: lambda bound, norms: 0 * norms + 1),
         (
-            "randomness.sampling.PoissonSampler.indices",
+            "sampling.poisson.PoissonSampler.indices",
             lambda own: lambda sampler, step: np.flatnonzero(sampler.present),
         ),
     ],

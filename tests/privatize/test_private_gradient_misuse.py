@@ -41,7 +41,7 @@ class TestMisuse:
     def test_a_skipped_add(self, skip):
         private = make()
         drawn = len(private._drawn_units(0))
-        with pytest.raises(ValueError, match=rf"records, the Poisson batch of step 0 has {drawn}"):
+        with pytest.raises(ValueError, match=rf"records, the batch of step 0 has {drawn}"):
             private.release(total_of(private, skip=skip), 0)
 
     def test_an_add_too_many_or_without_the_mask(self):
@@ -148,7 +148,7 @@ class TestMisuse:
             (
                 {"mechanism": banded(100, 10, 1.0, 4, bands=2, column_norm=1.0)},
                 TypeError,
-                "mechanism must be a DPSGD.*BandedDPSGD",
+                "mechanism must describe independent noise.*BandedDPSGD.*correlated over steps",
             ),
         ],
     )

@@ -230,10 +230,10 @@ def check_same_dataset(what: str, recorded: DatasetIdentity, given: DatasetIdent
 def _check_fits(mechanism: Mechanism, dataset: DatasetIdentity) -> None:
     if not isinstance(mechanism, Mechanism):
         raise TypeError(f"mechanism must be a Mechanism; got {type(mechanism).__name__}.")
-    num_units = getattr(mechanism, "num_units", dataset.num_units)
+    num_units = getattr(mechanism, "num_units", None)
     for name, given, expected in (
         ("unit", mechanism.unit, dataset.unit),
-        ("num_units", num_units, dataset.num_units),
+        ("num_units", dataset.num_units if num_units is None else num_units, dataset.num_units),
     ):
         if given != expected:
             raise ValueError(

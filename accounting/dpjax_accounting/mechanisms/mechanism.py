@@ -47,6 +47,7 @@ class Mechanism(abc.ABC):
         relations: what `neighboring` may be.
         refused_units: why other units are refused, by their names.
         refused_relations: why other relations are refused, by their names.
+        optional: fields that no ε depends on; they may be None, and are then in no dictionary.
 
     Raises:
         TypeError: if a field has the wrong type.
@@ -58,6 +59,7 @@ class Mechanism(abc.ABC):
     relations: ClassVar[tuple[str, ...]] = RELATIONS
     refused_units: ClassVar[Mapping[str, str]] = {}
     refused_relations: ClassVar[Mapping[str, str]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     if TYPE_CHECKING:
@@ -160,6 +162,9 @@ class Mechanism(abc.ABC):
     def to_dict(self) -> dict[str, Any]:
         """Returns the mechanism's name and every field, ready for JSON."""
         fields = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        for name in self.optional:
+            if fields[name] is None:
+                del fields[name]
         return {"mechanism": self.name, **fields}
 
     @classmethod
@@ -177,7 +182,7 @@ class Mechanism(abc.ABC):
                     f"{cls.__name__} has no field {name!r}.{nearest(str(name), known)}"
                     f" Its fields: {', '.join(known)}."
                 )
-        missing = [name for name in known if name not in fields]
+        missing = [name for name in known if name not in fields and name not in cls.optional]
         if missing:
             raise ValueError(
                 f"The description of a {cls.__name__} mechanism lacks {', '.join(missing)}."

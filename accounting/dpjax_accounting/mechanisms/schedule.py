@@ -90,6 +90,20 @@ class DPSGDSchedule(Stepwise):
                 break
         return dataclasses.replace(self, segments=tuple(begun))
 
+    def segment_at(self, step: int) -> Segment:
+        """Returns the segment of `step`, the first step being 0.
+
+        Raises:
+            TypeError: if `step` is not an integer.
+            ValueError: if the schedule has no step of this number.
+        """
+        left = checked_integer("step", step, minimum=0)
+        for segment in self.segments:
+            if left < segment.num_steps:
+                return segment
+            left -= segment.num_steps
+        raise ValueError(f"step must be below num_steps={self.num_steps}; got {step}.")
+
     def releases(self) -> Releases:
         """Returns the Poisson-sampled Gaussian of every segment with its number of steps."""
         segments = (segment for segment in self.segments if segment.num_steps)

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from dpjax_accounting import DPSGD
+from dpjax_accounting import Mechanism
 
 from dpjax.privatize.devices.explicit_axes import explicit_mesh, with_automatic_axes
+from dpjax.privatize.randomness.step_noise import step_noise
 from dpjax.privatize.untrained_leaves import split, with_zeros
 from dpjax.typing import PyTree
 
@@ -85,17 +86,22 @@ def _standard_normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def noisy_mean(
-    clipped_sum: PyTree, noise_keys: jax.Array, *, mechanism: DPSGD, clip_norm: float | jax.Array
+    clipped_sum: PyTree,
+    noise_keys: jax.Array,
+    *,
+    mechanism: Mechanism,
+    clip_norm: float | jax.Array,
 ) -> PyTree:
     """(Σᵢ cᵢ gᵢ + N(0, σ²C²)) / B: the private gradient of one step (Abadi et al. 2016, Alg. 1).
 
     σ and B are the noise multiplier and the expected batch size of `mechanism`, the description
-    that the accountant reads too. B is a public constant, never the realised batch size.
+    that the accountant reads too. B is a public constant, never the realised batch size. σ counts
+    in clip norms whatever the neighbouring relation.
 
     Args:
         clipped_sum: `ClippedGrad.grads` summed over all microbatches and devices of the step.
         noise_keys: `RunKey.noise_keys(step)`, each step's own.
-        mechanism: the DP-SGD mechanism of the run.
+        mechanism: of the run; each of its steps has the same noise, independent of the others.
         clip_norm: C, the one the sum was clipped with: `ClippedGradFn.clip_norm`, whatever the
             clipping rule.
 
@@ -104,12 +110,14 @@ def noisy_mean(
         trained, whatever they hold.
 
     Raises:
-        TypeError: the mechanism is not a DPSGD, or as for `gaussian_noise`.
+        TypeError: the mechanism describes other noise, or as for `gaussian_noise`.
+        ValueError: the mechanism does not say how large a batch is.
 
     Example:
         The noise of every coordinate has standard deviation σC/B = 1.5 × 2 / 10.
 
         >>> from dpjax import RunKey
+        >>> from dpjax_accounting import DPSGD
         >>> mechanism = DPSGD(
         ...     num_units=100, expected_batch_size=10, noise_multiplier=1.5, num_steps=20
         ... )
@@ -118,12 +126,25 @@ def noisy_mean(
         >>> round(float(mean.std()), 2)
         0.3
     """
-    if not isinstance(mechanism, DPSGD):
-        raise TypeError(
-            "noisy_mean adds independent noise to the sum over a Poisson batch, which DPSGD "
-            f"describes; got {type(mechanism).__name__}, which the accountant counts differently"
-        )
+    noise_multiplier, batch_size = step_noise(mechanism)
+    return mean_with_noise(clipped_sum, noise_keys, noise_multiplier * clip_norm, batch_size)
+
+
+def mean_with_noise(
+    clipped_sum: PyTree,
+    noise_keys: jax.Array,
+    stddev: float | jax.Array,
+    batch_size: float | jax.Array,
+) -> PyTree:
+    """Returns (`clipped_sum` + N(0, stddev²)) / batch_size, as `noisy_mean`.
+
+    Args:
+        clipped_sum: pytree; its float leaves are float32.
+        noise_keys: `(4,)` typed JAX keys.
+        stddev: of the noise per coordinate, σC.
+        batch_size: B, a public number, in units.
+    """
     trained, fixed = split(clipped_sum)
-    noise = gaussian_noise(noise_keys, trained, mechanism.noise_multiplier * clip_norm)
-    mean = jax.tree.map(lambda g, z: (g + z) / mechanism.expected_batch_size, trained, noise)
+    noise = gaussian_noise(noise_keys, trained, stddev)
+    mean = jax.tree.map(lambda g, z: (g + z) / batch_size, trained, noise)
     return with_zeros(mean, fixed)

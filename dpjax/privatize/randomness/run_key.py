@@ -65,6 +65,16 @@ class RunKey:
         key = int.from_bytes(self._derive("sampling", step, 16))
         return np.random.Generator(np.random.Philox(key=key))
 
+    def epoch_rng(self, name: str, epoch: int) -> np.random.Generator:
+        """The generator of what is drawn once for all steps of `epoch`.
+
+        Args:
+            name: what is drawn, such as "shuffle"; another name gives an independent stream.
+            epoch: counted from 0.
+        """
+        key = int.from_bytes(self._derive(f"epoch/{name}", epoch, 16))
+        return np.random.Generator(np.random.Philox(key=key))
+
     def noise_keys(self, step: int) -> jax.Array:
         """`(4,)` typed JAX keys for the Gaussian noise of `step`."""
         return _threefry_keys(self._derive("noise", step, 8 * NUM_DRAWS))

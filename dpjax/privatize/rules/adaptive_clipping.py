@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from dpjax_accounting import DPSGD
+from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD, Mechanism
 
 # Far outside any useful clip norm, far inside float32.
 _SMALLEST_CLIP_NORM, _LARGEST_CLIP_NORM = 2.0**-100, 2.0**100
@@ -68,8 +68,9 @@ class AdaptiveClipping:
     Attributes:
         target_quantile: γ in (0, 1), the share of gradients that should not be clipped.
         learning_rate: η > 0; a step changes the clip norm by a factor of about e^η at most.
-        count_stddev: σ_b, the standard deviation of the noise of the count, in units; by default a
-            twentieth of the expected batch size of the mechanism.
+        count_stddev: σ_b, the standard deviation of the noise of the count, in units; by default
+            that of the mechanism if it is an `AdaptiveClippingDPSGD`, otherwise a twentieth of its
+            expected batch size.
 
     Raises:
         ValueError: an attribute is out of range.
@@ -97,13 +98,32 @@ class AdaptiveClipping:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive and finite, got {value}")
 
-    def noise_scales(self, mechanism: DPSGD) -> NoiseScales:
+    def noise_scales(self, mechanism: Mechanism) -> NoiseScales:
         """Returns how much noise the two releases of a step of `mechanism` have.
 
+        Args:
+            mechanism: a `DPSGD`, whose noise multiplier is that of both releases together; or an
+                `AdaptiveClippingDPSGD`, which says the noise of each.
+
         Raises:
-            ValueError: `count_stddev` is not above half the noise multiplier; or the mechanism has
-                another neighbouring relation than add_or_remove_one.
+            TypeError: the mechanism is of another kind.
+            ValueError: `count_stddev` is not above half the noise multiplier, or not that of the
+                mechanism; or the mechanism has another neighbouring relation than
+                add_or_remove_one.
         """
+        if isinstance(mechanism, AdaptiveClippingDPSGD):
+            if self.count_stddev not in (None, mechanism.count_stddev):
+                raise ValueError(
+                    f"count_stddev must be {mechanism.count_stddev:g}, which the mechanism says, "
+                    f"got {self.count_stddev:g}. Leave it out"
+                )
+            return NoiseScales(mechanism.gradient_noise_multiplier, mechanism.count_stddev)
+        if not isinstance(mechanism, DPSGD):
+            raise TypeError(
+                "mechanism must be a DPSGD or an AdaptiveClippingDPSGD where the clip norm adapts, "
+                f"got {type(mechanism).__name__}: the count that adaptive clipping releases is "
+                "accounted for with Poisson batches of one size and noise"
+            )
         if mechanism.neighboring != "add_or_remove_one":
             raise ValueError(
                 "adaptive clipping is proved for neighboring='add_or_remove_one' only, the "

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import cast
 
 import jax
+from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD
 
-from dpjax.privatize.randomness.noise import gaussian_noise, noisy_mean
+from dpjax.privatize.randomness.noise import gaussian_noise, mean_with_noise
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping, NoiseScales
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.steps.private_steps import PrivateSteps
@@ -25,6 +26,7 @@ class AdaptivePrivateGradient(PrivateSteps):
     following step what `release` returned with the gradient. Build it with `private_gradient`.
     """
 
+    mechanism: DPSGD | AdaptiveClippingDPSGD
     rule: AdaptiveClipping
 
     @property
@@ -37,7 +39,7 @@ class AdaptivePrivateGradient(PrivateSteps):
 
         Args:
             params: the parameters that are trained.
-            step: in `range(mechanism.num_steps)`.
+            step: in `range(num_steps)`.
             clip_norm: C > 0 of the step, a constant or what the step before released.
 
         Raises:
@@ -83,7 +85,6 @@ class AdaptivePrivateGradient(PrivateSteps):
         """Makes the function from sums and keys to what is released; it holds no `self`."""
         multiplier, count_stddev = self.noise_scales
         rule, expected_batch_size = self.rule, self.mechanism.expected_batch_size
-        of_gradient = dataclasses.replace(self.mechanism, noise_multiplier=multiplier)
 
         def release(
             clipped_sum: PyTree,
@@ -92,7 +93,8 @@ class AdaptivePrivateGradient(PrivateSteps):
             noise_keys: jax.Array,
             quantile_keys: jax.Array,
         ) -> tuple[PyTree, jax.Array]:
-            mean = noisy_mean(clipped_sum, noise_keys, mechanism=of_gradient, clip_norm=clip_norm)
+            stddev = multiplier * clip_norm
+            mean = mean_with_noise(clipped_sum, noise_keys, stddev, expected_batch_size)
             noisy_count = count + gaussian_noise(quantile_keys, count, count_stddev)
             return mean, rule.next_clip_norm(noisy_count, clip_norm, expected_batch_size)
 

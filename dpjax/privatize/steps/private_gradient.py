@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import overload
+from typing import cast, overload
 
 import jax
 import numpy as np
-from dpjax_accounting import DPSGD
+from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD, DPSGDSchedule, Mechanism
 
-from dpjax.privatize.randomness.noise import noisy_mean
+from dpjax.privatize.randomness.noise import mean_with_noise, noisy_mean
 from dpjax.privatize.randomness.run_key import RunKey
-from dpjax.privatize.randomness.sampling import PoissonSampler
+from dpjax.privatize.randomness.step_noise import step_noise
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
+from dpjax.privatize.sampling.choice import sampler_for
 from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient
 from dpjax.privatize.steps.private_steps import PrivateSteps
 from dpjax.privatize.steps.total import StepTotal
@@ -41,7 +42,7 @@ class PrivateGradient(PrivateSteps):
 
         Args:
             params: the parameters that are trained.
-            step: in `range(mechanism.num_steps)`.
+            step: in `range(num_steps)`.
 
         Raises:
             TypeError: `step` is not an integer.
@@ -70,7 +71,7 @@ class PrivateGradient(PrivateSteps):
                 released.
         """
         step = self._approve(total, step)
-        return self._compiled_mean(total.grads, self.run_key.noise_keys(step))
+        return self._compiled_mean(total.grads, self.run_key.noise_keys(step), *self._scale(step))
 
     def release_and_update(
         self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
@@ -92,7 +93,7 @@ class PrivateGradient(PrivateSteps):
         """
         step = self._approve(total, step)
         keys = self.run_key.noise_keys(step)
-        return self._compiled_update(update, args, total.grads, keys)
+        return self._compiled_update(update, args, total.grads, keys, *self._scale(step))
 
     def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
         rule = self.rule
@@ -111,13 +112,23 @@ class PrivateGradient(PrivateSteps):
             args: tuple[PyTree, ...],
             clipped_sum: PyTree,
             keys: jax.Array,
+            *scale: jax.Array,
         ) -> PyTree:
-            return update(mean(clipped_sum, keys), *args)
+            return update(mean(clipped_sum, keys, *scale), *args)
 
         return jax.jit(run, static_argnums=0, donate_argnums=1)
 
-    def _make_mean(self) -> Callable[[PyTree, jax.Array], PyTree]:
-        """Makes the function from sum and noise keys to the noisy mean; it holds no `self`."""
+    def _scale(self, step: int) -> tuple[float | jax.Array, ...]:
+        """Standard deviation and divisor where they change from step to step, else nothing."""
+        if not isinstance(self.mechanism, DPSGDSchedule):
+            return ()
+        noise = step_noise(self.mechanism, step)
+        return noise.noise_multiplier * self.rule.clip_norm, noise.batch_size
+
+    def _make_mean(self) -> Callable[..., PyTree]:
+        """Makes the function from sum, noise keys and scale to the noisy mean; holds no `self`."""
+        if isinstance(self.mechanism, DPSGDSchedule):
+            return mean_with_noise
         return functools.partial(
             noisy_mean, mechanism=self.mechanism, clip_norm=self.rule.clip_norm
         )
@@ -127,7 +138,7 @@ class PrivateGradient(PrivateSteps):
 def private_gradient(
     loss_fn: Callable[..., jax.Array],
     *,
-    mechanism: DPSGD,
+    mechanism: Mechanism,
     run_key: RunKey,
     clip_norm: float,
     strategy: str = "auto",
@@ -137,7 +148,7 @@ def private_gradient(
 def private_gradient(
     loss_fn: Callable[..., jax.Array],
     *,
-    mechanism: DPSGD,
+    mechanism: Mechanism,
     run_key: RunKey,
     rule: ClippingRule,
     strategy: str = "auto",
@@ -147,7 +158,7 @@ def private_gradient(
 def private_gradient(
     loss_fn: Callable[..., jax.Array],
     *,
-    mechanism: DPSGD,
+    mechanism: Mechanism,
     run_key: RunKey,
     rule: AdaptiveClipping,
     strategy: str = "auto",
@@ -158,7 +169,7 @@ def private_gradient(
 def private_gradient(
     loss_fn: Callable[..., jax.Array],
     *,
-    mechanism: DPSGD,
+    mechanism: Mechanism,
     run_key: RunKey,
     clip_norm: float | None = None,
     rule: ClippingRule | AdaptiveClipping | None = None,
@@ -176,22 +187,24 @@ def private_gradient(
         loss_fn: `(params, example) -> scalar`, or `(params, example, *shared) -> scalar` with what
             `add` is given as `shared`; it sees one example without a batch axis. `unit_loss` makes
             one of a unit of several examples.
-        mechanism: what the accountant counts: Poisson sampling, noise and number of steps.
+        mechanism: what the accountant counts: sampling, noise and number of steps. `sampler_for`
+            says what it needs; its noise must be independent from step to step.
         run_key: the secret of this run, `RunKey.from_os_entropy()`; use it in no other run.
         clip_norm: C > 0, the most that one unit contributes, in L2 norm.
         rule: instead of `clip_norm`; with `AdaptiveClipping` the clip norm is the loop's state.
         strategy: how the clipped sum is computed, as for `clipped_grad`.
         present: `(S,)` bool for S slots of units, where not all are sure to be there; as for
-            `PoissonSampler.for_mechanism`. Default: all units of the mechanism.
+            `sampler_for`. Default: all units of the mechanism.
 
     Returns:
         A `PrivateGradient`; an `AdaptivePrivateGradient` where the rule is `AdaptiveClipping`.
 
     Raises:
-        TypeError: the mechanism is not a DPSGD, the run key not a RunKey, the rule not a rule, or
-            not exactly one of `clip_norm` and `rule` is given.
-        ValueError: the clip norm is not positive, the strategy is unknown, or `AdaptiveClipping`
-            does not fit the mechanism.
+        TypeError: the mechanism describes no run, correlated noise or another clipping rule, the
+            run key is not a RunKey, the rule not a rule, or not exactly one of `clip_norm` and
+            `rule` is given.
+        ValueError: the mechanism lacks a number that a run needs, the clip norm is not positive,
+            the strategy is unknown, or `AdaptiveClipping` or `present` does not fit the mechanism.
 
     Example:
         >>> import jax.numpy as jnp
@@ -214,22 +227,18 @@ def private_gradient(
         >>> params.shape
         (2,)
     """
-    if not isinstance(mechanism, DPSGD):
-        raise TypeError(
-            "mechanism must be a DPSGD, which describes Poisson batches and independent noise, got "
-            f"{type(mechanism).__name__}: the accountant would count something else"
-        )
     if not isinstance(run_key, RunKey):
         raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
     if (clip_norm is None) == (rule is None):
         raise TypeError("private_gradient needs either clip_norm or rule, and not both")
     strategy_named(strategy)
-    PoissonSampler.for_mechanism(mechanism, run_key, present)
+    sampler_for(mechanism, run_key, present)
     if clip_norm is not None:
         rule = FlatClipping(clip_norm)
     if isinstance(rule, AdaptiveClipping):
         rule.noise_scales(mechanism)
-        return AdaptivePrivateGradient(loss_fn, mechanism, run_key, strategy, present, rule)
+        described = cast(DPSGD | AdaptiveClippingDPSGD, mechanism)
+        return AdaptivePrivateGradient(loss_fn, described, run_key, strategy, present, rule)
     if not isinstance(rule, ClippingRule):
         raise TypeError(
             f"rule must be a clipping rule, such as FlatClipping(1.0) or AdaptiveClipping(), got "
@@ -240,4 +249,7 @@ def private_gradient(
             "the clip norm must be a constant, got a traced value. Make the private gradient "
             "outside jax.jit; rule=AdaptiveClipping() has a clip norm that changes"
         )
+    if not isinstance(mechanism, DPSGDSchedule):
+        # Refuses correlated noise, and a mechanism that lacks its batch size.
+        step_noise(mechanism)
     return PrivateGradient(loss_fn, mechanism, run_key, strategy, present, rule)

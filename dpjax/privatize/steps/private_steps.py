@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from dpjax_accounting import DPSGD
+from dpjax_accounting import Mechanism
 
 from dpjax.privatize.clipping import clipped_grad
 from dpjax.privatize.randomness.run_key import RunKey
-from dpjax.privatize.randomness.sampling import PoissonSampler, microbatches
 from dpjax.privatize.rules.clipping_rules import ClippingRule
+from dpjax.privatize.sampling.choice import num_steps_of, sampler_for
+from dpjax.privatize.sampling.microbatches import microbatches
+from dpjax.privatize.sampling.sampler import Sampler
 from dpjax.privatize.steps.total import StepTotal
 from dpjax.typing import PyTree
 
@@ -27,13 +29,18 @@ class PrivateSteps:
     """
 
     loss_fn: Callable[..., jax.Array]
-    mechanism: DPSGD
+    mechanism: Mechanism
     run_key: RunKey
     strategy: str
     present: np.ndarray | None
     _released_steps: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
     # In the totals: the object itself would print, and be kept by compiled functions.
     _owner: object = dataclasses.field(default_factory=object, init=False, repr=False)
+
+    @functools.cached_property
+    def num_steps(self) -> int:
+        """How many steps the mechanism accounts for: all epochs, where it counts in epochs."""
+        return num_steps_of(self.mechanism)
 
     def batches(
         self,
@@ -42,10 +49,10 @@ class PrivateSteps:
         microbatch_size: int,
         order: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Draws the Poisson batch of a step and cuts it into microbatches of one static shape.
+        """Draws the batch of a step and cuts it into microbatches of one static shape.
 
         Args:
-            step: in `range(mechanism.num_steps)`.
+            step: in `range(num_steps)`.
             microbatch_size: b, the number of rows of every microbatch, at least 1.
             order: takes the drawn units, `(n,)` int64 ascending, and returns them in another order,
                 for instance by the length of their text.
@@ -120,8 +127,11 @@ class PrivateSteps:
         raise NotImplementedError
 
     def _drawn_units(self, step: int) -> np.ndarray:
-        sampler = PoissonSampler.for_mechanism(self.mechanism, self.run_key, self.present)
-        return sampler.indices(step)
+        return self._sampler.indices(step)
+
+    @functools.cached_property
+    def _sampler(self) -> Sampler:
+        return sampler_for(self.mechanism, self.run_key, self.present)
 
     def _approve(self, total: StepTotal, step: int) -> int:
         """Checks that `total` may be released as `step`, and puts the step on record."""
@@ -148,7 +158,7 @@ class PrivateSteps:
         drawn = len(self._drawn_units(step))
         if counted != drawn:
             raise ValueError(
-                f"total has {counted} records, the Poisson batch of step {step} has {drawn}. Add "
+                f"total has {counted} records, the batch of step {step} has {drawn}. Add "
                 f"every microbatch of batches({step}, ...) once, with its mask"
             )
         self._released_steps.add(step)
@@ -167,9 +177,9 @@ class PrivateSteps:
         if isinstance(step, bool):
             raise TypeError(f"step must be an integer, got {step}")
         step = operator.index(step)
-        if not 0 <= step < self.mechanism.num_steps:
+        if not 0 <= step < self.num_steps:
             raise ValueError(
-                f"step must be in range({self.mechanism.num_steps}), the steps that the mechanism "
+                f"step must be in range({self.num_steps}), the steps that the mechanism "
                 f"accounts for, got {step}"
             )
         return step

@@ -22,14 +22,17 @@ class FullBatch(RepeatedStep):
         unit: "record".
         neighboring: "add_or_remove_one", "zero_out" or "replace_one"; a unit that is replaced moves
             the sum by twice the clip norm.
+        num_units: number of privacy units, for whoever makes the run; ε does not depend on it.
     """
 
     name: ClassVar[str] = "full_batch"
+    optional: ClassVar[tuple[str, ...]] = ("num_units",)
 
     noise_multiplier: float
     num_steps: int
     unit: str = "record"
     neighboring: str = "add_or_remove_one"
+    num_units: int | None = None
 
     def _step(self) -> Release:
         """Returns the Gaussian release, which is exact at any noise."""

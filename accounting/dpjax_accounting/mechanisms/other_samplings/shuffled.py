@@ -26,9 +26,13 @@ class ShuffledDPSGD(PublicSize):
         unit: "record".
         neighboring: "zero_out" or "replace_one": batches of a fixed size make the number of units
             public.
+        num_units: number of privacy units, for whoever makes the run; ε does not depend on it.
+        batch_size: units in every batch but the last one of an epoch, which may be smaller; for
+            whoever makes the run.
     """
 
     name: ClassVar[str] = "shuffled_dpsgd"
+    optional: ClassVar[tuple[str, ...]] = ("num_units", "batch_size")
     refused_relations: ClassVar[Mapping[str, str]] = {
         "add_or_remove_one": "adding a unit to batches of a fixed size moves other units from one"
         " batch to the next, which no sensitivity of one clip norm covers",
@@ -38,6 +42,19 @@ class ShuffledDPSGD(PublicSize):
     num_epochs: int
     unit: str = "record"
     neighboring: str = "zero_out"
+    num_units: int | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        super().__post_init__()
+        if self.num_units is None or self.batch_size is None:
+            return
+        if self.batch_size > self.num_units:
+            raise ValueError(
+                f"batch_size={self.batch_size} is larger than the data, which has"
+                f" num_units={self.num_units}. Choose at most {self.num_units}."
+            )
 
     def releases(self) -> Releases:
         """Returns one Gaussian release per epoch."""
