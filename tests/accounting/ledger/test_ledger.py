@@ -5,7 +5,7 @@ import multiprocessing
 import pytest
 from dpjax_accounting import Composition, DatasetIdentity, Ledger, merge_ledgers
 
-from tests.support.mechanisms import dpsgd
+from tests.support.mechanisms import dpsgd, full_batch
 
 DATA = DatasetIdentity.of([b"a", b"b"] * 50)
 FIRST = dpsgd(100, 10, 2.0, 30)
@@ -81,6 +81,7 @@ def test_runs_of_different_mechanisms_compose(ledger):
         ("one", SECOND, "key 1", "another mechanism"),
         ("two", SECOND, "key 1", "the same noise"),
         ("two", dpsgd(99, 10, 2.0, 30), "key 2", "num_units=99.*100"),
+        ("two", full_batch(9.0, 3, num_units=99), "key 2", "num_units=99.*100"),
         ("", SECOND, "key 2", "run must be a text"),
         ("two", SECOND, "", "key must be a text"),
     ],
@@ -90,6 +91,12 @@ def test_charges_that_are_refused(ledger, run, mechanism, key, message):
     with pytest.raises(ValueError, match=message):
         ledger.charge(run, mechanism, key=key)
     assert ledger.head.num_lines == 2
+
+
+def test_a_mechanism_that_does_not_say_how_many_units_fits_every_data_set(ledger):
+    ledger.charge("one", full_batch(9.0, 3), key="key 1")
+    ledger.charge("two", full_batch(9.0, 3, num_units=100), key="key 2")
+    assert ledger.epsilon(1e-5) == pytest.approx(full_batch(9.0, 6).epsilon(1e-5))
 
 
 def test_settlements_that_are_refused(ledger):

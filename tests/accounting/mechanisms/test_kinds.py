@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -39,7 +40,10 @@ KINDS = [
         {"add_or_remove_one", "replace_one", "zero_out"},
     ),
     (full_batch(20.0, 100), {"add_or_remove_one", "replace_one", "zero_out"}),
-    (ShuffledDPSGD(noise_multiplier=4.0, num_epochs=3), {"replace_one", "zero_out"}),
+    (
+        ShuffledDPSGD(noise_multiplier=4.0, num_epochs=3, num_units=1000, batch_size=30),
+        {"replace_one", "zero_out"},
+    ),
     (
         truncated_poisson(1000, 30, 3.0, 20, largest_batch_size=60),
         {"replace_one", "zero_out"},
@@ -199,6 +203,42 @@ def test_shuffled_epochs_claim_no_amplification():
     assert shuffled.epsilon(1e-5) > 5 * SST2.epsilon(1e-5)
 
 
+@pytest.mark.parametrize(
+    ("plain", "sizes"),
+    [
+        (ShuffledDPSGD(noise_multiplier=4.0, num_epochs=3), {"num_units": 9, "batch_size": 4}),
+        (full_batch(4.0, 3), {"num_units": 9}),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_sizes_of_a_run_change_no_epsilon(plain, sizes):
+    described = dataclasses.replace(plain, **sizes)
+    assert described.epsilon(1e-5) == plain.epsilon(1e-5)
+    # A description from before there were such fields is read as it was written.
+    assert not sizes.keys() & plain.to_dict().keys()
+    assert described.to_dict() == plain.to_dict() | sizes
+    for mechanism in (plain, described):
+        assert mechanism_from_dict(json.loads(json.dumps(mechanism.to_dict()))) == mechanism
+    for name in sizes:
+        with pytest.raises(ValueError, match=f"{name} must be at least 1; got 0"):
+            dataclasses.replace(plain, **{name: 0})
+        with pytest.raises(TypeError, match=f"{name} must be an integer"):
+            dataclasses.replace(plain, **{name: 2.5})
+
+
+def test_a_shuffled_batch_has_no_more_units_than_the_data():
+    with pytest.raises(ValueError, match=r"batch_size=10 is larger than the data.*num_units=9"):
+        ShuffledDPSGD(noise_multiplier=4.0, num_epochs=3, num_units=9, batch_size=10)
+
+
+def test_a_field_that_the_account_needs_may_not_be_missing():
+    for mechanism in (SST2, Composition((SST2,)), BestOfRuns(SST2, mean_runs=2.0)):
+        for name in mechanism.to_dict().keys() - {"mechanism"}:
+            fields = {key: value for key, value in mechanism.to_dict().items() if key != name}
+            with pytest.raises(ValueError, match=f"lacks {name}"):
+                mechanism_from_dict(fields)
+
+
 @pytest.mark.parametrize(("noise", "count_stddev"), [(0.6, 51.2), (1.0, 5.0)])
 def test_adaptive_clipping_pays_for_its_count(noise, count_stddev):
     of_gradient = (noise**-2 - (2 * count_stddev) ** -2) ** -0.5
@@ -213,6 +253,15 @@ def test_schedules():
     epsilon = DPSGDSchedule(num_units=67349, segments=steps).epsilon(1e-5)
     low, high = (dpsgd(67349, b, s, 198).epsilon(1e-5) for b, s in ((512, 1.2), (1024, 0.9)))
     assert low < epsilon < high
+    schedule = DPSGDSchedule(num_units=67349, segments=(*steps, segment(9, 1.0, 0)))
+    assert [schedule.segment_at(step) for step in (0, 98, 99, 197)] == [
+        steps[0],
+        steps[0],
+        steps[1],
+        steps[1],
+    ]
+    with pytest.raises(ValueError, match="step must be below num_steps=198; got 198"):
+        schedule.segment_at(198)
     fields = DPSGDSchedule(num_units=67349, segments=steps).to_dict()
     fields["segments"][0]["noise_multiplyer"] = 1.0
     with pytest.raises(ValueError, match=r"no field 'noise_multiplyer'\. Did you mean 'noise_mu"):
