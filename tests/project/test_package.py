@@ -48,7 +48,7 @@ def test_public_names():
     names = {"DataSource", "FinetuneConfig", "LoraConfig", "PoissonSampler", "Privacy", "RunKey"}
     names |= {"ClippedGrad", "Training", "clipped_grad", "finetune", "gaussian_noise", "noisy_mean"}
     names |= {"FlatClipping", "PerGroupClipping", "AutomaticClipping", "AdaptiveClipping"}
-    names |= {"unit_loss", "private_gradient", "PrivateGradient", "StepTotal"}
+    names |= {"unit_loss", "private_gradient", "PrivateGradient", "StepTotal", "sampler_for"}
     names |= {"FinetuneResult", "RunInterrupted", "RunStopped", "Compute", "Generation"}
     assert names <= set(dpjax.__all__) <= set(vars(dpjax))
     assert callable(dpjax.finetune)
