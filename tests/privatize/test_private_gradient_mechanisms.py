@@ -3,10 +3,12 @@
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from dpjax_accounting import DPSGDSchedule, FullBatch, ShuffledDPSGD
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import stats
 
 import dpjax
@@ -94,10 +96,13 @@ def make(mechanism, **options):
 
 
 def total_of(private, step, batches=None, start=()):
-    params, rows = jnp.zeros(COORDINATES), gradients()
-    total = private.zeros(params, step, *start)
+    params = jnp.zeros(COORDINATES)
+    return _added(private, private.zeros(params, step, *start), params, step, batches)
+
+
+def _added(private, total, params, step, batches=None):
     for units, mask in batches or private.batches(step, microbatch_size=UNITS):
-        total = private.add(total, params, rows[units], mask)
+        total = private.add(total, params, gradients()[units], mask)
     return total
 
 
@@ -173,6 +178,18 @@ def test_a_schedule_is_compiled_once():
     again = make(CASES["schedule"].mechanism)
     mean = again.release(total_of(again, 61), 61)
     np.testing.assert_allclose(params, -mean, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_schedule_on_a_mesh_with_explicit_axes():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
+    placed = jax.device_put(jnp.zeros(COORDINATES), NamedSharding(mesh, PartitionSpec("data")))
+    released = []
+    for params in (jnp.zeros(COORDINATES), placed):
+        private = make(CASES["schedule"].mechanism)
+        total = private.zeros(params, 70)
+        released.append(np.asarray(private.release(_added(private, total, params, 70), 70)))
+    np.testing.assert_allclose(*released, rtol=1e-6)
 
 
 def test_three_units_at_one_percent_train_on_noise_alone():

@@ -119,6 +119,13 @@ def num_steps_of(mechanism: Mechanism) -> int:
 
     Raises:
         TypeError, ValueError: as for `sampler_for`.
+
+    Example:
+        >>> from dpjax.privatize import num_steps_of
+        >>> num_steps_of(
+        ...     ShuffledDPSGD(noise_multiplier=4.0, num_epochs=3, num_units=1000, batch_size=300)
+        ... )
+        12
     """
     match mechanism:
         case RandomAllocationDPSGD():
