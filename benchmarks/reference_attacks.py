@@ -25,7 +25,7 @@ from flax import nnx
 from results_file import write_results
 from rich.console import Console
 from rich.table import Table
-from shadows import Batch, make_loss
+from shadows import Batch, make_loss, with_adapters, without_lower_layers
 
 from dpjax.audit import (
     ShadowTraining,
@@ -41,19 +41,7 @@ from dpjax.audit import (
 from dpjax.data import DataSource, Records, TextDataset, encode_labelled, read_records
 from dpjax.demo.checkpoint import find_minilm
 from dpjax.demo.clinic import generate
-from dpjax.models import (
-    LoraConfig,
-    SplitModel,
-    Trainable,
-    add_lora,
-    cut_lower_layers,
-    load_classifier,
-    load_tokenizer,
-    lower_hidden_states,
-    lowest_trained_layer,
-    read_config,
-    split_trainable,
-)
+from dpjax.models import SplitModel, load_classifier, load_tokenizer, read_config
 from dpjax.privatize import RunKey
 
 RUN_KEY = RunKey.from_seed(0)
@@ -101,17 +89,11 @@ def prepare(options: Options) -> tuple[SplitModel, Batch]:
     model = load_classifier(checkpoint, label_names=names, key=jax.random.key(0), pooling="mean")
     # Pooling by the mean adds a layer, which stays as it is.
     last = read_config(checkpoint).num_layers
-    lora = LoraConfig(
-        rank=options.rank,
-        target_modules=("query", "key", "value", "attention.output.dense", "intermediate.dense"),
-        layers_to_transform=tuple(range(last - options.upper_layers, last)),
+    layers = tuple(range(last - options.upper_layers, last))
+    batch = Batch(
+        jnp.asarray(data.input_ids), jnp.asarray(data.attention_mask), jnp.asarray(data.labels)
     )
-    add_lora(model, lora, key=jax.random.key(1))
-    split = split_trainable(model, Trainable.lora())
-    layer = lowest_trained_layer(split)
-    hidden = lower_hidden_states(split, data.input_ids, data.attention_mask, layer)
-    batch = Batch(hidden, jnp.asarray(data.attention_mask), jnp.asarray(data.labels))
-    return cut_lower_layers(split, layer), batch
+    return without_lower_layers(with_adapters(model, options.rank, layers), batch)
 
 
 def train_models(options: Options) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -33,6 +33,7 @@ from flax import nnx
 from results_file import write_results
 from rich.console import Console
 from rich.table import Table
+from transformers import BertConfig
 
 from dpjax.audit import ShadowTraining, balanced_membership, shadow_key, train_shadows
 from dpjax.audit.references.batches import ShadowBatches, draw_batches
@@ -44,12 +45,12 @@ from dpjax.models import (
     SequenceClassifier,
     SplitModel,
     Trainable,
-    TransformerConfig,
     add_lora,
     cut_lower_layers,
     load_classifier,
     lower_hidden_states,
     lowest_trained_layer,
+    parse_config,
     split_trainable,
 )
 from dpjax.privatize import RunKey
@@ -95,40 +96,39 @@ def make_model(options: Options, layers: tuple[int, ...] | None) -> SplitModel:
             find_minilm(), label_names=("a", "b"), key=jax.random.key(0), pooling="first"
         )
     else:
-        config = TransformerConfig(
-            model_type="bert",
-            vocab_size=30522,
+        size = BertConfig(
             hidden_size=384,
-            num_layers=options.random_layers,
-            num_heads=12,
-            num_kv_heads=12,
-            head_size=32,
+            num_hidden_layers=options.random_layers,
+            num_attention_heads=12,
             intermediate_size=1536,
-            max_positions=512,
-            causal=False,
-            activation="gelu",
-            norm="layer",
-            norm_placement="post",
-            norm_eps=1e-12,
-            attention_scale=32**-0.5,
-            final_norm=False,
-            embedding_norm=True,
-            qkv_bias=True,
-            output_bias=True,
-            mlp_bias=True,
-            type_vocab_size=2,
-            pooler_activation="tanh",
         )
+        config = parse_config(size.to_dict())
         model = SequenceClassifier(config, num_labels=2, rngs=nnx.Rngs(0))
     if layers is not None:
         layers = tuple(index + model.config.num_layers for index in layers)
+    return with_adapters(model, options.rank, layers)
+
+
+def with_adapters(
+    model: SequenceClassifier, rank: int, layers: tuple[int, ...] | None
+) -> SplitModel:
+    """The model with adapters on the linear layers of `layers`, or of all, split by them."""
     lora = LoraConfig(
-        rank=options.rank,
+        rank=rank,
         target_modules=("query", "key", "value", "attention.output.dense", "intermediate.dense"),
         layers_to_transform=layers,
     )
     add_lora(model, lora, key=jax.random.key(1))
     return split_trainable(model, Trainable.lora())
+
+
+def without_lower_layers(model: SplitModel, records: Batch) -> tuple[SplitModel, Batch]:
+    """The model from the lowest trained layer on, and the hidden states that it reads."""
+    layer = lowest_trained_layer(model)
+    if not layer:
+        return model, records
+    hidden = lower_hidden_states(model, records.inputs, records.attention_mask, layer)
+    return cut_lower_layers(model, layer), records._replace(inputs=hidden)
 
 
 def make_loss(graphdef: Any) -> Callable:
@@ -185,14 +185,8 @@ class Comparison:
 
     def together(self) -> Any:
         """Trains all shadows on hidden states that are computed once, where layers lie below."""
-        layer = lowest_trained_layer(self.model)
-        if not layer:
-            return self.train(self.model, self.records, self.membership)
-        hidden = lower_hidden_states(
-            self.model, self.records.inputs, self.records.attention_mask, layer
-        )
-        records = self.records._replace(inputs=hidden)
-        return self.train(cut_lower_layers(self.model, layer), records, self.membership)
+        model, records = without_lower_layers(self.model, self.records)
+        return self.train(model, records, self.membership)
 
     def separate(self) -> list[float]:
         """Seconds of one run for each shadow."""

@@ -14,22 +14,13 @@ from scipy import stats
 import dpjax
 from dpjax import AdaptiveClipping, RunKey
 from dpjax.privatize import microbatches, sampler_for
-from tests.support.mechanisms import (
-    adaptive_clipping,
-    banded,
-    dpsgd,
-    fixed_size,
-    random_allocation,
-    segment,
-    truncated_poisson,
-    user_level,
-)
+from tests.support import mechanisms as kinds
 from tests.support.slow import mark_slow
 
 UNITS, STEPS, SIZE, SIGMA, CLIP_NORM = 10, 120, 4, 0.8, 0.5
 COORDINATES = 400
 KEY = RunKey.from_seed(6)
-SEGMENTS = (segment(4, SIGMA, 60), segment(8, 2.0, 60))
+SEGMENTS = (kinds.segment(4, SIGMA, 60), kinds.segment(8, 2.0, 60))
 _CUT = stats.binom.pmf(np.arange(UNITS + 1), UNITS, 0.5) @ np.minimum(np.arange(UNITS + 1), 5)
 
 
@@ -48,11 +39,11 @@ class Case:
 
 
 CASES = {
-    "poisson": Case(dpsgd(UNITS, 4, SIGMA, STEPS), 4),
-    "replaced": Case(dpsgd(UNITS, 4, SIGMA, STEPS, neighboring="replace_one"), 4),
-    "truncated": Case(truncated_poisson(UNITS, 5, SIGMA, STEPS, largest_batch_size=5), _CUT),
-    "fixed size": Case(fixed_size(UNITS, 4, SIGMA, STEPS), 4),
-    "allocation": Case(random_allocation(UNITS, 3, SIGMA, STEPS // 3), UNITS / 3, 3),
+    "poisson": Case(kinds.dpsgd(UNITS, 4, SIGMA, STEPS), 4),
+    "replaced": Case(kinds.dpsgd(UNITS, 4, SIGMA, STEPS, neighboring="replace_one"), 4),
+    "truncated": Case(kinds.truncated_poisson(UNITS, 5, SIGMA, STEPS, largest_batch_size=5), _CUT),
+    "fixed size": Case(kinds.fixed_size(UNITS, 4, SIGMA, STEPS), 4),
+    "allocation": Case(kinds.random_allocation(UNITS, 3, SIGMA, STEPS // 3), UNITS / 3, 3),
     "shuffled": Case(
         ShuffledDPSGD(
             noise_multiplier=SIGMA, num_epochs=STEPS // 3, num_units=UNITS, batch_size=SIZE
@@ -61,7 +52,7 @@ CASES = {
         3,
     ),
     "full": Case(FullBatch(noise_multiplier=SIGMA, num_steps=STEPS, num_units=UNITS), UNITS),
-    "user level": Case(user_level(UNITS, 4, SIGMA, STEPS, records_per_user=2), 4),
+    "user level": Case(kinds.user_level(UNITS, 4, SIGMA, STEPS, records_per_user=2), 4),
     "schedule": Case(DPSGDSchedule(num_units=UNITS, segments=SEGMENTS), 6),
 }
 
@@ -139,7 +130,7 @@ def test_a_release_is_the_expected_gradient_and_the_noise_of_the_mechanism(name)
     assert abs(blocks.mean()) <= 4 * blocks.std() / math.sqrt(len(blocks))
 
 
-ADAPTIVE = adaptive_clipping(UNITS, 4, 2 * SIGMA, 3, count_stddev=7.0)
+ADAPTIVE = kinds.adaptive_clipping(UNITS, 4, 2 * SIGMA, 3, count_stddev=7.0)
 
 
 def test_noise_of_both_releases_is_that_of_the_mechanism():
@@ -193,7 +184,7 @@ def test_a_schedule_on_a_mesh_with_explicit_axes():
 
 
 def test_three_units_at_one_percent_train_on_noise_alone():
-    mechanism = dpsgd(3, 0.03, 1.0, 60)
+    mechanism = kinds.dpsgd(3, 0.03, 1.0, 60)
     private = make(mechanism)
     sizes = []
     for step in range(60):
@@ -207,7 +198,7 @@ def test_three_units_at_one_percent_train_on_noise_alone():
 
 def test_batches_of_another_sampler_are_refused():
     """Shuffled batches released as Poisson ones: the object's mechanism decides."""
-    private = make(dpsgd(UNITS, 4, SIGMA, STEPS))
+    private = make(kinds.dpsgd(UNITS, 4, SIGMA, STEPS))
     shuffled = sampler_for(CASES["shuffled"].mechanism, KEY)
     refused = 0
     for step in range(STEPS):
@@ -231,19 +222,19 @@ def test_steps_beyond_the_last_epoch_are_refused():
     ("mechanism", "options", "error", "message"),
     [
         (
-            banded(UNITS, 2, 1.0, 4, bands=1, column_norm=1.0),
+            kinds.banded(UNITS, 2, 1.0, 4, bands=1, column_norm=1.0),
             {},
             TypeError,
             "independent noise, got BandedDPSGD: its noise is correlated over steps",
         ),
         (
-            adaptive_clipping(UNITS, 4, 1.0, 3, count_stddev=2.0),
+            kinds.adaptive_clipping(UNITS, 4, 1.0, 3, count_stddev=2.0),
             {},
             TypeError,
             r"AdaptiveClippingDPSGD.*rule=AdaptiveClipping\(\)",
         ),
         (
-            adaptive_clipping(UNITS, 4, 1.0, 3, count_stddev=2.0),
+            kinds.adaptive_clipping(UNITS, 4, 1.0, 3, count_stddev=2.0),
             {"clip_norm": None, "rule": AdaptiveClipping(count_stddev=3.0)},
             ValueError,
             "count_stddev must be 2, which the mechanism says, got 3",

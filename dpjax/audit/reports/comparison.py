@@ -7,7 +7,6 @@ from typing import Any
 
 from dpjax_accounting import (
     Block,
-    Bullets,
     Heading,
     Paragraph,
     Table,
@@ -79,8 +78,9 @@ def _in_words(reports: Mapping[str, Mapping[str, Any]]) -> list[Block]:
         ),
         *_extraction(reports),
         Heading("Verdicts"),
-        Bullets(
-            tuple(f"{name}: {report['verdict']['sentence']}" for name, report in reports.items())
+        *(
+            Paragraph(f"{name}: {report['verdict']['sentence']}")
+            for name, report in reports.items()
         ),
     ]
 

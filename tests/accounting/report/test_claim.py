@@ -17,17 +17,9 @@ from dpjax_accounting.engine.gaussian import gaussian_log_delta
 from dpjax_accounting.readings.trade_off import largest_tpr
 from dpjax_accounting.readings.unamplified import NotSampled, unamplified_epsilon
 
-from tests.support.mechanisms import (
-    dpsgd,
-    fixed_size,
-    full_batch,
-    random_allocation,
-    segment,
-    truncated_poisson,
-    user_level,
-)
+from tests.support import mechanisms as kinds
 
-FULL = full_batch(8.0, 4)
+FULL = kinds.full_batch(8.0, 4)
 
 
 def gaussian_tpr(fpr, mu):
@@ -39,38 +31,38 @@ def gaussian_tpr(fpr, mu):
 
 @pytest.mark.parametrize("neighboring", ["add_or_remove_one", "replace_one"])
 def test_without_sampling_nothing_is_amplified(neighboring):
-    whole = dpsgd(100, 100, 8.0, 4, neighboring=neighboring)
+    whole = kinds.dpsgd(100, 100, 8.0, 4, neighboring=neighboring)
     assert unamplified_epsilon(whole, 1e-5) == pytest.approx(whole.epsilon(1e-5), rel=1e-4)
 
 
 def test_known_batches_protect_less_but_not_as_if_all_took_part_in_all_steps():
-    sampled, whole = dpsgd(100, 10, 2.0, 30), dpsgd(100, 100, 2.0, 30)
+    sampled, whole = kinds.dpsgd(100, 10, 2.0, 30), kinds.dpsgd(100, 100, 2.0, 30)
     known = unamplified_epsilon(sampled, 1e-5)
     assert sampled.epsilon(1e-5) < known < whole.epsilon(1e-5)
     # One step: with probability 0.9 the unit is not in it, so that δ is divided by 0.1.
-    one = dpsgd(100, 10, 2.0, 1)
-    gaussian = dpsgd(100, 100, 2.0, 1)
+    one = kinds.dpsgd(100, 10, 2.0, 1)
+    gaussian = kinds.dpsgd(100, 100, 2.0, 1)
     assert unamplified_epsilon(one, 1e-6) == pytest.approx(gaussian.epsilon(1e-5), rel=1e-4)
     assert unamplified_epsilon(one.after(0), 1e-6) == 0.0
-    assert math.isfinite(unamplified_epsilon(dpsgd(10**7, 256, 1.0, 10**6), 1e-12))
+    assert math.isfinite(unamplified_epsilon(kinds.dpsgd(10**7, 256, 1.0, 10**6), 1e-12))
 
 
 def test_without_sampling_it_is_the_epsilon_of_every_mechanism():
     for mechanism in (
         FULL,
         ShuffledDPSGD(noise_multiplier=8.0, num_epochs=3),
-        Composition((FULL, full_batch(5.0, 2))),
+        Composition((FULL, kinds.full_batch(5.0, 2))),
     ):
         known = unamplified_epsilon(mechanism, 1e-5)
         assert known == pytest.approx(mechanism.epsilon(1e-5), rel=1e-3)
-    allocated = random_allocation(1000, 10, 8.0, 3)
+    allocated = kinds.random_allocation(1000, 10, 8.0, 3)
     assert unamplified_epsilon(allocated, 1e-5) == pytest.approx(
-        full_batch(8.0, 3).epsilon(1e-5), rel=1e-6
+        kinds.full_batch(8.0, 3).epsilon(1e-5), rel=1e-6
     )
 
 
 def test_known_draws_of_several_segments_add_up():
-    segments = (segment(100, 4.0, 2), segment(500, 2.0, 1))
+    segments = (kinds.segment(100, 4.0, 2), kinds.segment(500, 2.0, 1))
     known = unamplified_epsilon(DPSGDSchedule(num_units=1000, segments=segments), 1e-3)
     # Of two steps with probability 0.1 and one with 0.5, by hand.
     cases = [
@@ -80,15 +72,17 @@ def test_known_draws_of_several_segments_add_up():
     ]
     delta = sum(w * math.exp(gaussian_log_delta(known, mu)) for w, mu in cases if mu)
     assert 1e-3 * 0.998 < delta <= 1e-3
-    halves = DPSGDSchedule(num_units=1000, segments=(segment(100, 4.0, 20), segment(100, 4.0, 10)))
-    whole = unamplified_epsilon(dpsgd(1000, 100, 4.0, 30), 1e-12)
+    halves = DPSGDSchedule(
+        num_units=1000, segments=(kinds.segment(100, 4.0, 20), kinds.segment(100, 4.0, 10))
+    )
+    whole = unamplified_epsilon(kinds.dpsgd(1000, 100, 4.0, 30), 1e-12)
     assert whole <= unamplified_epsilon(halves, 1e-12) < 1.001 * whole
 
 
 @pytest.mark.parametrize("neighboring", ["zero_out", "replace_one"])
 def test_known_batches_of_a_fixed_size_are_those_of_a_unit_alone(neighboring):
-    fixed = fixed_size(1000, 100, 4.0, 30, neighboring=neighboring)
-    poisson = dpsgd(1000, 100, 4.0, 30, neighboring=neighboring)
+    fixed = kinds.fixed_size(1000, 100, 4.0, 30, neighboring=neighboring)
+    poisson = kinds.dpsgd(1000, 100, 4.0, 30, neighboring=neighboring)
     assert unamplified_epsilon(fixed, 1e-6) == unamplified_epsilon(poisson, 1e-6)
     assert unamplified_epsilon(fixed.after(0), 1e-6) == 0.0
 
@@ -97,11 +91,11 @@ def test_known_batches_of_a_fixed_size_are_those_of_a_unit_alone(neighboring):
     ("mechanism", "words"),
     [
         (
-            user_level(1000, 100, 8.0, 4, records_per_user=2),
+            kinds.user_level(1000, 100, 8.0, 4, records_per_user=2),
             "by different amounts",
         ),
         (
-            truncated_poisson(1000, 100, 8.0, 4, largest_batch_size=110),
+            kinds.truncated_poisson(1000, 100, 8.0, 4, largest_batch_size=110),
             "by different amounts",
         ),
         (GroupOfRecords(FULL, records_per_user=2), "known by a bound on all of it"),
@@ -125,8 +119,8 @@ def test_the_strongest_test_is_that_of_the_gaussian():
     "mechanism",
     [
         FULL,
-        fixed_size(100, 10, 8.0, 4, neighboring="replace_one"),
-        Composition((dpsgd(100, 10, 8.0, 4), dpsgd(100, 20, 8.0, 2))),
+        kinds.fixed_size(100, 10, 8.0, 4, neighboring="replace_one"),
+        Composition((kinds.dpsgd(100, 10, 8.0, 4), kinds.dpsgd(100, 20, 8.0, 2))),
     ],
 )
 def test_every_mechanism_has_a_claim(mechanism):
@@ -139,9 +133,9 @@ def test_every_mechanism_has_a_claim(mechanism):
 
 def test_what_has_no_steps_has_no_claim_for_some_of_them():
     with pytest.raises(ValueError, match="counts in full"):
-        claim(Composition((FULL, full_batch(5.0, 2))), 1e-5, steps_completed=1)
+        claim(Composition((FULL, kinds.full_batch(5.0, 2))), 1e-5, steps_completed=1)
     unknown = claim(
-        user_level(1000, 100, 80.0, 4, records_per_user=2),
+        kinds.user_level(1000, 100, 80.0, 4, records_per_user=2),
         1e-5,
         steps_completed=2,
     )

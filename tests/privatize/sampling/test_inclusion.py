@@ -15,26 +15,19 @@ from dpjax_accounting import (
 from scipy import stats
 
 from dpjax.privatize import PoissonSampler, RunKey, num_steps_of, sampler_for
-from tests.support.mechanisms import (
-    banded,
-    dpsgd,
-    fixed_size,
-    random_allocation,
-    segment,
-    truncated_poisson,
-)
+from tests.support import mechanisms as kinds
 
 STEPS, KEY = 10_000, RunKey.from_seed(20)
 UNITS = 6
-POISSON = dpsgd(UNITS, 2, 1.0, STEPS)
+POISSON = kinds.dpsgd(UNITS, 2, 1.0, STEPS)
 SCHEDULE = DPSGDSchedule(
-    num_units=UNITS, segments=(segment(1, 1.0, STEPS // 2), segment(4, 1.0, STEPS // 2))
+    num_units=UNITS, segments=(kinds.segment(1, 1.0, STEPS // 2), kinds.segment(4, 1.0, STEPS // 2))
 )
-TRUNCATED = truncated_poisson(UNITS, 3, 1.0, STEPS, largest_batch_size=3)
-FIXED = fixed_size(UNITS, 2, 1.0, STEPS)
-ALLOCATION = random_allocation(UNITS, 4, 1.0, STEPS // 4)
+TRUNCATED = kinds.truncated_poisson(UNITS, 3, 1.0, STEPS, largest_batch_size=3)
+FIXED = kinds.fixed_size(UNITS, 2, 1.0, STEPS)
+ALLOCATION = kinds.random_allocation(UNITS, 4, 1.0, STEPS // 4)
 SHUFFLED = ShuffledDPSGD(noise_multiplier=1.0, num_epochs=STEPS // 3, num_units=7, batch_size=3)
-CYCLIC = banded(7, 1, 1.0, STEPS, bands=3, column_norm=1.0)
+CYCLIC = kinds.banded(7, 1, 1.0, STEPS, bands=3, column_norm=1.0)
 
 
 def drawn(sampler, num_units, steps=range(STEPS)):
@@ -173,7 +166,7 @@ def test_cyclic_groups_take_turns():
 
 @pytest.mark.slow
 def test_groups_are_dealt_without_looking_at_the_units():
-    mechanism = banded(7, 2, 1.0, 3, bands=3, column_norm=1.0)
+    mechanism = kinds.banded(7, 2, 1.0, 3, bands=3, column_norm=1.0)
     dealt = np.stack(
         [drawn(sampler_for(mechanism, RunKey.from_seed(seed)), 7, range(3)) for seed in range(2000)]
     )
@@ -188,7 +181,7 @@ def test_the_full_batch_is_every_unit():
 
 
 def test_most_batches_of_three_units_at_one_percent_are_empty():
-    require_poisson(drawn_by(dpsgd(3, 0.03, 1.0, STEPS), 3), 0.01)
+    require_poisson(drawn_by(kinds.dpsgd(3, 0.03, 1.0, STEPS), 3), 0.01)
 
 
 def shuffled_batches():
@@ -210,7 +203,7 @@ def first_ones_kept():
         (lambda batches: require_poisson(batches, 1 / 2), lambda: drawn_by(TRUNCATED)),
         (require_fixed_size, shuffled_batches),
         (require_truncated, first_ones_kept),
-        (require_allocation, lambda: drawn_by(dpsgd(UNITS, 1.5, 1.0, STEPS))),
+        (require_allocation, lambda: drawn_by(kinds.dpsgd(UNITS, 1.5, 1.0, STEPS))),
         (
             require_allocation,
             lambda: drawn(sampler_for(ALLOCATION, KEY), UNITS, range(4)).repeat(2500, axis=0),

@@ -16,36 +16,29 @@ from hypothesis import strategies as st
 
 import dpjax
 from dpjax.privatize import PoissonSampler, RunKey, num_steps_of, sampler_for
-from tests.support.mechanisms import (
-    adaptive_clipping,
-    banded,
-    dpsgd,
-    fixed_size,
-    random_allocation,
-    segment,
-    truncated_poisson,
-    user_level,
-)
+from tests.support import mechanisms as kinds
 
 UNITS = 11
 # With the number of steps in which a unit adds one contribution at most, by the account.
 MECHANISMS = {
-    "poisson": (dpsgd(UNITS, 4, 1.0, 12), 1),
+    "poisson": (kinds.dpsgd(UNITS, 4, 1.0, 12), 1),
     "schedule": (
-        DPSGDSchedule(num_units=UNITS, segments=(segment(2, 1.0, 5), segment(9, 2.0, 7))),
+        DPSGDSchedule(
+            num_units=UNITS, segments=(kinds.segment(2, 1.0, 5), kinds.segment(9, 2.0, 7))
+        ),
         1,
     ),
-    "truncated": (truncated_poisson(UNITS, 5, 1.0, 12, largest_batch_size=4), 1),
-    "fixed size": (fixed_size(UNITS, 4, 1.0, 12), 1),
-    "allocation": (random_allocation(UNITS, 4, 1.0, 3), 4),
+    "truncated": (kinds.truncated_poisson(UNITS, 5, 1.0, 12, largest_batch_size=4), 1),
+    "fixed size": (kinds.fixed_size(UNITS, 4, 1.0, 12), 1),
+    "allocation": (kinds.random_allocation(UNITS, 4, 1.0, 3), 4),
     "shuffled": (
         ShuffledDPSGD(noise_multiplier=1.0, num_epochs=4, num_units=UNITS, batch_size=4),
         3,
     ),
-    "cyclic": (banded(UNITS, 2, 1.0, 12, bands=3, column_norm=1.0), 3),
+    "cyclic": (kinds.banded(UNITS, 2, 1.0, 12, bands=3, column_norm=1.0), 3),
     "full": (FullBatch(noise_multiplier=1.0, num_steps=12, num_units=UNITS), 1),
-    "user level": (user_level(UNITS, 4, 1.0, 12, records_per_user=1), 1),
-    "adaptive": (adaptive_clipping(UNITS, 4, 1.0, 12, count_stddev=2.0), 1),
+    "user level": (kinds.user_level(UNITS, 4, 1.0, 12, records_per_user=1), 1),
+    "adaptive": (kinds.adaptive_clipping(UNITS, 4, 1.0, 12, count_stddev=2.0), 1),
 }
 ALONE = ("poisson", "schedule", "allocation", "full", "user level", "adaptive")
 EVERY = pytest.mark.parametrize("name", MECHANISMS)
@@ -131,9 +124,12 @@ def test_a_unit_moves_the_sums_by_at_most_the_clip_norm(name, seed, unit):
 @pytest.mark.parametrize(
     ("mechanism", "message"),
     [
-        (Composition((dpsgd(9, 3, 1.0, 2),)), "got Composition: it describes several runs"),
-        (BestOfRuns(dpsgd(9, 3, 1.0, 2), mean_runs=2.0), "got BestOfRuns.*with its `run`"),
-        (GroupOfRecords(dpsgd(9, 3, 1.0, 2), records_per_user=2), "GroupOfRecords.*with its `run`"),
+        (Composition((kinds.dpsgd(9, 3, 1.0, 2),)), "got Composition: it describes several runs"),
+        (BestOfRuns(kinds.dpsgd(9, 3, 1.0, 2), mean_runs=2.0), "got BestOfRuns.*with its `run`"),
+        (
+            GroupOfRecords(kinds.dpsgd(9, 3, 1.0, 2), records_per_user=2),
+            "GroupOfRecords.*with its `run`",
+        ),
         (None, "how batches are drawn, got NoneType"),
         ("dpsgd", "how batches are drawn, got str"),
     ],
