@@ -45,7 +45,7 @@ def change_version(options, tmp_path, patch):
 
 
 def change_devices(options, tmp_path, patch):
-    patch.setattr(identity, "environment", lambda: {"devices": "4 × H200"})
+    patch.setattr(identity, "describe_environment", lambda: {"devices": "4 × H200"})
 
 
 CHANGES = {
