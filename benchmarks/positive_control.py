@@ -49,7 +49,7 @@ class Options:
     expected_batch_size: int = 20
     learning_rate: float = 3e-3
     private_learning_rate: float = 2e-4
-    """With privacy. At the other one noise would drown the model, and nothing could leak from it."""
+    """With privacy. At the other one noise would drown the model."""
     max_length: int = 48
     rank: int = 16
     target_epsilon: float = 4.0
