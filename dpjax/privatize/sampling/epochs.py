@@ -32,8 +32,8 @@ class RandomAllocationSampler:
 
     Batches have random sizes. Step s is batch s mod t of epoch ⌊s / t⌋.
 
-    Source: Chua et al. 2025, "Balls-and-Bins Sampling for DP-SGD", arXiv:2412.16802; Feldman and
-    Shenfeld 2025, "Privacy Amplification by Random Allocation", arXiv:2502.08202.
+    Source: Chua et al. 2025, "Balls-and-Bins Sampling for DP-SGD", theorem 3.1; Feldman and
+    Shenfeld 2025, "Privacy Amplification by Random Allocation".
 
     Attributes:
         num_units: number of slots of units.
@@ -72,6 +72,8 @@ class ShuffledSampler:
 
     Every unit takes part once in an epoch. The last batch of an epoch is smaller if the batch size
     does not divide the number of units.
+
+    Source: Chua et al. 2024, "How Private are DP-SGD Implementations?".
 
     Attributes:
         num_units: n, public.

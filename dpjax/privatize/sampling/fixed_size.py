@@ -14,7 +14,7 @@ class FixedSizeSampler:
     """Draws a uniformly random subset of a fixed size, independently in every step.
 
     Source: Wang, Balle and Kasiviswanathan 2019, "Subsampled Rényi Differential Privacy and
-    Analytical Moments Accountant", definition 4 (sampling without replacement).
+    Analytical Moments Accountant", equation 1.
 
     Attributes:
         num_units: n, public.

@@ -159,8 +159,7 @@ class CyclicPoissonSampler:
     them. Step t draws from group t mod b, every unit of it with one probability. A unit takes part
     at most once in b successive steps.
 
-    Source: Choquette-Choo et al. 2023, "(Amplified) Banded Matrix Factorization",
-    arXiv:2306.08153, algorithm 2.
+    Source: Choquette-Choo et al. 2023, "(Amplified) Banded Matrix Factorization", theorem 4.
 
     Attributes:
         num_units: n, public.
