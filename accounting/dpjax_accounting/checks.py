@@ -134,8 +134,8 @@ def check_common_fields(mechanism: Any) -> None:
     for name, value in fields.items():
         if name in _WHOLE:
             fields[name] = checked_integer(name, value, minimum=_WHOLE[name])
-            if name == "batch_size":
-                _check_fits(name, fields[name], fields[names[0]])
+            if name == "batch_size" and "num_units" in fields:
+                _check_fits(name, fields[name], fields["num_units"])
         elif name in _ABOVE_ZERO:
             fields[name] = checked_positive(name, value)
         elif name == "expected_batch_size":

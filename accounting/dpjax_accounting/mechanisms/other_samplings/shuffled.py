@@ -45,17 +45,6 @@ class ShuffledDPSGD(PublicSize):
     num_units: int | None = None
     batch_size: int | None = None
 
-    def __post_init__(self) -> None:
-        """Checks every field."""
-        super().__post_init__()
-        if self.num_units is None or self.batch_size is None:
-            return
-        if self.batch_size > self.num_units:
-            raise ValueError(
-                f"batch_size={self.batch_size} is larger than the data, which has"
-                f" num_units={self.num_units}. Choose at most {self.num_units}."
-            )
-
     def releases(self) -> Releases:
         """Returns one Gaussian release per epoch."""
         epochs = FullBatch(
