@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-import optax
 from dpjax_accounting import DPSGD, EpsilonBySteps
 
 from dpjax.privatize import ClippingRule, RunKey
@@ -23,6 +22,9 @@ from dpjax.training.fit_run import Fit
 from dpjax.training.no_privacy import NoPrivacy
 from dpjax.training.steps import Loss, NonPrivateTraining, PrivateTraining, TrainingSteps
 from dpjax.typing import PyTree
+
+if TYPE_CHECKING:
+    import optax
 
 _ADVICE = "start another one with a lower learning rate"
 
@@ -86,6 +88,7 @@ def fit(
 
     Example:
         >>> import jax.numpy as jnp
+        >>> import optax
         >>> from rich.console import Console
         >>> run = fit(
         ...     lambda params, x: jnp.sum((params - x) ** 2),

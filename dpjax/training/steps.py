@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from dpjax_accounting import DPSGD
 
 from dpjax.privatize import (
@@ -21,6 +20,9 @@ from dpjax.privatize import (
     private_gradient,
 )
 from dpjax.typing import PyTree
+
+if TYPE_CHECKING:
+    import optax
 
 # (params, record, frozen) -> scalar; the record has no axis of records.
 Loss = Callable[[PyTree, Any, PyTree], jax.Array]
@@ -171,5 +173,8 @@ def are_finite(tree: PyTree) -> jax.Array:
 def _updated(
     optimizer: optax.GradientTransformation, mean: PyTree, params: PyTree, state: PyTree
 ) -> tuple[PyTree, PyTree]:
+    # It loads a second's worth of modules, which an import of dpjax must not.
+    import optax
+
     updates, state = optimizer.update(mean, state, params)
     return optax.apply_updates(params, updates), state
