@@ -10,6 +10,7 @@ from dpjax.training.loop import run_steps as run_steps
 from dpjax.training.no_privacy import NoPrivacy as NoPrivacy
 from dpjax.training.progress import TrainingProgress as TrainingProgress
 from dpjax.training.report import COMMON_ASSUMPTIONS as COMMON_ASSUMPTIONS
+from dpjax.training.report import NEIGHBOURS as NEIGHBOURS
 from dpjax.training.report import describe_claim as describe_claim
 from dpjax.training.report import describe_implementation as describe_implementation
 from dpjax.training.report import describe_randomness as describe_randomness
@@ -25,6 +26,7 @@ from dpjax.training.stopped import stopping_on_file_errors as stopping_on_file_e
 
 __all__ = [
     "COMMON_ASSUMPTIONS",
+    "NEIGHBOURS",
     "DivergenceWatch",
     "Fit",
     "FitResult",

@@ -12,6 +12,7 @@ from dpjax.privatize import ClippingRule, RunKey
 from dpjax.training.environment import describe_environment
 from dpjax.training.report import (
     COMMON_ASSUMPTIONS,
+    NEIGHBOURS,
     describe_claim,
     describe_implementation,
     describe_randomness,
@@ -72,6 +73,7 @@ def report_fit(
     """
     clip_norm = 0.0 if rule is None else float(rule.clip_norm)
     is_private = mechanism is not None
+    neighbours = () if mechanism is None else (NEIGHBOURS[mechanism.neighboring],)
     return {
         "schema_version": SCHEMA_VERSION,
         "private": is_private,
@@ -90,7 +92,7 @@ def report_fit(
         "trust": _TRUST,
         "data_uses": _data_uses(mechanism, delta, steps_completed) if is_private else [],
         "dataset_total": None,
-        "assumptions": list(_ASSUMPTIONS) if is_private else [],
+        "assumptions": [*neighbours, *_ASSUMPTIONS] if is_private else [],
         "not_covered": list(_NOT_COVERED) if is_private else [],
         "warnings": first_warnings(mechanism, run_key),
         "versions": describe_versions(),

@@ -12,9 +12,15 @@ from dpjax.privatize import RunKey
 
 _PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _RUN_KEY_BITS = 256
+NEIGHBOURS = {
+    "add_or_remove_one": "Neighbouring data sets differ by one record added or removed.",
+    "zero_out": "Neighbouring data sets differ by one record that contributes nothing in one of "
+    "them. The number of records is public.",
+    "replace_one": "Neighbouring data sets differ by one record that is another one in one of "
+    "them. The number of records is public.",
+}
 # True of every run that samples, clips and adds noise as dpjax does.
 COMMON_ASSUMPTIONS = (
-    "Neighbouring data sets differ by one record added or removed.",
     "The sampling probability, the number of steps, the clip norm and the expected batch size are "
     "public.",
     "The adversary may see the final model and every intermediate one, but not which records were "

@@ -1,5 +1,7 @@
 """`fit`: any model, the loop of every run, and what it refuses."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -77,6 +79,12 @@ def test_a_loop_may_stop_and_go_on(options):
     assert [step for step, _ in seen] == [3, 4, 5, 6] and seen[-1][1] == whole.epsilon
     assert run.params["w"].tolist() == whole.params["w"].tolist()
     assert run.result().metrics[1]["num_records"] == whole.metrics[1]["num_records"]
+
+
+def test_the_report_says_what_neighbours_are(options):
+    mechanism = dataclasses.replace(MECHANISM, neighboring="zero_out")
+    first, *_ = dpjax.fit(**options | {"mechanism": mechanism}).result().privacy["assumptions"]
+    assert "contributes nothing" in first
 
 
 def test_without_privacy_it_is_gradient_descent(options, data):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dpjax.training import COMMON_ASSUMPTIONS
+from dpjax.training import COMMON_ASSUMPTIONS, NEIGHBOURS
 
 ASSUMPTIONS = (
     "One record is one row of the training file. A person with several rows is protected for each "
     "row, not for all of them together.",
+    NEIGHBOURS["add_or_remove_one"],
     *COMMON_ASSUMPTIONS,
 )
 LABEL_ASSUMPTIONS = ("The set of labels is public.",)
