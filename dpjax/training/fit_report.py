@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import secrets
 from typing import Any
 
 from dpjax_accounting import DPSGD, SCHEMA_VERSION
@@ -58,6 +57,7 @@ def report_fit(
     num_steps: int,
     steps_completed: int,
     run_key: RunKey,
+    run_id: str,
     delta_is_default: bool,
 ) -> dict[str, Any]:
     """Returns the report of the steps completed, with the schema of dpjax_accounting.
@@ -69,6 +69,7 @@ def report_fit(
         num_steps: how many were planned.
         steps_completed: how many are done.
         run_key: for whether a seed is fixed; nothing of it is written.
+        run_id: names the run.
         delta_is_default: whether δ was left to dpjax.
     """
     clip_norm = 0.0 if rule is None else float(rule.clip_norm)
@@ -78,7 +79,7 @@ def report_fit(
         "schema_version": SCHEMA_VERSION,
         "private": is_private,
         "run": {
-            "id": secrets.token_hex(16),
+            "id": run_id,
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "base_model": "parameters given by the caller",
             "base_model_revision": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,6 +64,7 @@ class Fit:
         watch: tells whether training has diverged.
         steps_completed: how many steps are done.
         metrics: what they saw.
+        run_id: names the run in its report.
     """
 
     mechanism: DPSGD | None
@@ -80,6 +82,7 @@ class Fit:
     watch: DivergenceWatch
     steps_completed: int = 0
     metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    run_id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
 
     def __repr__(self) -> str:
         return f"Fit(step {self.steps_completed} of {self.num_steps})"
@@ -138,6 +141,7 @@ class Fit:
             num_steps=self.num_steps,
             steps_completed=self.steps_completed,
             run_key=self.run_key,
+            run_id=self.run_id,
             delta_is_default=self.delta_is_default,
         )
         guarantee = privacy["guarantee"]

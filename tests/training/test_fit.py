@@ -78,6 +78,7 @@ def test_a_loop_may_stop_and_go_on(options):
     seen = [(done.step, done.epsilon) for done in run]
     assert [step for step, _ in seen] == [3, 4, 5, 6] and seen[-1][1] == whole.epsilon
     assert run.params["w"].tolist() == whole.params["w"].tolist()
+    assert run.result().privacy["run"]["id"] == stopped.privacy["run"]["id"]
     assert run.result().metrics[1]["num_records"] == whole.metrics[1]["num_records"]
 
 
