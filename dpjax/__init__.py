@@ -42,6 +42,7 @@ from dpjax.training import FitResult as FitResult
 from dpjax.training import NoPrivacy as NoPrivacy
 from dpjax.training import StepDone as StepDone
 from dpjax.training import fit as fit
+from dpjax.training import scale_by_adam_bc as scale_by_adam_bc
 
 __all__ = [
     "AdaptiveClipping",
@@ -78,6 +79,7 @@ __all__ = [
     "noisy_mean",
     "private_gradient",
     "sampler_for",
+    "scale_by_adam_bc",
     "unit_loss",
 ]
 

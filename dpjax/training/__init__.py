@@ -1,13 +1,15 @@
 """Training of any JAX model: the loop that every run shares, and `fit`."""
 
+from dpjax.training.adam_bc import AdamBCState as AdamBCState
+from dpjax.training.adam_bc import scale_by_adam_bc as scale_by_adam_bc
 from dpjax.training.divergence import DivergenceWatch as DivergenceWatch
 from dpjax.training.environment import describe_environment as describe_environment
-from dpjax.training.fit import fit as fit
-from dpjax.training.fit_run import Fit as Fit
-from dpjax.training.fit_run import FitResult as FitResult
+from dpjax.training.fitting.fit import fit as fit
+from dpjax.training.fitting.no_privacy import NoPrivacy as NoPrivacy
+from dpjax.training.fitting.run import Fit as Fit
+from dpjax.training.fitting.run import FitResult as FitResult
 from dpjax.training.loop import StepDone as StepDone
 from dpjax.training.loop import run_steps as run_steps
-from dpjax.training.no_privacy import NoPrivacy as NoPrivacy
 from dpjax.training.progress import TrainingProgress as TrainingProgress
 from dpjax.training.report import COMMON_ASSUMPTIONS as COMMON_ASSUMPTIONS
 from dpjax.training.report import NEIGHBOURS as NEIGHBOURS
@@ -27,6 +29,7 @@ from dpjax.training.stopped import stopping_on_file_errors as stopping_on_file_e
 __all__ = [
     "COMMON_ASSUMPTIONS",
     "NEIGHBOURS",
+    "AdamBCState",
     "DivergenceWatch",
     "Fit",
     "FitResult",
@@ -47,5 +50,6 @@ __all__ = [
     "first_warnings",
     "fit",
     "run_steps",
+    "scale_by_adam_bc",
     "stopping_on_file_errors",
 ]

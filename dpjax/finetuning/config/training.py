@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from dpjax.option_checks import (
     CheckedOptions,
@@ -12,6 +12,8 @@ from dpjax.option_checks import (
     check_positive,
     check_share,
 )
+
+OptimizerName = Literal["adam", "adamw", "sgd", "adam-bc"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +33,16 @@ class Training(CheckedOptions):
     """Length of the run in expected passes over the data; default 3 if no num_steps is given."""
     num_steps: int | None = None
     """Length of the run in optimizer steps."""
+    optimizer: OptimizerName = "adam"
+    """What makes an update of the private gradient; none of them costs ε. adam-bc takes the
+    variance of the noise off Adam's second moment (DP-AdamBC)."""
+    momentum: float = 0.9
+    """With optimizer=sgd, how much of the update before is kept."""
+    weight_decay: float = 0.01
+    """With optimizer=adamw, how fast parameters shrink: by this share of them times the learning
+    rate in each step."""
     learning_rate: float = 2e-3
-    """Peak learning rate of Adam."""
+    """Peak learning rate."""
     head_learning_rate: float | None = None
     """Peak learning rate of the classification head, which starts from nothing; default:
     learning_rate."""
@@ -68,4 +78,19 @@ class Training(CheckedOptions):
         check_share("training.warmup_fraction", self.warmup_fraction)
         check_share("training.label_smoothing", self.label_smoothing)
         check_choice("training.loss_reduction", self.loss_reduction, ("mean", "sum"))
+        check_choice("training.optimizer", self.optimizer, get_args(OptimizerName))
+        check_share("training.momentum", self.momentum)
+        if self.weight_decay < 0:
+            raise ValueError(f"training.weight_decay must be at least 0, got {self.weight_decay}")
+        self._check_belongs("momentum", "sgd")
+        self._check_belongs("weight_decay", "adamw")
         check_choice("training.schedule", self.schedule, ("constant", "linear", "cosine"))
+
+    def _check_belongs(self, name: str, optimizer: OptimizerName) -> None:
+        """Raises ValueError if an option of one optimizer is given with another."""
+        default = type(self).__dataclass_fields__[name].default
+        if getattr(self, name) != default and self.optimizer != optimizer:
+            raise ValueError(
+                f"training.{name} is for training.optimizer={optimizer}, got {self.optimizer}; "
+                "leave it out"
+            )

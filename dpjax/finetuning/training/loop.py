@@ -16,6 +16,7 @@ from rich.console import Console
 from dpjax.data import by_length, trim_padding
 from dpjax.finetuning.files import checkpoint
 from dpjax.finetuning.files.metrics_log import MetricsLog
+from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.tasks.base import Batch
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
@@ -68,7 +69,9 @@ def train(
     plan, directory = run.plan, run.directory
     trainable, frozen = run.model.trainable, run.model.frozen
     training = plan.config.training
-    optimizer = make_optimizer(training, plan.num_steps, plan.head)
+    optimizer = make_optimizer(
+        training, plan.num_steps, plan.head, noise_stddev=_noise_stddev(plan)
+    )
     steps = _make_steps(run, optimizer)
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
     state = optimizer.init(trainable)
@@ -116,6 +119,14 @@ def train(
                 )
         writer.wait()
         return Trained(trainable, log.rows, log.num_missing)
+
+
+def _noise_stddev(plan: Plan) -> float:
+    """Of the noise on the private gradient, per coordinate; 0 without privacy."""
+    if plan.mechanism is None:
+        return 0.0
+    noise = plan.mechanism.noise_multiplier * plan.config.privacy.clip_norm
+    return float(noise / plan.mechanism.expected_batch_size)
 
 
 def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:

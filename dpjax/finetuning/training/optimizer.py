@@ -1,4 +1,4 @@
-"""Adam with a schedule, and a learning rate of its own for the head."""
+"""The optimizer of a run: by name, with a schedule, and a learning rate for the head."""
 
 from __future__ import annotations
 
@@ -8,17 +8,52 @@ import jax
 import optax
 
 from dpjax.finetuning.config import Training
+from dpjax.training import scale_by_adam_bc
 from dpjax.typing import PyTree
 
 
 def make_optimizer(
-    training: Training, num_steps: int, head: Collection[str] = ("classifier",)
+    training: Training,
+    num_steps: int,
+    head: Collection[str] = ("classifier",),
+    *,
+    noise_stddev: float = 0.0,
 ) -> optax.GradientTransformation:
-    """Adam (Kingma & Ba 2015) with linear warm-up, then constant, linear or cosine decay to 0.
+    """Makes the optimizer that was asked for: linear warm-up, then what the schedule says.
 
-    The classification head, the parts of the model named in `head`, may have a learning rate of its
-    own, on the same schedule.
+    Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019), stochastic gradient descent with
+    momentum, or DP-AdamBC. The classification head, the parts of the model named in `head`, may
+    have a learning rate of its own, on the same schedule.
+
+    Args:
+        training: the options.
+        num_steps: of the run.
+        head: names of the parts of the model that tuning initialises.
+        noise_stddev: of the noise on the private gradient, per coordinate; 0 without privacy.
     """
+    peak = training.learning_rate
+    schedule = _schedule(training, num_steps)
+    make = {
+        "adam": lambda: optax.adam(schedule),
+        "adamw": lambda: optax.adamw(schedule, weight_decay=training.weight_decay),
+        "sgd": lambda: optax.sgd(schedule, momentum=training.momentum),
+        "adam-bc": lambda: optax.chain(
+            scale_by_adam_bc(noise_stddev), optax.scale_by_learning_rate(schedule)
+        ),
+    }[training.optimizer]
+    if training.head_learning_rate is None:
+        return make()
+
+    def is_head(trainable: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key in head, trainable)
+
+    # What each of them returns is proportional to the learning rate.
+    return optax.chain(
+        make(), optax.masked(optax.scale(training.head_learning_rate / peak), is_head)
+    )
+
+
+def _schedule(training: Training, num_steps: int) -> optax.Schedule:
     peak = training.learning_rate
     warmup = round(training.warmup_fraction * num_steps)
     decay_steps = max(1, num_steps - warmup)
@@ -29,12 +64,4 @@ def make_optimizer(
     }[training.schedule]
     # Starting above zero: a first step with learning rate 0 would spend privacy for nothing.
     rise = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
-    adam = optax.adam(optax.join_schedules([rise, after], [warmup]) if warmup else after)
-    if training.head_learning_rate is None:
-        return adam
-
-    def is_head(trainable: PyTree) -> PyTree:
-        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key in head, trainable)
-
-    # What Adam returns is proportional to the learning rate.
-    return optax.chain(adam, optax.masked(optax.scale(training.head_learning_rate / peak), is_head))
+    return optax.join_schedules([rise, after], [warmup]) if warmup else after

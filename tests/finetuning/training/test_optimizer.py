@@ -5,10 +5,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dpjax.finetuning.config import Training
 from dpjax.finetuning.training.optimizer import make_optimizer
+from dpjax.training import scale_by_adam_bc
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -43,3 +45,45 @@ def test_the_head_may_have_a_learning_rate_of_its_own():
     np.testing.assert_allclose(
         other["classifier"]["kernel"], 3.0 * one["classifier"]["kernel"], rtol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"optimizer": "adam"}, optax.adam(0.01)),
+        ({"optimizer": "adamw", "weight_decay": 0.3}, optax.adamw(0.01, weight_decay=0.3)),
+        ({"optimizer": "sgd", "momentum": 0.7}, optax.sgd(0.01, momentum=0.7)),
+        (
+            {"optimizer": "adam-bc"},
+            optax.chain(scale_by_adam_bc(0.5), optax.scale_by_learning_rate(0.01)),
+        ),
+    ],
+)
+def test_optimizers_are_optax_by_name(options, expected):
+    training = Training(learning_rate=0.01, schedule="constant", warmup_fraction=0.0, **options)
+    params, gradients = jnp.array([1.0, -2.0]), jnp.array([[0.9, 0.1], [-0.7, 1.3]])
+    found = []
+    for optimizer in (make_optimizer(training, 5, noise_stddev=0.5), expected):
+        state = optimizer.init(params)
+        for gradient in gradients:
+            update, state = optimizer.update(gradient, state, params)
+        found.append(update)
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimizer": "adamax"}, "training.optimizer must be one of .*Did you mean 'adam"),
+        ({"momentum": 0.5}, "training.momentum is for training.optimizer=sgd, got adam"),
+        (
+            {"optimizer": "sgd", "weight_decay": 0.1},
+            "training.weight_decay is for .*adamw",
+        ),
+        ({"optimizer": "sgd", "momentum": 1.5}, "training.momentum must be"),
+        ({"optimizer": "adamw", "weight_decay": -1.0}, "training.weight_decay must be at least 0"),
+    ],
+)
+def test_options_of_another_optimizer_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Training(**options)

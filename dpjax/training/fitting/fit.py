@@ -11,15 +11,15 @@ from dpjax_accounting import DPSGD, EpsilonBySteps
 
 from dpjax.privatize import ClippingRule, RunKey
 from dpjax.training.divergence import DivergenceWatch
-from dpjax.training.fit_checks import (
+from dpjax.training.fitting.checks import (
     check_data,
     checked_delta,
     checked_params,
     checked_rule,
     checked_run_key,
 )
-from dpjax.training.fit_run import Fit
-from dpjax.training.no_privacy import NoPrivacy
+from dpjax.training.fitting.no_privacy import NoPrivacy
+from dpjax.training.fitting.run import Fit
 from dpjax.training.steps import Loss, NonPrivateTraining, PrivateTraining, TrainingSteps
 from dpjax.typing import PyTree
 

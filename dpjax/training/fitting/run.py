@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dpjax.privatize import ClippingRule, RunKey
 from dpjax.training.divergence import DivergenceWatch
-from dpjax.training.fit_report import report_fit
+from dpjax.training.fitting.report import report_fit
 from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
 from dpjax.training.progress import TrainingProgress
 from dpjax.training.steps import TrainingSteps

@@ -1,0 +1,1 @@
+"""`fit`: its checks, its run and its report."""
