@@ -58,9 +58,9 @@ def scale_by_adam_bc(
         ... )
         >>> params = {"w": jnp.zeros(3)}
         >>> state = optimizer.init(params)
-        >>> updates, state = optimizer.update({"w": jnp.array([1.0, -1.0, 0.0])}, state, params)
-        >>> updates["w"].round(6).tolist()
-        [-0.0010000000474974513, 0.0010000000474974513, 0.0]
+        >>> updates, state = optimizer.update({"w": jnp.array([1.0, -1.0, 1e-6])}, state, params)
+        >>> [round(float(entry), 6) for entry in updates["w"]]
+        [-0.001, 0.001, -4e-06]
     """
     import optax
 
