@@ -16,8 +16,8 @@ from dpjax.finetuning import after_training, run
 from dpjax.finetuning.files import checkpoint, metrics_log
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.reports import run_report
-from dpjax.finetuning.training import loop
 from dpjax.training import RunStopped
+from dpjax.training import loop as loop_of_all
 
 
 def weights(folder):
@@ -228,7 +228,7 @@ def test_a_run_that_fails_before_anything_is_saved_forgets_its_secrets(
         raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_row", fault)
+        patch.setattr(loop_of_all, "_done", fault)
         with pytest.raises(ZeroDivisionError):
             dpjax.finetune(**options)
     assert not (tmp_path / "run" / "private").exists()

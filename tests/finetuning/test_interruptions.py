@@ -11,6 +11,7 @@ from dpjax.cli.main import main
 from dpjax.finetuning import run
 from dpjax.finetuning.setup import start
 from dpjax.finetuning.training import loop
+from dpjax.training import loop as loop_of_all
 
 
 def words(options):
@@ -39,7 +40,7 @@ def test_what_nobody_foresaw_is_a_sentence_before_it_is_a_traceback(
 
     for module, name, status in (
         (start, "prepare", "Nothing of the run had been started."),
-        (loop, "_row", "--overwrite starts it afresh."),
+        (loop_of_all, "_done", "--overwrite starts it afresh."),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, fault)
