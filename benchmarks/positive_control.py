@@ -45,11 +45,9 @@ class Options:
     model: Path | None = None
     num_records: int = 200
     num_canaries: int = 160
-    num_epochs: float = 16.0
+    num_epochs: float = 8.0
     expected_batch_size: int = 20
     learning_rate: float = 3e-3
-    private_num_epochs: float = 8.0
-    """With privacy: more of them would need more noise."""
     private_learning_rate: float = 2e-4
     """With privacy. At the other one noise would drown the model."""
     max_length: int = 48
@@ -91,7 +89,7 @@ def train(options: Options, checkpoint: Path, *, private: bool) -> Path:
         training={
             "expected_batch_size": options.expected_batch_size,
             "microbatch_size": options.expected_batch_size,
-            "num_epochs": options.private_num_epochs if private else options.num_epochs,
+            "num_epochs": options.num_epochs,
             "learning_rate": options.private_learning_rate if private else options.learning_rate,
             "max_length": options.max_length,
         },
