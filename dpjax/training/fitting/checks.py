@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from dpjax_accounting import DPSGD, default_delta, validate_delta
 
 from dpjax.privatize import AdaptiveClipping, ClippingRule, FlatClipping, RunKey
@@ -91,28 +90,3 @@ def checked_params(params: PyTree) -> PyTree:
         if not bool(jnp.all(jnp.isfinite(leaf))):
             raise ValueError(f"parameters must be finite, got infinite or NaN entries in {name}")
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
-
-
-def check_data(data: Any, num_units: int) -> None:
-    """Checks that there are as many records as the mechanism has units.
-
-    Raises:
-        TypeError: data are neither arrays nor an object with `len` and `take`.
-        ValueError: the numbers differ.
-    """
-    if hasattr(data, "take") and hasattr(data, "__len__") and not hasattr(data, "shape"):
-        lengths = {len(data)}
-    else:
-        leaves = jax.tree.leaves(data)
-        if not leaves or not all(np.ndim(leaf) for leaf in leaves):
-            raise TypeError(
-                "data must be a pytree of arrays with a leading axis of records, or an object with "
-                f"len and take, got {type(data).__name__}"
-            )
-        lengths = {np.shape(leaf)[0] for leaf in leaves}
-    if lengths != {num_units}:
-        found = " and ".join(map(str, sorted(lengths)))
-        raise ValueError(
-            f"data must have as many records as the mechanism has units, got {found} records and "
-            f"num_units={num_units}: the accountant would count something else"
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -12,13 +12,13 @@ from dpjax_accounting import DPSGD, EpsilonBySteps
 from dpjax.privatize import ClippingRule, RunKey
 from dpjax.training.divergence import DivergenceWatch
 from dpjax.training.fitting.checks import (
-    check_data,
     checked_delta,
     checked_params,
     checked_rule,
     checked_run_key,
 )
 from dpjax.training.fitting.no_privacy import NoPrivacy
+from dpjax.training.fitting.records import Records, check_records, take_records
 from dpjax.training.fitting.run import Fit
 from dpjax.training.steps import Loss, NonPrivateTraining, PrivateTraining, TrainingSteps
 from dpjax.typing import PyTree
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     import optax
 
 _ADVICE = "start another one with a lower learning rate"
-
-
-@runtime_checkable
-class Records(Protocol):
-    """Records that give the batch of some rows, such as a memory-mapped table."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: np.ndarray) -> PyTree:
-        """Returns the records at `rows`, `(b,)` int64, as a pytree of arrays `(b, ...)`."""
 
 
 def fit(
@@ -64,7 +54,7 @@ def fit(
             `(params, record, frozen) -> scalar` if `frozen` is given. Any JAX function: parameters
             of Flax, Equinox or Haiku are pytrees.
         params: a pytree of floating point arrays, copied: yours are not taken over.
-        data: n records, a pytree of arrays (n, ...); or an object with `len` and
+        data: n records, a pytree of NumPy or JAX arrays (n, ...); or an object with `len` and
             `take(rows) -> batch`. Record i is unit i of the mechanism.
         mechanism: what the accountant counts, or `NoPrivacy`.
         optimizer: an optax transformation of the private gradient.
@@ -72,7 +62,7 @@ def fit(
         rule: instead of `clip_norm`, a clipping rule such as `PerGroupClipping`.
         delta: δ of the guarantee; default: min(1e-5, n^-1.1).
         frozen: a pytree of arrays that the loss reads and nothing trains.
-        run_key: the secret of this run; default: from the operating system.
+        run_key: the secret of this run; use it in no other. Default: from the operating system.
         microbatch_size: records processed at once. It costs memory and changes results by rounding
             only, ε not at all.
         strategy: how clipped sums are computed, as for `clipped_grad`.
@@ -119,12 +109,12 @@ def fit(
     accounted = mechanism if isinstance(mechanism, DPSGD) else None
     checked = checked_rule(accounted, clip_norm, rule)
     key, start = checked_run_key(run_key), checked_params(params)
-    check_data(data, mechanism.num_units)
+    check_records(data, mechanism.num_units)
     spent, target_delta = None, checked_delta(accounted, delta)
     if accounted is not None and target_delta is not None:
         spent = EpsilonBySteps(accounted, target_delta)
-        # What it refuses, it refuses before the first step.
-        accounted.epsilon(target_delta)
+        # What the accountant refuses, it refuses before the first step.
+        spent.at(accounted.num_steps)
     record_loss = _reading_frozen(loss) if frozen is None else loss
     steps: TrainingSteps
     if accounted is None or checked is None:
@@ -159,10 +149,4 @@ def _batches(
 ) -> Iterator[tuple[PyTree, np.ndarray]]:
     pieces = steps.batches(step, microbatch_size=microbatch_size, order=lambda rows: rows)
     for rows, mask in pieces:
-        yield _take(data, rows), mask
-
-
-def _take(data: PyTree | Records, rows: np.ndarray) -> PyTree:
-    if isinstance(data, Records):
-        return data.take(rows)
-    return jax.tree.map(lambda leaf: leaf[rows], data)
+        yield take_records(data, rows), mask

@@ -104,6 +104,19 @@ def test_without_privacy_it_is_gradient_descent(options, data):
     assert result.epsilon is None and "WITHOUT privacy" in result.privacy["warnings"][0]
 
 
+def test_a_record_of_an_array_is_a_row(options):
+    # `take` of an array with two axes takes single numbers; a record would be several units.
+    rows = np.arange(2.0 * NUM, dtype=np.float32).reshape(NUM, 2)
+
+    def train(loss, data):
+        run = dpjax.fit(**options | {"loss": loss, "data": data, "params": jnp.zeros(2)})
+        return run.run(QUIET).params.tolist()
+
+    expected = train(lambda w, record: jnp.sum((w - record["x"]) ** 2), {"x": rows})
+    for data in (rows, jnp.asarray(rows)):
+        assert train(lambda w, record: jnp.sum((w - record) ** 2), data) == expected
+
+
 @pytest.mark.slow
 def test_records_may_come_from_an_object(options, data):
     class Table:
@@ -144,7 +157,9 @@ def test_frozen_parameters_are_read_and_stay(options):
         ({"params": {"w": jnp.array([0, np.nan, 0.0])}}, ValueError, "NaN entries in w"),
         ({"data": {"x": np.zeros((9, 3)), "y": np.zeros((9, 3))}}, ValueError, "9 records and"),
         ({"data": {"x": np.zeros((NUM, 3)), "y": np.zeros(9)}}, ValueError, "9 and 60 records"),
-        ({"data": 3.0}, TypeError, "pytree of arrays with a leading axis"),
+        ({"data": 3.0}, TypeError, "arrays with a leading axis of records.*got float"),
+        ({"data": [[1.0] * NUM]}, TypeError, "got float"),
+        ({"data": {}}, TypeError, "got nothing"),
     ],
 )
 def test_mistakes_are_found_before_the_first_step(options, changes, error, message):
