@@ -31,11 +31,12 @@ class Audit(CheckedOptions):
     """0.5 leaves each training record out if a fair coin says so, and audits the records instead of
     canaries. Half of them count in the guarantee, whatever the coins say. 0 trains on all."""
     kind: CanaryKindName = "auto"
-    """new-token: an unused token after random ones. random-tokens: a text of random tokens.
-    high-temperature: a text that the model writes before tuning. random-labelled: a text of random
-    tokens with a random label. mislabelled: held-out records with another label, which then count
-    no more in the accuracy. auto is random-labelled for texts with labels; for
-    texts that are written new-token, or random-tokens where too few tokens are unused."""
+    """new-token: an unused token after random ones, or a rare one where unused ones are too few.
+    random-tokens: a text of random tokens. high-temperature: a text that the model writes before
+    tuning. random-labelled: a text of random tokens with a random label. mislabelled: held-out
+    records with another label, which then count no more in the accuracy. auto is random-labelled
+    for texts with labels; for texts that are written new-token, or random-tokens where too few
+    tokens are unused."""
     score: ScoreName = "auto"
     """What the verdict rests on, chosen before training; auto is ratio, the loss before tuning
     against the loss after it, for texts that are written, and loss for texts with labels."""
