@@ -49,6 +49,7 @@ def test_a_run_without_privacy_is_caught(audited):
     assert not (folder / "private").exists()
 
 
+@pytest.mark.slow
 def test_half_of_the_canaries_count_in_the_guarantee(options, capsys):
     audit = {"num_canaries": 40, "most_share": 0.3}
     options["privacy"] = {"noise_multiplier": 0.5, "delta": 1e-5}

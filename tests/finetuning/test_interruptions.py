@@ -30,6 +30,7 @@ def words(options):
     return ["finetune", *(str(word) for pair in named.items() for word in pair)]
 
 
+@pytest.mark.slow
 def test_what_nobody_foresaw_is_a_sentence_before_it_is_a_traceback(
     cheap_options, tmp_path, monkeypatch, capsys
 ):

@@ -88,6 +88,7 @@ def test_without_a_seed_two_runs_differ(options, tmp_path):
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_nothing_happened(options, finished, monkeypatch, number):
     whole = finished
     update = loop.TrainingProgress.update
@@ -169,6 +170,7 @@ def test_what_a_record_drops_depends_on_the_step_and_on_nothing_else(
     assert losses(dpjax.finetune(**options, resume=True)) == losses(whole)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_from_the_hub_is_reported_with_its_commit(
     options, tiny_checkpoint, tmp_path, monkeypatch
 ):
@@ -284,6 +286,7 @@ def test_every_trained_tensor_moves_and_no_other(options, tuning, belongs, tiny_
     assert moved == {name for name in after if belongs(name) or name.startswith("classifier")}
 
 
+@pytest.mark.slow
 def test_a_frozen_a_and_fewer_layers(options):
     lora = {"freeze_a": True, "target_modules": ["query"], "layers_to_transform": [0]}
     result = dpjax.finetune(**options | {"lora": lora, "num_layers": 1})
@@ -294,6 +297,7 @@ def test_a_frozen_a_and_fewer_layers(options):
     assert "on query of layers 0, A frozen" in (result.output_dir / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_tuned_folder_can_be_tuned_again(options, finished):
     again = dpjax.finetune(**options | {"model": finished.output_dir / "model"})
     assert again.epsilon <= 4.0

@@ -106,6 +106,7 @@ def test_release_and_update_is_one_program_with_the_update():
 
 
 @pytest.mark.usefixtures("full_optimisation")
+@pytest.mark.slow
 def test_what_is_shared_is_an_argument_and_no_constant():
     frozen = {"scale": jnp.full(100_000, 0.5), "table": jnp.arange(3)}
 

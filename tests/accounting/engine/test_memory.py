@@ -41,6 +41,7 @@ def test_the_finest_grid_takes_half_a_gigabyte_at_most():
     assert 256 * MIB < peak(dpsgd(10**9, 10**4, 0.7, 10**6), 1e-8) < 512 * MIB
 
 
+@pytest.mark.slow
 def test_segments_share_the_memory_of_one():
     def schedule(count):
         segments = tuple(segment(1000, 4 + i / count, 100) for i in range(count))

@@ -80,6 +80,7 @@ def test_bad_arguments_are_refused_in_words(tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_neither_import_nor_drawing_touches_pyplot(tmp_path):
     code = (
         "import sys, dpjax.audit as audit\n"

@@ -32,6 +32,7 @@ def assert_equal(found, expected):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+@pytest.mark.slow
 def test_they_equal_those_of_the_full_forward_pass(family):
     model = random_model(family, "causal_lm")
     found = token_statistics(model, RECORDS, batch_size=3)

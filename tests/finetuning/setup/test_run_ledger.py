@@ -78,6 +78,7 @@ def test_two_runs_on_the_same_data_compose(options, tmp_path, monkeypatch):
     assert ledger_of(options).dataset.sha256 not in json.dumps(result.privacy)
 
 
+@pytest.mark.slow
 def test_the_charge_is_on_disk_before_the_first_step_and_a_crash_leaves_it_whole(
     options, monkeypatch
 ):

@@ -96,6 +96,7 @@ def check_run(result, *, steps_with_odd, held_out_odd, training_records):
 
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("non_private", [False, True])
+@pytest.mark.slow
 def test_one_training_record_without_a_loss(odd_options, tmp_path, non_private):
     odd_options["train_data"] = with_odd_record(odd_options["train_data"], tmp_path)
     # Everybody takes part in every step.

@@ -99,6 +99,7 @@ def test_unrolled_and_stacked_layers_write_and_read_the_same(
 
 
 @pytest.mark.parametrize("family", ["phi3", "gpt2"])
+@pytest.mark.slow
 def test_scanned_adapters_compute_what_unrolled_ones_do(family, tmp_path):
     ids, mask = np.arange(6, dtype=np.int32)[None], np.ones((1, 6), bool)
     model = adapt(model_of(family), target_modules="all-linear")

@@ -33,6 +33,7 @@ def texts():
     return ids, jnp.ones((3, 8), bool)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_key_drops_nothing():
     ids, mask = texts()
     with_dropout, without = adapted(), adapted(dropout=0.0)

@@ -95,6 +95,7 @@ def test_ids_are_refused_by_a_cut_model():
         cut(*ragged_batch())
 
 
+@pytest.mark.slow
 def test_fresh_adapters_change_nothing_yet_and_differ():
     model = adapted()
     plain = random_model("bert", "sequence_classification")

@@ -117,6 +117,7 @@ def test_training_changes_what_is_trained_and_the_original_stays(lora_model, bat
     np.testing.assert_array_equal(lora_model(*batch), before)
 
 
+@pytest.mark.slow
 def test_trainable_tree_survives_an_orbax_checkpoint(lora_model, batch, tmp_path):
     graphdef, trainable, frozen = split_trainable(lora_model, Trainable.lora())
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), trainable)

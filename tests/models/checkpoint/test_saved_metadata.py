@@ -137,6 +137,7 @@ IDS = np.arange(3, 17)[None].astype(np.int32)
 @pytest.mark.parametrize(
     ("head", "is_tied"), [(np.copy, True), (lambda embedding: embedding[::-1].copy(), False)]
 )
+@pytest.mark.slow
 def test_a_head_beside_a_tied_embedding_is_used_if_it_differs(tmp_path, head, is_tied):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -23,6 +23,7 @@ def test_hidden_states_and_logits_equal_a_naive_encoder(
     np.testing.assert_allclose(model(ids[0], mask[0]), logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_minilm_equals_a_naive_encoder(minilm, naive_hidden_states):
     config = read_config(minilm)
     raw = {

@@ -207,6 +207,7 @@ def test_one_key_gives_one_text(gpt2):
     assert (texts[0] != texts[2]).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_a_row_is_drawn_the_same_in_a_smaller_batch(gpt2):
     ids, mask = ragged_prompts()
     options = {"key": jax.random.key(0), "temperature": 3.0, "top_k": 20, "top_p": 0.9}

@@ -209,6 +209,7 @@ def test_automatic_clipping_of_a_gradient_that_is_zero():
     "strategy",
     mark_slow(STRATEGIES, lambda strategy: strategy in ("materialize", "one_backward")),
 )
+@pytest.mark.slow
 def test_a_traced_clip_norm_needs_one_compilation(strategy):
     params, batch, loss, _ = model()
 
@@ -225,6 +226,7 @@ def test_a_traced_clip_norm_needs_one_compilation(strategy):
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_traced_clip_norms_of_groups():
     params, batch, loss, _ = model()
 
@@ -241,6 +243,7 @@ def test_traced_clip_norms_of_groups():
 
 
 @pytest.mark.usefixtures("full_optimisation")
+@pytest.mark.slow
 def test_a_clip_norm_of_low_precision_keeps_the_rounding_margin():
     fn = dpjax.clipped_grad(lambda p, x: jnp.sum(p * x), clip_norm=jnp.bfloat16(1.0))
     x = np.random.default_rng(0).normal(size=(100, 1, 11))
@@ -251,6 +254,7 @@ def test_a_clip_norm_of_low_precision_keeps_the_rounding_margin():
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("microbatch_size", [None, 2])
 @pytest.mark.parametrize("size", [0, 3])
+@pytest.mark.slow
 def test_microbatches_and_empty_batches_have_the_same_fields(size, microbatch_size):
     params, batch, loss, _ = model()
     rule = RULES["per_group"]

@@ -140,6 +140,7 @@ def test_time_becomes_examples_times_time():
     assert terms["['w']"] == ["3 × contraction of 21, 6 × 6"]
 
 
+@pytest.mark.slow
 def test_an_example_may_hold_several_kinds_of_arrays():
     def loss(params, example):
         keep = jax.random.bernoulli(example["key"], 0.5, (2,))

@@ -165,6 +165,7 @@ def test_slices_that_share_no_side_are_not_guessed():
 
 
 @pytest.mark.usefixtures("full_optimisation")
+@pytest.mark.slow
 def test_no_array_of_examples_times_the_table_nor_of_logits():
     vocab, chunk, size, length, examples = 1003, 50, 32, 24, 8
     params = {"table": jnp.ones((vocab, size)), "w": jnp.ones((size, size))}
