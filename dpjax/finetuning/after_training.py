@@ -25,12 +25,13 @@ from dpjax.finetuning.tasks.base import Evaluation
 from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.interrupt import Interrupts
 from dpjax.finetuning.training.loop import Trained
-from dpjax.models import SplitModel
+from dpjax.models import SplitModel, check_adapter
 
 T = TypeVar("T")
 
 STAGES = (
     "privacy.html",
+    "the check of adapter/",
     "the evaluation on held-out records",
     "the attack",
     "attack.json",
@@ -95,6 +96,7 @@ def measure(
     """
     plan, directory = run.plan, run.directory
     stages.attempt("privacy.html", lambda: write_text(directory.privacy_page, report_page(privacy)))
+    stages.attempt("the check of adapter/", lambda: _check_adapter(directory, tuned))
     stages.warnings += _training_remarks(trained)
     held_out = stages.attempt(
         "the evaluation on held-out records", lambda: evaluate(plan.task, tuned, plan.evaluation)
@@ -174,6 +176,11 @@ def _write_attack(directory: RunDirectory, attack: AttackResult | None) -> None:
     directory.attack.unlink(missing_ok=True)
     if attack is not None:
         write_json(directory.attack, attack.to_dict())
+
+
+def _check_adapter(directory: RunDirectory, tuned: SplitModel) -> None:
+    if directory.adapter.exists():
+        check_adapter(tuned, directory.adapter)
 
 
 def _audit(run: Run, tuned: SplitModel, privacy: dict[str, Any]) -> dict[str, Any] | None:

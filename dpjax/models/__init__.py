@@ -1,6 +1,7 @@
 """Flax NNX language models with LoRA, read from and written to Hugging Face checkpoint folders."""
 
 from dpjax.lora_config import LoraConfig as LoraConfig
+from dpjax.models.adapters.check import check_adapter as check_adapter
 from dpjax.models.adapters.load import load_adapter as load_adapter
 from dpjax.models.adapters.lora import LoraLinear as LoraLinear
 from dpjax.models.adapters.lora import LoraParam as LoraParam
@@ -78,6 +79,7 @@ __all__ = [
     "add_lora",
     "base_model",
     "causal_lm_loss",
+    "check_adapter",
     "check_label_names",
     "continuation_log_probs",
     "convert_gguf",

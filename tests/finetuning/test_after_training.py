@@ -24,6 +24,7 @@ def fail(*_, **__):
 # Each stage by what it calls.
 PLACES = {
     "privacy.html": (after_training, "report_page"),
+    "the check of adapter/": (after_training, "_check_adapter"),
     "the evaluation on held-out records": (after_training, "evaluate"),
     "the attack": (after_training, "loss_attack"),
     "attack.json": (after_training, "write_json"),

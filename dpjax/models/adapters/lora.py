@@ -245,11 +245,16 @@ def base_model(model: CausalLM) -> CausalLM:
             f" {', '.join(model.lora.modules_to_save)} were trained in full. Load the base from its"
             " checkpoint with load_causal_lm."
         )
-    base = _unmerged_copy(model)
-    for path, layer in _adapters(base).items():
-        set_module(base, path, layer.base)
-    base.lora = None
-    return base
+    return without_adapters(model)
+
+
+def without_adapters(model: Model) -> Model:
+    """Returns a model of the same arrays with every adapter taken off; the given one keeps them."""
+    bare = _unmerged_copy(model)
+    for path, layer in _adapters(bare).items():
+        set_module(bare, path, layer.base)
+    bare.lora = None
+    return bare
 
 
 def drop_inputs(model: Model, *, key: jax.Array) -> None:
