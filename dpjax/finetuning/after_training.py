@@ -202,7 +202,7 @@ def _write_audit_page(directory: RunDirectory, audit: dict[str, Any] | None) -> 
 
 
 def _training_remarks(trained: Trained) -> list[str]:
-    remarks = []
+    remarks = list(trained.remarks)
     counts = [row["num_nonfinite"] for row in trained.metrics]
     if any(counts):
         remarks.append(

@@ -13,6 +13,7 @@ from dpjax_accounting import EpsilonBySteps
 
 from dpjax.privatize import StepTotal
 from dpjax.training.divergence import DivergenceWatch
+from dpjax.training.gradient_watch import GradientWatch
 from dpjax.training.steps import TrainingSteps, are_finite
 from dpjax.typing import PyTree
 
@@ -37,6 +38,7 @@ class StepDone:
         fraction_clipped: share of the records whose gradient was longer than the clip norm; None
             without privacy or records.
         are_finite: a boolean scalar on the device, whether all parameters are finite.
+        remark: what whoever trains should know about it; None where there is nothing.
     """
 
     step: int
@@ -50,6 +52,7 @@ class StepDone:
     epsilon: float | None
     fraction_clipped: float | None
     are_finite: jax.Array
+    remark: str | None
 
     def row(self) -> dict[str, Any]:
         """Returns the numbers of the step, ready for JSON."""
@@ -94,17 +97,19 @@ def run_steps(
         RunDiverged: as `watch` says.
     """
     still_finite = None
+    gradients = GradientWatch()
     for step in range(first, num_steps):
         start = time.monotonic()
         total = steps.zeros(params, step)
         for batch, mask in batches(step):
             total = steps.add(total, params, batch, mask, frozen)
+        gradients.look(total)
         params, state = steps.update(total, step, params, state)
         if still_finite is not None:
             # Those before this step: nobody waits for what is being computed.
             watch.check_parameters(step, bool(still_finite))
         still_finite = are_finite(params)
-        yield _done(step + 1, params, state, total, spent, still_finite, start)
+        yield _done(step + 1, params, state, total, spent, still_finite, gradients, start)
 
 
 def _done(
@@ -114,6 +119,7 @@ def _done(
     total: StepTotal,
     spent: EpsilonBySteps | None,
     still_finite: jax.Array,
+    gradients: GradientWatch,
     start: float,
 ) -> StepDone:
     # The clock is read after this: a call only starts the work that these numbers wait for.
@@ -141,4 +147,5 @@ def _done(
         epsilon=None if spent is None else spent.at(step),
         fraction_clipped=int(clipped) / int(records) if is_clipped else None,
         are_finite=still_finite,
+        remark=gradients.remark(int(records) - int(nonfinite)),
     )

@@ -89,6 +89,14 @@ def test_a_run_without_failures_has_no_warnings(measured, whole, tmp_path):
     assert result.eval_accuracy == whole.eval_accuracy and result.attack.auc == whole.attack.auc
 
 
+def test_what_training_remarked_is_in_the_report(measured, tmp_path):
+    (started, tuned, privacy, trained), before = measured
+    remarked = dataclasses.replace(trained, remarks=("no gradient for the head",))
+    folder, result = measure_again(((started, tuned, privacy, remarked), before), tmp_path)
+    assert result.warnings == ("no gradient for the head",)
+    assert "no gradient for the head" in (folder / "report.md").read_text()
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_fails_is_a_sentence(measured, tmp_path, monkeypatch, stage):
     monkeypatch.setattr(*PLACES[stage], fail)

@@ -40,14 +40,19 @@ _ADVICE = (
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """The tuned parameters, and the rows of metrics.jsonl.
+    """What training came to.
 
-    `num_missing_rows` says how many rows the file has lost.
+    Attributes:
+        trainable: the tuned parameters.
+        metrics: the rows of metrics.jsonl.
+        num_missing_rows: how many rows the file has lost.
+        remarks: what whoever trains should know, a sentence each.
     """
 
     trainable: PyTree
     metrics: list[dict[str, Any]]
     num_missing_rows: int
+    remarks: tuple[str, ...]
 
 
 def train(
@@ -76,6 +81,7 @@ def train(
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
     state = optimizer.init(trainable)
     first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)
+    remarks: tuple[str, ...] = ()
     watch = DivergenceWatch(training.expected_batch_size, _ADVICE)
     progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
     with (
@@ -101,6 +107,9 @@ def train(
                 # Until now an interruption lost nothing, and compiling may take minutes.
                 after_first_step.enter_context(interrupts.deferred())
             log.append(done.row())
+            if done.remark is not None:
+                remarks += (done.remark,)
+                console.print(f"WARNING: {done.remark}", highlight=False, markup=False)
             progress.update(done.step, done.loss, done.epsilon, done.num_records)
             watch.check_losses(done.step, done.num_records, done.num_losses)
             trainable = done.params
@@ -118,7 +127,7 @@ def train(
                     interrupts.acknowledge(),
                 )
         writer.wait()
-        return Trained(trainable, log.rows, log.num_missing)
+        return Trained(trainable, log.rows, log.num_missing, remarks)
 
 
 def _noise_stddev(plan: Plan) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,6 +107,8 @@ class Fit:
         ):
             self.params, self.state, self.steps_completed = done.params, done.state, done.step
             self.metrics.append(done.row())
+            if done.remark is not None:
+                warnings.warn(done.remark, stacklevel=2)
             self.watch.check_losses(done.step, done.num_records, done.num_losses)
             if done.step == self.num_steps:
                 self.watch.check_parameters(done.step, bool(done.are_finite))
