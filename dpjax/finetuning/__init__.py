@@ -9,6 +9,7 @@ from dpjax.finetuning.config import Compute as Compute
 from dpjax.finetuning.config import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning.config import Generation as Generation
 from dpjax.finetuning.config import Privacy as Privacy
+from dpjax.finetuning.config import Tracking as Tracking
 from dpjax.finetuning.config import Training as Training
 from dpjax.finetuning.files.run_directory import RunDirectory as RunDirectory
 from dpjax.finetuning.files.run_directory import RunState as RunState
@@ -35,6 +36,7 @@ __all__ = [
     "RunInterrupted",
     "RunState",
     "RunStopped",
+    "Tracking",
     "Training",
     "execute",
     "finetune",

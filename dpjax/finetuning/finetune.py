@@ -39,8 +39,8 @@ def finetune(**options: Any) -> FinetuneResult:
 
     The options are the fields of `FinetuneConfig`, and those of `dpjax finetune` on the command
     line. Data may be given as a `DataSource`, a path, or a mapping such as
-    `{"path": ..., "text_column": ...}`; the groups privacy, lora, training, compute and generation
-    as their dataclasses or as mappings.
+    `{"path": ..., "text_column": ...}`; the groups privacy, lora, training, compute, generation,
+    audit and tracking as their dataclasses or as mappings.
 
     Returns:
         Accuracy or perplexity on the held-out records, (ε, δ), the attack's result; the model

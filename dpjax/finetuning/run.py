@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,11 +32,20 @@ from dpjax.models import (
     save_adapter,
     save_model,
 )
-from dpjax.training import RunDiverged, RunStopped, stopping_on_file_errors
+from dpjax.training import Callback, RunDiverged, RunStopped, stopping_on_file_errors
 
 
-def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneResult:
+def execute(
+    run: Run | MeasuredRun,
+    console: Console | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> FinetuneResult:
     """Trains, writes the tuned model, evaluates, attacks and reports.
+
+    Args:
+        run: what `set_up` made.
+        console: where progress is shown; default: a new one.
+        callbacks: are told of each step.
 
     Raises:
         RunInterrupted: Ctrl-C or SIGTERM; the run can be resumed.
@@ -69,7 +78,7 @@ def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneR
         Interrupts() as interrupts,
         interrupts.saying("stopped; the same command with --resume goes on from there", 0),
     ):
-        finished = _finish(run, console, interrupts)
+        finished = _finish(run, console, interrupts, callbacks)
         with (
             interrupts.saying(
                 "stopped while private/ was being deleted; everything else is done, and the same "
@@ -84,10 +93,13 @@ def execute(run: Run | MeasuredRun, console: Console | None = None) -> FinetuneR
     return finished
 
 
-def _finish(run: Run | MeasuredRun, console: Console, interrupts: Interrupts) -> FinetuneResult:
+def _finish(
+    run: Run | MeasuredRun, console: Console, interrupts: Interrupts, callbacks: Sequence[Callback]
+) -> FinetuneResult:
     if isinstance(run, MeasuredRun):
         return run.result
     plan, directory = run.plan, run.directory
+    told = (*callbacks, *plan.config.tracking.make_callbacks())
     # What the accountant cannot answer is found now: the model is written after this report.
     privacy_report.build(plan, run.run_key, run.run_id, plan.num_steps)
     start = "stopped before a step was done; the same command with --resume goes on from there"
@@ -114,7 +126,7 @@ def _finish(run: Run | MeasuredRun, console: Console, interrupts: Interrupts) ->
         if not directory.privacy.exists():
             _note_progress(run, ledger, 0)
         interrupts.raise_pending()
-    trained = _train(run, ledger, console, interrupts)
+    trained = _train(run, ledger, console, interrupts, told)
     tuned = run.model.replace(trainable=trained.trainable)
     write = "stopped while the tuned model was being written; the same command with --resume "
     with (
@@ -156,7 +168,13 @@ def _begin(run: Run) -> Run:
     return run
 
 
-def _train(run: Run, ledger: Ledger | None, console: Console, interrupts: Interrupts) -> Trained:
+def _train(
+    run: Run,
+    ledger: Ledger | None,
+    console: Console,
+    interrupts: Interrupts,
+    callbacks: Sequence[Callback],
+) -> Trained:
     """Runs the steps; however that ends, what was spent is on record."""
 
     def stop_at(step: int) -> None:
@@ -170,7 +188,7 @@ def _train(run: Run, ledger: Ledger | None, console: Console, interrupts: Interr
     directory = run.directory
     with stopping_on_file_errors("in training", "goes on from the state that was stored last"):
         try:
-            return train(run, console, note_progress, interrupts)
+            return train(run, console, note_progress, interrupts, callbacks)
         except (RunInterrupted, RunDiverged) as stopped:
             stop_at(stopped.step)
             raise

@@ -2,7 +2,10 @@
 
 from dpjax.training.adam_bc import AdamBCState as AdamBCState
 from dpjax.training.adam_bc import scale_by_adam_bc as scale_by_adam_bc
-from dpjax.training.divergence import DivergenceWatch as DivergenceWatch
+from dpjax.training.callbacks.callback import Callback as Callback
+from dpjax.training.callbacks.callback import CallbackCaller as CallbackCaller
+from dpjax.training.callbacks.tensorboard import TensorBoard as TensorBoard
+from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as WeightsAndBiases
 from dpjax.training.environment import describe_environment as describe_environment
 from dpjax.training.fitting.fit import fit as fit
 from dpjax.training.fitting.no_privacy import NoPrivacy as NoPrivacy
@@ -25,11 +28,14 @@ from dpjax.training.stopped import RunDiverged as RunDiverged
 from dpjax.training.stopped import RunStopped as RunStopped
 from dpjax.training.stopped import RunStoppedByFiles as RunStoppedByFiles
 from dpjax.training.stopped import stopping_on_file_errors as stopping_on_file_errors
+from dpjax.training.watches.divergence import DivergenceWatch as DivergenceWatch
 
 __all__ = [
     "COMMON_ASSUMPTIONS",
     "NEIGHBOURS",
     "AdamBCState",
+    "Callback",
+    "CallbackCaller",
     "DivergenceWatch",
     "Fit",
     "FitResult",
@@ -40,8 +46,10 @@ __all__ = [
     "RunStopped",
     "RunStoppedByFiles",
     "StepDone",
+    "TensorBoard",
     "TrainingProgress",
     "TrainingSteps",
+    "WeightsAndBiases",
     "describe_claim",
     "describe_environment",
     "describe_implementation",

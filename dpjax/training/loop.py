@@ -12,9 +12,9 @@ import jax
 from dpjax_accounting import EpsilonBySteps
 
 from dpjax.privatize import StepTotal
-from dpjax.training.divergence import DivergenceWatch
-from dpjax.training.gradient_watch import GradientWatch
 from dpjax.training.steps import TrainingSteps, are_finite
+from dpjax.training.watches.divergence import DivergenceWatch
+from dpjax.training.watches.gradients import GradientWatch
 from dpjax.typing import PyTree
 
 # step -> microbatches of its batch, with which of the records count.

@@ -12,6 +12,7 @@ from dpjax.finetuning.config.audit import Audit
 from dpjax.finetuning.config.compute import Compute, Generation
 from dpjax.finetuning.config.parse import build
 from dpjax.finetuning.config.privacy import Privacy
+from dpjax.finetuning.config.tracking import Tracking
 from dpjax.finetuning.config.training import Training
 from dpjax.lora_config import LoraConfig
 from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
@@ -85,6 +86,7 @@ class FinetuneConfig(CheckedOptions):
     compute: Compute = dataclasses.field(default_factory=Compute)
     generation: Generation = dataclasses.field(default_factory=Generation)
     audit: Audit = dataclasses.field(default_factory=Audit)
+    tracking: Tracking = dataclasses.field(default_factory=Tracking)
     non_private: bool = False
     """The same recipe without clipping and noise. No privacy at all."""
     seed: int | None = None

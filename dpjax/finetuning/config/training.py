@@ -62,6 +62,10 @@ class Training(CheckedOptions):
     """How often the state is stored while training goes on: a crash loses no more work than that.
     """
 
+    evaluate_every: int | None = None
+    """Measure the model on the held-out records every so many steps, into metrics.jsonl; default:
+    at the end only. No number of it chooses the model."""
+
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
         if self.num_epochs is not None and self.num_steps is not None:
@@ -71,6 +75,7 @@ class Training(CheckedOptions):
             )
         for name in ("expected_batch_size", "microbatch_size", "num_steps", "max_length"):
             check_at_least(f"training.{name}", getattr(self, name), 1)
+        check_at_least("training.evaluate_every", self.evaluate_every, 1)
         check_positive("training.num_epochs", self.num_epochs)
         check_positive("training.learning_rate", self.learning_rate)
         check_positive("training.head_learning_rate", self.head_learning_rate)

@@ -29,8 +29,17 @@ _JAX_SETTINGS = (
     "jax_numpy_dtype_promotion",
 )
 _MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
-# Where a run is written, and how often: neither changes what it computes.
-_FREE_OPTIONS = ("resume", "overwrite", "output_dir", "training.checkpoint_every_seconds")
+# Where a run is written, how often, and who is told: none of it changes what it computes.
+_FREE_OPTIONS = (
+    "resume",
+    "overwrite",
+    "output_dir",
+    "training.checkpoint_every_seconds",
+    "training.evaluate_every",
+    "tracking.tensorboard",
+    "tracking.wandb_project",
+    "tracking.wandb_private_metrics",
+)
 _FIELDS = {"run_id", "started_at", "config", "revision", "checkpoint", "labels", "data"}
 _FIELDS |= {"evaluation_data", "mechanism", "versions", "jax", "devices"}
 

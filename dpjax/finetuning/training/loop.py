@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,13 +19,17 @@ from dpjax.finetuning.files.metrics_log import MetricsLog
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.tasks.base import Batch
+from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.optimizer import make_optimizer
 from dpjax.privatize import FlatClipping
 from dpjax.training import (
+    Callback,
+    CallbackCaller,
     DivergenceWatch,
     NonPrivateTraining,
     PrivateTraining,
+    StepDone,
     TrainingProgress,
     TrainingSteps,
     run_steps,
@@ -56,7 +60,11 @@ class Trained:
 
 
 def train(
-    run: Run, console: Console, note_progress: Callable[[int], None], interrupts: Interrupts
+    run: Run,
+    console: Console,
+    note_progress: Callable[[int], None],
+    interrupts: Interrupts,
+    callbacks: Sequence[Callback] = (),
 ) -> Trained:
     """Runs the steps that are not done yet, and stores the state after the last one.
 
@@ -65,6 +73,7 @@ def train(
         console: shows the progress.
         note_progress: puts steps on record; called before a state that they led to is stored.
         interrupts: says when to stop.
+        callbacks: are told of each step.
 
     Raises:
         RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is stored.
@@ -89,6 +98,7 @@ def train(
         checkpoint.CheckpointWriter(
             directory.checkpoint, training.checkpoint_every_seconds, note_progress
         ) as writer,
+        CallbackCaller(callbacks) as caller,
         contextlib.ExitStack() as after_first_step,
         progress,
     ):
@@ -106,7 +116,9 @@ def train(
             if done.step == first + 1:
                 # Until now an interruption lost nothing, and compiling may take minutes.
                 after_first_step.enter_context(interrupts.deferred())
-            log.append(done.row())
+            row = done.row() | _evaluate_if_due(run, done)
+            log.append(row)
+            caller.on_step(row)
             if done.remark is not None:
                 remarks += (done.remark,)
                 console.print(f"WARNING: {done.remark}", highlight=False, markup=False)
@@ -127,7 +139,26 @@ def train(
                     interrupts.acknowledge(),
                 )
         writer.wait()
-        return Trained(trainable, log.rows, log.num_missing, remarks)
+    return Trained(trainable, log.rows, log.num_missing, (*remarks, *caller.remarks))
+
+
+def _evaluate_if_due(run: Run, done: StepDone) -> dict[str, float | None]:
+    """Returns the numbers on held-out records, every so many steps but the last.
+
+    They change nothing of the run: it keeps the model after its last step.
+    """
+    every = run.plan.config.training.evaluate_every
+    if every is None or done.step % every or done.step == run.plan.num_steps:
+        return {}
+    held_out = evaluate(
+        run.plan.task, run.model.replace(trainable=done.params), run.plan.evaluation
+    )
+    found = {"eval_loss": held_out.loss}
+    for name in ("accuracy", "perplexity"):
+        value = getattr(held_out, name)
+        if value is not None:
+            found[f"eval_{name}"] = value
+    return found
 
 
 def _noise_stddev(plan: Plan) -> float:

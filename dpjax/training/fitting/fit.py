@@ -10,7 +10,6 @@ import numpy as np
 from dpjax_accounting import DPSGD, EpsilonBySteps
 
 from dpjax.privatize import ClippingRule, RunKey
-from dpjax.training.divergence import DivergenceWatch
 from dpjax.training.fitting.checks import (
     checked_delta,
     checked_params,
@@ -21,6 +20,7 @@ from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.training.fitting.records import Records, check_records, take_records
 from dpjax.training.fitting.run import Fit
 from dpjax.training.steps import Loss, NonPrivateTraining, PrivateTraining, TrainingSteps
+from dpjax.training.watches.divergence import DivergenceWatch
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:

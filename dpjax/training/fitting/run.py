@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dpjax_accounting import DPSGD, EpsilonBySteps
 from rich.console import Console
 
 from dpjax.privatize import ClippingRule, RunKey
-from dpjax.training.divergence import DivergenceWatch
+from dpjax.training.callbacks.callback import Callback, CallbackCaller
 from dpjax.training.fitting.report import report_fit
 from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
 from dpjax.training.progress import TrainingProgress
 from dpjax.training.steps import TrainingSteps
+from dpjax.training.watches.divergence import DivergenceWatch
 from dpjax.typing import PyTree
 
 
@@ -114,20 +115,29 @@ class Fit:
                 self.watch.check_parameters(done.step, bool(done.are_finite))
             yield done
 
-    def run(self, console: Console | None = None) -> FitResult:
+    def run(
+        self, console: Console | None = None, *, callbacks: Sequence[Callback] = ()
+    ) -> FitResult:
         """Does the steps that are left, shows progress, and returns what they have come to.
 
         Args:
             console: where progress is shown; default: a new one. `Console(quiet=True)` is silent.
+            callbacks: are told of each step. One that fails is not called again; a warning says so.
 
         Raises:
             RunDiverged: parameters or losses are not finite any more.
         """
         shown = Console() if console is None else console
         is_private = self.mechanism is not None
-        with TrainingProgress(shown, self.num_steps, self.steps_completed, is_private) as progress:
+        with (
+            TrainingProgress(shown, self.num_steps, self.steps_completed, is_private) as progress,
+            CallbackCaller(callbacks) as caller,
+        ):
             for done in self:
+                caller.on_step(done.row())
                 progress.update(done.step, done.loss, done.epsilon, done.num_records)
+        for remark in caller.remarks:
+            warnings.warn(remark, stacklevel=2)
         return self.result()
 
     def result(self) -> FitResult:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import dpjax
 from dpjax.privatize import StepTotal
-from dpjax.training.gradient_watch import GradientWatch
+from dpjax.training.watches.gradients import GradientWatch
 
 QUIET = Console(quiet=True)
 

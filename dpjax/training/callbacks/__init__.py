@@ -1,0 +1,1 @@
+"""Whoever wants to be told of the steps of a run."""
