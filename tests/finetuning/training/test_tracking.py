@@ -28,7 +28,8 @@ def test_the_model_is_measured_every_so_many_steps_and_stays_the_same(
     recorder = Recorder()
     config = FinetuneConfig.from_options(options | {"model": str(options["model"])})
     result = execute(set_up(config), callbacks=[recorder])
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     assert rows == recorder.rows == result.metrics and recorder.ends == 1
     measured = {
         row["step"]: (row["eval_loss"], row["eval_accuracy"]) for row in rows if "eval_loss" in row

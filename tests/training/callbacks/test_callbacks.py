@@ -46,7 +46,10 @@ def make_run():
 def test_each_step_is_told_and_nothing_changes():
     first, second = Recorder(), Recorder()
     result = make_run().run(QUIET, callbacks=[first, second])
-    assert first.rows == second.rows == result.metrics == make_run().run(QUIET).metrics
+    assert first.rows == second.rows == result.metrics
+    alone = make_run().run(QUIET)
+    assert [row["loss"] for row in alone.metrics] == [row["loss"] for row in result.metrics]
+    assert alone.params.tolist() == result.params.tolist()
     assert (first.ends, second.ends) == (1, 1)
 
 
@@ -98,13 +101,13 @@ def wandb(monkeypatch):
 
 
 def test_what_has_no_noise_stays_here_unless_asked_for(wandb):
-    result = make_run().run(QUIET, callbacks=[WeightsAndBiases("tuning")])
+    make_run().run(QUIET, callbacks=[WeightsAndBiases("tuning")])
     assert [(step, set(values)) for step, values in wandb.sent] == [
         (step, {"step", "epsilon"}) for step in (1, 2, 3, 4)
     ]
     assert wandb.ends == [True]
     wandb.sent.clear()
-    make_run().run(QUIET, callbacks=[WeightsAndBiases("tuning", private_metrics=True)])
+    result = make_run().run(QUIET, callbacks=[WeightsAndBiases("tuning", private_metrics=True)])
     assert [values for _, values in wandb.sent] == result.metrics
 
 
