@@ -6,6 +6,7 @@ The package stands alone: it imports no JAX, so a reviewer can check a claim wit
 from __future__ import annotations
 
 from dpjax_accounting import cli as cli
+from dpjax_accounting.calibrate.any_mechanism import calibrate_noise_of
 from dpjax_accounting.calibrate.dpsgd import (
     calibrate_batch_size,
     calibrate_dpsgd,
@@ -32,6 +33,7 @@ from dpjax_accounting.mechanisms.other_samplings.random_allocation import Random
 from dpjax_accounting.mechanisms.other_samplings.shuffled import ShuffledDPSGD
 from dpjax_accounting.mechanisms.other_samplings.truncated_poisson import TruncatedPoissonDPSGD
 from dpjax_accounting.mechanisms.schedule import DPSGDSchedule, Segment
+from dpjax_accounting.mechanisms.stepwise import Stepwise
 from dpjax_accounting.mechanisms.user_level import GroupOfRecords, UserLevelDPSGD
 from dpjax_accounting.readings.belief import best_guess_accuracy, posterior_belief
 from dpjax_accounting.readings.epsilon_by_step import EpsilonBySteps
@@ -94,6 +96,7 @@ __all__ = [
     "RandomAllocationDPSGD",
     "Segment",
     "ShuffledDPSGD",
+    "Stepwise",
     "Table",
     "TamperedError",
     "TruncatedPoissonDPSGD",
@@ -102,6 +105,7 @@ __all__ = [
     "calibrate_batch_size",
     "calibrate_dpsgd",
     "calibrate_noise",
+    "calibrate_noise_of",
     "calibrate_steps",
     "claim",
     "cli",

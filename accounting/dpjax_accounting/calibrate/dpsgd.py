@@ -66,7 +66,7 @@ def calibrate_dpsgd(
         >>> run.num_steps
         25
     """
-    target = _checked_target(target_epsilon)
+    target = checked_target(target_epsilon)
     given = {
         "expected_batch_size": expected_batch_size,
         "noise_multiplier": noise_multiplier,
@@ -238,7 +238,7 @@ def calibrate_batch_size(
     )
 
 
-def _checked_target(target_epsilon: object) -> float:
+def checked_target(target_epsilon: object) -> float:
     """Returns a target ε as a float above 0 and at most the largest that is worth meeting."""
     target = checked_positive("target_epsilon", target_epsilon)
     if target > LARGEST_TARGET:

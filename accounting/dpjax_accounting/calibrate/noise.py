@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from dpjax_accounting.engine.privacy_loss import SMALLEST_NOISE_MULTIPLIER, PrivacyLoss
 from dpjax_accounting.engine.releases import LARGEST_NOISE_MULTIPLIER
-from dpjax_accounting.mechanisms.dpsgd import DPSGD
+from dpjax_accounting.mechanisms.mechanism import Mechanism
+from dpjax_accounting.mechanisms.other_samplings.random_allocation import RandomAllocationDPSGD
 
 # ε is accepted from this share of the target up to the target itself.
 _ACCEPTED = 0.999
-# The same for a first guess.
+# The same for a first guess, and where each value takes seconds and the grid jumps.
 _ROUGHLY = 0.97
 # The factor on the grid's interval with which the guess is refined, in a tenth of the time.
 _COARSER = 10.0
@@ -20,14 +22,17 @@ _COARSER = 10.0
 _MIDDLE_EVERY = 5
 _MAX_EVALUATIONS = 60
 
+Kind = TypeVar("Kind", bound=Mechanism)
 
-def least_noise(mechanism: DPSGD, target: float, delta: float) -> float:
+
+def least_noise(mechanism: Mechanism, target: float, delta: float) -> float:
     """Returns (nearly) the least noise multiplier with which `mechanism` meets `target`.
 
-    Its ε has been computed and lies between 99.9 % and 100 % of the target.
+    Its ε has been computed and lies between 99.9 % and 100 % of the target; of random allocation
+    between 97 % and 100 %.
 
     Args:
-        mechanism: its noise multiplier is ignored.
+        mechanism: with a field `noise_multiplier`, the value of which is ignored.
         target: ε, above 0.
         delta: between 0 and 1.
 
@@ -35,20 +40,17 @@ def least_noise(mechanism: DPSGD, target: float, delta: float) -> float:
         ValueError: if no noise multiplier between 0.1 and 1e6 meets the target.
     """
 
-    def with_noise(noise: float) -> DPSGD:
-        return dataclasses.replace(mechanism, noise_multiplier=noise)
-
-    def quick(noise: float) -> float:
-        return PrivacyLoss(with_noise(noise).releases()).rough_epsilon(delta)
-
-    def coarse(noise: float) -> float:
-        return PrivacyLoss(with_noise(noise).releases(), _COARSER).epsilon(delta)
-
     def real(noise: float) -> float:
-        return with_noise(noise).epsilon(delta)
+        return with_noise(mechanism, noise).epsilon(delta)
 
+    least_share = _ACCEPTED
+    if isinstance(mechanism, RandomAllocationDPSGD):
+        least_share = _ROUGHLY
+        searches = _searches_of_allocation(mechanism, delta)
+    else:
+        searches = _searches_of_releases(mechanism, delta)
     guess = _Found(noise=1.0, epsilon=math.nan, slope=-1.0)
-    for epsilon_of, accepted in ((quick, _ROUGHLY), (coarse, _ACCEPTED), (real, _ACCEPTED)):
+    for epsilon_of, accepted in (*searches, (real, least_share)):
         guess = _search(epsilon_of, target, guess, accepted)
     if guess.epsilon > target:
         raise ValueError(
@@ -56,13 +58,46 @@ def least_noise(mechanism: DPSGD, target: float, delta: float) -> float:
             f" gives epsilon={guess.epsilon:.4g} at delta={delta:g}. Choose a larger target or"
             " delta, or fewer steps."
         )
-    if guess.epsilon < _ACCEPTED * target:
+    if guess.epsilon < least_share * target:
         raise ValueError(
             f"target_epsilon={target:g} is met by every noise multiplier that is accounted for:"
             f" already {guess.noise:g} gives epsilon={guess.epsilon:.4g} at delta={delta:g}."
             " Choose a smaller target or delta, or give a noise multiplier instead."
         )
     return guess.noise
+
+
+def with_noise(mechanism: Kind, noise_multiplier: float) -> Kind:
+    """Returns `mechanism` with another noise multiplier."""
+    # Not every mechanism has the field: whoever calls this has checked that this one does.
+    fields: dict[str, Any] = {"noise_multiplier": noise_multiplier}
+    return dataclasses.replace(mechanism, **fields)
+
+
+# Functions from noise to about ε, each with the share of the target from which it is near enough.
+_Searches = tuple[tuple[Callable[[float], float], float], ...]
+
+
+def _searches_of_releases(mechanism: Mechanism, delta: float) -> _Searches:
+    def loss(noise: float, coarser: float = 1.0) -> PrivacyLoss:
+        releases = with_noise(mechanism, noise).releases()
+        assert releases is not None
+        return PrivacyLoss(releases, coarser)
+
+    def quick(noise: float) -> float:
+        return loss(noise).rough_epsilon(delta)
+
+    def coarse(noise: float) -> float:
+        return loss(noise, _COARSER).epsilon(delta)
+
+    return ((quick, _ROUGHLY), (coarse, _ACCEPTED))
+
+
+def _searches_of_allocation(mechanism: RandomAllocationDPSGD, delta: float) -> _Searches:
+    def coarse(noise: float) -> float:
+        return with_noise(mechanism, noise).rough_epsilon(delta)
+
+    return ((coarse, _ROUGHLY),)
 
 
 @dataclasses.dataclass(frozen=True)

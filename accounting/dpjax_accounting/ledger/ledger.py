@@ -17,13 +17,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dpjax_accounting.ledger.chained_file import ChainedFile, Head, TamperedError
 from dpjax_accounting.ledger.dataset_identity import DatasetIdentity
 from dpjax_accounting.ledger.entry import Charge, LedgerEntry, Settlement, entries_of
 from dpjax_accounting.mechanisms.composition import Composition
-from dpjax_accounting.mechanisms.mechanism import Mechanism
+from dpjax_accounting.mechanisms.mechanism import Mechanism, NoRenyiDivergence
 
 _FORMAT = "dpjax-ledger-1"
+_AN_ORDER = np.array([2.0])
 _HEADER = {"format", "dataset", "nonce", "merged_from"}
 
 
@@ -230,6 +233,13 @@ def check_same_dataset(what: str, recorded: DatasetIdentity, given: DatasetIdent
 def _check_fits(mechanism: Mechanism, dataset: DatasetIdentity) -> None:
     if not isinstance(mechanism, Mechanism):
         raise TypeError(f"mechanism must be a Mechanism; got {type(mechanism).__name__}.")
+    try:
+        mechanism.rdp(_AN_ORDER)
+    except NoRenyiDivergence as error:
+        raise ValueError(
+            f"A ledger adds up all runs, and a {mechanism.name!r} mechanism cannot be added to"
+            f" others: {error}"
+        ) from error
     num_units = getattr(mechanism, "num_units", None)
     for name, given, expected in (
         ("unit", mechanism.unit, dataset.unit),

@@ -20,6 +20,11 @@ class Stepwise(Mechanism):
         @property
         def num_steps(self) -> int: ...  # noqa: D102
 
+    @property
+    def says_its_steps(self) -> bool:
+        """Whether the number of steps is known: a field that no ε depends on may be missing."""
+        return True
+
     def after(self, step: int) -> Self:
         """Returns the same mechanism stopped after `step` steps; 0 means that nothing was released.
 
@@ -28,6 +33,31 @@ class Stepwise(Mechanism):
             ValueError: if `step` is negative or beyond `num_steps`.
         """
         return dataclasses.replace(self, num_steps=checked_step(step, self.num_steps))
+
+
+class InEpochs(Stepwise):
+    """A mechanism in epochs of equally many steps, of which whole epochs are accounted for.
+
+    What an unfinished epoch has released is a part of what the whole one releases, and costs no
+    more: it counts as the whole one.
+    """
+
+    if TYPE_CHECKING:
+        num_epochs: int
+
+        # A field, or what follows from the sizes of data and batches.
+        @property
+        def batches_per_epoch(self) -> int: ...  # noqa: D102
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps of all epochs."""
+        return self.num_epochs * self.batches_per_epoch
+
+    def after(self, step: int) -> Self:
+        """Returns the epochs that are begun after `step` steps, as for :meth:`Stepwise.after`."""
+        begun = -(-checked_step(step, self.num_steps) // self.batches_per_epoch)
+        return dataclasses.replace(self, num_epochs=begun)
 
 
 class RepeatedStep(Stepwise):
@@ -64,6 +94,13 @@ class PoissonBatches(Stepwise):
         return self.expected_batch_size / self.num_units
 
 
+def num_steps_of(mechanism: Mechanism) -> int | None:
+    """Returns how many steps `mechanism` has; None where it has none, or does not say."""
+    if not isinstance(mechanism, Stepwise) or not mechanism.says_its_steps:
+        return None
+    return mechanism.num_steps
+
+
 def checked_step(step: object, num_steps: int) -> int:
     """Returns `step` as a Python int from 0 to `num_steps`, or raises."""
     number = checked_integer("step", step, minimum=0)
@@ -80,6 +117,6 @@ def stopped_after(mechanism: Mechanism, num_steps: int) -> Mechanism:
         ValueError: if it is negative or beyond the last step, or the mechanism has no steps: then
             it counts in full.
     """
-    if isinstance(mechanism, Stepwise):
+    if isinstance(mechanism, Stepwise) and mechanism.says_its_steps:
         return mechanism.after(num_steps)
     raise ValueError(f"A {mechanism.name!r} mechanism has no steps: it counts in full.")

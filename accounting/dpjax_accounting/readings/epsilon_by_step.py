@@ -7,9 +7,11 @@ import functools
 
 from dpjax_accounting.checks import checked_integer
 from dpjax_accounting.engine.privacy_loss import PrivacyLoss, check_delta
-from dpjax_accounting.mechanisms.stepwise import Stepwise, checked_step
+from dpjax_accounting.mechanisms.stepwise import InEpochs, Stepwise, checked_step, num_steps_of
 
 _COARSER = 10.0
+# Where no pair of a step is known, one value takes seconds to a minute.
+_FEW_POINTS = 8
 
 
 class EpsilonBySteps:
@@ -21,7 +23,9 @@ class EpsilonBySteps:
     than `max_points` steps at most that many are computed, and a step between two gets the value of
     the later one, which is an upper bound because ε only grows with steps. They lie at the squares
     of evenly spaced numbers, where ε, which often grows as the root of the steps, is about evenly
-    spaced. No value exceeds `mechanism.epsilon(delta)`, which is the value after the last step.
+    spaced. Mechanisms in epochs have the ε of the epochs that are begun; of random allocation at
+    most 8 are computed, each of which takes seconds to a minute. No value exceeds
+    `mechanism.epsilon(delta)`, which is the value after the last step.
     Values are computed when asked for, and remembered.
 
     Raises:
@@ -30,7 +34,7 @@ class EpsilonBySteps:
     """
 
     def __init__(self, mechanism: Stepwise, delta: float, *, max_points: int = 64) -> None:
-        if not isinstance(mechanism, Stepwise):
+        if num_steps_of(mechanism) is None:
             raise TypeError(
                 f"mechanism must be one in steps, such as DPSGD; got {type(mechanism).__name__},"
                 " which has one epsilon for the whole of it."
@@ -43,6 +47,10 @@ class EpsilonBySteps:
         if releases is not None:
             PrivacyLoss(releases).check_supported()
         self._points = _points(self._last, points)
+        if isinstance(mechanism, InEpochs):
+            points = points if releases is not None else min(points, _FEW_POINTS)
+            batches = mechanism.batches_per_epoch
+            self._points = [batches * epoch for epoch in _points(mechanism.num_epochs, points)]
         self._values: dict[int, float] = {0: 0.0}
 
     def at(self, step: int) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dpjax_accounting.delta import validate_delta
 from dpjax_accounting.mechanisms.mechanism import Mechanism
-from dpjax_accounting.mechanisms.stepwise import stopped_after
+from dpjax_accounting.mechanisms.stepwise import num_steps_of, stopped_after
 from dpjax_accounting.readings.trade_off import largest_tpr
 from dpjax_accounting.readings.two_accountants import compare
 from dpjax_accounting.readings.unamplified import NotSampled, unamplified_epsilon
@@ -41,6 +41,7 @@ def claim(
         mechanism: as planned.
         delta: of the guarantee.
         steps_completed: what of it has been executed; None for all. Only for mechanisms in steps.
+            Of mechanisms in epochs every epoch that was begun counts.
         other_deltas: where ε is given too.
 
     Raises:
@@ -60,7 +61,9 @@ def claim(
         >>> round(sections["guarantee"]["epsilon"], 3)
         0.634
     """
+    planned = num_steps_of(mechanism)
     done = mechanism if steps_completed is None else stopped_after(mechanism, steps_completed)
+    completed = planned if steps_completed is None else int(steps_completed)
     num_units = getattr(mechanism, "num_units", None)
     if num_units is not None:
         validate_delta(delta, num_units)
@@ -79,9 +82,9 @@ def claim(
     # Last, because the accountant remembers one number of steps at a time.
     guarantee["epsilon_planned"] = mechanism.epsilon(delta)
     return {
-        "status": "complete" if done == mechanism else "unfinished",
-        "steps_planned": getattr(mechanism, "num_steps", None),
-        "steps_completed": getattr(done, "num_steps", None),
+        "status": "complete" if completed == planned else "unfinished",
+        "steps_planned": planned,
+        "steps_completed": completed,
         "guarantee": guarantee,
         "mechanism": mechanism.to_dict(),
         "accountant": {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpjax_accounting.mechanisms.mechanism import mechanism_from_dict
-from dpjax_accounting.mechanisms.stepwise import Stepwise, stopped_after
+from dpjax_accounting.mechanisms.stepwise import Stepwise, num_steps_of, stopped_after
 from dpjax_accounting.report.pictures import epsilon_picture, tradeoff_picture
 from dpjax_accounting.report.render import render_html
 
@@ -22,7 +22,7 @@ def report_page(report: Mapping[str, Any]) -> str:
     mechanism = mechanism_from_dict(report["mechanism"])
     delta, steps = report["guarantee"]["delta"], report["steps_completed"]
     pictures = {}
-    if isinstance(mechanism, Stepwise) and mechanism.num_steps > 0:
+    if isinstance(mechanism, Stepwise) and num_steps_of(mechanism):
         pictures["ε after each step"] = epsilon_picture(mechanism, delta, steps)
     done = mechanism if steps is None else stopped_after(mechanism, steps)
     pictures["The trade-off curve: to the left of and above it lies no test of membership"] = (

@@ -13,6 +13,7 @@ from dpjax_accounting.engine.answer_cache import computed_afresh
 from dpjax_accounting.ledger.chained_file import Head
 from dpjax_accounting.ledger.ledger import Ledger
 from dpjax_accounting.mechanisms.mechanism import Mechanism, mechanism_from_dict
+from dpjax_accounting.mechanisms.schedule import DPSGDSchedule
 from dpjax_accounting.report.claim import claim
 from dpjax_accounting.report.schema import report_schema
 from dpjax_accounting.report.schema_check import violations
@@ -150,8 +151,11 @@ def _implementation(report: Mapping[str, Any], mechanism: Mechanism) -> list[str
     """The noise that was added must be that of the mechanism."""
     noise = getattr(mechanism, "noise_multiplier", None)
     problems: list[str] = []
-    if noise is not None:
-        name, stated = "noise_standard_deviation", report["implementation"]
+    name, stated = "noise_standard_deviation", report["implementation"]
+    if isinstance(mechanism, DPSGDSchedule):
+        by_segment = [part.noise_multiplier * stated["clip_norm"] for part in mechanism.segments]
+        _compare(stated[name], by_segment, f"implementation.{name}", problems)
+    elif noise is not None:
         expected = noise * stated["clip_norm"]
         _compare(stated[name], expected, f"implementation.{name}", problems)
     return problems

@@ -3,9 +3,16 @@
 import multiprocessing
 
 import pytest
-from dpjax_accounting import Composition, DatasetIdentity, Ledger, merge_ledgers
+from dpjax_accounting import (
+    Composition,
+    DatasetIdentity,
+    GroupOfRecords,
+    Ledger,
+    ShuffledDPSGD,
+    merge_ledgers,
+)
 
-from tests.support.mechanisms import dpsgd, full_batch
+from tests.support.mechanisms import dpsgd, fixed_size, full_batch, random_allocation
 
 DATA = DatasetIdentity.of([b"a", b"b"] * 50)
 FIRST = dpsgd(100, 10, 2.0, 30)
@@ -97,6 +104,35 @@ def test_a_mechanism_that_does_not_say_how_many_units_fits_every_data_set(ledger
     ledger.charge("one", full_batch(9.0, 3), key="key 1")
     ledger.charge("two", full_batch(9.0, 3, num_units=100), key="key 2")
     assert ledger.epsilon(1e-5) == pytest.approx(full_batch(9.0, 6).epsilon(1e-5))
+
+
+def test_every_way_of_sampling_that_adds_up_may_be_in_it(ledger):
+    epochs = ShuffledDPSGD(noise_multiplier=6.0, num_epochs=3, num_units=100, batch_size=30)
+    ledger.charge("one", epochs, key="key 1")
+    # Four steps make an epoch, and the second one was begun.
+    ledger.settle("one", 5)
+    assert ledger.epsilon(1e-5) == pytest.approx(full_batch(6.0, 2).epsilon(1e-5))
+    fixed = fixed_size(100, 10, 3.0, 20, neighboring="zero_out")
+    ledger.charge("two", fixed, key="key 2")
+    by_hand = Composition((epochs.after(5), fixed)).epsilon(1e-5)
+    assert ledger.epsilon(1e-5) == pytest.approx(by_hand)
+    with pytest.raises(ValueError, match="neighboring='zero_out', the new mechanism has 'add_or"):
+        ledger.charge("three", FIRST, key="key 3")
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        random_allocation(100, 10, 3.0, 2),
+        Composition((FIRST, random_allocation(100, 10, 3.0, 2))),
+        GroupOfRecords(FIRST, records_per_user=2),
+    ],
+    ids=["random allocation", "part of a composition", "group"],
+)
+def test_what_cannot_be_added_up_never_gets_into_it(ledger, mechanism):
+    with pytest.raises(ValueError, match="cannot be added to others"):
+        ledger.charge("one", mechanism, key="key 1")
+    assert ledger.entries() == () and ledger.epsilon(1e-5) == 0.0
 
 
 def test_settlements_that_are_refused(ledger):

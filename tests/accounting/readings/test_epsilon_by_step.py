@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -144,7 +145,6 @@ def test_a_schedule_stops_in_its_segments():
     "mechanism",
     [
         ShuffledDPSGD(noise_multiplier=8.0, num_epochs=3),
-        random_allocation(1000, 10, 8.0, 3),
         Composition((MECHANISM, MECHANISM)),
     ],
 )
@@ -153,6 +153,36 @@ def test_what_has_no_steps_is_refused_in_words(mechanism):
         EpsilonBySteps(mechanism, 1e-5)
     with pytest.raises(ValueError, match="has no steps: it counts in full"):
         stopped_after(mechanism, 1)
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        ShuffledDPSGD(noise_multiplier=8.0, num_epochs=3, num_units=1000, batch_size=300),
+        random_allocation(1000, 4, 8.0, 3),
+    ],
+    ids=lambda mechanism: mechanism.name,
+)
+def test_an_epoch_that_was_begun_counts_as_a_whole_one(mechanism):
+    assert mechanism.num_steps == 12
+    spent = EpsilonBySteps(mechanism, 1e-5)
+    of_epochs = [dataclasses.replace(mechanism, num_epochs=e).epsilon(1e-5) for e in range(4)]
+    for step in range(13):
+        begun = -(-step // 4)
+        assert mechanism.after(step) == dataclasses.replace(mechanism, num_epochs=begun)
+        assert stopped_after(mechanism, step).epsilon(1e-5) == of_epochs[begun]
+        # What a progress display shows may be coarser, and never less.
+        assert of_epochs[begun] <= spent.at(step) <= min(1.03 * of_epochs[begun], of_epochs[3])
+    check_bad_steps_are_refused(mechanism.after, num_steps=12)
+    check_bad_steps_are_refused(spent.at, num_steps=12)
+
+
+def test_of_many_epochs_some_are_computed():
+    epochs = ShuffledDPSGD(noise_multiplier=20.0, num_epochs=100, num_units=30, batch_size=10)
+    spent = EpsilonBySteps(epochs, 1e-5, max_points=10)
+    values = [spent.at(step) for step in range(301)]
+    assert len(set(values)) == 11 and np.all(np.diff(values) >= 0)
+    assert all(values[step] >= epochs.after(step).epsilon(1e-5) for step in range(0, 301, 7))
 
 
 def test_no_steps():

@@ -141,3 +141,16 @@ def test_what_has_no_steps_has_no_claim_for_some_of_them():
     )
     assert unknown["guarantee"]["epsilon_unamplified"] is None
     assert (unknown["steps_planned"], unknown["steps_completed"]) == (4, 2)
+
+
+def test_epochs_that_are_begun_are_claimed():
+    epochs = ShuffledDPSGD(noise_multiplier=8.0, num_epochs=3, num_units=1000, batch_size=300)
+    for step, begun in ((0, 0), (4, 1), (5, 2), (11, 3)):
+        sections = claim(epochs, 1e-5, steps_completed=step)
+        assert sections["status"] == "unfinished"
+        assert (sections["steps_planned"], sections["steps_completed"]) == (12, step)
+        expected = kinds.full_batch(8.0, begun).epsilon(1e-5)
+        assert sections["guarantee"]["epsilon"] == pytest.approx(expected)
+    assert claim(epochs, 1e-5, steps_completed=12)["status"] == "complete"
+    # Without sizes nobody knows how many steps there are.
+    assert claim(ShuffledDPSGD(noise_multiplier=8.0, num_epochs=3), 1e-5)["steps_planned"] is None

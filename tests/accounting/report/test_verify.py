@@ -11,7 +11,9 @@ from dpjax_accounting import (
     DPSGD,
     DatasetIdentity,
     DeltaWarning,
+    DPSGDSchedule,
     Ledger,
+    ShuffledDPSGD,
     claim,
     dataset_total,
     read_report,
@@ -19,6 +21,8 @@ from dpjax_accounting import (
 )
 from dpjax_accounting.cli import main
 from dpjax_accounting.report.caveats import remarks
+
+from tests.support.mechanisms import segment
 
 MECHANISM = DPSGD(num_units=1000, expected_batch_size=100, noise_multiplier=8.0, num_steps=40)
 
@@ -166,6 +170,30 @@ def test_the_ledger_must_know_the_run(report, ledger, tmp_path):
     assert "no run 'c3'" in said(report, ledger)
     report["run"]["id"] = "b2"
     assert "another mechanism" in said(report, ledger)
+
+
+def test_the_noise_of_every_segment_of_a_schedule_must_be_there(report):
+    segments = (segment(100, 8.0, 20), segment(50, 6.0, 10))
+    schedule = DPSGDSchedule(num_units=1000, segments=segments)
+    report |= claim(schedule, 1e-5, steps_completed=25)
+    report["implementation"]["noise_standard_deviation"] = [4.0, 3.0]
+    assert verify_report(report) == []
+    for wrong in (4.0, [4.0], [4.0, 3.1], [3.0, 4.0], [4.0, 0.0]):
+        report["implementation"]["noise_standard_deviation"] = wrong
+        assert "noise_standard_deviation" in said(report)
+
+
+def test_of_epochs_those_are_claimed_that_were_begun(report):
+    epochs = ShuffledDPSGD(noise_multiplier=8.0, num_epochs=3, num_units=1000, batch_size=300)
+    report |= claim(epochs, 1e-5, steps_completed=5)
+    assert verify_report(report) == []
+    assert (
+        report["guarantee"]["epsilon"]
+        == claim(epochs, 1e-5, steps_completed=8)["guarantee"]["epsilon"]
+    )
+    # One step less was the end of an epoch: that would be too low.
+    report |= {"guarantee": claim(epochs, 1e-5, steps_completed=4)["guarantee"]}
+    assert "the claim is too low" in said(report)
 
 
 def test_a_report_with_changed_parameters_and_epsilon_needs_the_ledger(report, ledger):

@@ -13,8 +13,9 @@ from dpjax_accounting.engine.answer_cache import remembered
 from dpjax_accounting.engine.pairs import Array
 from dpjax_accounting.engine.privacy_loss import check_delta, check_noise, checked_epsilon
 from dpjax_accounting.engine.releases import LARGEST_NOISE_MULTIPLIER
-from dpjax_accounting.mechanisms.mechanism import Mechanism, NoRenyiDivergence
+from dpjax_accounting.mechanisms.mechanism import NoRenyiDivergence
 from dpjax_accounting.mechanisms.other_samplings.full_batch import FullBatch
+from dpjax_accounting.mechanisms.stepwise import InEpochs
 
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution
@@ -39,7 +40,7 @@ _FARTHEST = 9.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RandomAllocationDPSGD(Mechanism):
+class RandomAllocationDPSGD(InEpochs):
     """DP-SGD in which every unit takes part in one step of each epoch, drawn at random for it.
 
     Every epoch has `batches_per_epoch` steps, and each unit is put into one of their batches
@@ -122,6 +123,20 @@ class RandomAllocationDPSGD(Mechanism):
                 " bounds them at any delta, without amplification."
             )
         return min(unamplified, remembered(self, "epsilon", delta, self._amplified_epsilon))
+
+    def rough_epsilon(self, delta: float) -> float:
+        """Returns an upper bound on ε at `delta` that is looser than :meth:`epsilon`, but quick.
+
+        Raises:
+            TypeError, ValueError, ImportError: as for :meth:`epsilon`.
+        """
+        unamplified = self.unamplified.epsilon(check_delta(delta))
+        if self._is_unamplified or unamplified == 0:
+            return unamplified
+        check_noise(self.noise_multiplier)
+        noise = min(self.noise_multiplier, LARGEST_NOISE_MULTIPLIER)
+        loss = _loss_on_grid(self.batches_per_epoch, noise, self.num_epochs, _FEWEST_POINTS)
+        return min(unamplified, _epsilon(loss, delta, self.num_epochs))
 
     def delta(self, epsilon: float) -> float:
         """Returns an upper bound on δ at `epsilon`, as for :meth:`Mechanism.delta`.

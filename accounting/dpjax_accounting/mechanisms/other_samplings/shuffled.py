@@ -9,10 +9,11 @@ from typing import ClassVar
 from dpjax_accounting.engine.privacy_loss import Releases
 from dpjax_accounting.mechanisms.other_samplings.full_batch import FullBatch
 from dpjax_accounting.mechanisms.other_samplings.public_size import PublicSize
+from dpjax_accounting.mechanisms.stepwise import InEpochs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShuffledDPSGD(PublicSize):
+class ShuffledDPSGD(PublicSize, InEpochs):
     """DP-SGD in which every unit takes part in exactly one step of each epoch.
 
     No amplification is claimed: the order may be known to the adversary. A unit then moves one
@@ -44,6 +45,21 @@ class ShuffledDPSGD(PublicSize):
     neighboring: str = "zero_out"
     num_units: int | None = None
     batch_size: int | None = None
+
+    @property
+    def says_its_steps(self) -> bool:
+        """Whether `num_units` and `batch_size` are given."""
+        return self.num_units is not None and self.batch_size is not None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """⌈num_units / batch_size⌉; ValueError unless both are given."""
+        if self.num_units is None or self.batch_size is None:
+            raise ValueError(
+                "num_units and batch_size of ShuffledDPSGD say how many steps an epoch has; got"
+                f" {self.num_units} and {self.batch_size}. No epsilon depends on them."
+            )
+        return -(-self.num_units // self.batch_size)
 
     def releases(self) -> Releases:
         """Returns one Gaussian release per epoch."""
