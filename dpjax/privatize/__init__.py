@@ -9,6 +9,8 @@ from dpjax.privatize.clipping import clipped_grad as clipped_grad
 from dpjax.privatize.randomness.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.randomness.noise import noisy_mean as noisy_mean
 from dpjax.privatize.randomness.run_key import RunKey as RunKey
+from dpjax.privatize.randomness.step_noise import StepNoise as StepNoise
+from dpjax.privatize.randomness.step_noise import step_noise as step_noise
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize.rules.clipping_rules import AutomaticClipping as AutomaticClipping
 from dpjax.privatize.rules.clipping_rules import ClippingRule as ClippingRule
@@ -17,6 +19,9 @@ from dpjax.privatize.rules.clipping_rules import PerGroupClipping as PerGroupCli
 from dpjax.privatize.rules.unit_loss import unit_loss as unit_loss
 from dpjax.privatize.sampling.choice import num_steps_of as num_steps_of
 from dpjax.privatize.sampling.choice import sampler_for as sampler_for
+from dpjax.privatize.sampling.choice import why_all_must_be_present as why_all_must_be_present
+from dpjax.privatize.sampling.description import SamplingDescription as SamplingDescription
+from dpjax.privatize.sampling.description import describe_sampling as describe_sampling
 from dpjax.privatize.sampling.epochs import RandomAllocationSampler as RandomAllocationSampler
 from dpjax.privatize.sampling.epochs import ShuffledSampler as ShuffledSampler
 from dpjax.privatize.sampling.fixed_size import FixedSizeSampler as FixedSizeSampler
@@ -52,11 +57,14 @@ __all__ = [
     "RandomAllocationSampler",
     "RunKey",
     "Sampler",
+    "SamplingDescription",
     "ScheduledPoissonSampler",
     "ShuffledSampler",
+    "StepNoise",
     "StepTotal",
     "TruncatedPoissonSampler",
     "clipped_grad",
+    "describe_sampling",
     "explain",
     "gaussian_noise",
     "microbatches",
@@ -64,5 +72,7 @@ __all__ = [
     "num_steps_of",
     "private_gradient",
     "sampler_for",
+    "step_noise",
     "unit_loss",
+    "why_all_must_be_present",
 ]

@@ -14,13 +14,15 @@ from dpjax.training.fitting.run import FitResult as FitResult
 from dpjax.training.loop import StepDone as StepDone
 from dpjax.training.loop import run_steps as run_steps
 from dpjax.training.progress import TrainingProgress as TrainingProgress
-from dpjax.training.report import COMMON_ASSUMPTIONS as COMMON_ASSUMPTIONS
 from dpjax.training.report import NEIGHBOURS as NEIGHBOURS
+from dpjax.training.report import common_assumptions as common_assumptions
 from dpjax.training.report import describe_claim as describe_claim
+from dpjax.training.report import describe_gradients as describe_gradients
 from dpjax.training.report import describe_implementation as describe_implementation
 from dpjax.training.report import describe_randomness as describe_randomness
 from dpjax.training.report import describe_versions as describe_versions
 from dpjax.training.report import first_warnings as first_warnings
+from dpjax.training.report import secret_draws as secret_draws
 from dpjax.training.steps import NonPrivateTraining as NonPrivateTraining
 from dpjax.training.steps import PrivateTraining as PrivateTraining
 from dpjax.training.steps import TrainingSteps as TrainingSteps
@@ -31,7 +33,6 @@ from dpjax.training.stopped import stopping_on_file_errors as stopping_on_file_e
 from dpjax.training.watches.divergence import DivergenceWatch as DivergenceWatch
 
 __all__ = [
-    "COMMON_ASSUMPTIONS",
     "NEIGHBOURS",
     "AdamBCState",
     "Callback",
@@ -50,8 +51,10 @@ __all__ = [
     "TrainingProgress",
     "TrainingSteps",
     "WeightsAndBiases",
+    "common_assumptions",
     "describe_claim",
     "describe_environment",
+    "describe_gradients",
     "describe_implementation",
     "describe_randomness",
     "describe_versions",
@@ -59,5 +62,6 @@ __all__ = [
     "fit",
     "run_steps",
     "scale_by_adam_bc",
+    "secret_draws",
     "stopping_on_file_errors",
 ]

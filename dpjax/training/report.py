@@ -6,9 +6,15 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from dpjax_accounting import DPSGD, NON_PRIVATE_WARNING, SEED_WARNING, claim
+from dpjax_accounting import (
+    NON_PRIVATE_WARNING,
+    SEED_WARNING,
+    DPSGDSchedule,
+    Mechanism,
+    claim,
+)
 
-from dpjax.privatize import RunKey
+from dpjax.privatize import RunKey, describe_sampling, step_noise
 
 _PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _RUN_KEY_BITS = 256
@@ -19,19 +25,38 @@ NEIGHBOURS = {
     "replace_one": "Neighbouring data sets differ by one record that is another one in one of "
     "them. The number of records is public.",
 }
-# True of every run that samples, clips and adds noise as dpjax does.
-COMMON_ASSUMPTIONS = (
-    "The sampling probability, the number of steps, the clip norm and the expected batch size are "
-    "public.",
-    "The adversary may see the final model and every intermediate one, but not which records were "
-    "drawn in which step.",
+_NOISE = (
     "Noise is Gaussian in float32 arithmetic. Threefry generators draw it, with fresh 64-bit keys "
-    "in each step. Attacks on floating-point rounding of the noise are not covered.",
+    "in each step. Attacks on floating-point rounding of the noise are not covered."
 )
+_DRAWS = "Which records were drawn in which step."
+
+
+def common_assumptions(mechanism: Mechanism) -> tuple[str, ...]:
+    """Returns what every run of `mechanism` rests on that samples, clips and adds noise here."""
+    sampling = describe_sampling(mechanism)
+    return sampling.public, sampling.adversary, _NOISE
+
+
+def secret_draws(mechanism: Mechanism | None) -> tuple[str, ...]:
+    """Returns what must stay secret of the draws; nothing where no ε rests on it."""
+    if mechanism is not None and not describe_sampling(mechanism).is_secret:
+        return ()
+    return (_DRAWS,)
+
+
+def describe_gradients(mechanism: Mechanism) -> dict[str, str]:
+    """Returns how the gradients are paid for, an entry of `data_uses`."""
+    return {
+        "use": "Gradients of the training records",
+        "status": "budgeted",
+        "explanation": "Each gradient is clipped, and noise is added to their sum. ε counts "
+        f"{describe_sampling(mechanism).counted}.",
+    }
 
 
 def describe_claim(
-    mechanism: DPSGD | None, delta: float | None, *, num_steps: int, steps_completed: int
+    mechanism: Mechanism | None, delta: float | None, *, num_steps: int, steps_completed: int
 ) -> dict[str, Any]:
     """Returns status, steps, guarantee, mechanism and accountant; without privacy no claim.
 
@@ -54,7 +79,7 @@ def describe_claim(
 
 
 def describe_implementation(
-    mechanism: DPSGD | None,
+    mechanism: Mechanism | None,
     clip_norm: float,
     *,
     target_epsilon: float | None,
@@ -70,17 +95,24 @@ def describe_implementation(
     """
     if mechanism is None:
         return None
+    sampling = describe_sampling(mechanism)
     return {
         "target_epsilon": target_epsilon,
         "delta_is_default": delta_is_default,
         "clip_norm": clip_norm,
-        "noise_standard_deviation": mechanism.noise_multiplier * clip_norm,
-        "gradient_divided_by": "expected_batch_size",
-        "sampling": "Poisson: every record is drawn independently in every step, by a Philox "
-        "generator with a 128-bit key that is derived from the run key. No batch is truncated.",
+        "noise_standard_deviation": _noise(mechanism, clip_norm),
+        "gradient_divided_by": sampling.divided_by,
+        "sampling": sampling.sentence,
         "gradient_accumulation": "One step is one draw of records. It is computed in microbatches. "
         "Their clipped gradients are added up, and noise is added once to the sum.",
     }
+
+
+def _noise(mechanism: Mechanism, clip_norm: float) -> float | list[float]:
+    """Returns the standard deviation on the sum; of a schedule that of each segment."""
+    if isinstance(mechanism, DPSGDSchedule):
+        return [segment.noise_multiplier * clip_norm for segment in mechanism.segments]
+    return step_noise(mechanism).noise_multiplier * clip_norm
 
 
 def describe_randomness(run_key: RunKey) -> dict[str, Any]:
@@ -101,7 +133,7 @@ def describe_versions() -> dict[str, str]:
     return {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()}
 
 
-def first_warnings(mechanism: DPSGD | None, run_key: RunKey) -> list[str]:
+def first_warnings(mechanism: Mechanism | None, run_key: RunKey) -> list[str]:
     """Returns what a reader must know before anything else."""
     if mechanism is None:
         return [NON_PRIVATE_WARNING]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dpjax_accounting import DPSGD
+from dpjax_accounting import Mechanism
 
 from dpjax.privatize import (
     ClippingRule,
-    PoissonSampler,
     RunKey,
+    Sampler,
     StepTotal,
     clipped_grad,
     microbatches,
@@ -37,7 +37,7 @@ class TrainingSteps(Protocol):
     def batches(
         self, step: int, *, microbatch_size: int, order: Order
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Draws the Poisson batch of a step, as microbatches `(rows, mask)`."""
+        """Draws the batch of a step, as microbatches `(rows, mask)`."""
 
     def zeros(self, params: PyTree, step: int) -> StepTotal:
         """Returns the total that a step starts from."""
@@ -70,7 +70,7 @@ class PrivateTraining:
         self,
         loss: Loss,
         optimizer: optax.GradientTransformation,
-        mechanism: DPSGD,
+        mechanism: Mechanism,
         rule: ClippingRule,
         run_key: RunKey,
         *,
@@ -108,26 +108,18 @@ class NonPrivateTraining:
     Args:
         loss: of one record, `(params, record, frozen) -> scalar`.
         optimizer: makes an update of the mean gradient.
-        num_records: how many training records there are; the expected number, if not all slots
-            are taken.
-        expected_batch_size: mean size of a Poisson batch; the sum is divided by it.
-        run_key: draws the batches.
-        present: `(S,)` bool, which slots of records are taken; None for all.
+        sampler: draws the batches.
+        batch_size: mean size of a batch; the sum is divided by it.
     """
 
     def __init__(
         self,
         loss: Loss,
         optimizer: optax.GradientTransformation,
-        num_records: int,
-        expected_batch_size: float,
-        run_key: RunKey,
-        present: np.ndarray | None = None,
+        sampler: Sampler,
+        batch_size: float,
     ) -> None:
-        num_slots = num_records if present is None else len(present)
-        self._sampler = PoissonSampler(
-            num_slots, expected_batch_size / num_records, run_key, present
-        )
+        self._sampler = sampler
 
         def add(
             total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
@@ -139,7 +131,7 @@ class NonPrivateTraining:
             return total.plus(summed, mask)
 
         def apply(grads: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-            mean = jax.tree.map(lambda g: g / expected_batch_size, grads)
+            mean = jax.tree.map(lambda g: g / batch_size, grads)
             return _updated(optimizer, mean, params, state)
 
         self.add = jax.jit(add, donate_argnums=0)
@@ -148,7 +140,7 @@ class NonPrivateTraining:
     def batches(
         self, step: int, *, microbatch_size: int, order: Order
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Draws the Poisson batch of a step, as microbatches `(rows, mask)`."""
+        """Draws the batch of a step, as microbatches `(rows, mask)`."""
         return microbatches(order(self._sampler.indices(step)), microbatch_size)
 
     def zeros(self, params: PyTree, step: int) -> StepTotal:
@@ -158,7 +150,7 @@ class NonPrivateTraining:
     def update(
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
     ) -> tuple[PyTree, PyTree]:
-        """Applies the optimizer to the sum divided by the expected batch size."""
+        """Applies the optimizer to the sum divided by the mean batch size."""
         del step
         updated = self._apply(total.grads, params, state)
         return updated[0], updated[1]

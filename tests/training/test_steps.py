@@ -9,7 +9,7 @@ from dpjax_accounting import DPSGD
 from flax import nnx
 
 from dpjax.finetuning.tasks.classification import LabelledBatch, SequenceClassification
-from dpjax.privatize import FlatClipping, RunKey, gaussian_noise
+from dpjax.privatize import FlatClipping, PoissonSampler, RunKey, gaussian_noise
 from dpjax.training import NonPrivateTraining, PrivateTraining
 
 CLIP_NORM, BATCH, SIGMA, RATE = 0.2, 6, 1.3, 0.5
@@ -146,7 +146,8 @@ def test_a_step_is_released_once(parts, data):
 
 def test_a_non_private_step_neither_clips_nor_adds_noise(parts, data):
     optimizer = optax.sgd(RATE)
-    steps = NonPrivateTraining(loss_of(parts), optimizer, NUM_RECORDS, BATCH, RunKey.from_seed(3))
+    sampler = PoissonSampler(NUM_RECORDS, BATCH / NUM_RECORDS, RunKey.from_seed(3))
+    steps = NonPrivateTraining(loss_of(parts), optimizer, sampler, BATCH)
     before, after, _, drawn = run_step(steps, parts, data, 0, optimizer)
     total = sum(single_gradient(before, data, i) for i in drawn)
     np.testing.assert_allclose(after, before - RATE * total / BATCH, rtol=1e-5, atol=1e-6)
@@ -154,9 +155,8 @@ def test_a_non_private_step_neither_clips_nor_adds_noise(parts, data):
 
 def test_both_draw_the_same_records(parts):
     private = private_steps(parts, optax.sgd(RATE), 7)
-    plain = NonPrivateTraining(
-        loss_of(parts), optax.sgd(RATE), NUM_RECORDS, BATCH, RunKey.from_seed(7)
-    )
+    sampler = PoissonSampler(NUM_RECORDS, BATCH / NUM_RECORDS, RunKey.from_seed(7))
+    plain = NonPrivateTraining(loss_of(parts), optax.sgd(RATE), sampler, BATCH)
     for step in range(3):
         one, other = (
             [rows[mask] for rows, mask in steps.batches(step, microbatch_size=4, order=np.sort)]

@@ -128,12 +128,12 @@ def num_steps_of(mechanism: Mechanism) -> int:
         12
     """
     match mechanism:
-        case RandomAllocationDPSGD():
-            return mechanism.num_epochs * mechanism.batches_per_epoch
         case ShuffledDPSGD():
-            num_units = needed_for_a_run(mechanism, "num_units")
-            batches = -(-num_units // needed_for_a_run(mechanism, "batch_size"))
-            return mechanism.num_epochs * batches
+            for field in ("num_units", "batch_size"):
+                needed_for_a_run(mechanism, field)
+            return mechanism.num_steps
+        case RandomAllocationDPSGD():
+            return mechanism.num_steps
         case DPSGD() | DPSGDSchedule() | AdaptiveClippingDPSGD() | UserLevelDPSGD():
             return mechanism.num_steps
         case TruncatedPoissonDPSGD() | FixedSizeDPSGD() | BandedDPSGD() | FullBatch():
@@ -141,15 +141,23 @@ def num_steps_of(mechanism: Mechanism) -> int:
     raise _refusal(mechanism)
 
 
+def why_all_must_be_present(kind: type[Mechanism]) -> str | None:
+    """Returns why `sampler_for` refuses `present` for a kind of mechanism; None if it takes it.
+
+    Example:
+        >>> why_all_must_be_present(FixedSizeDPSGD)
+        'another unit would take the place of an absent one'
+    """
+    return next((reason for other, reason in _NEEDS_ALL.items() if issubclass(kind, other)), None)
+
+
 def _check_draws_alone(mechanism: Mechanism, present: np.ndarray | None) -> None:
-    if present is None:
-        return
-    for kind, reason in _NEEDS_ALL.items():
-        if isinstance(mechanism, kind):
-            raise ValueError(
-                f"present must be left out for {kind.__name__}: {reason}. Let an absent unit be "
-                "one that contributes nothing"
-            )
+    reason = None if present is None else why_all_must_be_present(type(mechanism))
+    if reason is not None:
+        raise ValueError(
+            f"present must be left out for {type(mechanism).__name__}: {reason}. Let an absent "
+            "unit be one that contributes nothing"
+        )
 
 
 def _refusal(mechanism: object) -> TypeError:

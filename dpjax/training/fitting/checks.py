@@ -6,14 +6,68 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from dpjax_accounting import DPSGD, default_delta, validate_delta
+from dpjax_accounting import (
+    DPSGDSchedule,
+    Mechanism,
+    Stepwise,
+    UserLevelDPSGD,
+    default_delta,
+    validate_delta,
+)
 
-from dpjax.privatize import AdaptiveClipping, ClippingRule, FlatClipping, RunKey
+from dpjax.privatize import (
+    AdaptiveClipping,
+    ClippingRule,
+    FlatClipping,
+    RunKey,
+    num_steps_of,
+    step_noise,
+)
+from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.typing import PyTree
 
 
+def checked_mechanism(mechanism: Mechanism | NoPrivacy) -> Stepwise | None:
+    """Returns what the accountant counts; None without privacy.
+
+    Raises:
+        TypeError: it is no mechanism, or one that `fit` cannot run.
+        ValueError: it lacks a number that a run needs.
+    """
+    if isinstance(mechanism, NoPrivacy):
+        return None
+    if not isinstance(mechanism, Mechanism):
+        raise TypeError(
+            "mechanism must be one of dpjax_accounting, such as DPSGD, or NoPrivacy for training "
+            f"without privacy, got {type(mechanism).__name__}"
+        )
+    if isinstance(mechanism, UserLevelDPSGD):
+        raise TypeError(
+            "mechanism must have records as units, got UserLevelDPSGD: fit is not told who owns "
+            "which record, and cannot see that nobody owns more than records_per_user. Take "
+            "private_gradient for a loop that checks it"
+        )
+    num_steps_of(mechanism)
+    if not isinstance(mechanism, DPSGDSchedule):
+        # Refuses noise that is correlated, or not all of what is released.
+        step_noise(mechanism)
+    # What has a number of steps for a run is one in steps for the accountant.
+    assert isinstance(mechanism, Stepwise)
+    return mechanism
+
+
+def mean_batch_size(mechanism: Mechanism | NoPrivacy) -> float:
+    """Returns the mean number of records in a batch; the largest one of a schedule."""
+    match mechanism:
+        case NoPrivacy():
+            return mechanism.expected_batch_size
+        case DPSGDSchedule():
+            return max(segment.expected_batch_size for segment in mechanism.segments)
+    return step_noise(mechanism).batch_size
+
+
 def checked_rule(
-    mechanism: DPSGD | None, clip_norm: float | None, rule: Any
+    mechanism: Mechanism | None, clip_norm: float | None, rule: Any
 ) -> ClippingRule | None:
     """Returns the clipping rule; None without privacy.
 
@@ -39,7 +93,7 @@ def checked_rule(
     return rule
 
 
-def checked_delta(mechanism: DPSGD | None, delta: float | None) -> float | None:
+def checked_delta(mechanism: Mechanism | None, num_units: int, delta: float | None) -> float | None:
     """Returns δ, the default one where none is given; None without privacy.
 
     Raises:
@@ -50,8 +104,8 @@ def checked_delta(mechanism: DPSGD | None, delta: float | None) -> float | None:
         if delta is not None:
             raise TypeError("NoPrivacy has no guarantee: leave out delta")
         return None
-    value = default_delta(mechanism.num_units) if delta is None else delta
-    validate_delta(value, mechanism.num_units)
+    value = default_delta(num_units) if delta is None else delta
+    validate_delta(value, num_units)
     return value
 
 

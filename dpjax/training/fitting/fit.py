@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from dpjax_accounting import DPSGD, EpsilonBySteps
+from dpjax_accounting import EpsilonBySteps, Mechanism
 
-from dpjax.privatize import ClippingRule, RunKey
+from dpjax.privatize import ClippingRule, PoissonSampler, RunKey, num_steps_of
 from dpjax.training.fitting.checks import (
     checked_delta,
+    checked_mechanism,
     checked_params,
     checked_rule,
     checked_run_key,
+    mean_batch_size,
 )
 from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.training.fitting.records import Records, check_records, take_records
 from dpjax.training.fitting.run import Fit
+from dpjax.training.report import describe_claim
 from dpjax.training.steps import Loss, NonPrivateTraining, PrivateTraining, TrainingSteps
 from dpjax.training.watches.divergence import DivergenceWatch
 from dpjax.typing import PyTree
@@ -34,7 +37,7 @@ def fit(
     params: PyTree,
     data: PyTree | Records,
     *,
-    mechanism: DPSGD | NoPrivacy,
+    mechanism: Mechanism | NoPrivacy,
     optimizer: optax.GradientTransformation,
     clip_norm: float | None = None,
     rule: ClippingRule | None = None,
@@ -56,7 +59,8 @@ def fit(
         params: a pytree of floating point arrays, copied: yours are not taken over.
         data: n records, a pytree of NumPy or JAX arrays (n, ...); or an object with `len` and
             `take(rows) -> batch`. Record i is unit i of the mechanism.
-        mechanism: what the accountant counts, or `NoPrivacy`.
+        mechanism: what the accountant counts, which decides sampling and noise: `DPSGD` or another
+            mechanism on records with independent noise (docs/sampling.md); or `NoPrivacy`.
         optimizer: an optax transformation of the private gradient.
         clip_norm: C > 0, the most that one record contributes, in L2 norm.
         rule: instead of `clip_norm`, a clipping rule such as `PerGroupClipping`.
@@ -72,13 +76,15 @@ def fit(
         metrics and the privacy report; `for done in run` trains step by step.
 
     Raises:
-        TypeError: an argument has the wrong type, or the clip norm is given twice or not at all.
-        ValueError: data and mechanism differ in the number of records, a number is out of range,
-            or parameters are not finite.
+        TypeError: an argument has the wrong type, the mechanism is none that `fit` can run, or the
+            clip norm is given twice or not at all.
+        ValueError: the mechanism lacks a number that a run needs, data and mechanism differ in the
+            number of records, a number is out of range, or parameters are not finite.
 
     Example:
         >>> import jax.numpy as jnp
         >>> import optax
+        >>> from dpjax_accounting import DPSGD
         >>> from rich.console import Console
         >>> run = fit(
         ...     lambda params, x: jnp.sum((params - x) ** 2),
@@ -99,27 +105,29 @@ def fit(
         >>> round(result.epsilon, 2), result.params.shape
         (3.59, (2,))
     """
-    if not isinstance(mechanism, (DPSGD, NoPrivacy)):
-        raise TypeError(
-            "mechanism must be a DPSGD, or NoPrivacy for training without privacy, got "
-            f"{type(mechanism).__name__}: the accountant would count something else"
-        )
+    accounted = checked_mechanism(mechanism)
     if microbatch_size < 1:
         raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
-    accounted = mechanism if isinstance(mechanism, DPSGD) else None
     checked = checked_rule(accounted, clip_norm, rule)
     key, start = checked_run_key(run_key), checked_params(params)
-    check_records(data, mechanism.num_units)
-    spent, target_delta = None, checked_delta(accounted, delta)
+    # Every mechanism that passed the check has it.
+    num_units: int = vars(mechanism)["num_units"]
+    check_records(data, num_units)
+    spent, target_delta = None, checked_delta(accounted, num_units, delta)
+    num_steps = mechanism.num_steps if isinstance(mechanism, NoPrivacy) else num_steps_of(mechanism)
     if accounted is not None and target_delta is not None:
         spent = EpsilonBySteps(accounted, target_delta)
         # What the accountant refuses, it refuses before the first step.
-        spent.at(accounted.num_steps)
+        spent.at(num_steps)
+        if accounted.releases() is None:
+            # Of these it may refuse other δ, which the report has too.
+            describe_claim(accounted, target_delta, num_steps=num_steps, steps_completed=num_steps)
+    batch_size = mean_batch_size(mechanism)
     record_loss = _reading_frozen(loss) if frozen is None else loss
     steps: TrainingSteps
     if accounted is None or checked is None:
-        batch_size = mechanism.expected_batch_size
-        steps = NonPrivateTraining(record_loss, optimizer, mechanism.num_units, batch_size, key)
+        sampler = PoissonSampler(num_units, batch_size / num_units, key)
+        steps = NonPrivateTraining(record_loss, optimizer, sampler, batch_size)
     else:
         steps = PrivateTraining(record_loss, optimizer, accounted, checked, key, strategy=strategy)
     return Fit(
@@ -128,14 +136,14 @@ def fit(
         delta_is_default=delta is None,
         rule=checked,
         run_key=key,
-        num_steps=mechanism.num_steps,
+        num_steps=num_steps,
         params=start,
         state=optimizer.init(start),
         frozen=frozen,
         steps=steps,
         batches=lambda step: _batches(steps, data, step, microbatch_size),
         spent=spent,
-        watch=DivergenceWatch(mechanism.expected_batch_size, _ADVICE),
+        watch=DivergenceWatch(batch_size, _ADVICE),
     )
 
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from dpjax_accounting import DPSGD, SCHEMA_VERSION
+from dpjax_accounting import SCHEMA_VERSION, Mechanism
 
 from dpjax.privatize import ClippingRule, RunKey
 from dpjax.training.environment import describe_environment
 from dpjax.training.report import (
-    COMMON_ASSUMPTIONS,
     NEIGHBOURS,
+    common_assumptions,
     describe_claim,
+    describe_gradients,
     describe_implementation,
     describe_randomness,
     describe_versions,
     first_warnings,
+    secret_draws,
 )
 
 _ASSUMPTIONS = (
     "One record is one entry of the data that training was given. A person with several entries is "
     "protected for each entry, not for all of them together.",
     "The loss of a record reads no other record.",
-    *COMMON_ASSUMPTIONS,
 )
 _NOT_COVERED = (
     "The metrics of the steps. They are computed from the private records without noise.",
@@ -34,23 +35,12 @@ _TRUST = {
     "model": "central",
     "trusted_with_records": ["Whoever runs the training, and the machine that it runs on."],
     "released": ["The trained parameters, and every intermediate state of them."],
-    "kept_secret": [
-        "The run key. The noise can be computed from it.",
-        "Which records were drawn in which step.",
-        "The metrics of the steps.",
-    ],
-}
-_GRADIENTS = {
-    "use": "Gradients of the training records",
-    "status": "budgeted",
-    "explanation": "Each gradient is clipped, and noise is added to their sum. ε counts all steps "
-    "completed.",
 }
 _STOPPING = {"use": "Choice of a checkpoint, early stopping"}
 
 
 def report_fit(
-    mechanism: DPSGD | None,
+    mechanism: Mechanism | None,
     delta: float | None,
     rule: ClippingRule | None,
     *,
@@ -74,7 +64,6 @@ def report_fit(
     """
     clip_norm = 0.0 if rule is None else float(rule.clip_norm)
     is_private = mechanism is not None
-    neighbours = () if mechanism is None else (NEIGHBOURS[mechanism.neighboring],)
     return {
         "schema_version": SCHEMA_VERSION,
         "private": is_private,
@@ -90,10 +79,17 @@ def report_fit(
             mechanism, clip_norm, target_epsilon=None, delta_is_default=delta_is_default
         ),
         "randomness": describe_randomness(run_key),
-        "trust": _TRUST,
-        "data_uses": _data_uses(mechanism, delta, steps_completed) if is_private else [],
+        "trust": _TRUST
+        | {
+            "kept_secret": [
+                "The run key. The noise can be computed from it.",
+                *secret_draws(mechanism),
+                "The metrics of the steps.",
+            ]
+        },
+        "data_uses": _data_uses(mechanism, delta, num_steps, steps_completed),
         "dataset_total": None,
-        "assumptions": [*neighbours, *_ASSUMPTIONS] if is_private else [],
+        "assumptions": _assumptions(mechanism),
         "not_covered": list(_NOT_COVERED) if is_private else [],
         "warnings": first_warnings(mechanism, run_key),
         "versions": describe_versions(),
@@ -101,11 +97,18 @@ def report_fit(
     }
 
 
+def _assumptions(mechanism: Mechanism | None) -> list[str]:
+    if mechanism is None:
+        return []
+    return [NEIGHBOURS[mechanism.neighboring], *_ASSUMPTIONS, *common_assumptions(mechanism)]
+
+
 def _data_uses(
-    mechanism: DPSGD | None, delta: float | None, steps_completed: int
+    mechanism: Mechanism | None, delta: float | None, num_steps: int, steps_completed: int
 ) -> list[dict[str, str]]:
-    assert mechanism is not None and delta is not None
-    if steps_completed == mechanism.num_steps:
+    if mechanism is None or delta is None:
+        return []
+    if steps_completed == num_steps:
         stopping = {
             "status": "not done",
             "explanation": "The run keeps the parameters after the last step that was planned.",
@@ -113,8 +116,8 @@ def _data_uses(
     else:
         stopping = {
             "status": "not covered",
-            "explanation": f"{steps_completed} of {mechanism.num_steps} steps were done. If what "
+            "explanation": f"{steps_completed} of {num_steps} steps were done. If what "
             "the steps showed has decided that, the guarantee is that of all steps planned, "
             f"ε = {mechanism.epsilon(delta):.4g}.",
         }
-    return [_GRADIENTS, _STOPPING | stopping]
+    return [describe_gradients(mechanism), _STOPPING | stopping]

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dpjax_accounting import DPSGD, EpsilonBySteps
+from dpjax_accounting import EpsilonBySteps, Mechanism
 from rich.console import Console
 
 from dpjax.privatize import ClippingRule, RunKey
@@ -69,7 +69,7 @@ class Fit:
         run_id: names the run in its report.
     """
 
-    mechanism: DPSGD | None
+    mechanism: Mechanism | None
     delta: float | None
     delta_is_default: bool
     rule: ClippingRule | None

@@ -14,13 +14,13 @@ class DivergenceWatch:
     there must be as many records in a row as a batch has, and no fewer than 16.
 
     Args:
-        expected_batch_size: of the run.
+        batch_size: mean size of a batch; the largest one, where it changes.
         advice: what to do about a run that diverged.
     """
 
-    def __init__(self, expected_batch_size: float, advice: str) -> None:
+    def __init__(self, batch_size: float, advice: str) -> None:
         self._advice = advice
-        self._threshold = max(expected_batch_size, _FEWEST_RECORDS)
+        self._threshold = max(batch_size, _FEWEST_RECORDS)
         self._num_without_loss = 0
 
     def check_losses(self, step: int, num_records: int, num_losses: int) -> None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from dpjax_accounting import DPSGD, FullBatch, verify_report
+from dpjax_accounting import DPSGD, verify_report
 from rich.console import Console
 
 import dpjax
@@ -143,7 +143,6 @@ def test_frozen_parameters_are_read_and_stay(options):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"mechanism": FullBatch(noise_multiplier=1.0, num_steps=2)}, TypeError, "must be a DPSGD"),
         ({"clip_norm": None}, TypeError, "either clip_norm or rule"),
         ({"rule": dpjax.FlatClipping(1.0)}, TypeError, "either clip_norm or rule"),
         ({"clip_norm": None, "rule": dpjax.AdaptiveClipping()}, TypeError, "use private_gradient"),
