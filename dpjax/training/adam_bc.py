@@ -73,8 +73,9 @@ def scale_by_adam_bc(
             raise ValueError(f"{name} must be at least 0 and below 1, got {decay}.")
 
     def init(params: PyTree) -> AdamBCState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return AdamBCState(jnp.zeros((), jnp.int32), zeros, zeros)
+        # Two trees of zeros: a compiled step takes over the buffers of each.
+        mean, square = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return AdamBCState(jnp.zeros((), jnp.int32), mean, square)
 
     def update(grads: PyTree, state: AdamBCState, params: Any = None) -> tuple[PyTree, AdamBCState]:
         del params

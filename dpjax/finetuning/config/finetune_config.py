@@ -12,6 +12,7 @@ from dpjax.finetuning.config.audit import Audit
 from dpjax.finetuning.config.compute import Compute, Generation
 from dpjax.finetuning.config.parse import build
 from dpjax.finetuning.config.privacy import Privacy
+from dpjax.finetuning.config.sampling import check_audit, check_relation
 from dpjax.finetuning.config.tracking import Tracking
 from dpjax.finetuning.config.training import Training
 from dpjax.lora_config import LoraConfig
@@ -99,6 +100,7 @@ class FinetuneConfig(CheckedOptions):
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
         self._check_privacy()
+        self._check_sampling()
         self._check_tuning()
         self._check_task()
         check_at_least("num_layers", self.num_layers, 1)
@@ -125,8 +127,7 @@ class FinetuneConfig(CheckedOptions):
 
     def _check_privacy(self) -> None:
         privacy = self.privacy
-        is_given = privacy.target_epsilon is not None or privacy.noise_multiplier is not None
-        if self.non_private and is_given:
+        if self.non_private and privacy.is_given:
             raise ValueError(
                 "non_private=True trains without any privacy, but privacy.target_epsilon or "
                 "privacy.noise_multiplier is given: drop one or the other"
@@ -141,10 +142,34 @@ class FinetuneConfig(CheckedOptions):
                 f"privacy.ledger={privacy.ledger} is of runs that train on all records and no "
                 "canaries: give no ledger, or no audit"
             )
-        if not self.non_private and not is_given:
+        if not self.non_private and not privacy.is_given:
             raise ValueError(
                 "give privacy.target_epsilon (for instance 3) or privacy.noise_multiplier; to "
                 "train without privacy say non_private=True"
+            )
+
+    def _check_sampling(self) -> None:
+        privacy, batch = self.privacy, self.training.expected_batch_size
+        sampling, neighboring = privacy.sampling, privacy.neighboring
+        if self.non_private and neighboring != Privacy.neighboring:
+            raise ValueError(
+                f"non_private=True promises nothing about neighbours: leave out privacy.neighboring"
+                f"={neighboring}"
+            )
+        if not self.non_private:
+            check_relation(sampling, neighboring)
+        if self.audit.is_wanted:
+            check_audit(sampling, neighboring)
+        if privacy.ledger is not None and sampling == "random-allocation":
+            raise ValueError(
+                f"privacy.ledger={privacy.ledger} adds up all runs on the records, and the loss of "
+                "random-allocation is known for a whole run alone: give no ledger, or another "
+                "privacy.sampling"
+            )
+        if sampling == "full-batch" and batch != Training.expected_batch_size:
+            raise ValueError(
+                f"training.expected_batch_size={batch} has no meaning with privacy.sampling="
+                "full-batch, whose batches are all records: leave it out"
             )
 
     def _check_tuning(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
-from dpjax.option_checks import CheckedOptions, check_positive
+from dpjax.finetuning.config.sampling import Neighboring, SamplingName
+from dpjax.option_checks import CheckedOptions, check_choice, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +26,24 @@ class Privacy(CheckedOptions):
     """δ of the guarantee; default: 1e-5, or n^-1.1 for n training records if that is smaller."""
     clip_norm: float = 1.0
     """L2 norm that the gradient of one record is clipped to."""
+    sampling: SamplingName = "poisson"
+    """How the records of a step are drawn, which decides what the accountant counts. poisson: each
+    by itself. truncated-poisson: of a Poisson batch above B + 6√B a random part, B being
+    training.expected_batch_size. fixed-size: B of them. random-allocation: each into one of ⌈n/B⌉
+    batches an epoch (balls in bins; needs the extra allocation). shuffled: the next B of a random
+    order, which claims no amplification. full-batch: all."""
+    neighboring: Neighboring = "add_or_remove_one"
+    """Which data sets nobody can tell apart: with and without a record; with one that contributes
+    nothing; with one exchanged. The last two make the number of records public. truncated-poisson,
+    fixed-size and shuffled need one of them; random-allocation has no replace_one."""
     ledger: str | None = None
     """File in which all runs on these training records are put on record, made if there is none;
     the report then has the ε of all of them together. Keep it with the data, as private as that."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether anything is promised."""
+        return self.target_epsilon is not None or self.noise_multiplier is not None
 
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
@@ -39,5 +56,7 @@ class Privacy(CheckedOptions):
         check_positive("privacy.target_epsilon", self.target_epsilon)
         check_positive("privacy.noise_multiplier", self.noise_multiplier)
         check_positive("privacy.clip_norm", self.clip_norm)
+        check_choice("privacy.sampling", self.sampling, get_args(SamplingName))
+        check_choice("privacy.neighboring", self.neighboring, get_args(Neighboring))
         if self.delta is not None and not 0 < self.delta < 1:
             raise ValueError(f"privacy.delta must be between 0 and 1, got {self.delta}")

@@ -26,11 +26,13 @@ class Training(CheckedOptions):
     """
 
     expected_batch_size: int = 256
-    """Mean size of a Poisson batch; the sampling probability is this over the records."""
+    """B, the mean size of a batch; the sampling probability is this over the records. Has no
+    meaning with privacy.sampling=full-batch."""
     microbatch_size: int = 32
     """Records processed at once: costs memory, changes nothing else."""
     num_epochs: float | None = None
-    """Length of the run in expected passes over the data; default 3 if no num_steps is given."""
+    """Length of the run in expected passes over the data; default 3 if no num_steps is given. Whole
+    with privacy.sampling=random-allocation or shuffled, which account for epochs."""
     num_steps: int | None = None
     """Length of the run in optimizer steps."""
     optimizer: OptimizerName = "adam"

@@ -18,14 +18,18 @@ from dpjax_accounting import (
 from dpjax.finetuning.reports import statements
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
-from dpjax.privatize import RunKey
+from dpjax.privatize import RunKey, describe_sampling, step_noise
 from dpjax.training import (
+    NEIGHBOURS,
+    common_assumptions,
     describe_claim,
     describe_environment,
+    describe_gradients,
     describe_implementation,
     describe_randomness,
     describe_versions,
     first_warnings,
+    secret_draws,
 )
 
 
@@ -74,9 +78,9 @@ def build(
         ),
         "randomness": describe_randomness(run_key),
         "trust": _trust(plan),
-        "data_uses": _data_uses(plan) if private else [],
+        "data_uses": _data_uses(plan),
         "dataset_total": None if ledger is None else dataset_total(ledger, plan.delta),
-        "assumptions": _assumptions(plan) if private else [],
+        "assumptions": _assumptions(plan),
         "not_covered": list(statements.NOT_COVERED) if private else [],
         "warnings": first_warnings(plan.mechanism, run_key),
         "versions": describe_versions(),
@@ -93,17 +97,19 @@ def in_words(plan: Plan, steps: int) -> str:
     if mechanism is None:
         return NON_PRIVATE_WARNING
     epsilon = mechanism.after(steps).epsilon(plan.delta)
+    sampling, noise = describe_sampling(mechanism).brief, step_noise(mechanism).noise_multiplier
     return (
         f"({epsilon:.4g}, {plan.delta:.3g})-differential privacy per {mechanism.unit}, "
-        f"{mechanism.neighboring.replace('_', ' ')}: DP-SGD with Poisson sampling "
-        f"probability {mechanism.sampling_probability:.4g}, noise multiplier "
-        f"{mechanism.noise_multiplier:.4g}, clip norm {plan.config.privacy.clip_norm:g}, "
-        f"{steps} steps."
+        f"{mechanism.neighboring.replace('_', ' ')}: DP-SGD with {sampling}, noise multiplier "
+        f"{noise:.4g}, clip norm {plan.config.privacy.clip_norm:g}, {steps} steps."
     )
 
 
 def _assumptions(plan: Plan) -> list[str]:
-    lines = statements.ASSUMPTIONS
+    if plan.mechanism is None:
+        return []
+    lines = (*statements.ASSUMPTIONS, NEIGHBOURS[plan.mechanism.neighboring])
+    lines += common_assumptions(plan.mechanism)
     if plan.task.labels:
         lines += statements.LABEL_ASSUMPTIONS
     if plan.config.audit.hold_out:
@@ -112,22 +118,26 @@ def _assumptions(plan: Plan) -> list[str]:
 
 
 def _trust(plan: Plan) -> dict[str, Any]:
-    if not plan.config.audit.hold_out:
-        return statements.TRUST
-    secrets = [*statements.TRUST["kept_secret"], statements.HOLD_OUT_SECRET]
+    draws = secret_draws(plan.mechanism)
+    secrets = [statements.SECRET_KEY, *draws, *statements.SECRET_FILES]
+    if plan.config.audit.hold_out:
+        secrets.append(statements.HOLD_OUT_SECRET)
     return statements.TRUST | {"kept_secret": secrets}
 
 
 def _data_uses(plan: Plan) -> list[dict[str, str]]:
+    if plan.mechanism is None:
+        return []
     uses = statements.DATA_USES
     if plan.task.labels:
         uses += statements.LABEL_USES
     if plan.config.audit.hold_out:
         uses += statements.HOLD_OUT_USES
-    return [
+    others = [
         {"use": use, "status": status, "explanation": explanation}
         for use, status, explanation in uses
     ]
+    return [describe_gradients(plan.mechanism), *others]
 
 
 def _trained(plan: Plan) -> str:

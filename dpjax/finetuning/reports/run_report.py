@@ -13,6 +13,7 @@ from dpjax.finetuning.reports.privacy_report import in_words
 from dpjax.finetuning.result import FinetuneResult, Sample
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
+from dpjax.privatize import describe_sampling, step_noise
 
 
 def draw_training(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
@@ -93,7 +94,8 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         ("Checkpoint", _checkpoint(plan)),
         ("Tuning", how),
         ("Training records", f"{_training_records(plan, result)}, {plan.task.summary()}"),
-        ("Expected batch size", str(training.expected_batch_size)),
+        ("Sampling", describe_sampling(plan.recipe).brief),
+        ("Expected batch size", f"{step_noise(plan.recipe).batch_size:g}"),
         ("Steps", str(plan.num_steps)),
         ("Optimizer", f"Adam, {_learning_rates(training)}, {training.schedule}"),
         ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dpjax.training import COMMON_ASSUMPTIONS, NEIGHBOURS
-
 ASSUMPTIONS = (
     "One record is one row of the training file. A person with several rows is protected for each "
     "row, not for all of them together.",
-    NEIGHBOURS["add_or_remove_one"],
-    *COMMON_ASSUMPTIONS,
 )
 LABEL_ASSUMPTIONS = ("The set of labels is public.",)
 NOT_COVERED = (
@@ -30,14 +26,15 @@ TRUST = {
         "The tuned weights in model/, and in adapter/ if there is one, and every intermediate "
         "state of them."
     ],
-    "kept_secret": [
-        "The run key and the checkpoints of an unfinished run. The noise can be computed from "
-        "them. Both are deleted when the run ends.",
-        "Which records were drawn in which step.",
-        "metrics.jsonl, attack.json, report.md and their pictures.",
-        "The ledger of the data set. It holds a hash of the records.",
-    ],
 }
+SECRET_KEY = (
+    "The run key and the checkpoints of an unfinished run. The noise can be computed from them. "
+    "Both are deleted when the run ends."
+)
+SECRET_FILES = (
+    "metrics.jsonl, attack.json, report.md and their pictures.",
+    "The ledger of the data set. It holds a hash of the records.",
+)
 # Of a run whose coins leave training records out.
 HOLD_OUT_ASSUMPTION = (
     "A fair coin decided for each row of the training file whether it was left out. ε counts no "
@@ -45,13 +42,8 @@ HOLD_OUT_ASSUMPTION = (
     "rows, the number expected."
 )
 HOLD_OUT_SECRET = "audit.json and audit.html: which records were left out, and the loss of each."
-# How the run uses private data: the use, its status, an explanation.
+# How the run uses private data beside its gradients: the use, its status, an explanation.
 DATA_USES = (
-    (
-        "Gradients of the training records",
-        "budgeted",
-        "Each gradient is clipped, and noise is added to their sum. ε counts all steps completed.",
-    ),
     (
         "Hyper-parameter tuning",
         "not covered",

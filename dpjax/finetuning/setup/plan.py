@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import jax
-from dpjax_accounting import DPSGD, DatasetIdentity, calibrate_noise, default_delta, validate_delta
+from dpjax_accounting import DatasetIdentity, Stepwise, default_delta, validate_delta
 
 from dpjax.data import (
     DataSource,
@@ -18,12 +17,12 @@ from dpjax.data import (
     RecordColumns,
     RecordError,
 )
-from dpjax.finetuning.config import FinetuneConfig, Privacy, Training
+from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.setup.mechanism import fix_noise, make_recipe
 from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
 from dpjax.finetuning.tasks.registry import make_task
 from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
-
-DEFAULT_EPOCHS = 3.0
+from dpjax.privatize import num_steps_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +44,8 @@ class Plan:
         started_at: when the run was started, in local time: chat templates get this date, and a
             resumed run must have the same.
         num_steps: how many optimizer steps the run has.
+        recipe: how batches are drawn and what sums are divided by, with privacy and without; the
+            mechanism where there is one.
         mechanism: what the accountant counts; None without privacy.
         delta: δ of the guarantee; None without privacy.
         delta_is_default: whether δ was left to dpjax.
@@ -62,7 +63,8 @@ class Plan:
     prompts: HeldOutPrompts | None
     started_at: datetime.datetime
     num_steps: int
-    mechanism: DPSGD | None
+    recipe: Stepwise
+    mechanism: Stepwise | None
     delta: float | None
     delta_is_default: bool
     dataset: DatasetIdentity | None
@@ -114,13 +116,13 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
     # The number must not tell how the coins fell.
     num_units = config.audit.num_units(len(train_records))
     batch = config.training.expected_batch_size
-    if batch > num_units:
+    if config.privacy.sampling != "full-batch" and batch > num_units:
         kept = " that audit.hold_out keeps on average" if config.audit.hold_out else ""
         raise ValueError(
             f"training.expected_batch_size={batch} is more than the {num_units} training records "
             f"of {config.train_data.path}{kept}; use at most {num_units}, better a tenth of it"
         )
-    num_steps = planned_steps(config.training, num_units)
+    recipe = make_recipe(config.privacy, config.training, num_units)
     delta = config.privacy.delta
     if not config.non_private:
         # Records that a coin may leave out are protected too.
@@ -134,9 +136,8 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         evaluation = task.encode(eval_records, tokenizer, config.training.max_length)
         prompts = task.prompts(config, eval_records, tokenizer)
     _check_answers_fit(config, prompts, model.max_positions)
-    mechanism = None
     if not config.non_private:
-        mechanism = fix_mechanism(config.privacy, delta, num_units, batch, num_steps)
+        recipe = fix_noise(recipe, config.privacy, delta)
     return Plan(
         config=config,
         checkpoint=checkpoint,
@@ -148,8 +149,9 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         eval_records=eval_records,
         prompts=prompts,
         started_at=started_at,
-        num_steps=num_steps,
-        mechanism=mechanism,
+        num_steps=num_steps_of(recipe),
+        recipe=recipe,
+        mechanism=None if config.non_private else recipe,
         delta=None if config.non_private else delta,
         delta_is_default=config.privacy.delta is None,
         dataset=None if config.privacy.ledger is None else identity_of(train_records),
@@ -180,31 +182,3 @@ def _check_answers_fit(
 def identity_of(records: RecordColumns) -> DatasetIdentity:
     """What a ledger knows the training data by: the records as they were read."""
     return DatasetIdentity.of(records.units())
-
-
-def planned_steps(training: Training, num_units: int) -> int:
-    """Optimizer steps of the run: as given, or ⌈epochs / sampling probability⌉."""
-    if training.num_steps is not None:
-        return training.num_steps
-    epochs = DEFAULT_EPOCHS if training.num_epochs is None else training.num_epochs
-    return math.ceil(epochs * num_units / training.expected_batch_size)
-
-
-def fix_mechanism(
-    privacy: Privacy, delta: float, num_units: int, expected_batch_size: int, num_steps: int
-) -> DPSGD:
-    """The DP-SGD mechanism with the noise multiplier given, or calibrated to the target ε."""
-    if privacy.noise_multiplier is not None:
-        return DPSGD(
-            num_units=num_units,
-            expected_batch_size=expected_batch_size,
-            noise_multiplier=privacy.noise_multiplier,
-            num_steps=num_steps,
-        )
-    return calibrate_noise(
-        privacy.target_epsilon,
-        delta,
-        num_units=num_units,
-        expected_batch_size=expected_batch_size,
-        num_steps=num_steps,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from dpjax_accounting import DPSGD, DatasetIdentity, Ledger
+from dpjax_accounting import DatasetIdentity, Ledger, Mechanism
 
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.privatize import RunKey
@@ -18,7 +18,7 @@ class RunLedger:
     path: Path
     dataset: DatasetIdentity
     run_id: str
-    mechanism: DPSGD
+    mechanism: Mechanism
     key: str
     note: str
 

@@ -22,7 +22,7 @@ from dpjax.finetuning.tasks.base import Batch
 from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.optimizer import make_optimizer
-from dpjax.privatize import FlatClipping
+from dpjax.privatize import FlatClipping, sampler_for, step_noise
 from dpjax.training import (
     Callback,
     CallbackCaller,
@@ -91,7 +91,7 @@ def train(
     state = optimizer.init(trainable)
     first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)
     remarks: tuple[str, ...] = ()
-    watch = DivergenceWatch(training.expected_batch_size, _ADVICE)
+    watch = DivergenceWatch(step_noise(plan.recipe).batch_size, _ADVICE)
     progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
     with (
         MetricsLog(directory.metrics, keep_steps=first) as log,
@@ -165,8 +165,8 @@ def _noise_stddev(plan: Plan) -> float:
     """Of the noise on the private gradient, per coordinate; 0 without privacy."""
     if plan.mechanism is None:
         return 0.0
-    noise = plan.mechanism.noise_multiplier * plan.config.privacy.clip_norm
-    return float(noise / plan.mechanism.expected_batch_size)
+    noise = step_noise(plan.mechanism)
+    return noise.noise_multiplier * plan.config.privacy.clip_norm / noise.batch_size
 
 
 def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
@@ -175,8 +175,8 @@ def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
     loss = plan.task.loss_fn(run.model.graphdef)
     present = None if run.audited is None else run.audited.present
     if plan.mechanism is None:
-        batch_size = plan.config.training.expected_batch_size
-        return NonPrivateTraining(loss, optimizer, plan.num_units, batch_size, run.run_key, present)
+        sampler = sampler_for(plan.recipe, run.run_key, present)
+        return NonPrivateTraining(loss, optimizer, sampler, step_noise(plan.recipe).batch_size)
     rule = FlatClipping(plan.config.privacy.clip_norm)
     return PrivateTraining(loss, optimizer, plan.mechanism, rule, run.run_key, present=present)
 

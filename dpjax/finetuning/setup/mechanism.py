@@ -1,0 +1,110 @@
+"""The mechanism of a run: how batches are drawn, how many, and how much noise they get."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from typing import Any
+
+from dpjax_accounting import (
+    DPSGD,
+    FixedSizeDPSGD,
+    FullBatch,
+    RandomAllocationDPSGD,
+    ShuffledDPSGD,
+    Stepwise,
+    TruncatedPoissonDPSGD,
+    calibrate_noise_of,
+)
+
+from dpjax.finetuning.config import Privacy, Training
+
+DEFAULT_EPOCHS = 3.0
+# Batches are cut at B + 6√B records, which costs next to nothing: TruncatedPoissonDPSGD.
+_DEVIATIONS = 6.0
+
+
+def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwise:
+    """Makes the mechanism of the options, with the noise that is given, or 1 where none is.
+
+    Without privacy it says how batches are drawn, and nothing else of it counts.
+
+    Raises:
+        ValueError: whole epochs are accounted for, and the length of the run is no whole number of
+            them; or the package that accounts for them is missing.
+    """
+    common: dict[str, Any] = {"num_units": num_units, "noise_multiplier": 1.0}
+    if privacy.noise_multiplier is not None:
+        common["noise_multiplier"] = privacy.noise_multiplier
+    if privacy.is_given:
+        common["neighboring"] = privacy.neighboring
+    batch = training.expected_batch_size
+    match privacy.sampling:
+        case "truncated-poisson":
+            return TruncatedPoissonDPSGD(
+                expected_batch_size=batch,
+                largest_batch_size=min(num_units, math.ceil(batch + _DEVIATIONS * batch**0.5)),
+                num_steps=_steps(training, num_units, batch),
+                **common,
+            )
+        case "fixed-size":
+            steps = _steps(training, num_units, batch)
+            return FixedSizeDPSGD(batch_size=batch, num_steps=steps, **common)
+        case "random-allocation":
+            if privacy.is_given:
+                _check_accountant()
+            per_epoch = math.ceil(num_units / batch)
+            epochs = _epochs(privacy, training, per_epoch)
+            return RandomAllocationDPSGD(batches_per_epoch=per_epoch, num_epochs=epochs, **common)
+        case "shuffled":
+            epochs = _epochs(privacy, training, math.ceil(num_units / batch))
+            return ShuffledDPSGD(batch_size=batch, num_epochs=epochs, **common)
+        case "full-batch":
+            return FullBatch(num_steps=_steps(training, num_units, num_units), **common)
+    steps = _steps(training, num_units, batch)
+    return DPSGD(expected_batch_size=batch, num_steps=steps, **common)
+
+
+def fix_noise(recipe: Stepwise, privacy: Privacy, delta: float) -> Stepwise:
+    """Returns the mechanism with the noise multiplier given, or calibrated to the target ε."""
+    if privacy.target_epsilon is None:
+        return recipe
+    return calibrate_noise_of(recipe, privacy.target_epsilon, delta)
+
+
+def _steps(training: Training, num_units: int, batch_size: int) -> int:
+    """Optimizer steps of the run: as given, or ⌈epochs · n / B⌉."""
+    if training.num_steps is not None:
+        return training.num_steps
+    epochs = DEFAULT_EPOCHS if training.num_epochs is None else training.num_epochs
+    return math.ceil(epochs * num_units / batch_size)
+
+
+def _epochs(privacy: Privacy, training: Training, steps_of_one: int) -> int:
+    """Epochs of the run, which must be whole."""
+    if training.num_steps is not None:
+        epochs, left = divmod(training.num_steps, steps_of_one)
+        if left:
+            raise ValueError(
+                f"training.num_steps={training.num_steps} is no whole number of epochs of "
+                f"{steps_of_one} steps, which privacy.sampling={privacy.sampling} accounts for. "
+                f"Give training.num_steps={(epochs + 1) * steps_of_one}"
+            )
+        return epochs
+    wanted = DEFAULT_EPOCHS if training.num_epochs is None else training.num_epochs
+    if wanted != int(wanted):
+        raise ValueError(
+            f"training.num_epochs={wanted} must be a whole number with privacy.sampling="
+            f"{privacy.sampling}, which accounts for whole epochs. Give training.num_epochs="
+            f"{math.ceil(wanted)}"
+        )
+    return int(wanted)
+
+
+def _check_accountant() -> None:
+    if importlib.util.find_spec("PLD_accounting") is None:
+        raise ValueError(
+            "privacy.sampling=random-allocation is accounted for by the package PLD_accounting, "
+            'which is not installed. Install it with pip install "dpjax[allocation]", or give '
+            "another privacy.sampling"
+        )
