@@ -66,3 +66,9 @@ def test_noise_does_not_hide_the_size_of_a_gradient():
 def test_numbers_out_of_range_are_refused(stddev, changes, message):
     with pytest.raises(ValueError, match=message):
         scale_by_adam_bc(stddev, **changes)
+
+
+def test_its_state_may_be_taken_over_by_a_compiled_step():
+    state = scale_by_adam_bc(0.1).init({"w": jnp.zeros(3)})
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    assert int(step(state).step) == 1
