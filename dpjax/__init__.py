@@ -22,6 +22,8 @@ from dpjax.lora_config import LoraConfig as LoraConfig
 from dpjax.privatize import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize import AdaptivePrivateGradient as AdaptivePrivateGradient
 from dpjax.privatize import AutomaticClipping as AutomaticClipping
+from dpjax.privatize import BandedStrategy as BandedStrategy
+from dpjax.privatize import BufferedStrategy as BufferedStrategy
 from dpjax.privatize import ClippedGrad as ClippedGrad
 from dpjax.privatize import ClippedGradFn as ClippedGradFn
 from dpjax.privatize import FlatClipping as FlatClipping
@@ -49,6 +51,8 @@ __all__ = [
     "AdaptivePrivateGradient",
     "Audit",
     "AutomaticClipping",
+    "BandedStrategy",
+    "BufferedStrategy",
     "ClippedGrad",
     "ClippedGradFn",
     "Compute",

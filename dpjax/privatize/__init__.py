@@ -6,6 +6,9 @@ Pure JAX. Knows nothing of models, text or files.
 from dpjax.privatize.clipping import ClippedGrad as ClippedGrad
 from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
 from dpjax.privatize.clipping import clipped_grad as clipped_grad
+from dpjax.privatize.randomness.correlated.strategies import BandedStrategy as BandedStrategy
+from dpjax.privatize.randomness.correlated.strategies import BufferedStrategy as BufferedStrategy
+from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy as NoiseStrategy
 from dpjax.privatize.randomness.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.randomness.noise import noisy_mean as noisy_mean
 from dpjax.privatize.randomness.run_key import RunKey as RunKey
@@ -43,6 +46,8 @@ __all__ = [
     "AdaptiveClipping",
     "AdaptivePrivateGradient",
     "AutomaticClipping",
+    "BandedStrategy",
+    "BufferedStrategy",
     "ClippedGrad",
     "ClippedGradFn",
     "ClippingRule",
@@ -51,6 +56,7 @@ __all__ = [
     "FixedSizeSampler",
     "FlatClipping",
     "FullBatchSampler",
+    "NoiseStrategy",
     "PerGroupClipping",
     "PoissonSampler",
     "PrivateGradient",

@@ -130,6 +130,7 @@ def test_a_release_is_the_expected_gradient_and_the_noise_of_the_mechanism(name)
     assert abs(blocks.mean()) <= 4 * blocks.std() / math.sqrt(len(blocks))
 
 
+BANDED = kinds.banded(UNITS, 2, 1.0, 4, bands=1, column_norm=1.0)
 ADAPTIVE = kinds.adaptive_clipping(UNITS, 4, 2 * SIGMA, 3, count_stddev=7.0)
 
 
@@ -222,10 +223,10 @@ def test_steps_beyond_the_last_epoch_are_refused():
     ("mechanism", "options", "error", "message"),
     [
         (
-            kinds.banded(UNITS, 2, 1.0, 4, bands=1, column_norm=1.0),
-            {},
+            BANDED,
+            {"clip_norm": None, "rule": AdaptiveClipping()},
             TypeError,
-            "independent noise, got BandedDPSGD: its noise is correlated over steps",
+            "must be a DPSGD or an AdaptiveClippingDPSGD where the clip norm adapts",
         ),
         (
             kinds.adaptive_clipping(UNITS, 4, 1.0, 3, count_stddev=2.0),
@@ -283,3 +284,6 @@ def test_parts_read_the_mechanism_too():
         np.testing.assert_allclose(mean, (grads + noise) / divisor_of(mechanism), rtol=1e-6)
     with pytest.raises(TypeError, match=r"same noise in every step.*segment_at\(step\)"):
         dpjax.noisy_mean(grads, keys, mechanism=CASES["schedule"].mechanism, clip_norm=1.0)
+    # One step knows nothing of the steps before it.
+    with pytest.raises(TypeError, match=r"independent noise, got BandedDPSGD.*private_gradient"):
+        dpjax.noisy_mean(grads, keys, mechanism=BANDED, clip_norm=1.0)

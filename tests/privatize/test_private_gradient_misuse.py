@@ -9,7 +9,6 @@ import pytest
 
 import dpjax
 from dpjax import AutomaticClipping, FlatClipping, PerGroupClipping, RunKey
-from tests.support.mechanisms import banded
 from tests.support.private_loop import (
     CLIP_NORM,
     MECHANISM,
@@ -145,11 +144,6 @@ class TestMisuse:
             ({"clip_norm": 0.0}, ValueError, "clip_norm must be positive"),
             ({"strategy": "auo"}, ValueError, "Did you mean 'auto'"),
             ({"run_key": jax.random.key(0)}, TypeError, "run_key must be a RunKey"),
-            (
-                {"mechanism": banded(100, 10, 1.0, 4, bands=2, column_norm=1.0)},
-                TypeError,
-                "mechanism must describe independent noise.*BandedDPSGD.*correlated over steps",
-            ),
         ],
     )
     def test_bad_options(self, options, error, message):

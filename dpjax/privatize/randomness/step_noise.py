@@ -19,8 +19,7 @@ from dpjax_accounting import (
 )
 
 _REFUSED: dict[type[Mechanism], str] = {
-    BandedDPSGD: "its noise is correlated over steps by a strategy matrix, which is not given. For"
-    " independent noise take a DPSGD with neighboring='zero_out'",
+    BandedDPSGD: "its noise is correlated over steps. Take private_gradient, which makes it",
     AdaptiveClippingDPSGD: "it releases a count in every step too, with noise of its own. Take"
     " private_gradient with rule=AdaptiveClipping()",
 }

@@ -13,11 +13,12 @@ from typing import cast, overload
 
 import jax
 import numpy as np
-from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD, DPSGDSchedule, Mechanism
+from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD, BandedDPSGD, Mechanism
 
-from dpjax.privatize.randomness.noise import mean_with_noise, noisy_mean
+from dpjax.privatize.randomness.correlated.noise import CorrelatedNoise
+from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy
 from dpjax.privatize.randomness.run_key import RunKey
-from dpjax.privatize.randomness.step_noise import step_noise
+from dpjax.privatize.randomness.source import IndependentNoise, NoiseSource
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.sampling.choice import sampler_for
@@ -36,6 +37,12 @@ class PrivateGradient(PrivateSteps):
     """
 
     rule: ClippingRule
+    noise: NoiseSource
+
+    @property
+    def noise_strategy(self) -> NoiseStrategy | None:
+        """The strategy of correlated noise, public; None where noise is independent."""
+        return self.noise.strategy if isinstance(self.noise, CorrelatedNoise) else None
 
     def zeros(self, params: PyTree, step: int) -> StepTotal:
         """Returns the total that a step starts from: no units yet.
@@ -56,6 +63,7 @@ class PrivateGradient(PrivateSteps):
         It runs on the host, outside `jax.jit`, and waits for the total. Each step is released once;
         the buffers of `total.grads` are taken over. What an earlier process released, the object
         cannot know: after a restart, repeat a step from the parameters that it started from.
+        Noise that is correlated over steps is made for all steps before, once after a restart.
 
         Args:
             total: the sum over all microbatches of `batches(step, ...)`.
@@ -67,11 +75,11 @@ class PrivateGradient(PrivateSteps):
         Raises:
             TypeError: `total` is traced or no total, or `step` is not an integer.
             ValueError: the total is that of another object or step, or does not have as many
-                records as the step's batch; or the step is none of the mechanism's, or has been
-                released.
+                records as the step's batch; or the step is none of the mechanism's, has been
+                released, or comes before one that has, where noise is correlated.
         """
         step = self._approve(total, step)
-        return self._compiled_mean(total.grads, self.run_key.noise_keys(step), *self._scale(step))
+        return self._compiled_mean(total.grads, *self.noise.arguments(step, total.grads))
 
     def release_and_update(
         self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
@@ -92,8 +100,18 @@ class PrivateGradient(PrivateSteps):
             TypeError, ValueError: as `release`.
         """
         step = self._approve(total, step)
-        keys = self.run_key.noise_keys(step)
-        return self._compiled_update(update, args, total.grads, keys, *self._scale(step))
+        noise = self.noise.arguments(step, total.grads)
+        return self._compiled_update(update, args, total.grads, *noise)
+
+    def _approve(self, total: StepTotal, step: int) -> int:
+        later = max(self._released_steps, default=-1)
+        if self.noise.in_order and self._checked_step(step) < later:
+            raise ValueError(
+                f"step must be after {later}, which has been released, got {step}: noise is "
+                "correlated over steps, and covers what a step has seen of the steps before it. "
+                "Release steps in their order"
+            )
+        return super()._approve(total, step)
 
     def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
         rule = self.rule
@@ -101,37 +119,21 @@ class PrivateGradient(PrivateSteps):
 
     @functools.cached_property
     def _compiled_mean(self) -> Callable[..., PyTree]:
-        return jax.jit(self._make_mean(), donate_argnums=0)
+        return jax.jit(self.noise.make_mean(), donate_argnums=0)
 
     @functools.cached_property
     def _compiled_update(self) -> Callable[..., PyTree]:
-        mean = self._make_mean()
+        mean = self.noise.make_mean()
 
         def run(
             update: Callable[..., PyTree],
             args: tuple[PyTree, ...],
             clipped_sum: PyTree,
-            keys: jax.Array,
-            *scale: jax.Array,
+            *noise: PyTree,
         ) -> PyTree:
-            return update(mean(clipped_sum, keys, *scale), *args)
+            return update(mean(clipped_sum, *noise), *args)
 
         return jax.jit(run, static_argnums=0, donate_argnums=1)
-
-    def _scale(self, step: int) -> tuple[float | jax.Array, ...]:
-        """Standard deviation and divisor where they change from step to step, else nothing."""
-        if not isinstance(self.mechanism, DPSGDSchedule):
-            return ()
-        noise = step_noise(self.mechanism, step)
-        return noise.noise_multiplier * self.rule.clip_norm, noise.batch_size
-
-    def _make_mean(self) -> Callable[..., PyTree]:
-        """Makes the function from sum, noise keys and scale to the noisy mean; holds no `self`."""
-        if isinstance(self.mechanism, DPSGDSchedule):
-            return mean_with_noise
-        return functools.partial(
-            noisy_mean, mechanism=self.mechanism, clip_norm=self.rule.clip_norm
-        )
 
 
 @overload
@@ -143,6 +145,7 @@ def private_gradient(
     clip_norm: float,
     strategy: str = "auto",
     present: np.ndarray | None = None,
+    noise_strategy: NoiseStrategy | None = None,
 ) -> PrivateGradient: ...
 @overload
 def private_gradient(
@@ -153,6 +156,7 @@ def private_gradient(
     rule: ClippingRule,
     strategy: str = "auto",
     present: np.ndarray | None = None,
+    noise_strategy: NoiseStrategy | None = None,
 ) -> PrivateGradient: ...
 @overload
 def private_gradient(
@@ -175,6 +179,7 @@ def private_gradient(
     rule: ClippingRule | AdaptiveClipping | None = None,
     strategy: str = "auto",
     present: np.ndarray | None = None,
+    noise_strategy: NoiseStrategy | None = None,
 ) -> PrivateGradient | AdaptivePrivateGradient:
     """Binds loss, clipping rule, mechanism and run key for a training loop with DP-SGD.
 
@@ -188,23 +193,27 @@ def private_gradient(
             `add` is given as `shared`; it sees one example without a batch axis. `unit_loss` makes
             one of a unit of several examples.
         mechanism: what the accountant counts: sampling, noise and number of steps. `sampler_for`
-            says what it needs; its noise must be independent from step to step.
+            says what it needs. The noise of `BandedDPSGD` is correlated over steps.
         run_key: the secret of this run, `RunKey.from_os_entropy()`; use it in no other run.
         clip_norm: C > 0, the most that one unit contributes, in L2 norm.
         rule: instead of `clip_norm`; with `AdaptiveClipping` the clip norm is the loop's state.
         strategy: how the clipped sum is computed, as for `clipped_grad`.
         present: `(S,)` bool for S slots of units, where not all are sure to be there; as for
             `sampler_for`. Default: all units of the mechanism.
+        noise_strategy: for `BandedDPSGD`, the strategy matrix, public, such as that of another run.
+            Default: `BandedStrategy.optimized` for its steps and bands.
 
     Returns:
         A `PrivateGradient`; an `AdaptivePrivateGradient` where the rule is `AdaptiveClipping`.
 
     Raises:
-        TypeError: the mechanism describes no run, correlated noise or another clipping rule, the
-            run key is not a RunKey, the rule not a rule, or not exactly one of `clip_norm` and
-            `rule` is given.
+        TypeError: the mechanism describes no run or another clipping rule, the run key is not a
+            RunKey, the rule not a rule, or not exactly one of `clip_norm` and `rule` is given; or a
+            noise strategy is given without `BandedDPSGD`.
         ValueError: the mechanism lacks a number that a run needs, the clip norm is not positive,
-            the strategy is unknown, or `AdaptiveClipping` or `present` does not fit the mechanism.
+            the strategy is unknown, or `AdaptiveClipping`, `present` or the noise strategy does not
+            fit the mechanism.
+        ImportError: noise is correlated, and jax_privacy is not installed.
 
     Example:
         >>> import jax.numpy as jnp
@@ -233,6 +242,11 @@ def private_gradient(
         raise TypeError("private_gradient needs either clip_norm or rule, and not both")
     strategy_named(strategy)
     sampler_for(mechanism, run_key, present)
+    if noise_strategy is not None and not isinstance(mechanism, BandedDPSGD):
+        raise TypeError(
+            "noise_strategy is for BandedDPSGD, whose noise is correlated over steps, got "
+            f"{type(mechanism).__name__}. Leave it out"
+        )
     if clip_norm is not None:
         rule = FlatClipping(clip_norm)
     if isinstance(rule, AdaptiveClipping):
@@ -249,7 +263,9 @@ def private_gradient(
             "the clip norm must be a constant, got a traced value. Make the private gradient "
             "outside jax.jit; rule=AdaptiveClipping() has a clip norm that changes"
         )
-    if not isinstance(mechanism, DPSGDSchedule):
-        # Refuses correlated noise, and a mechanism that lacks its batch size.
-        step_noise(mechanism)
-    return PrivateGradient(loss_fn, mechanism, run_key, strategy, present, rule)
+    noise: NoiseSource
+    if isinstance(mechanism, BandedDPSGD):
+        noise = CorrelatedNoise(mechanism, run_key, float(rule.clip_norm), noise_strategy)
+    else:
+        noise = IndependentNoise(mechanism, run_key, rule.clip_norm)
+    return PrivateGradient(loss_fn, mechanism, run_key, strategy, present, rule, noise)

@@ -1,0 +1,1 @@
+"""Gaussian noise that is correlated over steps by a strategy matrix."""
