@@ -9,12 +9,13 @@ from typing import Any
 from dpjax_accounting import (
     NON_PRIVATE_WARNING,
     SEED_WARNING,
+    BandedDPSGD,
     DPSGDSchedule,
     Mechanism,
     claim,
 )
 
-from dpjax.privatize import RunKey, describe_sampling, step_noise
+from dpjax.privatize import BandedStrategy, NoiseStrategy, RunKey, describe_sampling, step_noise
 
 _PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _RUN_KEY_BITS = 256
@@ -35,7 +36,15 @@ _DRAWS = "Which records were drawn in which step."
 def common_assumptions(mechanism: Mechanism) -> tuple[str, ...]:
     """Returns what every run of `mechanism` rests on that samples, clips and adds noise here."""
     sampling = describe_sampling(mechanism)
-    return sampling.public, sampling.adversary, _NOISE
+    common = (sampling.public, sampling.adversary, _NOISE)
+    if not isinstance(mechanism, BandedDPSGD):
+        return common
+    return (
+        *common,
+        f"Noise is correlated over steps by a strategy matrix of at most {mechanism.bands} bands, "
+        f"whose columns are at most {mechanism.column_norm:g} long. A record is in one step of "
+        f"any {mechanism.bands} at most.",
+    )
 
 
 def secret_draws(mechanism: Mechanism | None) -> tuple[str, ...]:
@@ -84,6 +93,7 @@ def describe_implementation(
     *,
     target_epsilon: float | None,
     delta_is_default: bool,
+    noise_strategy: NoiseStrategy | None = None,
 ) -> dict[str, Any] | None:
     """Returns how the mechanism was executed; None without privacy.
 
@@ -92,6 +102,7 @@ def describe_implementation(
         clip_norm: C, in L2 norm.
         target_epsilon: that was asked for; None if a noise multiplier was.
         delta_is_default: whether δ was left to dpjax.
+        noise_strategy: of noise that is correlated over steps; None of independent noise.
     """
     if mechanism is None:
         return None
@@ -105,13 +116,30 @@ def describe_implementation(
         "sampling": sampling.sentence,
         "gradient_accumulation": "One step is one draw of records. It is computed in microbatches. "
         "Their clipped gradients are added up, and noise is added once to the sum.",
+        "noise_correlation": None if noise_strategy is None else _correlation(noise_strategy),
     }
+
+
+def _correlation(strategy: NoiseStrategy) -> dict[str, Any]:
+    """Returns how noise is correlated, with the numbers that make it again."""
+    kind = "banded" if isinstance(strategy, BandedStrategy) else "buffered linear"
+    return {
+        "sentence": "The noise of all steps is the inverse of a strategy matrix times independent "
+        "draws with the standard deviation stated. The matrix is lower triangular, made of a "
+        f"{kind} Toeplitz matrix whose columns are divided by their lengths.",
+        "coefs": None,
+        "buf_decay": None,
+        "output_scale": None,
+    } | {name: list(numbers) for name, numbers in vars(strategy).items()}
 
 
 def _noise(mechanism: Mechanism, clip_norm: float) -> float | list[float]:
     """Returns the standard deviation on the sum; of a schedule that of each segment."""
     if isinstance(mechanism, DPSGDSchedule):
         return [segment.noise_multiplier * clip_norm for segment in mechanism.segments]
+    if isinstance(mechanism, BandedDPSGD):
+        # Of the draws, before they are correlated.
+        return mechanism.noise_multiplier * clip_norm
     return step_noise(mechanism).noise_multiplier * clip_norm
 
 

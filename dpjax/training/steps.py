@@ -12,6 +12,7 @@ from dpjax_accounting import Mechanism
 
 from dpjax.privatize import (
     ClippingRule,
+    NoiseStrategy,
     RunKey,
     Sampler,
     StepTotal,
@@ -64,6 +65,10 @@ class PrivateTraining:
         run_key: the secret of the run.
         strategy: how the clipped sum is computed, as for `dpjax.clipped_grad`.
         present: `(S,)` bool, which slots of records are taken; None for all.
+        noise_strategy: of noise that is correlated over steps, as for `dpjax.private_gradient`.
+
+    Attributes:
+        noise_strategy: the one in use, public; None where noise is independent.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class PrivateTraining:
         *,
         strategy: str = "auto",
         present: np.ndarray | None = None,
+        noise_strategy: NoiseStrategy | None = None,
     ) -> None:
         private = private_gradient(
             loss,
@@ -84,12 +90,14 @@ class PrivateTraining:
             run_key=run_key,
             strategy=strategy,
             present=present,
+            noise_strategy=noise_strategy,
         )
 
         def apply(mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
             return _updated(optimizer, mean, params, state)
 
         self._private, self._apply = private, apply
+        self.noise_strategy = private.noise_strategy
         self.batches, self.zeros, self.add = private.batches, private.zeros, private.add
 
     def update(

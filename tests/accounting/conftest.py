@@ -43,6 +43,7 @@ def make_report(sections):
                 "gradient_divided_by": "expected_batch_size",
                 "sampling": "Poisson",
                 "gradient_accumulation": "none",
+                "noise_correlation": None,
             },
             "randomness": {
                 "seed_fixed": False,

@@ -13,6 +13,7 @@ from dpjax_accounting.engine.answer_cache import computed_afresh
 from dpjax_accounting.ledger.chained_file import Head
 from dpjax_accounting.ledger.ledger import Ledger
 from dpjax_accounting.mechanisms.mechanism import Mechanism, mechanism_from_dict
+from dpjax_accounting.mechanisms.other_samplings.banded import BandedDPSGD
 from dpjax_accounting.mechanisms.schedule import DPSGDSchedule
 from dpjax_accounting.report.claim import claim
 from dpjax_accounting.report.schema import report_schema
@@ -158,7 +159,22 @@ def _implementation(report: Mapping[str, Any], mechanism: Mechanism) -> list[str
     elif noise is not None:
         expected = noise * stated["clip_norm"]
         _compare(stated[name], expected, f"implementation.{name}", problems)
-    return problems
+    return problems + _correlation(stated["noise_correlation"], mechanism)
+
+
+def _correlation(stated: Mapping[str, Any] | None, mechanism: Mechanism) -> list[str]:
+    """Noise is correlated where the mechanism says so, and with no more bands."""
+    name = "implementation.noise_correlation"
+    if not isinstance(mechanism, BandedDPSGD):
+        return [] if stated is None else [f"{name} must be null: noise is independent."]
+    if stated is None:
+        return [f"{name} must say how noise is correlated, got null."]
+    steps, coefs = mechanism.num_steps, stated["coefs"]
+    # Without coefficients there are buffers, and the matrix has all bands.
+    bands = steps if coefs is None else min(len(coefs), steps)
+    if bands > mechanism.bands:
+        return [f"{name} has {bands} bands, but the mechanism {mechanism.bands}."]
+    return []
 
 
 def _dataset_total(report: Mapping[str, Any], mechanism: Mechanism) -> list[str]:

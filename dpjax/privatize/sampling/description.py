@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dpjax_accounting import (
     DPSGD,
+    BandedDPSGD,
     DPSGDSchedule,
     FixedSizeDPSGD,
     FullBatch,
@@ -51,7 +52,7 @@ def describe_sampling(mechanism: Mechanism) -> SamplingDescription:
     """Describes how `sampler_for(mechanism, ...)` draws, in words that fit the account.
 
     Args:
-        mechanism: one that describes a run on records with independent noise.
+        mechanism: one that describes a run on records.
 
     Raises:
         TypeError: the mechanism is of another kind.
@@ -104,6 +105,8 @@ def describe_sampling(mechanism: Mechanism) -> SamplingDescription:
             return _describe_allocation(mechanism)
         case ShuffledDPSGD():
             return _describe_shuffling(mechanism)
+        case BandedDPSGD():
+            return _describe_cyclic(mechanism)
         case FullBatch():
             return SamplingDescription(
                 brief="full batches",
@@ -115,10 +118,7 @@ def describe_sampling(mechanism: Mechanism) -> SamplingDescription:
                 "Nothing is drawn.",
                 is_secret=False,
             )
-    raise TypeError(
-        "mechanism must describe a run on records with independent noise, got "
-        f"{type(mechanism).__name__}"
-    )
+    raise TypeError(f"mechanism must describe a run on records, got {type(mechanism).__name__}")
 
 
 def _describe_allocation(mechanism: RandomAllocationDPSGD) -> SamplingDescription:
@@ -132,6 +132,19 @@ def _describe_allocation(mechanism: RandomAllocationDPSGD) -> SamplingDescriptio
         public="The number of batches in an epoch, the number of epochs, the clip norm and the "
         "mean batch size are public.",
         counted="every epoch that was begun as a whole one",
+    )
+
+
+def _describe_cyclic(mechanism: BandedDPSGD) -> SamplingDescription:
+    groups, probability = mechanism.bands, mechanism.sampling_probability
+    return SamplingDescription(
+        brief=f"cyclic Poisson sampling probability {probability:.4g} from {groups} groups in turn",
+        sentence=f"Cyclic Poisson: records are dealt once into {groups} groups whose sizes differ "
+        "by at most one, without looking at them. The groups take turns. Every record of a step's "
+        f"group is drawn independently, {_BY_PHILOX}. No batch is truncated.",
+        divided_by="expected_batch_size",
+        public="The number of records, the groups, the sampling probability, the number of steps, "
+        "the clip norm, the expected batch size and the strategy matrix of the noise are public.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from dpjax_accounting import (
+    BandedDPSGD,
     DPSGDSchedule,
     Mechanism,
     Stepwise,
@@ -48,8 +49,8 @@ def checked_mechanism(mechanism: Mechanism | NoPrivacy) -> Stepwise | None:
             "private_gradient for a loop that checks it"
         )
     num_steps_of(mechanism)
-    if not isinstance(mechanism, DPSGDSchedule):
-        # Refuses noise that is correlated, or not all of what is released.
+    if not isinstance(mechanism, (BandedDPSGD, DPSGDSchedule)):
+        # Refuses noise that is not all of what is released.
         step_noise(mechanism)
     # What has a number of steps for a run is one in steps for the accountant.
     assert isinstance(mechanism, Stepwise)
@@ -63,6 +64,8 @@ def mean_batch_size(mechanism: Mechanism | NoPrivacy) -> float:
             return mechanism.expected_batch_size
         case DPSGDSchedule():
             return max(segment.expected_batch_size for segment in mechanism.segments)
+        case BandedDPSGD():
+            return mechanism.expected_batch_size
     return step_noise(mechanism).batch_size
 
 

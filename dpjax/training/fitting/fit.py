@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from dpjax_accounting import EpsilonBySteps, Mechanism
 
-from dpjax.privatize import ClippingRule, PoissonSampler, RunKey, num_steps_of
+from dpjax.privatize import ClippingRule, NoiseStrategy, PoissonSampler, RunKey, num_steps_of
 from dpjax.training.fitting.checks import (
     checked_delta,
     checked_mechanism,
@@ -46,6 +46,7 @@ def fit(
     run_key: RunKey | None = None,
     microbatch_size: int = 32,
     strategy: str = "auto",
+    noise_strategy: NoiseStrategy | None = None,
 ) -> Fit:
     """Sets up DP-SGD of any JAX model: it samples, clips, adds noise once a step, and accounts.
 
@@ -60,7 +61,7 @@ def fit(
         data: n records, a pytree of NumPy or JAX arrays (n, ...); or an object with `len` and
             `take(rows) -> batch`. Record i is unit i of the mechanism.
         mechanism: what the accountant counts, which decides sampling and noise: `DPSGD` or another
-            mechanism on records with independent noise (docs/sampling.md); or `NoPrivacy`.
+            mechanism on records (docs/sampling.md); or `NoPrivacy`.
         optimizer: an optax transformation of the private gradient.
         clip_norm: C > 0, the most that one record contributes, in L2 norm.
         rule: instead of `clip_norm`, a clipping rule such as `PerGroupClipping`.
@@ -70,6 +71,8 @@ def fit(
         microbatch_size: records processed at once. It costs memory and changes results by rounding
             only, ε not at all.
         strategy: how clipped sums are computed, as for `clipped_grad`.
+        noise_strategy: the strategy matrix of the correlated noise of `BandedDPSGD`, as for
+            `private_gradient`.
 
     Returns:
         A run that has done no step yet: `.run()` trains to the end and returns parameters, ε,
@@ -77,9 +80,12 @@ def fit(
 
     Raises:
         TypeError: an argument has the wrong type, the mechanism is none that `fit` can run, or the
-            clip norm is given twice or not at all.
+            clip norm is given twice or not at all; or a noise strategy is given without
+            `BandedDPSGD`.
         ValueError: the mechanism lacks a number that a run needs, data and mechanism differ in the
-            number of records, a number is out of range, or parameters are not finite.
+            number of records, a number is out of range, parameters are not finite, or the noise
+            strategy does not fit the mechanism.
+        ImportError: noise is correlated, and jax_privacy is not installed.
 
     Example:
         >>> import jax.numpy as jnp
@@ -128,13 +134,25 @@ def fit(
     if accounted is None or checked is None:
         sampler = PoissonSampler(num_units, batch_size / num_units, key)
         steps = NonPrivateTraining(record_loss, optimizer, sampler, batch_size)
+        if noise_strategy is not None:
+            raise TypeError("NoPrivacy adds no noise: leave out noise_strategy")
     else:
-        steps = PrivateTraining(record_loss, optimizer, accounted, checked, key, strategy=strategy)
+        steps = private = PrivateTraining(
+            record_loss,
+            optimizer,
+            accounted,
+            checked,
+            key,
+            strategy=strategy,
+            noise_strategy=noise_strategy,
+        )
+        noise_strategy = private.noise_strategy
     return Fit(
         mechanism=accounted,
         delta=target_delta,
         delta_is_default=delta is None,
         rule=checked,
+        noise_strategy=noise_strategy,
         run_key=key,
         num_steps=num_steps,
         params=start,

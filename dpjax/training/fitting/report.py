@@ -7,7 +7,7 @@ from typing import Any
 
 from dpjax_accounting import SCHEMA_VERSION, Mechanism
 
-from dpjax.privatize import ClippingRule, RunKey
+from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.environment import describe_environment
 from dpjax.training.report import (
     NEIGHBOURS,
@@ -44,6 +44,7 @@ def report_fit(
     delta: float | None,
     rule: ClippingRule | None,
     *,
+    noise_strategy: NoiseStrategy | None,
     num_steps: int,
     steps_completed: int,
     run_key: RunKey,
@@ -56,6 +57,7 @@ def report_fit(
         mechanism: as planned; None without privacy.
         delta: of the guarantee; None without privacy.
         rule: of clipping; None without privacy.
+        noise_strategy: of correlated noise; None of other noise.
         num_steps: how many were planned.
         steps_completed: how many are done.
         run_key: for whether a seed is fixed; nothing of it is written.
@@ -76,7 +78,11 @@ def report_fit(
         },
         **describe_claim(mechanism, delta, num_steps=num_steps, steps_completed=steps_completed),
         "implementation": describe_implementation(
-            mechanism, clip_norm, target_epsilon=None, delta_is_default=delta_is_default
+            mechanism,
+            clip_norm,
+            target_epsilon=None,
+            delta_is_default=delta_is_default,
+            noise_strategy=noise_strategy,
         ),
         "randomness": describe_randomness(run_key),
         "trust": _TRUST

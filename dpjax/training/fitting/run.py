@@ -11,8 +11,8 @@ from typing import Any
 from dpjax_accounting import EpsilonBySteps, Mechanism
 from rich.console import Console
 
-from dpjax.privatize import ClippingRule, RunKey
 from dpjax.training.callbacks.callback import Callback, CallbackCaller
+from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.fitting.report import report_fit
 from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
 from dpjax.training.progress import TrainingProgress
@@ -54,6 +54,7 @@ class Fit:
         delta: δ of the guarantee; None without privacy.
         delta_is_default: whether δ was left to dpjax.
         rule: of clipping; None without privacy.
+        noise_strategy: of noise that is correlated over steps, public; None of other noise.
         run_key: the secret of the run.
         num_steps: how many steps are planned.
         params: the parameters after the last step that was done. The next step takes over their
@@ -73,6 +74,7 @@ class Fit:
     delta: float | None
     delta_is_default: bool
     rule: ClippingRule | None
+    noise_strategy: NoiseStrategy | None
     run_key: RunKey
     num_steps: int
     params: PyTree
@@ -151,6 +153,7 @@ class Fit:
             self.mechanism,
             self.delta,
             self.rule,
+            noise_strategy=self.noise_strategy,
             num_steps=self.num_steps,
             steps_completed=self.steps_completed,
             run_key=self.run_key,

@@ -22,7 +22,7 @@ from dpjax_accounting import (
 from dpjax_accounting.cli import main
 from dpjax_accounting.report.caveats import remarks
 
-from tests.support.mechanisms import segment
+from tests.support.mechanisms import banded, segment
 
 MECHANISM = DPSGD(num_units=1000, expected_batch_size=100, noise_multiplier=8.0, num_steps=40)
 
@@ -181,6 +181,21 @@ def test_the_noise_of_every_segment_of_a_schedule_must_be_there(report):
     for wrong in (4.0, [4.0], [4.0, 3.1], [3.0, 4.0], [4.0, 0.0]):
         report["implementation"]["noise_standard_deviation"] = wrong
         assert "noise_standard_deviation" in said(report)
+
+
+def test_noise_is_correlated_as_the_mechanism_says(report):
+    correlation = {"sentence": "", "coefs": [1.0, 0.5], "buf_decay": None, "output_scale": None}
+    report["implementation"]["noise_correlation"] = correlation
+    assert "must be null: noise is independent" in said(report)
+    mechanism = banded(1000, 10, 8.0, 40, bands=2, column_norm=1.0)
+    report |= claim(mechanism, 1e-5)
+    assert verify_report(report) == []
+    correlation["coefs"] = [1.0, 0.5, 0.25]
+    assert "has 3 bands, but the mechanism 2" in said(report)
+    correlation |= {"coefs": None, "buf_decay": [0.5], "output_scale": [0.1]}
+    assert "has 40 bands, but the mechanism 2" in said(report)
+    report["implementation"]["noise_correlation"] = None
+    assert "must say how noise is correlated" in said(report)
 
 
 def test_of_epochs_those_are_claimed_that_were_begun(report):
