@@ -43,7 +43,9 @@ from dpjax.training import Fit as Fit
 from dpjax.training import FitResult as FitResult
 from dpjax.training import NoPrivacy as NoPrivacy
 from dpjax.training import StepDone as StepDone
+from dpjax.training import average_of as average_of
 from dpjax.training import fit as fit
+from dpjax.training import keep_average as keep_average
 from dpjax.training import scale_by_adam_bc as scale_by_adam_bc
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "StepDone",
     "StepTotal",
     "Training",
+    "average_of",
     "clipped_grad",
     "explain",
     "finetune",

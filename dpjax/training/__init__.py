@@ -1,7 +1,5 @@
 """Training of any JAX model: the loop that every run shares, and `fit`."""
 
-from dpjax.training.adam_bc import AdamBCState as AdamBCState
-from dpjax.training.adam_bc import scale_by_adam_bc as scale_by_adam_bc
 from dpjax.training.callbacks.callback import Callback as Callback
 from dpjax.training.callbacks.callback import CallbackCaller as CallbackCaller
 from dpjax.training.callbacks.tensorboard import TensorBoard as TensorBoard
@@ -13,6 +11,10 @@ from dpjax.training.fitting.run import Fit as Fit
 from dpjax.training.fitting.run import FitResult as FitResult
 from dpjax.training.loop import StepDone as StepDone
 from dpjax.training.loop import run_steps as run_steps
+from dpjax.training.optimizers.adam_bc import AdamBCState as AdamBCState
+from dpjax.training.optimizers.adam_bc import scale_by_adam_bc as scale_by_adam_bc
+from dpjax.training.optimizers.averaging import average_of as average_of
+from dpjax.training.optimizers.averaging import keep_average as keep_average
 from dpjax.training.progress import TrainingProgress as TrainingProgress
 from dpjax.training.report import NEIGHBOURS as NEIGHBOURS
 from dpjax.training.report import common_assumptions as common_assumptions
@@ -51,6 +53,7 @@ __all__ = [
     "TrainingProgress",
     "TrainingSteps",
     "WeightsAndBiases",
+    "average_of",
     "common_assumptions",
     "describe_claim",
     "describe_environment",
@@ -60,6 +63,7 @@ __all__ = [
     "describe_versions",
     "first_warnings",
     "fit",
+    "keep_average",
     "run_steps",
     "scale_by_adam_bc",
     "secret_draws",

@@ -48,6 +48,9 @@ class Training(CheckedOptions):
     head_learning_rate: float | None = None
     """Peak learning rate of the classification head, which starts from nothing; default:
     learning_rate."""
+    ema_decay: float | None = None
+    """Tune as before, and export the moving average of the parameters: about the last
+    1 / (1 - ema_decay) steps count. It evens out the noise of single steps and costs no ε."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls to zero after warm-up, or stays."""
     warmup_fraction: float = 0.05
@@ -87,6 +90,11 @@ class Training(CheckedOptions):
         check_choice("training.loss_reduction", self.loss_reduction, ("mean", "sum"))
         check_choice("training.optimizer", self.optimizer, get_args(OptimizerName))
         check_share("training.momentum", self.momentum)
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(
+                f"training.ema_decay must be above 0 and below 1, got {self.ema_decay}; leave it "
+                "out to export the parameters of the last step"
+            )
         if self.weight_decay < 0:
             raise ValueError(f"training.weight_decay must be at least 0, got {self.weight_decay}")
         self._check_belongs("momentum", "sgd")

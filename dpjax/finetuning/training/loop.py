@@ -32,6 +32,8 @@ from dpjax.training import (
     StepDone,
     TrainingProgress,
     TrainingSteps,
+    average_of,
+    keep_average,
     run_steps,
 )
 from dpjax.typing import PyTree
@@ -47,7 +49,7 @@ class Trained:
     """What training came to.
 
     Attributes:
-        trainable: the tuned parameters.
+        trainable: the tuned parameters; their moving average, where that was asked for.
         metrics: the rows of metrics.jsonl.
         num_missing_rows: how many rows the file has lost.
         remarks: what whoever trains should know, a sentence each.
@@ -86,6 +88,8 @@ def train(
     optimizer = make_optimizer(
         training, plan.num_steps, plan.head, noise_stddev=_noise_stddev(plan)
     )
+    if training.ema_decay is not None:
+        optimizer = keep_average(optimizer, training.ema_decay)
     steps = _make_steps(run, optimizer)
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
     state = optimizer.init(trainable)
@@ -124,7 +128,7 @@ def train(
                 console.print(f"WARNING: {done.remark}", highlight=False, markup=False)
             progress.update(done.step, done.loss, done.epsilon, done.num_records)
             watch.check_losses(done.step, done.num_records, done.num_losses)
-            trainable = done.params
+            trainable, state = done.params, done.state
             is_last = done.step == plan.num_steps
             is_interrupted = interrupts.number is not None
             if writer.is_due() or is_interrupted or is_last:
@@ -139,7 +143,12 @@ def train(
                     interrupts.acknowledge(),
                 )
         writer.wait()
-    return Trained(trainable, log.rows, log.num_missing, (*remarks, *caller.remarks))
+    return Trained(_exported(plan, trainable, state), log.rows, log.num_missing, (*remarks, *caller.remarks))
+
+
+def _exported(plan: Plan, trainable: PyTree, state: Any) -> PyTree:
+    """Returns the parameters, or their moving average where that is asked for."""
+    return trainable if plan.config.training.ema_decay is None else average_of(state, trainable)
 
 
 def _evaluate_if_due(run: Run, done: StepDone) -> dict[str, float | None]:
@@ -150,9 +159,8 @@ def _evaluate_if_due(run: Run, done: StepDone) -> dict[str, float | None]:
     every = run.plan.config.training.evaluate_every
     if every is None or done.step % every or done.step == run.plan.num_steps:
         return {}
-    held_out = evaluate(
-        run.plan.task, run.model.replace(trainable=done.params), run.plan.evaluation
-    )
+    exported = _exported(run.plan, done.params, done.state)
+    held_out = evaluate(run.plan.task, run.model.replace(trainable=exported), run.plan.evaluation)
     found = {"eval_loss": held_out.loss}
     for name in ("accuracy", "perplexity"):
         value = getattr(held_out, name)
