@@ -143,7 +143,9 @@ def train(
                     interrupts.acknowledge(),
                 )
         writer.wait()
-    return Trained(_exported(plan, trainable, state), log.rows, log.num_missing, (*remarks, *caller.remarks))
+    return Trained(
+        _exported(plan, trainable, state), log.rows, log.num_missing, (*remarks, *caller.remarks)
+    )
 
 
 def _exported(plan: Plan, trainable: PyTree, state: Any) -> PyTree:

@@ -11,8 +11,8 @@ from typing import Any
 from dpjax_accounting import EpsilonBySteps, Mechanism
 from rich.console import Console
 
-from dpjax.training.callbacks.callback import Callback, CallbackCaller
 from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
+from dpjax.training.callbacks.callback import Callback, CallbackCaller
 from dpjax.training.fitting.report import report_fit
 from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
 from dpjax.training.progress import TrainingProgress
