@@ -83,6 +83,7 @@ __all__ = [
     "finetune",
     "fit",
     "gaussian_noise",
+    "keep_average",
     "noisy_mean",
     "private_gradient",
     "sampler_for",
