@@ -97,7 +97,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         ("Sampling", describe_sampling(plan.recipe).brief),
         ("Expected batch size", f"{step_noise(plan.recipe).batch_size:g}"),
         ("Steps", str(plan.num_steps)),
-        ("Optimizer", f"Adam, {_learning_rates(training)}, {training.schedule}"),
+        ("Optimizer", f"{_optimizer(training)}, {training.schedule}"),
         ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -150,9 +150,16 @@ def _lifetime(result: FinetuneResult) -> list[tuple[str, str]]:
     return [("All runs on the same records", text)]
 
 
-def _learning_rates(training: Training) -> str:
+def _optimizer(training: Training) -> str:
+    name = {
+        "adam": "Adam",
+        "adamw": f"AdamW, weight decay {training.weight_decay:g}",
+        "sgd": f"SGD, momentum {training.momentum:g}",
+        "adam-bc": "DP-AdamBC",
+    }[training.optimizer]
     rate, head = training.learning_rate, training.head_learning_rate
-    return f"learning rate {rate:g}" + ("" if head is None else f" ({head:g} for the head)")
+    rates = f"learning rate {rate:g}" + ("" if head is None else f" ({head:g} for the head)")
+    return f"{name}, {rates}"
 
 
 def _samples_table(samples: list[Sample]) -> str:
