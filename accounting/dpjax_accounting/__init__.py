@@ -35,6 +35,7 @@ from dpjax_accounting.mechanisms.other_samplings.truncated_poisson import Trunca
 from dpjax_accounting.mechanisms.schedule import DPSGDSchedule, Segment
 from dpjax_accounting.mechanisms.stepwise import Stepwise
 from dpjax_accounting.mechanisms.user_level import GroupOfRecords, UserLevelDPSGD
+from dpjax_accounting.mechanisms.user_sampled import UserSampledDPSGD
 from dpjax_accounting.readings.belief import best_guess_accuracy, posterior_belief
 from dpjax_accounting.readings.epsilon_by_step import EpsilonBySteps
 from dpjax_accounting.readings.gaussian_bound import (
@@ -101,6 +102,7 @@ __all__ = [
     "TamperedError",
     "TruncatedPoissonDPSGD",
     "UserLevelDPSGD",
+    "UserSampledDPSGD",
     "best_guess_accuracy",
     "calibrate_batch_size",
     "calibrate_dpsgd",

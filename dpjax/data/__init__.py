@@ -2,6 +2,7 @@
 
 from dpjax.data.batches import by_length as by_length
 from dpjax.data.batches import trim_padding as trim_padding
+from dpjax.data.duplicates import count_shared_texts as count_shared_texts
 from dpjax.data.encode.base import EncodedRecords as EncodedRecords
 from dpjax.data.encode.chat_template import RecordError as RecordError
 from dpjax.data.encode.labelled import TextDataset as TextDataset
@@ -14,6 +15,8 @@ from dpjax.data.encode.prompts import encode_prompts as encode_prompts
 from dpjax.data.encode.prompts import find_prompts as find_prompts
 from dpjax.data.encode.tagged_words import TaggedDataset as TaggedDataset
 from dpjax.data.encode.tagged_words import encode_tagged_words as encode_tagged_words
+from dpjax.data.owners import Owners as Owners
+from dpjax.data.owners import RecordsByOwner as RecordsByOwner
 from dpjax.data.records.base import RecordColumns as RecordColumns
 from dpjax.data.records.label_names import label_names as label_names
 from dpjax.data.records.labelled import Records as Records
@@ -23,6 +26,7 @@ from dpjax.data.records.language import Conversations as Conversations
 from dpjax.data.records.language import LanguageRecords as LanguageRecords
 from dpjax.data.records.language import Texts as Texts
 from dpjax.data.records.language import read_language_records as read_language_records
+from dpjax.data.records.owners import read_owners as read_owners
 from dpjax.data.records.tagged_words import TaggedWords as TaggedWords
 from dpjax.data.records.tagged_words import read_tagged_words as read_tagged_words
 from dpjax.data.source import DataSource as DataSource
@@ -37,16 +41,19 @@ __all__ = [
     "EncodedRecords",
     "LanguageDataset",
     "LanguageRecords",
+    "Owners",
     "PoissonSampler",
     "Prompt",
     "RecordColumns",
     "RecordError",
     "Records",
+    "RecordsByOwner",
     "TaggedDataset",
     "TaggedWords",
     "TextDataset",
     "Texts",
     "by_length",
+    "count_shared_texts",
     "encode_labelled",
     "encode_language",
     "encode_prompts",
@@ -55,6 +62,7 @@ __all__ = [
     "label_names",
     "microbatches",
     "read_language_records",
+    "read_owners",
     "read_records",
     "read_tagged_words",
     "trim_padding",

@@ -43,6 +43,10 @@ class DataSource(CheckedOptions):
     of messages."""
     messages_column: str = "messages"
     """Column that holds a conversation: a list of objects with `role` and `content`."""
+    owner_column: str | None = None
+    """Column of the training data that names whose a record is: strings, integers or booleans. The
+    guarantee is then for an owner with all records, instead of for a single record. Names that
+    differ only in blanks around them are one owner."""
     record_format: RecordFormat = "auto"
     """Which columns a language model learns from; auto takes the format whose columns are there,
     and refuses where they are those of several. A classifier always reads text and label."""

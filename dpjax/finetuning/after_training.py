@@ -46,6 +46,10 @@ STAGES = (
 )
 _ATTACK_RECORDS = 2000
 _LONGEST_REASON = 300
+_ON_RECORDS = (
+    "The attack is on single records, and ε is for an owner with all records: an attack that puts "
+    "together what the model says of all of them may find more."
+)
 
 
 class Stages:
@@ -161,6 +165,8 @@ def _attack(run: Run, tuned: SplitModel, held_out: Evaluation | None) -> AttackR
         if not len(evaluation.finite_losses):
             raise ValueError(f"no {records} record has a finite loss")
     result = loss_attack(members.finite_losses, non_members)
+    if plan.owners is not None:
+        result = dataclasses.replace(result, notes=(*result.notes, _ON_RECORDS))
     if not members.num_nonfinite and not held_out.num_nonfinite:
         return result
     left_out = (

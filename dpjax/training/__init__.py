@@ -32,6 +32,7 @@ from dpjax.training.stopped import RunDiverged as RunDiverged
 from dpjax.training.stopped import RunStopped as RunStopped
 from dpjax.training.stopped import RunStoppedByFiles as RunStoppedByFiles
 from dpjax.training.stopped import stopping_on_file_errors as stopping_on_file_errors
+from dpjax.training.user_sentences import tell_of_users as tell_of_users
 from dpjax.training.watches.divergence import DivergenceWatch as DivergenceWatch
 
 __all__ = [
@@ -68,4 +69,5 @@ __all__ = [
     "scale_by_adam_bc",
     "secret_draws",
     "stopping_on_file_errors",
+    "tell_of_users",
 ]

@@ -17,6 +17,7 @@ from dpjax_accounting import (
     Segment,
     TruncatedPoissonDPSGD,
     UserLevelDPSGD,
+    UserSampledDPSGD,
 )
 
 Kind = TypeVar("Kind")
@@ -40,6 +41,7 @@ truncated_poisson = in_field_order(TruncatedPoissonDPSGD)
 random_allocation = in_field_order(RandomAllocationDPSGD)
 banded = in_field_order(BandedDPSGD)
 user_level = in_field_order(UserLevelDPSGD)
+user_sampled = in_field_order(UserSampledDPSGD)
 adaptive_clipping = in_field_order(AdaptiveClippingDPSGD)
 
 

@@ -65,7 +65,7 @@ class DPSGD(PoissonBatches, RepeatedStep):
     refused_units: ClassVar[Mapping[str, str]] = {
         "user": "sampling, clipping and accounting treat each record on its own, and an epsilon for"
         " records is not an epsilon for users who own several. UserLevelDPSGD and GroupOfRecords"
-        " bound it",
+        " bound it, and UserSampledDPSGD is for runs that sample and clip users",
     }
 
     sampling: str = "poisson"

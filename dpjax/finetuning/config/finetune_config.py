@@ -101,6 +101,7 @@ class FinetuneConfig(CheckedOptions):
         """Raises ValueError if a value does not fit."""
         self._check_privacy()
         self._check_sampling()
+        self._check_owners()
         self._check_tuning()
         self._check_task()
         check_at_least("num_layers", self.num_layers, 1)
@@ -170,6 +171,32 @@ class FinetuneConfig(CheckedOptions):
             raise ValueError(
                 f"training.expected_batch_size={batch} has no meaning with privacy.sampling="
                 "full-batch, whose batches are all records: leave it out"
+            )
+
+    def _check_owners(self) -> None:
+        column, privacy = self.train_data.owner_column, self.privacy
+        if self.eval_data.owner_column is not None:
+            raise ValueError(
+                f"eval_data.owner_column={self.eval_data.owner_column!r} has no meaning: held-out "
+                "records are not protected. Leave it out; train_data.owner_column is what counts"
+            )
+        if column is None:
+            if privacy.records_per_owner != Privacy.records_per_owner:
+                raise ValueError(
+                    f"privacy.records_per_owner={privacy.records_per_owner} has no meaning without "
+                    "an owner. Give train_data.owner_column, or leave it out"
+                )
+            return
+        if self.audit.is_wanted:
+            raise ValueError(
+                "an audit flips a coin for each record, and its bound holds for records: with "
+                f"train_data.owner_column={column!r} the claim is one for owners. Leave out one of "
+                "them"
+            )
+        if privacy.sampling != "poisson":
+            raise ValueError(
+                f"train_data.owner_column={column!r} needs privacy.sampling=poisson, of owners, "
+                f"got {privacy.sampling}: the other ways are accounted for with records as units"
             )
 
     def _check_tuning(self) -> None:

@@ -8,6 +8,8 @@ from typing import get_args
 from dpjax.finetuning.config.sampling import Neighboring, SamplingName
 from dpjax.option_checks import CheckedOptions, check_choice, check_positive
 
+_MOST_RECORDS_PER_OWNER = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class Privacy(CheckedOptions):
@@ -23,9 +25,14 @@ class Privacy(CheckedOptions):
     noise_multiplier: float | None = None
     """Standard deviation of the noise divided by the clip norm."""
     delta: float | None = None
-    """δ of the guarantee; default: 1e-5, or n^-1.1 for n training records if that is smaller."""
+    """δ of the guarantee; default: 1e-5, or n^-1.1 for n training records, or owners, if that is
+    smaller."""
     clip_norm: float = 1.0
-    """L2 norm that the gradient of one record is clipped to."""
+    """L2 norm that the gradient of one record is clipped to; with an owner column, that of one
+    owner."""
+    records_per_owner: int = 1
+    """With train_data.owner_column, how many records of an owner a step reads at most, drawn in
+    each step afresh. ε does not depend on it; time and memory do."""
     sampling: SamplingName = "poisson"
     """How the records of a step are drawn, which decides what the accountant counts. poisson: each
     by itself. truncated-poisson: of a Poisson batch above B + 6√B a random part, B being
@@ -58,5 +65,10 @@ class Privacy(CheckedOptions):
         check_positive("privacy.clip_norm", self.clip_norm)
         check_choice("privacy.sampling", self.sampling, get_args(SamplingName))
         check_choice("privacy.neighboring", self.neighboring, get_args(Neighboring))
+        if not 1 <= self.records_per_owner <= _MOST_RECORDS_PER_OWNER:
+            raise ValueError(
+                f"privacy.records_per_owner must be between 1 and {_MOST_RECORDS_PER_OWNER}, got "
+                f"{self.records_per_owner}"
+            )
         if self.delta is not None and not 0 < self.delta < 1:
             raise ValueError(f"privacy.delta must be between 0 and 1, got {self.delta}")

@@ -27,12 +27,13 @@ class Training(CheckedOptions):
 
     expected_batch_size: int = 256
     """B, the mean size of a batch; the sampling probability is this over the records. Has no
-    meaning with privacy.sampling=full-batch."""
+    meaning with privacy.sampling=full-batch. With an owner column it counts owners."""
     microbatch_size: int = 32
     """Records processed at once: costs memory, changes nothing else."""
     num_epochs: float | None = None
     """Length of the run in expected passes over the data; default 3 if no num_steps is given. Whole
-    with privacy.sampling=random-allocation or shuffled, which account for epochs."""
+    with privacy.sampling=random-allocation or shuffled, which account for epochs. With an owner
+    column, how often each owner is drawn on average."""
     num_steps: int | None = None
     """Length of the run in optimizer steps."""
     optimizer: OptimizerName = "adam"

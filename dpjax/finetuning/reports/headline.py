@@ -16,6 +16,20 @@ def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
         f"{plan.task.summary()}, {plan.num_steps} steps, " + trained_share,
         privacy_report.in_words(plan, plan.num_steps),
     ]
+    if plan.owners is not None:
+        counts = plan.owners.counts
+        at_most = plan.config.privacy.records_per_owner
+        lines.append(
+            f"the unit is an owner: {len(counts)} of them, with {counts.min()} to {counts.max()} "
+            f"records; a step reads at most {at_most} of each owner drawn, and "
+            f"{(counts > at_most).sum()} owners have more"
+        )
+    if plan.num_shared_texts:
+        units = "record" if plan.owners is None else "owner"
+        lines.append(
+            f"{plan.num_shared_texts} training records have a text that another {units} has too: "
+            "what several have in common is protected less than what one has alone"
+        )
     num_canaries = plan.config.audit.num_canaries
     if plan.config.audit.hold_out:
         lines.append(

@@ -30,6 +30,7 @@ from dpjax.training import (
     describe_versions,
     first_warnings,
     secret_draws,
+    tell_of_users,
 )
 
 
@@ -88,7 +89,7 @@ def build(
     }
     if total_is_unknown:
         report["warnings"].append(statements.TOTAL_UNKNOWN)
-    return report
+    return tell_of_users(report, plan.mechanism, statements.who_is_a_user(plan.config))
 
 
 def in_words(plan: Plan, steps: int) -> str:

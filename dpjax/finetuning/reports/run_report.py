@@ -94,6 +94,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         ("Checkpoint", _checkpoint(plan)),
         ("Tuning", how),
         ("Training records", f"{_training_records(plan, result)}, {plan.task.summary()}"),
+        *_owners(plan),
         ("Sampling", describe_sampling(plan.recipe).brief),
         ("Expected batch size", f"{step_noise(plan.recipe).batch_size:g}"),
         ("Steps", str(plan.num_steps)),
@@ -129,6 +130,14 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
 def _training_records(plan: Plan, result: FinetuneResult) -> str:
     left_out = f", {result.num_left_out} of them left out by coins" if result.num_left_out else ""
     return f"{len(plan.train)}{left_out}"
+
+
+def _owners(plan: Plan) -> list[tuple[str, str]]:
+    if plan.owners is None:
+        return []
+    at_most = plan.config.privacy.records_per_owner
+    batches = f"batches are of owners, with at most {at_most} records each"
+    return [("Owners", f"{len(plan.owners)}; {batches}")]
 
 
 def _checkpoint(plan: Plan) -> str:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from dpjax.finetuning.config import FinetuneConfig
+
 ASSUMPTIONS = (
     "One record is one row of the training file. A person with several rows is protected for each "
     "row, not for all of them together.",
 )
+
+
+def who_is_a_user(config: FinetuneConfig) -> str:
+    """Returns what takes the place of the first assumption where owners are protected."""
+    return (
+        "One user is one value of the column "
+        f"{config.train_data.owner_column!r} of the training file, with all rows that have it. Who "
+        "has several values there is protected for each of them. A step reads at most "
+        f"{config.privacy.records_per_owner} rows of each user that was drawn, and clips the "
+        "gradient of their mean loss as one."
+    )
+
+
 LABEL_ASSUMPTIONS = ("The set of labels is public.",)
 NOT_COVERED = (
     "metrics.jsonl, attack.json, report.md and anything else in the run directory except model/, "
@@ -13,6 +28,8 @@ NOT_COVERED = (
     "Choosing hyper-parameters, or one of several runs, by looking at results on private data.",
     "That a run stopped because it diverged. Whoever sees this learns that its losses were not "
     "finite.",
+    "A text that several units have. Each of them is protected, but what they have in common is "
+    "protected less.",
     "The evaluation records, and the data that the pretrained checkpoint was made from.",
     "Other trainings on the same records, unless a ledger has them. All of them together spend "
     "more than this ε.",

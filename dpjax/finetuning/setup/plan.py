@@ -14,11 +14,14 @@ from dpjax_accounting import DatasetIdentity, Stepwise, default_delta, validate_
 from dpjax.data import (
     DataSource,
     EncodedRecords,
+    Owners,
     RecordColumns,
     RecordError,
+    count_shared_texts,
 )
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.setup.mechanism import fix_noise, make_recipe
+from dpjax.finetuning.setup.owners import as_user_sampled, identity_of_owners, read_train_owners
 from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
 from dpjax.finetuning.tasks.registry import make_task
 from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
@@ -38,6 +41,7 @@ class Plan:
         head: names of the parts of the model that tuning initialises.
         train_records: the training records as they were read.
         train: the same as arrays.
+        owners: whose they are; None where each record is protected by itself.
         evaluation: the held-out records.
         eval_records: the same as they were read.
         prompts: what the tuned model answers in the report; None where there is nothing to answer.
@@ -58,6 +62,7 @@ class Plan:
     head: tuple[str, ...]
     train_records: RecordColumns
     train: EncodedRecords
+    owners: Owners | None
     evaluation: EncodedRecords
     eval_records: RecordColumns
     prompts: HeldOutPrompts | None
@@ -71,8 +76,19 @@ class Plan:
 
     @property
     def num_units(self) -> int:
-        """How many records count in the guarantee: the number expected, whatever coins say."""
+        """How many records count in the guarantee: the number expected, whatever coins say.
+
+        Where owners are protected: how many there are.
+        """
+        if self.owners is not None:
+            return len(self.owners)
         return self.config.audit.num_units(len(self.train))
+
+    @property
+    def num_shared_texts(self) -> int:
+        """How many training records have the tokens of another unit's record; private."""
+        owner_of = None if self.owners is None else self.owners.owner_of
+        return count_shared_texts(self.train, owner_of)
 
     @property
     def audit_delta(self) -> float:
@@ -81,7 +97,9 @@ class Plan:
 
     def fingerprint(self) -> str:
         """SHA-256 of the encoded training data: tells whether a resumed run sees the same."""
-        return self.train.fingerprint()
+        if self.owners is None:
+            return self.train.fingerprint()
+        return f"{self.train.fingerprint()}, owners {self.owners.fingerprint()}"
 
 
 def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = None) -> Plan:
@@ -113,20 +131,24 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         )
     train_records, eval_records = task.read(config)
     task = task.with_training_records(train_records, eval_records)
+    owners = read_train_owners(config.train_data, train_records)
     # The number must not tell how the coins fell.
-    num_units = config.audit.num_units(len(train_records))
+    num_units = config.audit.num_units(len(train_records)) if owners is None else len(owners)
     batch = config.training.expected_batch_size
     if config.privacy.sampling != "full-batch" and batch > num_units:
         kept = " that audit.hold_out keeps on average" if config.audit.hold_out else ""
+        units = "training records" if owners is None else "owners of training records"
         raise ValueError(
-            f"training.expected_batch_size={batch} is more than the {num_units} training records "
-            f"of {config.train_data.path}{kept}; use at most {num_units}, better a tenth of it"
+            f"training.expected_batch_size={batch} is more than the {num_units} {units} of "
+            f"{config.train_data.path}{kept}; use at most {num_units}, better a tenth of it"
         )
     recipe = make_recipe(config.privacy, config.training, num_units)
+    if owners is not None:
+        recipe = as_user_sampled(recipe, config.privacy.records_per_owner)
     delta = config.privacy.delta
     if not config.non_private:
         # Records that a coin may leave out are protected too.
-        num_protected = max(num_units, len(train_records))
+        num_protected = num_units if owners is not None else max(num_units, len(train_records))
         delta = default_delta(num_protected) if delta is None else delta
         validate_delta(delta, num_protected)
     tokenizer = load_tokenizer(checkpoint, needs_padding=task.needs_padding_token)
@@ -145,6 +167,7 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         head=head,
         train_records=train_records,
         train=train,
+        owners=owners,
         evaluation=evaluation,
         eval_records=eval_records,
         prompts=prompts,
@@ -154,7 +177,7 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         mechanism=None if config.non_private else recipe,
         delta=None if config.non_private else delta,
         delta_is_default=config.privacy.delta is None,
-        dataset=None if config.privacy.ledger is None else identity_of(train_records),
+        dataset=None if config.privacy.ledger is None else identity_of(train_records, owners),
     )
 
 
@@ -179,6 +202,8 @@ def _check_answers_fit(
         )
 
 
-def identity_of(records: RecordColumns) -> DatasetIdentity:
-    """What a ledger knows the training data by: the records as they were read."""
+def identity_of(records: RecordColumns, owners: Owners | None = None) -> DatasetIdentity:
+    """What a ledger knows the training data by: the records as they were read, by their owners."""
+    if owners is not None:
+        return identity_of_owners(records, owners)
     return DatasetIdentity.of(records.units())

@@ -8,17 +8,16 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from dpjax_accounting import EpsilonBySteps
 from rich.console import Console
 
-from dpjax.data import by_length, trim_padding
+from dpjax.data import by_length
 from dpjax.finetuning.files import checkpoint
 from dpjax.finetuning.files.metrics_log import MetricsLog
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
-from dpjax.finetuning.tasks.base import Batch
+from dpjax.finetuning.training.batches import encode_batch, owner_batches, owner_loss
 from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.optimizer import make_optimizer
@@ -183,6 +182,8 @@ def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
     """Makes the steps: with privacy, sampler, clipping and noise read the one mechanism."""
     plan = run.plan
     loss = plan.task.loss_fn(run.model.graphdef)
+    if plan.owners is not None:
+        loss = owner_loss(loss)
     present = None if run.audited is None else run.audited.present
     if plan.mechanism is None:
         sampler = sampler_for(plan.recipe, run.run_key, present)
@@ -191,23 +192,17 @@ def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
     return PrivateTraining(loss, optimizer, plan.mechanism, rule, run.run_key, present=present)
 
 
-def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Batch, np.ndarray]]:
+def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, np.ndarray]]:
     """Yields the microbatches of a step; each record drops what its own key says."""
     plan, config = run.plan, run.plan.config
+    if plan.owners is not None:
+        yield from owner_batches(run, plan.owners, steps, step)
+        return
     records = plan.train if run.audited is None else run.audited.slots
-    drops = config.tuning == "lora" and config.lora.dropout > 0
-    dropout_key = run.run_key.dropout_key(step)
     microbatches = steps.batches(
         step,
         microbatch_size=config.training.microbatch_size,
         order=functools.partial(by_length, records),
     )
     for rows, mask in microbatches:
-        batch = plan.task.batch(trim_padding(records.take(rows)))
-        yield (batch._replace(dropout_keys=_keys_of(dropout_key, rows)) if drops else batch), mask
-
-
-@jax.jit
-def _keys_of(key: jax.Array, rows: np.ndarray) -> jax.Array:
-    """Key data `(b, 2)` uint32: that of a record does not depend on the batch it is in."""
-    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows))
+        yield encode_batch(run, records, rows, step), mask

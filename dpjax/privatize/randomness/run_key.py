@@ -75,6 +75,17 @@ class RunKey:
         key = int.from_bytes(self._derive(f"epoch/{name}", epoch, 16))
         return np.random.Generator(np.random.Philox(key=key))
 
+    def unit_rng(self, step: int, unit: int) -> np.random.Generator:
+        """The generator of what one unit draws for itself in `step`, such as which of its records.
+
+        Args:
+            step: counted from 0.
+            unit: its number, at least 0; another one gives an independent stream.
+        """
+        key = int.from_bytes(self._derive("within unit", step, 16))
+        # A generator counts up from here: 2**128 draws would reach the next unit.
+        return np.random.Generator(np.random.Philox(key=key, counter=unit << 128))
+
     def noise_keys(self, step: int) -> jax.Array:
         """`(4,)` typed JAX keys for the Gaussian noise of `step`."""
         return _threefry_keys(self._derive("noise", step, 8 * NUM_DRAWS))

@@ -20,11 +20,16 @@ from dpjax.training.report import (
     first_warnings,
     secret_draws,
 )
+from dpjax.training.user_sentences import tell_of_users
 
 _ASSUMPTIONS = (
     "One record is one entry of the data that training was given. A person with several entries is "
     "protected for each entry, not for all of them together.",
     "The loss of a record reads no other record.",
+)
+_USER = (
+    "One user is one entry of the data that training was given. The entry has all records of that "
+    "user which any step reads, and nobody else's."
 )
 _NOT_COVERED = (
     "The metrics of the steps. They are computed from the private records without noise.",
@@ -66,7 +71,7 @@ def report_fit(
     """
     clip_norm = 0.0 if rule is None else float(rule.clip_norm)
     is_private = mechanism is not None
-    return {
+    report = {
         "schema_version": SCHEMA_VERSION,
         "private": is_private,
         "run": {
@@ -101,6 +106,7 @@ def report_fit(
         "versions": describe_versions(),
         "environment": describe_environment(),
     }
+    return tell_of_users(report, mechanism, _USER)
 
 
 def _assumptions(mechanism: Mechanism | None) -> list[str]:

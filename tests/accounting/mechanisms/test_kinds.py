@@ -30,6 +30,7 @@ from tests.support.mechanisms import (
     segment,
     truncated_poisson,
     user_level,
+    user_sampled,
 )
 
 SST2 = dpsgd(67349, 1024, 1.0, 198)
@@ -58,6 +59,10 @@ KINDS = [
     ),
     (
         user_level(1000, 30, 3.0, 20, records_per_user=3),
+        {"add_or_remove_one", "replace_one", "zero_out"},
+    ),
+    (
+        user_sampled(1000, 30, 3.0, 20, records_per_user=3),
         {"add_or_remove_one", "replace_one", "zero_out"},
     ),
     (
@@ -303,3 +308,20 @@ def test_wrong_wrappers():
         BestOfRuns(SST2, mean_runs=1)
     with pytest.raises(ValueError, match="records_per_user=2000 is above 1000"):
         GroupOfRecords(SST2, records_per_user=2000)
+
+
+@pytest.mark.parametrize("neighboring", ["add_or_remove_one", "zero_out", "replace_one"])
+def test_users_sampled_and_clipped_as_one_cost_what_records_do(neighboring):
+    """The same numbers, for another unit; and unlike records of users that are clipped singly."""
+    options = {"neighboring": neighboring}
+    records = dpsgd(1000, 30, 2.0, 20, **options)
+    users = [user_sampled(1000, 30, 2.0, 20, records_per_user=k, **options) for k in (1, 500)]
+    assert {mechanism.epsilon(1e-5) for mechanism in users} == {records.epsilon(1e-5)}
+    assert user_level(1000, 30, 2.0, 20, records_per_user=3, **options).epsilon(1e-5) > (
+        1.5 * records.epsilon(1e-5)
+    )
+
+
+def test_users_need_a_limit_of_records():
+    with pytest.raises(ValueError, match="records_per_user must be at least 1"):
+        user_sampled(1000, 30, 2.0, 20, records_per_user=0)

@@ -1,0 +1,153 @@
+"""Records of owners who have several each, such as the texts of one person."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpjax.privatize import RunKey
+from dpjax.typing import PyTree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Owners:
+    """Which rows belong to which owner, the owners in the order in which they first occur.
+
+    Attributes:
+        rows: `(N,)` int64, all rows, those of one owner together and in their order.
+        starts: `(n + 1,)` int64; owner i has `rows[starts[i]:starts[i + 1]]`.
+
+    Example:
+        >>> owners = Owners.of(["ann", "bo", "ann"])
+        >>> len(owners), owners.counts.tolist(), owners.rows_of(0).tolist()
+        (2, [2, 1], [0, 2])
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, names: Iterable[Hashable]) -> Owners:
+        """Returns the owners of rows, given for each row the name of its owner."""
+        numbers: dict[Hashable, int] = {}
+        owner_of = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+        counts = np.bincount(owner_of, minlength=len(numbers))
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        return cls(np.argsort(owner_of, kind="stable"), starts.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def counts(self) -> np.ndarray:
+        """`(n,)` int64, how many rows each owner has."""
+        return np.diff(self.starts)
+
+    @property
+    def owner_of(self) -> np.ndarray:
+        """`(N,)` int64, the owner of each row."""
+        numbers = np.empty(len(self.rows), np.int64)
+        numbers[self.rows] = np.repeat(np.arange(len(self)), self.counts)
+        return numbers
+
+    def rows_of(self, owner: int) -> np.ndarray:
+        """Returns the rows of one owner, in their order."""
+        return self.rows[self.starts[owner] : self.starts[owner + 1]]
+
+    def first(self, owners: np.ndarray, at_most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the first rows of each owner, `at_most` of them.
+
+        Returns:
+            Rows `(b, at_most)` int64, and a mask of that shape, False where an owner has no more;
+            the owner's first row stands there.
+        """
+        chosen = [self.rows_of(owner)[:at_most] for owner in np.asarray(owners, np.int64)]
+        return _padded(chosen, at_most)
+
+    def draw(
+        self, owners: np.ndarray, at_most: int, run_key: RunKey, step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws rows of each owner without replacement, `at_most` of them, in each step afresh.
+
+        What an owner draws depends on the run key, the step, the owner's place and the number of
+        the owner's rows, and on nobody else's rows. All owners draw independently.
+
+        Returns:
+            As `first`.
+
+        Example:
+            >>> rows, mask = Owners.of("aaab").draw(np.array([0, 1]), 2, RunKey.from_seed(1), 0)
+            >>> rows.shape, mask.tolist(), rows[1].tolist()
+            ((2, 2), [[True, True], [True, False]], [3, 3])
+        """
+        chosen = []
+        for owner in np.asarray(owners, np.int64):
+            rows = self.rows_of(owner)
+            if len(rows) > at_most:
+                rng = run_key.unit_rng(step, int(owner))
+                rows = rows[np.sort(rng.choice(len(rows), at_most, replace=False))]
+            chosen.append(rows)
+        return _padded(chosen, at_most)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of who owns which rows, in hexadecimal; names do not enter."""
+        digest = hashlib.sha256(self.rows.astype("<i8").tobytes())
+        digest.update(self.starts.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+class RecordsByOwner:
+    """Records as units of one owner each, for `dpjax.fit` with `dpjax.unit_loss`.
+
+    Unit i has the first `at_most` records of owner i, the same ones in every step. So a change of
+    all that an owner has changes one unit, and nothing else.
+
+    Args:
+        records: a pytree of arrays `(N, ...)`, one row per record.
+        names: the owner of each record.
+        at_most: how many records of an owner count, at least 1. The others are never seen.
+
+    Raises:
+        ValueError: there is no record, the lengths differ, or `at_most` is below 1.
+
+    Example:
+        >>> texts = RecordsByOwner(np.array([1.0, 2.0, 3.0]), ["ann", "bo", "ann"], at_most=2)
+        >>> unit = texts.take(np.array([0, 1]))
+        >>> len(texts), unit["examples"].tolist(), unit["mask"].tolist()
+        (2, [[1.0, 3.0], [2.0, 2.0]], [[True, True], [True, False]])
+    """
+
+    def __init__(self, records: PyTree, names: Iterable[Hashable], *, at_most: int) -> None:
+        if at_most < 1:
+            raise ValueError(f"at_most must be at least 1, got {at_most}")
+        self.owners = Owners.of(names)
+        num_names = len(self.owners.rows)
+        lengths = sorted({len(leaf) for leaf in jax.tree.leaves(records)})
+        if lengths != [num_names] or not num_names:
+            raise ValueError(
+                f"each record needs the name of its owner, got {num_names} names for "
+                f"{' and '.join(map(str, lengths)) or 'no'} records"
+            )
+        self._records, self._at_most = records, at_most
+
+    def __len__(self) -> int:
+        return len(self.owners)
+
+    def take(self, rows: np.ndarray) -> dict[str, Any]:
+        """Returns the units at `rows`: `examples`, leaves `(b, k, ...)`, and their `mask`."""
+        chosen, mask = self.owners.first(rows, self._at_most)
+        return {"examples": jax.tree.map(lambda leaf: leaf[chosen], self._records), "mask": mask}
+
+
+def _padded(chosen: list[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.empty((len(chosen), length), np.int64)
+    mask = np.zeros((len(chosen), length), np.bool_)
+    for at, own in enumerate(chosen):
+        rows[at], mask[at, : len(own)] = own[0], True
+        rows[at, : len(own)] = own
+    return rows, mask

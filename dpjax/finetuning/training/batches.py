@@ -1,0 +1,79 @@
+"""Rows as the loss reads them: single records, or the records that owners draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpjax.data import EncodedRecords, Owners, trim_padding
+from dpjax.finetuning.setup.start import Run
+from dpjax.finetuning.tasks.base import Batch, Loss
+from dpjax.privatize import unit_loss
+from dpjax.training import TrainingSteps
+from dpjax.typing import PyTree
+
+
+def encode_batch(run: Run, records: EncodedRecords, rows: np.ndarray, step: int) -> Batch:
+    """Returns the records at `rows`, `(b,)`; each drops what its own key says."""
+    batch = run.plan.task.batch(trim_padding(records.take(rows)))
+    config = run.plan.config
+    if config.tuning != "lora" or not config.lora.dropout:
+        return batch
+    return batch._replace(dropout_keys=_keys_of(run.run_key.dropout_key(step), rows))
+
+
+def owner_loss(loss: Loss) -> Loss:
+    """Makes the loss of one owner: the mean over the records that were drawn.
+
+    One contribution per owner is clipped, so that the owner's whole data moves the sum by at most
+    the clip norm. With the mean, clip norm and learning rate mean the same for any number of
+    records; with the sum, owners of many records would be clipped harder.
+    """
+
+    def loss_of_unit(params: PyTree, unit: PyTree, frozen: PyTree) -> jax.Array:
+        def record_loss(params: PyTree, record: PyTree) -> jax.Array:
+            return loss(params, record, frozen)
+
+        return unit_loss(record_loss, reduction="mean")(params, unit)
+
+    return loss_of_unit
+
+
+def owner_batches(
+    run: Run, owners: Owners, steps: TrainingSteps, step: int
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Yields the microbatches of a step, units of at most k records `(b, k, ...)`, and their mask.
+
+    An owner draws as `Owners.draw` says: alone, whatever other owners are in the batch.
+    """
+    plan = run.plan
+    k, size = plan.config.privacy.records_per_owner, plan.config.training.microbatch_size
+    lengths = plan.train.attention_mask.sum(axis=1)
+
+    def draw(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return owners.draw(chosen, k, run.run_key, step)
+
+    def by_longest_record(chosen: np.ndarray) -> np.ndarray:
+        longest = lengths[draw(chosen)[0]].max(axis=1)
+        return chosen[np.argsort(longest, kind="stable")]
+
+    # As many records at once as without owners.
+    pieces = steps.batches(step, microbatch_size=max(1, size // k), order=by_longest_record)
+    for chosen, mask in pieces:
+        rows, is_record = draw(chosen)
+        batch = encode_batch(run, plan.train, rows.reshape(-1), step)
+        yield {"examples": _by_unit(batch, len(rows)), "mask": is_record}, mask
+
+
+def _by_unit(batch: PyTree, num_units: int) -> PyTree:
+    """Returns the leaves with leading axes (b, k) in place of (b·k,)."""
+    return jax.tree.map(lambda leaf: leaf.reshape(num_units, -1, *leaf.shape[1:]), batch)
+
+
+@jax.jit
+def _keys_of(key: jax.Array, rows: np.ndarray) -> jax.Array:
+    """Key data `(b, 2)` uint32: that of a record does not depend on the batch it is in."""
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(key, rows))

@@ -1,0 +1,311 @@
+"""A run that protects owners: one column says whose a record is."""
+
+import copy
+import csv
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+from dpjax_accounting import DPSGD, Ledger, UserSampledDPSGD, verify_report
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dpjax
+from dpjax.data import Owners
+from dpjax.finetuning import FinetuneConfig
+from dpjax.finetuning.setup.plan import identity_of
+from dpjax.finetuning.setup.start import set_up
+from dpjax.finetuning.training import loop
+
+COUNTS = (9, 1, 2, 5) * 12
+
+
+def owned_file(train_file, path, owners):
+    """The training records with a column of owners."""
+    with train_file.open() as file:
+        rows = list(csv.reader(file))[1:]
+    with path.open("w", newline="") as file:
+        lines = [("text", "label", "author")]
+        lines += [(*row, name) for row, name in zip(rows, owners, strict=False)]
+        csv.writer(file).writerows(lines)
+    return path
+
+
+@pytest.fixture(scope="session")
+def owners():
+    return [f"author {i}" for i, count in enumerate(COUNTS) for _ in range(count)]
+
+
+@pytest.fixture(scope="session")
+def owned(train_file, tmp_path_factory, owners):
+    return owned_file(train_file, tmp_path_factory.mktemp("owned") / "train.csv", owners)
+
+
+@pytest.fixture
+def options(cheap_options, owned, tmp_path):
+    changed = copy.deepcopy(cheap_options) | {"output_dir": tmp_path / "run"}
+    changed["train_data"] = {"path": str(owned), "owner_column": "author"}
+    changed["privacy"] |= {"records_per_owner": 3, "delta": 1e-4}
+    changed["training"] |= {"expected_batch_size": 16, "microbatch_size": 12}
+    return changed
+
+
+def make_run(options):
+    names = ("model", "output_dir", "eval_data")
+    paths = {name: str(options[name]) for name in names if not isinstance(options[name], dict)}
+    return set_up(FinetuneConfig.from_options(options | paths))
+
+
+def test_the_guarantee_is_for_an_owner_in_report_and_page(options, capsys):
+    result = dpjax.finetune(**options)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"an owner: {len(COUNTS)} of them, with 1 to 9 records" in said
+    assert "differential privacy per user" in said
+    folder = options["output_dir"]
+    report = json.loads((folder / "privacy.json").read_text())
+    assert verify_report(report) == []
+    mechanism = UserSampledDPSGD(
+        num_units=len(COUNTS),
+        expected_batch_size=16,
+        noise_multiplier=4.0,
+        num_steps=4,
+        records_per_user=3,
+    )
+    assert report["guarantee"]["unit"] == "user"
+    assert report["guarantee"]["num_units"] == len(COUNTS)
+    assert result.epsilon == mechanism.epsilon(1e-4)
+    assert "'author'" in report["assumptions"][0]
+    assert "at most 3 rows of each user" in report["assumptions"][0]
+    words = json.dumps(report)
+    assert "every user is drawn" in words
+    assert "One record" not in words
+    assert "one record" not in words
+    page = (folder / "privacy.html").read_text()
+    assert "at most 3 rows of each user" in page
+    markdown = (folder / "report.md").read_text()
+    assert "per user" in markdown
+    assert f"| Owners | {len(COUNTS)}; batches are of owners, with at most 3 records" in markdown
+    assert "The attack is on single records" in markdown
+    assert all(row["num_records"] <= len(COUNTS) for row in result.metrics)
+
+
+def test_a_run_is_resumed_bit_equal_and_only_with_the_same_owners(
+    options, stop_after, train_file, owners, tmp_path
+):
+    whole = dpjax.finetune(**copy.deepcopy(options) | {"output_dir": tmp_path / "whole"})
+    stop_after(2, **copy.deepcopy(options))
+    others = owned_file(train_file, tmp_path / "others.csv", ["a", *owners[1:]])
+    for changed, words in (
+        ({"privacy": options["privacy"] | {"records_per_owner": 2}}, "records_per_owner=3"),
+        ({"train_data": {"path": str(others), "owner_column": "author"}}, "train_data"),
+    ):
+        with pytest.raises(ValueError, match=f"cannot resume.*{words}"):
+            dpjax.finetune(**copy.deepcopy(options) | changed, resume=True)
+    resumed = dpjax.finetune(**options, resume=True)
+    assert [row["loss"] for row in resumed.metrics] == [row["loss"] for row in whole.metrics]
+
+
+def test_the_same_records_of_other_owners_are_other_data(options, owners):
+    plan = make_run(options).plan
+    other = dataclasses.replace(plan, owners=Owners.of(["a", *owners[1:]][: len(plan.train)]))
+    assert other.fingerprint() != plan.fingerprint()
+    renamed = Owners.of([name.upper() for name in owners])
+    found = identity_of(plan.train_records, plan.owners)
+    assert found.unit == "user"
+    assert found.num_units == len(COUNTS)
+    assert identity_of(plan.train_records, renamed) == found
+    assert identity_of(plan.train_records, other.owners).sha256 != found.sha256
+
+
+def test_a_ledger_counts_users(options, tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    options["privacy"]["ledger"] = str(path)
+    result = dpjax.finetune(**options)
+    report = json.loads((options["output_dir"] / "privacy.json").read_text())
+    run = set_up_again(options, tmp_path)
+    ledger = Ledger.open(path, run.plan.dataset)
+    assert verify_report(report, ledger) == []
+    assert report["dataset_total"]["epsilon"] == pytest.approx(result.epsilon)
+
+
+def set_up_again(options, tmp_path):
+    return make_run(options | {"output_dir": tmp_path / "again", "seed": None})
+
+
+def test_dropout_adapters_and_no_privacy(options):
+    changed = {"tuning": "lora", "lora": {"dropout": 0.2}, "non_private": True}
+    changed["privacy"] = {"records_per_owner": 2}
+    changed["training"] = options["training"] | {"num_steps": 2}
+    result = dpjax.finetune(**options | changed)
+    assert result.epsilon is None
+    assert all(np.isfinite(row["loss"]) for row in result.metrics)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train_data.owner_column": "autor"}, r"no column 'autor'.*author"),
+        ({"eval_data": {"path": "x.csv", "owner_column": "author"}}, "eval_data.owner_column"),
+        ({"privacy.records_per_owner": 0}, "records_per_owner must be between 1 and 1000, got 0"),
+        ({"train_data.owner_column": None}, "records_per_owner=3 has no meaning without an owner"),
+        (
+            {"training.expected_batch_size": 49},
+            "expected_batch_size=49 is more than the 48 owners of training records",
+        ),
+        ({"audit": {"num_canaries": 100}}, "the claim is one for owners"),
+        ({"audit": {"hold_out": True}}, "the claim is one for owners"),
+        (
+            {"privacy.sampling": "fixed-size", "privacy.neighboring": "zero_out"},
+            "needs privacy.sampling=poisson",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, changes, words):
+    for name, value in changes.items():
+        group, _, field = name.partition(".")
+        if field:
+            options[group][field] = value
+        else:
+            options[group] = value
+    with pytest.raises(ValueError, match=words):
+        make_run(options)
+    assert not options["output_dir"].exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda names: ["", *names[1:3], " ", *names[4:]], r"owner missing.*lines 2, 5\)"),
+        (lambda names: ["one"] * len(names), "all 204 records have the same value"),
+    ],
+)
+def test_owners_that_do_not_fit_are_refused(options, owners, train_file, tmp_path, change, words):
+    path = owned_file(train_file, tmp_path / "bad.csv", change(owners))
+    options["train_data"]["path"] = str(path)
+    with pytest.raises(ValueError, match=words):
+        make_run(options)
+
+
+# What one owner moves.
+
+
+NUM_OWNERS, CLIP_NORM = 6, 0.01
+
+
+@pytest.fixture(scope="module")
+def small(cheap_options, train_file, tmp_path_factory):
+    """A run in which every owner is in every batch, and some draw."""
+    folder = tmp_path_factory.mktemp("small")
+    names = "aaabcccccccddefffffffff"
+    path = owned_file(train_file, folder / "train.csv", names)
+    changed = copy.deepcopy(cheap_options) | {"output_dir": folder / "run"}
+    changed["train_data"] = {"path": str(path), "owner_column": "author"}
+    changed["privacy"] |= {"records_per_owner": 3, "delta": 1e-2, "clip_norm": CLIP_NORM}
+    changed["training"] |= {"expected_batch_size": NUM_OWNERS, "microbatch_size": 6}
+    return make_run(changed)
+
+
+def with_data(run, train, owners=None):
+    plan = run.plan
+    plan = dataclasses.replace(plan, train=train, owners=owners or plan.owners)
+    return dataclasses.replace(run, plan=plan)
+
+
+def flat_sum(run, steps, step):
+    """The clipped sum of a step, as the loop makes it."""
+    params = run.model.trainable
+    total = steps.zeros(params, step)
+    for batch, mask in loop._batches(run, steps, step):
+        total = steps.add(total, params, batch, mask, run.model.frozen)
+    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(total.grads)]
+    return np.concatenate(leaves), int(total.num_records)
+
+
+class Laboratory:
+    """A run, and its steps, compiled once: on its data, and on those without the last owner."""
+
+    def __init__(self, run):
+        self.run, self.steps = run, loop._make_steps(run, optax.sgd(0.1))
+        fewer = dataclasses.replace(
+            run.plan.mechanism, num_units=NUM_OWNERS - 1, expected_batch_size=NUM_OWNERS - 1
+        )
+        plan = dataclasses.replace(run.plan, mechanism=fewer)
+        self.without_last = loop._make_steps(dataclasses.replace(run, plan=plan), optax.sgd(0.1))
+
+
+@pytest.fixture(scope="module")
+def laboratory(small):
+    return Laboratory(small)
+
+
+def with_other_texts(run, owner, seed):
+    """All that an owner has becomes something else."""
+    rng = np.random.default_rng(seed)
+    train, rows = run.plan.train, run.plan.owners.rows_of(owner)
+    ids, mask, labels = train.input_ids.copy(), train.attention_mask.copy(), train.labels.copy()
+    length = int(rng.integers(1, ids.shape[1] + 1))
+    ids[rows], mask[rows] = 0, False
+    ids[rows, :length] = rng.integers(4, 20, (len(rows), length))
+    mask[rows, :length] = True
+    labels[rows] = rng.integers(2, size=len(rows))
+    changed = dataclasses.replace(train, input_ids=ids, attention_mask=mask, labels=labels)
+    return with_data(run, changed)
+
+
+SLACK = 1e-5
+
+
+@settings(deadline=None, max_examples=25)
+@given(owner=st.integers(0, NUM_OWNERS - 1), seed=st.integers(0, 2**32 - 1), step=st.integers(0, 3))
+def test_all_that_an_owner_has_moves_the_sum_by_at_most_c(laboratory, owner, seed, step):
+    small, steps = laboratory.run, laboratory.steps
+    before, count = flat_sum(small, steps, step)
+    assert count == NUM_OWNERS
+    # Exchanged for anything: what was there and what is there are at most C each.
+    changed, _ = flat_sum(with_other_texts(small, owner, seed), steps, step)
+    assert np.linalg.norm(changed - before) <= 2 * CLIP_NORM * (1 + SLACK)
+    # Removed. The places of all others stay as they are where it is the last one.
+    last = NUM_OWNERS - 1
+    present = with_other_texts(small, last, seed)
+    rest = np.flatnonzero(small.plan.owners.owner_of != last)
+    absent = with_data(
+        small, small.plan.train.take(rest), Owners.of(small.plan.owners.owner_of[rest])
+    )
+    without, count = flat_sum(absent, laboratory.without_last, step)
+    assert count == NUM_OWNERS - 1
+    with_last, _ = flat_sum(present, steps, step)
+    assert np.linalg.norm(with_last - without) <= CLIP_NORM * (1 + SLACK)
+
+
+def test_single_records_as_units_would_move_it_by_more(small):
+    """The property tells a run of owners from one of records."""
+    records = dataclasses.replace(
+        small.plan,
+        owners=None,
+        mechanism=DPSGD(
+            num_units=len(small.plan.train),
+            expected_batch_size=len(small.plan.train),
+            noise_multiplier=1.0,
+            num_steps=1,
+        ),
+    )
+    run = dataclasses.replace(small, plan=records)
+    steps = loop._make_steps(run, optax.sgd(0.1))
+    before, _ = flat_sum(run, steps, 0)
+    other = with_other_texts(small, 5, 0).plan.train
+    changed, _ = flat_sum(with_data(run, other), steps, 0)
+    assert np.linalg.norm(changed - before) > 2 * CLIP_NORM
+
+
+def test_what_an_owner_adds_does_not_depend_on_the_microbatch(laboratory):
+    small, steps = laboratory.run, laboratory.steps
+    training = dataclasses.replace(small.plan.config.training, microbatch_size=100)
+    config = dataclasses.replace(small.plan.config, training=training)
+    whole = dataclasses.replace(small, plan=dataclasses.replace(small.plan, config=config))
+    for step in range(3):
+        first, _ = flat_sum(small, steps, step)
+        second, _ = flat_sum(whole, steps, step)
+        np.testing.assert_allclose(first, second, atol=1e-6 * CLIP_NORM + 1e-8)
