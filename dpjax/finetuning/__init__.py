@@ -15,8 +15,8 @@ from dpjax.finetuning.files.run_directory import RunDirectory as RunDirectory
 from dpjax.finetuning.files.run_directory import RunState as RunState
 from dpjax.finetuning.finetune import finetune as finetune
 from dpjax.finetuning.result import FinetuneResult as FinetuneResult
-from dpjax.finetuning.training.interrupt import Interrupts as Interrupts
-from dpjax.finetuning.training.interrupt import RunInterrupted as RunInterrupted
+from dpjax.training import Interrupts as Interrupts
+from dpjax.training import RunInterrupted as RunInterrupted
 from dpjax.training import RunStopped as RunStopped
 
 if TYPE_CHECKING:

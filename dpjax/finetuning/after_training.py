@@ -14,7 +14,7 @@ import numpy as np
 from dpjax_accounting import report_page, write_text
 
 from dpjax.audit import AttackResult, audit_page, loss_attack
-from dpjax.finetuning.files.run_directory import RunDirectory, write_json
+from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports import run_report
 from dpjax.finetuning.reports.samples import write_samples
 from dpjax.finetuning.result import FinetuneResult, store_result
@@ -23,9 +23,9 @@ from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.tasks.base import Evaluation
 from dpjax.finetuning.training.evaluate import evaluate
-from dpjax.finetuning.training.interrupt import Interrupts
 from dpjax.finetuning.training.loop import Trained
 from dpjax.models import SplitModel, check_adapter
+from dpjax.training import Interrupts, write_json
 
 T = TypeVar("T")
 

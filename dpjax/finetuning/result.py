@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpjax.finetuning.files.metrics_log import read_rows
-from dpjax.finetuning.files.run_directory import RunDirectory, write_json
+from dpjax.finetuning.files.run_directory import RunDirectory
+from dpjax.training import read_rows, write_json
 
 if TYPE_CHECKING:
     from dpjax.audit import AttackResult

@@ -13,15 +13,11 @@ from dpjax_accounting import Ledger, finish_folder
 from rich.console import Console
 
 from dpjax.finetuning.after_training import Stages, measure
-from dpjax.finetuning.files import checkpoint
-from dpjax.finetuning.files.metrics_log import read_rows
-from dpjax.finetuning.files.run_directory import partial_of, write_json
 from dpjax.finetuning.reports import privacy_report, statements
 from dpjax.finetuning.reports.headline import headline
 from dpjax.finetuning.result import FinetuneResult
 from dpjax.finetuning.setup.initial_a import starts_at_principal_a, store_a, with_principal_a
 from dpjax.finetuning.setup.start import MeasuredRun, Run
-from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.loop import Trained, train
 from dpjax.models import (
     Model,
@@ -32,7 +28,18 @@ from dpjax.models import (
     save_adapter,
     save_model,
 )
-from dpjax.training import Callback, RunDiverged, RunStopped, stopping_on_file_errors
+from dpjax.training import (
+    Callback,
+    Interrupts,
+    RunDiverged,
+    RunInterrupted,
+    RunStopped,
+    partial_of,
+    read_rows,
+    steps_on_record,
+    stopping_on_file_errors,
+    write_json,
+)
 
 
 def execute(
@@ -163,7 +170,7 @@ def _begin(run: Run) -> Run:
         store_a(run.model, directory.start_a)
     if run.audited is not None:
         run.audited.seal(directory, run.run_key)
-    checkpoint.start(directory.checkpoint)
+    run.checkpoints.start()
     directory.store_key(run.run_key)
     return run
 
@@ -179,7 +186,7 @@ def _train(
 
     def stop_at(step: int) -> None:
         if ledger is not None:
-            ledger.settle(run.run_id, step)
+            ledger.settle(run.run_id, max(step, steps_on_record(run.directory.privacy)))
         _note_progress(run, ledger, step)
 
     def note_progress(step: int) -> None:
@@ -195,7 +202,7 @@ def _train(
         except (RunStopped, OSError):
             raise
         except (KeyboardInterrupt, Exception) as error:
-            done = checkpoint.completed_steps(directory.checkpoint)
+            done = run.checkpoints.find().step
             # An exception may be what somebody made of the KeyboardInterrupt.
             if isinstance(error, KeyboardInterrupt) or interrupts.number is not None:
                 raise RunInterrupted(
@@ -219,11 +226,13 @@ class _Noted(NamedTuple):
 
 
 def _note_progress(run: Run, ledger: Ledger | None, step: int) -> _Noted:
-    """Writes privacy.json as it is after `step` steps.
+    """Writes privacy.json as it is after `step` steps; it never counts fewer than it did.
 
+    A run that goes on from an older state has done more steps than that state has behind it.
     Once all steps are done, no state of the ledger prevents it: they were charged before the first.
     Another process may have damaged the ledger since, or added runs whose total is unknown.
     """
+    step = max(step, steps_on_record(run.directory.privacy))
     build = functools.partial(privacy_report.build, run.plan, run.run_key, run.run_id, step)
     is_last = step == run.plan.num_steps
     ledger_error = None

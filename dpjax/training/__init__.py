@@ -5,6 +5,21 @@ from dpjax.training.callbacks.callback import CallbackCaller as CallbackCaller
 from dpjax.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as WeightsAndBiases
 from dpjax.training.environment import describe_environment as describe_environment
+from dpjax.training.files.atomic import PARTIAL as PARTIAL
+from dpjax.training.files.atomic import delete as delete
+from dpjax.training.files.atomic import partial_of as partial_of
+from dpjax.training.files.atomic import steps_on_record as steps_on_record
+from dpjax.training.files.atomic import write_json as write_json
+from dpjax.training.files.checkpoint_writer import CheckpointWriter as CheckpointWriter
+from dpjax.training.files.checkpoints import Checkpoints as Checkpoints
+from dpjax.training.files.directory_lock import DirectoryLock as DirectoryLock
+from dpjax.training.files.directory_lock import RunInUse as RunInUse
+from dpjax.training.files.interrupt import Interrupts as Interrupts
+from dpjax.training.files.interrupt import RunInterrupted as RunInterrupted
+from dpjax.training.files.metrics_log import MetricsLog as MetricsLog
+from dpjax.training.files.metrics_log import read_rows as read_rows
+from dpjax.training.files.private_folder import PrivateFolder as PrivateFolder
+from dpjax.training.files.run_ledger import RunLedger as RunLedger
 from dpjax.training.fitting.fit import fit as fit
 from dpjax.training.fitting.no_privacy import NoPrivacy as NoPrivacy
 from dpjax.training.fitting.run import Fit as Fit
@@ -37,16 +52,26 @@ from dpjax.training.watches.divergence import DivergenceWatch as DivergenceWatch
 
 __all__ = [
     "NEIGHBOURS",
+    "PARTIAL",
     "AdamBCState",
     "Callback",
     "CallbackCaller",
+    "CheckpointWriter",
+    "Checkpoints",
+    "DirectoryLock",
     "DivergenceWatch",
     "Fit",
     "FitResult",
+    "Interrupts",
+    "MetricsLog",
     "NoPrivacy",
     "NonPrivateTraining",
+    "PrivateFolder",
     "PrivateTraining",
     "RunDiverged",
+    "RunInUse",
+    "RunInterrupted",
+    "RunLedger",
     "RunStopped",
     "RunStoppedByFiles",
     "StepDone",
@@ -56,6 +81,7 @@ __all__ = [
     "WeightsAndBiases",
     "average_of",
     "common_assumptions",
+    "delete",
     "describe_claim",
     "describe_environment",
     "describe_gradients",
@@ -65,9 +91,13 @@ __all__ = [
     "first_warnings",
     "fit",
     "keep_average",
+    "partial_of",
+    "read_rows",
     "run_steps",
     "scale_by_adam_bc",
     "secret_draws",
+    "steps_on_record",
     "stopping_on_file_errors",
     "tell_of_users",
+    "write_json",
 ]

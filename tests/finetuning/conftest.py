@@ -12,7 +12,7 @@ from flax import nnx
 
 import dpjax
 from dpjax.finetuning.training import loop
-from dpjax.finetuning.training.interrupt import RunInterrupted
+from dpjax.training import RunInterrupted
 from tests.support.tiny_words import BAD, GOOD, NEUTRAL
 
 TINY_BERT = {

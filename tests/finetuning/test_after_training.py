@@ -14,7 +14,7 @@ from dpjax.finetuning.after_training import STAGES, Stages
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports import run_report
 from dpjax.finetuning.training import loop
-from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
+from dpjax.training import Interrupts, RunInterrupted
 
 
 def fail(*_, **__):

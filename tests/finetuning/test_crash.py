@@ -13,11 +13,12 @@ from dpjax_accounting import safe_files
 
 import dpjax
 from dpjax.finetuning import after_training, run
-from dpjax.finetuning.files import checkpoint, metrics_log
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.reports import run_report
 from dpjax.training import RunStopped
 from dpjax.training import loop as loop_of_all
+from dpjax.training.files import array_folder, metrics_log
+from dpjax.training.files.checkpoints import Checkpoints
 
 
 def weights(folder):
@@ -143,7 +144,7 @@ def no_space(*_, **__):
     [
         ((run, "write_json"), "before a step was done"),
         ((metrics_log, "_line"), "in training"),
-        ((checkpoint, "finish_file"), "in training"),
+        ((array_folder, "finish_folder"), "in training"),
         ((run, "save_model"), "while the tuned model was being written"),
         ((run, "finish_folder"), "while the tuned model was being written"),
     ],
@@ -203,14 +204,14 @@ def test_a_file_that_could_not_be_written_leaves_no_half_of_itself(tmp_path, mon
 def test_the_state_is_stored_while_training_goes_on(cheap_options, tmp_path, monkeypatch):
     """What a step spent is on record before the state that it led to is."""
     events = []
-    save = checkpoint.save
+    save = Checkpoints.save
 
-    def saved(folder, step, leaves):
-        privacy = (folder.parent.parent / "privacy.json").read_text()
+    def saved(self, step, state):
+        privacy = (self.folder.parent.parent / "privacy.json").read_text()
         events.append((step, f'"steps_completed": {step}' in privacy))
-        save(folder, step, leaves)
+        save(self, step, state)
 
-    monkeypatch.setattr(checkpoint, "save", saved)
+    monkeypatch.setattr(Checkpoints, "save", saved)
     training = cheap_options["training"] | {"checkpoint_every_seconds": 1e-9}
     dpjax.finetune(**cheap_options | {"training": training}, output_dir=tmp_path / "often")
     assert len(events) > 1 and events[-1] == (4, True) and all(on_record for _, on_record in events)

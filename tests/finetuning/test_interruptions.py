@@ -69,7 +69,7 @@ def test_an_interruption_is_a_sentence_and_a_status(
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(number)
 
-    monkeypatch.setattr(start.RunLedger, "of", classmethod(dropping))
+    monkeypatch.setattr(start, "ledger_of", dropping)
     assert main(words(options)) == status
     assert "nothing was started" in capsys.readouterr().err
     assert not options["output_dir"].exists()
@@ -98,7 +98,7 @@ def test_an_interruption_while_the_command_is_loading():
 def test_what_a_garbage_collector_drops_is_raised_again():
     code = """
 import gc, signal, time
-from dpjax.finetuning.training.interrupt import Interrupts
+from dpjax.training import Interrupts
 class Dropping:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import dpjax
+from dpjax.training import loop as loop_of_all
 from tests.support.runs import check, weights
 
 
@@ -16,12 +17,11 @@ def test_an_interrupted_run_passes(stopped):
 # What is damaged, the words that name it, and what to do.
 AFRESH = r"put a copy of it back, or start afresh with --overwrite or in a new folder"
 KEYLESS = r"put a copy of it back, or start it afresh with --overwrite or in a new folder"
-AGAIN = r"put a copy of it back, or delete the folder .*checkpoint: then --resume runs the steps"
+AGAIN = r"put a copy of it back, or delete the folder .*checkpoint: a resumed run then does the"
 FILES = {
     "identity.json": (AFRESH, AFRESH),
     "run_key.json": (AFRESH, KEYLESS),
     "checkpoint/latest.json": (AGAIN, AGAIN),
-    "checkpoint/step_2.safetensors": (AGAIN, AGAIN),
 }
 
 
@@ -40,6 +40,24 @@ def test_damaged_and_missing_files_are_named(stopped, name):
         check(stopped)
     path.write_bytes(whole)
     assert check(stopped).resumes
+
+
+@pytest.mark.parametrize("name", ["manifest.ocdbt", "_METADATA", "ocdbt.process_0/manifest.ocdbt"])
+def test_a_damaged_state_is_named(stopped, name):
+    path = stopped["output_dir"] / "private" / "checkpoint" / "step_2" / name
+    whole = path.read_bytes()
+    for torn in (whole[: len(whole) // 2], b"", b"\xff" + whole, None):
+        path.unlink() if torn is None else path.write_bytes(torn)
+        with pytest.raises(ValueError, match=f"step_2 is damaged; {AGAIN}"):
+            check(stopped)
+    path.write_bytes(whole)
+    assert check(stopped).resumes
+    path.with_name("more").write_bytes(b"")
+    with pytest.raises(ValueError, match=f"step_2 is damaged; {AGAIN}"):
+        check(stopped)
+    shutil.rmtree(path.parents[name.count("/")])
+    with pytest.raises(FileNotFoundError, match=f"step_2 is missing; {AGAIN}"):
+        check(stopped)
 
 
 def test_a_damaged_key_is_not_quoted(stopped):
@@ -78,3 +96,17 @@ def test_rows_that_are_lost_are_said(stopped, whole):
     assert [row["step"] for row in result.metrics] == [2, 3, 4]
     (warning,) = result.warnings
     assert "lost the rows of 1 steps" in warning
+
+
+def test_steps_that_are_on_record_stay_there(stopped, monkeypatch):
+    """A kill after three steps were put on record, before their state was stored."""
+    path = stopped["output_dir"] / "privacy.json"
+    path.write_text(path.read_text().replace('"steps_completed": 2', '"steps_completed": 3'))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_of_all, "_done", interrupt)
+    with pytest.raises(dpjax.RunInterrupted, match="goes on after step 2"):
+        dpjax.finetune(**stopped)
+    assert json.loads(path.read_text())["steps_completed"] == 3

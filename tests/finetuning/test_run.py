@@ -15,7 +15,7 @@ import dpjax
 from dpjax.finetuning import run
 from dpjax.finetuning.setup import initial_a
 from dpjax.finetuning.training import loop
-from dpjax.finetuning.training.interrupt import RunInterrupted
+from dpjax.training import RunInterrupted
 
 
 def weights(result):

@@ -67,6 +67,10 @@ class Training(CheckedOptions):
     checkpoint_every_seconds: float = 60.0
     """How often the state is stored while training goes on: a crash loses no more work than that.
     """
+    checkpoint_every_steps: int | None = None
+    """Store the state after so many steps too, if that comes first."""
+    keep_checkpoints: int = 2
+    """How many states are kept: if the newest is damaged, the run goes on from the one before."""
 
     evaluate_every: int | None = None
     """Measure the model on the held-out records every so many steps, into metrics.jsonl; default:
@@ -79,7 +83,8 @@ class Training(CheckedOptions):
                 f"both training.num_epochs={self.num_epochs} and "
                 f"training.num_steps={self.num_steps} are given; give one"
             )
-        for name in ("expected_batch_size", "microbatch_size", "num_steps", "max_length"):
+        counts = ("expected_batch_size", "microbatch_size", "num_steps", "max_length")
+        for name in (*counts, "checkpoint_every_steps", "keep_checkpoints"):
             check_at_least(f"training.{name}", getattr(self, name), 1)
         check_at_least("training.evaluate_every", self.evaluate_every, 1)
         check_positive("training.num_epochs", self.num_epochs)

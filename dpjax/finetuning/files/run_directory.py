@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import enum
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
-from dpjax_accounting import write_text
-
-from dpjax.finetuning.files.directory_lock import DirectoryLock
 from dpjax.privatize import RunKey
+from dpjax.training import PARTIAL, DirectoryLock, PrivateFolder, delete, partial_of
 
-_PRIVATE_NOTE = """\
-This folder holds the secret of an unfinished run: its key and its state, from which noise can be
-recomputed. Never publish or copy it. It is deleted when the run ends.
-"""
 _PICTURES = ("training.png", "roc.png")
-_PARTIAL = ".partial"
 
 
 class RunState(enum.Enum):
@@ -70,13 +61,13 @@ class RunDirectory:
         self.training_picture, self.roc_picture = (self.path / name for name in _PICTURES)
         self.model = self.path / "model"
         self.adapter = self.path / "adapter"
-        self.private = self.path / "private"
-        self.checkpoint = self.private / "checkpoint"
-        self.identity = self.private / "identity.json"
+        self._secrets = PrivateFolder(self.path / "private")
+        self.private = self._secrets.path
+        self.checkpoint = self._secrets.checkpoint
+        self.identity = self._secrets.identity
         self.start_a = self.private / "start_a.npz"
         self.results = self.private / "results.json"
-        self.run_key = self.private / "run_key.json"
-        self._lock = self.private / "lock"
+        self.run_key = self._secrets.run_key
 
     def state(self) -> RunState:
         """What the folder holds.
@@ -92,7 +83,7 @@ class RunDirectory:
             return RunState.MEASURED
         if self.run_key.exists():
             return RunState.UNFINISHED
-        names = {path.name.removesuffix(_PARTIAL) for path in self.path.iterdir()}
+        names = {path.name.removesuffix(PARTIAL) for path in self.path.iterdir()}
         before_the_key = {self.private.name, self.config.name, self.manifest.name}
         if self.private.is_dir() and names <= before_the_key:
             return RunState.NOT_STARTED
@@ -163,9 +154,7 @@ class RunDirectory:
         Raises:
             RunInUse: another process is there.
         """
-        self.private.mkdir(parents=True, exist_ok=True)
-        self.private.chmod(0o700)
-        return DirectoryLock(self._lock)
+        return self._secrets.lock()
 
     def remarks_on_clearing(self) -> tuple[str, ...]:
         """What to say about a run that is about to be deleted: what it spent stays spent."""
@@ -214,7 +203,7 @@ class RunDirectory:
                 self.check_replaceable()
             else:
                 self.check_free()
-        self._delete_private(keep=(self._lock,))
+        self._secrets.empty()
         files = (
             self.config,
             self.privacy,
@@ -228,14 +217,12 @@ class RunDirectory:
         )
         pictures = (self.training_picture, self.roc_picture)
         for path in (*files, *pictures, self.model, self.adapter):
-            _delete(path)
-            _delete(partial_of(path))
+            delete(path)
+            delete(partial_of(path))
 
     def store_key(self, run_key: RunKey) -> None:
         """Stores the run's secret in private/, beside a note that says what it is."""
-        (self.private / "README").write_text(_PRIVATE_NOTE)
-        secret = {"secret": run_key.secret.hex(), "fixed_seed": run_key.fixed_seed}
-        write_json(self.run_key, secret, mode=0o600)
+        self._secrets.store_key(run_key)
 
     def load_key(self) -> RunKey:
         """The secret of the interrupted run.
@@ -243,34 +230,16 @@ class RunDirectory:
         Raises:
             ValueError: the file is damaged.
         """
-        try:
-            stored = json.loads(self.run_key.read_bytes())
-            return RunKey(bytes.fromhex(stored["secret"]), stored["fixed_seed"])
-        except (ValueError, KeyError, TypeError):
-            # The error would quote the secret.
-            raise ValueError(
-                f"cannot resume: {self.run_key} is damaged, and with it the noise of the steps "
-                "that are done is lost; put a copy of it back, or start afresh with --overwrite or "
-                "in a new folder"
-            ) from None
+        return self._secrets.load_key()
 
     def forget_secrets(self, lock: DirectoryLock | None = None) -> None:
         """Deletes the run key and the checkpoint: nothing can recompute the noise any more.
 
         Then the lock is released, which ends what the folder of it was for.
         """
-        self._delete_private(keep=(self.results, self._lock))
+        self._secrets.empty(keep=(self.results,))
         self.results.unlink(missing_ok=True)
-        if lock is not None:
-            lock.release()
-        # No secret is left; another process may be deleting the rest.
-        shutil.rmtree(self.private, ignore_errors=True)
-
-    def _delete_private(self, keep: tuple[Path, ...]) -> None:
-        self.run_key.unlink(missing_ok=True)
-        for path in self.private.iterdir():
-            if path not in keep:
-                _delete(path)
+        self._secrets.remove(lock)
 
     def _is_complete(self) -> bool:
         """Whether the model is there, and privacy.json says that all steps are done."""
@@ -280,20 +249,3 @@ class RunDirectory:
             return False
         is_complete = isinstance(privacy, dict) and privacy.get("status") == "complete"
         return is_complete and self.model.exists()
-
-
-def partial_of(path: Path) -> Path:
-    """The name that a file or folder has while it is being written."""
-    return path.with_name(path.name + _PARTIAL)
-
-
-def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
-    """Writes atomically: the file is the old one or the whole new one, also after a crash."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", mode=mode)
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -35,6 +35,8 @@ _FREE_OPTIONS = (
     "overwrite",
     "output_dir",
     "training.checkpoint_every_seconds",
+    "training.checkpoint_every_steps",
+    "training.keep_checkpoints",
     "training.evaluate_every",
     "tracking.tensorboard",
     "tracking.wandb_project",

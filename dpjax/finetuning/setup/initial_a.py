@@ -14,7 +14,6 @@ from dpjax_accounting import finish_file
 from flax import nnx
 
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.files.run_directory import partial_of
 from dpjax.models import (
     LoraLinear,
     SplitModel,
@@ -23,6 +22,7 @@ from dpjax.models import (
     split_trainable,
     start_a_at_principal_directions,
 )
+from dpjax.training import partial_of
 
 
 def starts_at_principal_a(config: FinetuneConfig) -> bool:

@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-
-from dpjax_accounting import DatasetIdentity, Ledger, Mechanism
 
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.privatize import RunKey
+from dpjax.training import RunLedger
 
 
-@dataclasses.dataclass(frozen=True)
-class RunLedger:
-    """One run's place in a ledger: charged before the first step, settled after the last."""
-
-    path: Path
-    dataset: DatasetIdentity
-    run_id: str
-    mechanism: Mechanism
-    key: str
-    note: str
-
-    @classmethod
-    def of(cls, plan: Plan, run_key: RunKey, run_id: str) -> RunLedger | None:
-        """The place of a planned run, or None if it keeps no ledger."""
-        path = plan.config.privacy.ledger
-        if path is None:
-            return None
-        note = f"{plan.config.model} into {plan.config.output_dir}"
-        return cls(Path(path), plan.dataset, run_id, plan.mechanism, run_key.fingerprint(), note)
-
-    def check(self) -> None:
-        """Finds what a charge would refuse, without writing.
-
-        Raises:
-            FileNotFoundError: the folder of the ledger does not exist.
-            ValueError: the ledger was tampered with, is that of other data, or has a run with the
-                same key.
-        """
-        if not self.path.parent.is_dir():
-            raise FileNotFoundError(
-                f"privacy.ledger={self.path}: the folder {self.path.parent} does not exist; make it"
-            )
-        if Ledger.exists(self.path):
-            Ledger.open(self.path, self.dataset).check_charge(
-                self.run_id, self.mechanism, key=self.key
-            )
-
-    def charge(self) -> Ledger:
-        """Puts the run on record with all its steps, synced to the disk."""
-        ledger = Ledger.open(self.path, self.dataset)
-        ledger.charge(self.run_id, self.mechanism, key=self.key, note=self.note)
-        return ledger
+def ledger_of(plan: Plan, run_key: RunKey, run_id: str) -> RunLedger | None:
+    """Returns the place of a planned run, or None if it keeps no ledger."""
+    path = plan.config.privacy.ledger
+    if path is None or plan.mechanism is None:
+        return None
+    return RunLedger(
+        option="privacy.ledger",
+        path=Path(path),
+        dataset=plan.dataset,
+        run_id=run_id,
+        mechanism=plan.mechanism,
+        key=run_key.fingerprint(),
+        note=f"{plan.config.model} into {plan.config.output_dir}",
+    )

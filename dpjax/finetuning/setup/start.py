@@ -13,17 +13,16 @@ import numpy as np
 
 from dpjax.data import EncodedRecords
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.files import checkpoint
-from dpjax.finetuning.files.directory_lock import DirectoryLock
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.result import FinetuneResult, load_result
 from dpjax.finetuning.setup import identity
 from dpjax.finetuning.setup.audited_records import AuditedRecords, prepare_audit
 from dpjax.finetuning.setup.initial_a import starts_at_principal_a, with_stored_a
 from dpjax.finetuning.setup.plan import Plan, prepare
-from dpjax.finetuning.setup.run_ledger import RunLedger
+from dpjax.finetuning.setup.run_ledger import ledger_of
 from dpjax.models import SplitModel, Trainable, add_lora, split_trainable
 from dpjax.privatize import RunKey
+from dpjax.training import Checkpoints, DirectoryLock, RunLedger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +54,11 @@ class Run:
     lock: DirectoryLock | None
     resumes: bool
     notices: tuple[str, ...]
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The states that are stored while it trains."""
+        return Checkpoints(self.directory.checkpoint, self.plan.config.training.keep_checkpoints)
 
     @property
     def trained_records(self) -> EncodedRecords:
@@ -142,13 +146,14 @@ def _make_run(
     described = identity.describe(plan)
     if resumes:
         identity.check_same(stored, described)
-        checkpoint.completed_steps(directory.checkpoint)
+        checkpoints = Checkpoints(directory.checkpoint, config.training.keep_checkpoints)
+        notices += checkpoints.find().remarks
         run_key, run_id = directory.load_key(), stored["run_id"]
     else:
         seed = config.seed
         run_key = RunKey.from_os_entropy() if seed is None else RunKey.from_seed(seed)
         run_id = secrets.token_hex(16)
-    ledger = RunLedger.of(plan, run_key, run_id)
+    ledger = ledger_of(plan, run_key, run_id)
     if ledger is not None:
         ledger.check()
     plan, audited = prepare_audit(plan, run_key, directory.path if resumes else None)

@@ -13,21 +13,22 @@ from dpjax_accounting import EpsilonBySteps
 from rich.console import Console
 
 from dpjax.data import by_length
-from dpjax.finetuning.files import checkpoint
-from dpjax.finetuning.files.metrics_log import MetricsLog
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.training.batches import encode_batch, owner_batches, owner_loss
 from dpjax.finetuning.training.evaluate import evaluate
-from dpjax.finetuning.training.interrupt import Interrupts, RunInterrupted
 from dpjax.finetuning.training.optimizer import make_optimizer
 from dpjax.privatize import FlatClipping, sampler_for, step_noise
 from dpjax.training import (
     Callback,
     CallbackCaller,
+    CheckpointWriter,
     DivergenceWatch,
+    Interrupts,
+    MetricsLog,
     NonPrivateTraining,
     PrivateTraining,
+    RunInterrupted,
     StepDone,
     TrainingProgress,
     TrainingSteps,
@@ -92,14 +93,17 @@ def train(
     steps = _make_steps(run, optimizer)
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
     state = optimizer.init(trainable)
-    first, trainable, state = checkpoint.restore(directory.checkpoint, trainable, state)
+    first, (trainable, state) = run.checkpoints.restore((trainable, state))
     remarks: tuple[str, ...] = ()
     watch = DivergenceWatch(step_noise(plan.recipe).batch_size, _ADVICE)
     progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
     with (
         MetricsLog(directory.metrics, keep_steps=first) as log,
-        checkpoint.CheckpointWriter(
-            directory.checkpoint, training.checkpoint_every_seconds, note_progress
+        CheckpointWriter(
+            run.checkpoints,
+            note_progress,
+            seconds=training.checkpoint_every_seconds,
+            steps=training.checkpoint_every_steps,
         ) as writer,
         CallbackCaller(callbacks) as caller,
         contextlib.ExitStack() as after_first_step,
@@ -132,7 +136,7 @@ def train(
             is_interrupted = interrupts.number is not None
             if writer.is_due() or is_interrupted or is_last:
                 watch.check_parameters(done.step, bool(done.are_finite))
-                writer.store(done.step, done.params, done.state)
+                writer.store(done.step, (done.params, done.state))
             if is_interrupted and not is_last:
                 writer.wait()
                 raise RunInterrupted(

@@ -8,9 +8,9 @@ import pytest
 import dpjax
 from dpjax.finetuning import run, set_up
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.files.directory_lock import RunInUse
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.training import loop
+from dpjax.training import RunInUse
 from tests.support.runs import check, weights
 
 

@@ -110,7 +110,8 @@ def test_other_options_are_named(stopped, change, words):
 def test_what_changes_no_result_may_change(stopped, tmp_path):
     moved = tmp_path / "moved"
     stopped["output_dir"].rename(moved)
-    training = stopped["training"] | {"checkpoint_every_seconds": 5.0}
+    training = stopped["training"] | {"checkpoint_every_seconds": 5.0, "keep_checkpoints": 3}
+    training |= {"checkpoint_every_steps": 7}
     assert check(stopped | {"output_dir": moved, "training": training}).resumes
 
 

@@ -10,7 +10,7 @@ import dpjax
 from dpjax.finetuning import run
 from dpjax.finetuning.reports.statements import TOTAL_UNKNOWN
 from dpjax.finetuning.training import loop
-from dpjax.finetuning.training.interrupt import RunInterrupted
+from dpjax.training import RunInterrupted
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 _SECONDS_UNTIL_RAISED_AGAIN = 0.5
 # JAX has a callback of the garbage collector, which runs at any time.
@@ -51,7 +52,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.number: int | None = None
         self._is_deferred = False
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
         self._reminder: threading.Timer | None = None
 
     def __enter__(self) -> Interrupts:
@@ -119,9 +120,10 @@ class Interrupts:
 
     def _remind(self) -> None:
         number = self.number
-        if number is not None:
+        main = threading.main_thread().ident
+        if number is not None and main is not None:
             # A real signal, which ends a system call that the main thread waits in.
-            signal.pthread_kill(threading.main_thread().ident, number)
+            signal.pthread_kill(main, number)
 
 
 class _Interrupted(KeyboardInterrupt):

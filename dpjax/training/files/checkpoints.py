@@ -1,0 +1,217 @@
+"""The states from which an interrupted run goes on: the last few, each a folder of arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dpjax_accounting import write_text
+
+from dpjax.training.files.array_folder import (
+    has_no_entries,
+    hash_of_folder,
+    read_arrays,
+    write_arrays,
+)
+from dpjax.typing import PyTree
+
+_LATEST = "latest.json"
+_STEP = "step"
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundState:
+    """The newest state that is whole.
+
+    Attributes:
+        step: how many steps it has behind it; 0 if none is stored.
+        remarks: what to say about newer ones that are damaged.
+    """
+
+    step: int
+    remarks: tuple[str, ...] = ()
+
+
+class Checkpoints:
+    """A folder with the last few states of a run, secret like its key.
+
+    Each is written as a whole by orbax, with a SHA-256 over its files in latest.json. Arrays come
+    back with the sharding of those that they take the place of.
+
+    Args:
+        folder: of the states.
+        keep: how many to keep, at least 1.
+
+    Example:
+        >>> states = Checkpoints(Path("checkpoint"), keep=2)
+        >>> states.start()
+        >>> for step in (10, 20, 30):
+        ...     states.save(step, {"w": jnp.full(2, step)})
+        >>> states.steps(), states.restore({"w": jnp.zeros(2, int)})[1]["w"].tolist()
+        ((20, 30), [30, 30])
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self._keep = keep
+
+    def start(self) -> None:
+        """Makes the folder of a run that has done no step yet."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self._write_latest([])
+
+    def steps(self) -> tuple[int, ...]:
+        """Returns after how many steps each state was stored, the newest last."""
+        return tuple(step for step, _ in self._read_latest()) if self.folder.exists() else ()
+
+    def find(self) -> FoundState:
+        """Finds the newest state that is whole; step 0 without a folder, or if none is stored.
+
+        From an older state, or the first step, the run repeats steps with the draws and the noise
+        that they had: the result is the same, and nothing more is released.
+
+        Raises:
+            FileNotFoundError, ValueError: a file is missing or damaged, and no older state is left;
+                the message says which, and what to do.
+        """
+        if not self.folder.exists():
+            return FoundState(0)
+        stored = self._read_latest()
+        problems: list[OSError | ValueError] = []
+        for step, sha256 in reversed(stored):
+            problem = self._problem(step, sha256)
+            if problem is None:
+                remarks = (
+                    f"{error}: the run goes on from the state before it, after {step} steps; steps "
+                    "that it repeats have the draws and the noise that they had"
+                    for error in problems
+                )
+                return FoundState(step, tuple(remarks))
+            problems.append(problem)
+        if problems:
+            first = problems[0]
+            raise type(first)(f"{first}; {self._what_to_do()}")
+        return FoundState(0)
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Stores the state after `step` steps; older ones go once this one is on the disk.
+
+        Raises:
+            OSError: for instance because the disk is full; the states before stay.
+        """
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        before = [(s, h) for s, h in self._stored() if s < step]
+        folder = self._path(step)
+        if folder.exists():
+            # A run that goes on from an older state stores this one again.
+            self._write_latest(before)
+            shutil.rmtree(folder)
+        leaves = map(copy_to_host, jax.tree.leaves(state))
+        arrays = {_name(i): leaf for i, leaf in enumerate(leaves) if not has_no_entries(leaf)}
+        sha256 = write_arrays(folder, {_STEP: np.int64(step)} | arrays, secret=True)
+        kept = [*before, (step, sha256)][-self._keep :]
+        self._write_latest(kept)
+        names = {self._path(s).name for s, _ in kept}
+        for other in self.folder.glob("step_*"):
+            if other.name not in names:
+                shutil.rmtree(other)
+
+    def restore(self, state: PyTree) -> tuple[int, PyTree]:
+        """Returns the newest whole state and its step; step 0 and what is given if none is stored.
+
+        Args:
+            state: of the run's start: arrays of the same structure, shapes and dtypes.
+
+        Raises:
+            FileNotFoundError, ValueError: as for `find`.
+        """
+        step = self.find().step
+        if step == 0:
+            return 0, state
+        leaves, structure = jax.tree.flatten(state)
+        targets = {
+            _name(i): jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=plain.sharding)
+            for i, plain in enumerate(map(_plain_array, leaves))
+            if not has_no_entries(plain)
+        }
+        stored = read_arrays(self._path(step), {_STEP: jax.ShapeDtypeStruct((), int)} | targets)
+        restored = [
+            leaf if has_no_entries(leaf) else _like(leaf, stored[_name(i)])
+            for i, leaf in enumerate(leaves)
+        ]
+        return step, jax.tree.unflatten(structure, restored)
+
+    def _problem(self, step: int, sha256: str) -> OSError | ValueError | None:
+        path = self._path(step)
+        if not path.exists():
+            return FileNotFoundError(f"{path} is missing")
+        if hash_of_folder(path) != sha256:
+            return ValueError(f"{path} is damaged")
+        return None
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step_{step}"
+
+    def _stored(self) -> list[tuple[int, str]]:
+        return self._read_latest() if (self.folder / _LATEST).exists() else []
+
+    def _write_latest(self, stored: Sequence[tuple[int, str]]) -> None:
+        states = [{"step": step, "sha256": sha256} for step, sha256 in stored]
+        write_text(self.folder / _LATEST, json.dumps({"states": states}) + "\n", mode=0o600)
+
+    def _read_latest(self) -> list[tuple[int, str]]:
+        path = self.folder / _LATEST
+        try:
+            states = json.loads(path.read_bytes())["states"]
+            stored = [(state["step"], state["sha256"]) for state in states]
+            if not all(isinstance(step, int) and step > 0 for step, _ in stored):
+                raise ValueError(f"steps are {[step for step, _ in stored]}")
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path} is missing; {self._what_to_do()}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); {self._what_to_do()}") from error
+        return stored
+
+    def _what_to_do(self) -> str:
+        return (
+            f"put a copy of it back, or delete the folder {self.folder}: a resumed run then does "
+            "the steps again from the first, with the draws and the noise that they had"
+        )
+
+
+def _name(index: int) -> str:
+    return f"{index:06}"
+
+
+def copy_to_host(leaf: Any) -> np.ndarray:
+    """Returns a copy on the host; of a typed key, the numbers that it is made of."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    return np.array(_plain_array(leaf))
+
+
+def _plain_array(leaf: Any) -> jax.Array:
+    array = jnp.asarray(leaf)
+    return jax.random.key_data(array) if _is_key(array) else array
+
+
+def _like(leaf: Any, stored: jax.Array) -> Any:
+    """What was stored, as the kind of array that `leaf` is."""
+    array = jnp.asarray(leaf)
+    if _is_key(array):
+        return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(array))
+    if array.weak_type and not array.shape:
+        # A scalar that takes the format of what it meets.
+        return jnp.asarray(stored.item())
+    return stored
+
+
+def _is_key(array: jax.Array) -> bool:
+    return jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
