@@ -5,6 +5,7 @@ from dpjax.training.callbacks.callback import CallbackCaller as CallbackCaller
 from dpjax.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as WeightsAndBiases
 from dpjax.training.environment import describe_environment as describe_environment
+from dpjax.training.environment import jax_settings as jax_settings
 from dpjax.training.files.atomic import PARTIAL as PARTIAL
 from dpjax.training.files.atomic import delete as delete
 from dpjax.training.files.atomic import partial_of as partial_of
@@ -90,6 +91,7 @@ __all__ = [
     "describe_versions",
     "first_warnings",
     "fit",
+    "jax_settings",
     "keep_average",
     "partial_of",
     "read_rows",

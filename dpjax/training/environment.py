@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 
 _SECONDS = 10.0
+_PACKAGES = ("dpjax", "jax", "jaxlib", "flax", "optax", "numpy")
+_JAX_SETTINGS = (
+    "jax_threefry_partitionable",
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_default_matmul_precision",
+    "jax_numpy_dtype_promotion",
+)
 
 
 @functools.cache
@@ -21,6 +31,21 @@ def describe_environment() -> dict[str, Any]:
     kinds = [device.device_kind for device in jax.devices()]
     devices = ", ".join(f"{kinds.count(kind)} × {kind}" for kind in sorted(set(kinds)))
     return {**git_state(Path(__file__)), "devices": devices}
+
+
+def jax_settings() -> dict[str, str]:
+    """Returns what of JAX's configuration changes how numbers are drawn, promoted or rounded."""
+    settings = {name: str(getattr(jax.config, name)) for name in _JAX_SETTINGS}
+    return settings | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+
+
+def describe_numerics() -> dict[str, Any]:
+    """Returns the versions, settings and devices that draws and roundings depend on."""
+    return {
+        "versions": {name: version(name) for name in _PACKAGES},
+        "jax": jax_settings(),
+        "devices": f"{jax.default_backend()}: {describe_environment()['devices']}",
+    }
 
 
 def git_state(source: Path) -> dict[str, Any]:

@@ -38,12 +38,15 @@ class RunDiverged(RunStopped):
 
 
 @contextlib.contextmanager
-def stopping_on_file_errors(doing: str, then: str) -> Iterator[None]:
+def stopping_on_file_errors(
+    doing: str, then: str, again: str = "the same command with --resume"
+) -> Iterator[None]:
     """Turns what the operating system refuses into one sentence.
 
     Args:
         doing: what was going on, such as "in training".
-        then: what `--resume` does.
+        then: what a resumed run does.
+        again: how it is resumed.
 
     Raises:
         RunStoppedByFiles: from an OSError, or from an error of safetensors, which writes files.
@@ -58,5 +61,5 @@ def stopping_on_file_errors(doing: str, then: str) -> Iterator[None]:
         is_full = getattr(error, "errno", None) in _FULL or "No space left" in str(error)
         first = "make room on the disk, and " if is_full else ""
         raise RunStoppedByFiles(
-            f"the run stopped {doing}: {error}; {first}the same command with --resume {then}"
+            f"the run stopped {doing}: {error}; {first}{again} {then}"
         ) from error

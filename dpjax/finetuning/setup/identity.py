@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,9 @@ import jax
 
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
-from dpjax.training import describe_environment
+from dpjax.training import describe_environment, jax_settings
 
 _PACKAGES = ("dpjax", "jax", "jaxlib", "flax", "optax", "numpy")
-_JAX_SETTINGS = (
-    "jax_threefry_partitionable",
-    "jax_enable_x64",
-    "jax_default_prng_impl",
-    "jax_default_matmul_precision",
-    "jax_numpy_dtype_promotion",
-)
 _MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
 # Where a run is written, how often, and who is told: none of it changes what it computes.
 _FREE_OPTIONS = (
@@ -138,12 +130,6 @@ def hash_of_checkpoint(folder: Path) -> str:
             with path.open("rb") as file:
                 digest.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
     return digest.hexdigest()
-
-
-def jax_settings() -> dict[str, str]:
-    """What of JAX's configuration changes how numbers are drawn, promoted or rounded."""
-    settings = {name: str(getattr(jax.config, name)) for name in _JAX_SETTINGS}
-    return settings | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
 
 
 def _options(config: dict[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,16 @@ class Checkpoints:
         """Returns after how many steps each state was stored, the newest last."""
         return tuple(step for step, _ in self._read_latest()) if self.folder.exists() else ()
 
+    def newest(self) -> int:
+        """Returns after how many steps the newest state was stored; 0 if none is."""
+        return max(self.steps(), default=0)
+
+    def forget_after(self, step: int) -> None:
+        """Deletes the states after more than `step` steps: the run goes on from before them."""
+        if self.newest() > step:
+            self._write_latest([(s, h) for s, h in self._stored() if s <= step])
+            self._delete_others()
+
     def find(self) -> FoundState:
         """Finds the newest state that is whole; step 0 without a folder, or if none is stored.
 
@@ -118,10 +128,7 @@ class Checkpoints:
         sha256 = write_arrays(folder, {_STEP: np.int64(step)} | arrays, secret=True)
         kept = [*before, (step, sha256)][-self._keep :]
         self._write_latest(kept)
-        names = {self._path(s).name for s, _ in kept}
-        for other in self.folder.glob("step_*"):
-            if other.name not in names:
-                shutil.rmtree(other)
+        self._delete_others()
 
     def restore(self, state: PyTree) -> tuple[int, PyTree]:
         """Returns the newest whole state and its step; step 0 and what is given if none is stored.
@@ -155,6 +162,12 @@ class Checkpoints:
         if hash_of_folder(path) != sha256:
             return ValueError(f"{path} is damaged")
         return None
+
+    def _delete_others(self) -> None:
+        names = {self._path(step).name for step, _ in self._stored()}
+        for other in self.folder.glob("step_*"):
+            if other.name not in names:
+                shutil.rmtree(other)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step_{step}"

@@ -22,6 +22,10 @@ class PrivateFolder:
     The key is the last file that is written before training, and the first that is deleted: a run
     that has used its key and is not finished has it.
 
+    Args:
+        path: of the folder.
+        overwrite: the option with which a run starts afresh.
+
     Attributes:
         path: of the folder.
         run_key: the file of the run's secret.
@@ -36,8 +40,9 @@ class PrivateFolder:
         True
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, overwrite: str = "--overwrite") -> None:
         self.path = path
+        self._overwrite = overwrite
         self.run_key = path / "run_key.json"
         self.identity = path / "identity.json"
         self.checkpoint = path / "checkpoint"
@@ -72,8 +77,8 @@ class PrivateFolder:
             # The error would quote the secret.
             raise ValueError(
                 f"cannot resume: {self.run_key} is damaged, and with it the noise of the steps "
-                "that are done is lost; put a copy of it back, or start afresh with --overwrite or "
-                "in a new folder"
+                "that are done is lost; put a copy of it back, or start afresh with "
+                f"{self._overwrite} or in a new folder"
             ) from None
 
     def empty(self, keep: tuple[Path, ...] = ()) -> None:

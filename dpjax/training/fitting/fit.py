@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -21,6 +22,7 @@ from dpjax.training.fitting.checks import (
 from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.training.fitting.records import Records, check_records, take_records
 from dpjax.training.fitting.run import Fit
+from dpjax.training.fitting.stored.open_run import FolderOptions, keep_files, open_folder
 from dpjax.training.report import describe_claim
 from dpjax.training.steps import Loss, NonPrivateTraining, PrivateTraining, TrainingSteps
 from dpjax.training.watches.divergence import DivergenceWatch
@@ -47,6 +49,13 @@ def fit(
     microbatch_size: int = 32,
     strategy: str = "auto",
     noise_strategy: NoiseStrategy | None = None,
+    output_dir: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every_seconds: float | None = 60.0,
+    checkpoint_every_steps: int | None = None,
+    keep_checkpoints: int = 2,
+    ledger: str | Path | None = None,
 ) -> Fit:
     """Sets up DP-SGD of any JAX model: it samples, clips, adds noise once a step, and accounts.
 
@@ -73,6 +82,20 @@ def fit(
         strategy: how clipped sums are computed, as for `clipped_grad`.
         noise_strategy: the strategy matrix of the correlated noise of `BandedDPSGD`, as for
             `private_gradient`.
+        output_dir: a folder for the run, which is locked, and survives a crash. It gets
+            `privacy.json`, in which steps stand before they are done, `metrics.jsonl`, and at the
+            end `params.safetensors` and `privacy.html`. Until then private/ has its key and states.
+        resume: go on with the run in the folder, with bit-equal results; start it if it has not
+            used its key. Arguments must be those of its start. Data, parameters, mechanism, rule,
+            versions and devices are compared, and the operations that JAX traces loss and update
+            into; for what runs outside JAX, such as callbacks, you vouch.
+        overwrite: delete an unfinished run in the folder.
+        checkpoint_every_seconds: how often the state is stored, in a thread beside training: a
+            crash loses no more work than that. None: only by steps.
+        checkpoint_every_steps: store the state after so many steps too, if that comes first.
+        keep_checkpoints: how many states are kept.
+        ledger: the file of what was spent on the data set, charged with all steps before the first
+            one. A loop that is left early stays charged with all of them.
 
     Returns:
         A run that has done no step yet: `.run()` trains to the end and returns parameters, ε,
@@ -84,8 +107,11 @@ def fit(
             `BandedDPSGD`.
         ValueError: the mechanism lacks a number that a run needs, data and mechanism differ in the
             number of records, a number is out of range, parameters are not finite, or the noise
-            strategy does not fit the mechanism.
+            strategy does not fit the mechanism; or the run cannot be resumed: the message names all
+            differences.
         ImportError: noise is correlated, and jax_privacy is not installed.
+        FileExistsError, FileNotFoundError: the folder holds something else than what is asked for.
+        RunInUse: another process has the folder.
 
     Example:
         >>> import jax.numpy as jnp
@@ -115,7 +141,7 @@ def fit(
     if microbatch_size < 1:
         raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
     checked = checked_rule(accounted, clip_norm, rule)
-    key, start = checked_run_key(run_key), checked_params(params)
+    start = checked_params(params)
     # Every mechanism that passed the check has it.
     num_units: int = vars(mechanism)["num_units"]
     check_records(data, num_units)
@@ -129,6 +155,17 @@ def fit(
             # Of these it may refuse other δ, which the report has too.
             describe_claim(accounted, target_delta, num_steps=num_steps, steps_completed=num_steps)
     batch_size = mean_batch_size(mechanism)
+    options = FolderOptions(
+        output_dir=output_dir,
+        resume=resume,
+        overwrite=overwrite,
+        checkpoint_every_seconds=checkpoint_every_seconds,
+        checkpoint_every_steps=checkpoint_every_steps,
+        keep_checkpoints=keep_checkpoints,
+        ledger=ledger,
+    )
+    opened = open_folder(options, run_key)
+    key = checked_run_key(run_key) if opened is None else opened.run_key
     record_loss = _reading_frozen(loss) if frozen is None else loss
     steps: TrainingSteps
     if accounted is None or checked is None:
@@ -147,7 +184,7 @@ def fit(
             noise_strategy=noise_strategy,
         )
         noise_strategy = private.noise_strategy
-    return Fit(
+    run = Fit(
         mechanism=accounted,
         delta=target_delta,
         delta_is_default=delta is None,
@@ -163,6 +200,18 @@ def fit(
         spent=spent,
         watch=DivergenceWatch(batch_size, _ADVICE),
     )
+    if opened is not None:
+        keep_files(
+            run,
+            opened,
+            mechanism=mechanism,
+            loss=record_loss,
+            optimizer=optimizer,
+            data=data,
+            microbatch_size=microbatch_size,
+            strategy=strategy,
+        )
+    return run
 
 
 def _reading_frozen(loss: Callable[..., jax.Array]) -> Loss:

@@ -47,6 +47,11 @@ def check_records(data: PyTree | Records, num_units: int) -> None:
         )
 
 
+def count_records(data: PyTree | Records) -> int:
+    """Returns how many records there are, of data that were checked."""
+    return len(data) if _gives_batches(data) else len(jax.tree.leaves(data)[0])
+
+
 def take_records(data: PyTree | Records, rows: np.ndarray) -> PyTree:
     """Returns the records at `rows`, `(b,)` int64, along the leading axis."""
     if _gives_batches(data):

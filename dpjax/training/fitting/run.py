@@ -14,6 +14,7 @@ from rich.console import Console
 from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.callbacks.callback import Callback, CallbackCaller
 from dpjax.training.fitting.report import report_fit
+from dpjax.training.fitting.stored.stored_run import StoredRun
 from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
 from dpjax.training.progress import TrainingProgress
 from dpjax.training.steps import TrainingSteps
@@ -65,6 +66,7 @@ class Fit:
         batches: gives the microbatches of a step.
         spent: knows ε after each step; None without privacy.
         watch: tells whether training has diverged.
+        stored: keeps the files of a run with a folder; None without one.
         steps_completed: how many steps are done.
         metrics: what they saw.
         run_id: names the run in its report.
@@ -84,6 +86,7 @@ class Fit:
     batches: MicrobatchesOfStep
     spent: EpsilonBySteps | None
     watch: DivergenceWatch
+    stored: StoredRun | None = None
     steps_completed: int = 0
     metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     run_id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
@@ -92,7 +95,17 @@ class Fit:
         return f"Fit(step {self.steps_completed} of {self.num_steps})"
 
     def __iter__(self) -> Iterator[StepDone]:
-        """Does the steps that are left, one at a time.
+        """Does the steps that are left, one at a time, and keeps the files of a run that has any.
+
+        Raises:
+            RunDiverged: parameters or losses are not finite any more.
+            RunInterrupted, RunStoppedByFiles, RunInUse: of a run with a folder; the message says
+                how it goes on.
+        """
+        return self.steps_left() if self.stored is None else self.stored.follow(self)
+
+    def steps_left(self) -> Iterator[StepDone]:
+        """Does the steps that are left, one at a time, and writes nothing.
 
         Raises:
             RunDiverged: parameters or losses are not finite any more.
@@ -127,7 +140,7 @@ class Fit:
             callbacks: are told of each step. One that fails is not called again; a warning says so.
 
         Raises:
-            RunDiverged: parameters or losses are not finite any more.
+            RunDiverged, RunInterrupted, RunStoppedByFiles, RunInUse: as in a loop.
         """
         shown = Console() if console is None else console
         is_private = self.mechanism is not None
@@ -147,19 +160,17 @@ class Fit:
 
         ε is theirs if their number was chosen without looking at the records, or at anything that
         was computed from them. Whoever stopped because of what they saw has the ε of all steps
-        that were planned; the report has both.
+        that were planned; the report has both. Of a run with a folder the state is stored first,
+        unless it is; ε is then of all steps that any process may have shown.
+
+        Raises:
+            RunStoppedByFiles: for instance because the disk is full.
         """
-        privacy = report_fit(
-            self.mechanism,
-            self.delta,
-            self.rule,
-            noise_strategy=self.noise_strategy,
-            num_steps=self.num_steps,
-            steps_completed=self.steps_completed,
-            run_key=self.run_key,
-            run_id=self.run_id,
-            delta_is_default=self.delta_is_default,
-        )
+        steps, total = self.steps_completed, None
+        if self.stored is not None:
+            self.stored.put_down(self)
+            steps, total = self.stored.steps_released(self), self.stored.total(self)
+        privacy = self.report(steps, dataset_total=total)
         guarantee = privacy["guarantee"]
         return FitResult(
             params=self.params,
@@ -169,3 +180,32 @@ class Fit:
             metrics=list(self.metrics),
             privacy=privacy,
         )
+
+    def report(
+        self,
+        steps: int,
+        *,
+        dataset_total: dict[str, Any] | None = None,
+        remarks: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Returns the privacy report of so many steps.
+
+        Args:
+            steps: how many it counts.
+            dataset_total: what all runs on the data set have spent; None without a ledger.
+            remarks: what else a reader must know.
+        """
+        report = report_fit(
+            self.mechanism,
+            self.delta,
+            self.rule,
+            noise_strategy=self.noise_strategy,
+            num_steps=self.num_steps,
+            steps_completed=steps,
+            run_key=self.run_key,
+            run_id=self.run_id,
+            delta_is_default=self.delta_is_default,
+        )
+        report["dataset_total"] = dataset_total
+        report["warnings"] = [*report["warnings"], *remarks]
+        return report

@@ -1,0 +1,146 @@
+"""Hashes of what a run starts from: records, arrays, and functions as JAX traces them."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from dpjax_accounting import DatasetIdentity
+from jax.extend import core
+
+from dpjax.training.fitting.records import Records, take_records
+from dpjax.typing import PyTree
+
+_ROWS_AT_ONCE = 1024
+# What a function is called changes nothing that it computes.
+_UNREAD = ("name", "debug_info")
+
+
+def identify_records(data: PyTree | Records, num_units: int, unit: str) -> tuple[Any, str]:
+    """Returns the identity of the data set for its ledger, and a hash of the records in order.
+
+    A record's content is the bytes of its arrays, with their names, shapes and dtypes. All records
+    are read once.
+
+    Args:
+        data: as `fit` takes it.
+        num_units: how many records there are.
+        unit: what the mechanism protects.
+    """
+    ordered = hashlib.sha256()
+
+    def contents() -> Iterator[bytes]:
+        for content in _contents(data, num_units):
+            ordered.update(hashlib.sha256(content).digest())
+            yield content
+
+    identity = DatasetIdentity.of(contents(), unit)
+    return identity, ordered.hexdigest()
+
+
+def hash_of_arrays(tree: PyTree) -> str:
+    """Returns a hash of the names, shapes, dtypes and values of all leaves."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = _on_host(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def hash_of_trace(function: Callable[..., Any], *examples: PyTree) -> str:
+    """Returns a hash of the operations, constants and numbers that JAX traces a function into.
+
+    What runs outside JAX, such as a callback or a custom derivative rule, is not seen.
+
+    Args:
+        function: traced, not run.
+        examples: its arguments; only shapes and dtypes are read.
+    """
+    closed = jax.make_jaxpr(function)(*jax.eval_shape(lambda *trees: trees, *examples))
+    digest = hashlib.sha256()
+    for line in _lines(closed, {}):
+        digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
+
+
+def first_record(data: PyTree | Records) -> PyTree:
+    """Returns shapes and dtypes of one record, without the axis of records."""
+    batch = take_records(data, np.zeros(1, np.int64))
+
+    def of(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+    return jax.tree.map(of, batch)
+
+
+def _contents(data: PyTree | Records, num_units: int) -> Iterator[bytes]:
+    for start in range(0, num_units, _ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + _ROWS_AT_ONCE, num_units))
+        leaves = jax.tree_util.tree_leaves_with_path(take_records(data, rows))
+        named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves]
+        head = "".join(f"{name} {leaf.dtype} {leaf.shape[1:]}\n" for name, leaf in named).encode()
+        for i in range(len(rows)):
+            yield head + b"".join(leaf[i].tobytes() for _, leaf in named)
+
+
+def _lines(closed: core.ClosedJaxpr, numbers: dict[Any, int]) -> Iterator[str]:
+    """The operations of a traced function, one a line; variables by when they were first seen."""
+    for const in closed.consts:
+        yield f"constant {hash_of_arrays(const)}"
+    yield from _lines_of_open(closed.jaxpr, numbers)
+
+
+def _lines_of_open(jaxpr: core.Jaxpr, numbers: dict[Any, int]) -> Iterator[str]:
+    def word(variable: Any) -> str:
+        if isinstance(variable, core.Literal):
+            return f"{np.asarray(variable.val).tolist()!r}:{variable.aval.str_short()}"
+        return f"{numbers.setdefault(variable, len(numbers))}:{variable.aval.str_short()}"
+
+    yield f"inputs {[word(v) for v in (*jaxpr.constvars, *jaxpr.invars)]}"
+    for eqn in jaxpr.eqns:
+        ins, outs = [word(v) for v in eqn.invars], [word(v) for v in eqn.outvars]
+        params = {name: value for name, value in eqn.params.items() if name not in _UNREAD}
+        yield f"{outs} = {eqn.primitive.name} {ins} {_plain(params)}"
+        for inner in _traced_in(params):
+            if isinstance(inner, core.ClosedJaxpr):
+                yield from _lines(inner, numbers)
+            else:
+                yield from _lines_of_open(inner, numbers)
+    yield f"outputs {[word(v) for v in jaxpr.outvars]}"
+
+
+def _traced_in(value: Any) -> Iterator[core.Jaxpr | core.ClosedJaxpr]:
+    if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _traced_in(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _traced_in(inner)
+
+
+def _plain(value: Any) -> Any:
+    """What is the same in every process; of anything else its type."""
+    if value is None or isinstance(value, bool | int | float | str | np.dtype):
+        return repr(value)
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return sorted((str(name), _plain(inner)) for name, inner in value.items())
+    if isinstance(value, tuple | list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        return hash_of_arrays(value)
+    return type(value).__name__
+
+
+def _on_host(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)

@@ -1,0 +1,229 @@
+"""What `fit` does with a folder before its run starts: nothing is written yet."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax
+from dpjax_accounting import DatasetIdentity, Mechanism
+
+from dpjax.privatize import RunKey
+from dpjax.training.files.run_ledger import RunLedger
+from dpjax.training.fitting.checks import checked_run_key
+from dpjax.training.fitting.no_privacy import NoPrivacy
+from dpjax.training.fitting.records import Records, count_records
+from dpjax.training.fitting.stored.directory import FitDirectory, FitState
+from dpjax.training.fitting.stored.fingerprints import identify_records
+from dpjax.training.fitting.stored.identity import check_same, describe, read
+from dpjax.training.fitting.stored.stepwise import StepwiseRun
+from dpjax.training.fitting.stored.stored_run import StoredRun
+from dpjax.typing import PyTree
+
+if TYPE_CHECKING:
+    import optax
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderOptions:
+    """The options of `fit` that are about its folder.
+
+    Attributes:
+        output_dir: the folder; None for none.
+        resume: whether to go on with the run in it.
+        overwrite: whether to delete an unfinished run in it.
+        checkpoint_every_seconds: between states; None for no such rule.
+        checkpoint_every_steps: likewise.
+        keep_checkpoints: how many states are kept.
+        ledger: the file of what was spent on the data set; None for none.
+    """
+
+    output_dir: str | Path | None
+    resume: bool
+    overwrite: bool
+    checkpoint_every_seconds: float | None
+    checkpoint_every_steps: int | None
+    keep_checkpoints: int
+    ledger: str | Path | None
+
+    def check(self) -> None:
+        """Checks what can be checked without looking at the folder.
+
+        Raises:
+            TypeError: an option is given that needs a folder.
+            ValueError: options exclude each other, or a number is out of range.
+        """
+        if self.output_dir is None:
+            names = ("resume", "overwrite", "checkpoint_every_steps", "ledger")
+            given = [name for name in names if getattr(self, name)]
+            if given:
+                raise TypeError(f"{' and '.join(given)} needs output_dir: name a folder")
+        if self.resume and self.overwrite:
+            raise ValueError("resume and overwrite exclude each other: give one of them")
+        for name in ("checkpoint_every_seconds", "checkpoint_every_steps", "keep_checkpoints"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+
+class KeepsFiles(StepwiseRun, Protocol):
+    """A run that may have a folder."""
+
+    stored: StoredRun | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenedFolder:
+    """A folder that a run may use.
+
+    Attributes:
+        directory: the folder.
+        options: those about it.
+        run_key: the secret of the run.
+        run_id: names it.
+        stored: what the run was started with, if it resumes.
+    """
+
+    directory: FitDirectory
+    options: FolderOptions
+    run_key: RunKey
+    run_id: str
+    stored: dict[str, Any] | None
+
+
+def open_folder(options: FolderOptions, run_key: RunKey | None) -> OpenedFolder | None:
+    """Finds what is in the folder, and the key of the run there; None without a folder.
+
+    Raises:
+        FileExistsError, FileNotFoundError: the folder holds something else than what is asked for.
+        RunInUse: another process has it.
+        ValueError: a file is damaged, or the run key is not that of the run.
+    """
+    options.check()
+    if options.output_dir is None:
+        return None
+    directory = FitDirectory(options.output_dir)
+    private = directory.private
+    with private.lock() if private.path.is_dir() else contextlib.nullcontext():
+        resumes = _find_state(options, directory) is FitState.UNFINISHED
+        stored = read(private.identity) if resumes else None
+        key = private.load_key() if resumes else checked_run_key(run_key)
+    if run_key is not None and run_key != key:
+        raise ValueError(
+            "cannot resume: run_key is not that of the run. Leave it out: the folder has it"
+        )
+    return OpenedFolder(
+        directory=directory,
+        options=options,
+        run_key=key,
+        run_id=secrets.token_hex(16) if stored is None else stored["run_id"],
+        stored=stored,
+    )
+
+
+def keep_files(
+    run: KeepsFiles,
+    opened: OpenedFolder,
+    *,
+    mechanism: Mechanism | NoPrivacy,
+    loss: Callable[..., jax.Array],
+    optimizer: optax.GradientTransformation,
+    data: PyTree | Records,
+    microbatch_size: int,
+    strategy: str,
+) -> None:
+    """Gives a run its folder; one that resumes gets the state that was stored last.
+
+    Nothing is written before its first step. What resumes keeps the folder locked from now on.
+
+    Args:
+        run: that has done no step yet.
+        opened: the folder.
+        mechanism: as `fit` takes it.
+        loss: of one record, `(params, record, frozen) -> scalar`.
+        optimizer: as `fit` takes it.
+        data: likewise.
+        microbatch_size: likewise.
+        strategy: likewise.
+
+    Raises:
+        ValueError: the run is not the one that it resumes; or the ledger was tampered with, is that
+            of other data, or has a run with the same key.
+        FileNotFoundError: the folder of the ledger does not exist, or a state is missing.
+        TypeError: a ledger is given without privacy.
+        RunInUse: another process has the folder.
+    """
+    if run.mechanism is None and opened.options.ledger is not None:
+        raise TypeError("NoPrivacy has no guarantee: leave out ledger")
+    unit = mechanism.unit if isinstance(mechanism, Mechanism) else "record"
+    dataset, records = identify_records(data, count_records(data), unit)
+    described = describe(
+        mechanism=mechanism,
+        delta=run.delta,
+        rule=run.rule,
+        loss=loss,
+        optimizer=optimizer,
+        params=run.params,
+        state=run.state,
+        frozen=run.frozen,
+        data=data,
+        records=records,
+        microbatch_size=microbatch_size,
+        strategy=strategy,
+    )
+    resumes = opened.stored is not None
+    if opened.stored is not None:
+        check_same(opened.stored, described)
+    stored = StoredRun(
+        directory=opened.directory,
+        identity={"run_id": opened.run_id, **described},
+        run_key=opened.run_key,
+        ledger=_find_ledger(opened, run, dataset),
+        resumes=resumes,
+        overwrite=opened.options.overwrite,
+        checkpoint_every_seconds=opened.options.checkpoint_every_seconds,
+        checkpoint_every_steps=opened.options.checkpoint_every_steps,
+        keep_checkpoints=opened.options.keep_checkpoints,
+        lock=opened.directory.private.lock() if resumes else None,
+    )
+    try:
+        if resumes:
+            stored.restore(run)
+    except BaseException:
+        if stored.lock is not None:
+            stored.lock.release()
+        raise
+    run.run_id, run.stored = opened.run_id, stored
+
+
+def _find_ledger(
+    opened: OpenedFolder, run: StepwiseRun, dataset: DatasetIdentity
+) -> RunLedger | None:
+    path = opened.options.ledger
+    if path is None or run.mechanism is None:
+        return None
+    ledger = RunLedger(
+        option="ledger",
+        path=Path(path),
+        dataset=dataset,
+        run_id=opened.run_id,
+        mechanism=run.mechanism,
+        key=opened.run_key.fingerprint(),
+        note=f"fit into {opened.directory.path}",
+    )
+    ledger.check()
+    return ledger
+
+
+def _find_state(options: FolderOptions, directory: FitDirectory) -> FitState:
+    if options.overwrite:
+        directory.check_replaceable()
+        return FitState.NEW
+    if not options.resume:
+        directory.check_free()
+        return FitState.NEW
+    return directory.check_resumable()

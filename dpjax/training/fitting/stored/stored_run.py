@@ -1,0 +1,361 @@
+"""A run of `fit` that lives in a folder: locked, on record before it is done, and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from dpjax_accounting import Ledger, dataset_total, finish_file, report_page, write_text
+
+from dpjax.privatize import RunKey
+from dpjax.training.files.atomic import partial_of, steps_on_record, write_json
+from dpjax.training.files.checkpoint_writer import CheckpointWriter
+from dpjax.training.files.checkpoints import Checkpoints
+from dpjax.training.files.directory_lock import DirectoryLock
+from dpjax.training.files.interrupt import Interrupts, RunInterrupted
+from dpjax.training.files.metrics_log import MetricsLog, read_rows
+from dpjax.training.files.run_ledger import RunLedger
+from dpjax.training.fitting.stored.directory import FitDirectory
+from dpjax.training.fitting.stored.record import StepRecord
+from dpjax.training.fitting.stored.stepwise import StepwiseRun
+from dpjax.training.loop import StepDone
+from dpjax.training.stopped import RunDiverged, RunStopped, stopping_on_file_errors
+from dpjax.typing import PyTree
+
+_AGAIN = "fit with resume=True"
+_TOTAL_UNKNOWN = (
+    "The ledger of the data set gave no total after the last step. All steps of this run were "
+    "charged to it before the first step."
+)
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class StoredRun:
+    """The files of a run, and when they are written.
+
+    Attributes:
+        directory: where they lie.
+        identity: what must be the same when the run is resumed, with its `run_id`.
+        run_key: the secret of the run.
+        ledger: its place in the ledger of the data set; None without one.
+        resumes: whether it goes on with one that was interrupted.
+        overwrite: whether an unfinished run is deleted first.
+        checkpoint_every_seconds: between states; None for no such rule.
+        checkpoint_every_steps: likewise.
+        keep_checkpoints: how many states are kept.
+        lock: of the folder, while it is held.
+        floor: how many steps were on record before this process did any.
+    """
+
+    directory: FitDirectory
+    identity: dict[str, Any]
+    run_key: RunKey
+    ledger: RunLedger | None
+    resumes: bool
+    overwrite: bool
+    checkpoint_every_seconds: float | None
+    checkpoint_every_steps: int | None
+    keep_checkpoints: int
+    lock: DirectoryLock | None = None
+    floor: int = 0
+    _is_begun: bool = False
+    _is_finished: bool = False
+    _is_put_down: bool = True
+    _charged: Ledger | None = None
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The states of the run."""
+        return Checkpoints(self.directory.private.checkpoint, self.keep_checkpoints)
+
+    def restore(self, run: StepwiseRun) -> None:
+        """Gives a run that resumes the newest state that is whole.
+
+        Raises:
+            FileNotFoundError, ValueError: as for `Checkpoints.find`; or the state has more steps
+                behind it than the run has.
+        """
+        for remark in self.checkpoints.find().remarks:
+            warnings.warn(remark, RuntimeWarning, stacklevel=5)
+        step, (run.params, run.state) = self.checkpoints.restore((run.params, run.state))
+        if step > run.num_steps:
+            raise ValueError(
+                f"cannot resume: {step} steps are done, more than the {run.num_steps} planned"
+            )
+        run.steps_completed = step
+        run.metrics = [row for row in read_rows(self.directory.metrics) if row["step"] <= step]
+        privacy = self.directory.privacy
+        # Without a record of what was seen, all that was planned may have been.
+        self.floor = steps_on_record(privacy) if privacy.exists() else run.num_steps
+
+    def steps_released(self, run: StepwiseRun) -> int:
+        """Returns how many steps somebody may have seen: none is forgotten after a crash."""
+        return max(run.steps_completed, self.floor)
+
+    def follow(self, run: StepwiseRun) -> Iterator[StepDone]:
+        """Does the steps that are left, one at a time, and stores what a resumption needs.
+
+        Raises:
+            RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is stored.
+            RunStoppedByFiles: for instance because the disk is full; earlier states stay.
+            RunDiverged: parameters or losses are not finite any more.
+            RunInUse: another process has the folder.
+        """
+        if self._is_finished:
+            return
+        self.lock = self.lock or self.directory.private.lock()
+        number = None
+        try:
+            with Interrupts() as interrupts:
+                try:
+                    yield from self._follow(run, interrupts)
+                finally:
+                    number = interrupts.number
+        except GeneratorExit:
+            # A signal that came while the loop was being left is not lost.
+            if number is not None:
+                signal.raise_signal(number)
+            raise
+        finally:
+            lock, self.lock = self.lock, None
+            if lock is not None:
+                lock.release()
+
+    def put_down(self, run: StepwiseRun) -> None:
+        """Stores the state of a run that was left early, unless it is stored already.
+
+        Raises:
+            OSError: for instance because the disk is full; earlier states stay.
+            RunInUse: another process has the folder.
+        """
+        if self._is_put_down or self.lock is not None or _are_taken_over(run.params):
+            return
+        with (
+            stopping_on_file_errors("while it was being left", _goes_on(), _AGAIN),
+            self.directory.private.lock(),
+        ):
+            self._check_still_ours(run)
+            self._put_down(run)
+
+    def total(self, run: StepwiseRun) -> dict[str, Any] | None:
+        """Returns what all runs on the data set have spent, by the ledger; None without one."""
+        if self._charged is None or run.delta is None:
+            return None
+        return dataset_total(self._charged, run.delta)
+
+    def _follow(self, run: StepwiseRun, interrupts: Interrupts) -> Iterator[StepDone]:
+        try:
+            with stopping_on_file_errors("in training", _goes_on(), _AGAIN):
+                self._begin(run)
+                yield from self._train(run, interrupts)
+                if not self._is_finished:
+                    self._finish(run)
+        except RunInterrupted:
+            raise
+        except (KeyboardInterrupt, Exception) as error:
+            # An exception may be what somebody made of the KeyboardInterrupt.
+            if not isinstance(error, KeyboardInterrupt) and interrupts.number is None:
+                if not isinstance(error, RunStopped) and not self.steps_released(run):
+                    # It would fail again in the same way, and nothing was seen of it.
+                    self._stop(run, 0)
+                raise
+            step = self._stored_step()
+            raise RunInterrupted(
+                f"stopped at once; {_AGAIN} goes on after step {step}, whose state is stored",
+                step,
+                interrupts.acknowledge(),
+            ) from None
+
+    def _begin(self, run: StepwiseRun) -> None:
+        """Writes what a resumption needs, the key last; then puts the run on record."""
+        directory = self.directory
+        if _are_taken_over(run.params):
+            raise RuntimeError(
+                "a step of this run was broken off, and its parameters with it. Make the run again,"
+                f" by {_AGAIN}"
+            )
+        if self._is_begun:
+            self._check_still_ours(run)
+        elif self.resumes:
+            self.checkpoints.forget_after(run.steps_completed)
+        else:
+            directory.clear_for_new_run(overwrite=self.overwrite)
+            write_json(directory.private.identity, self.identity, mode=0o600)
+            self.checkpoints.start()
+            directory.private.store_key(self.run_key)
+        self._is_begun = True
+        if self.ledger is not None:
+            self._charged = self.ledger.charge()
+        if not directory.privacy.exists():
+            self._write_privacy(run, self.floor, run.steps_completed)
+
+    def _check_still_ours(self, run: StepwiseRun) -> None:
+        """Another process may have gone on with the run while the lock was free."""
+        private = self.directory.private
+        is_newest = self.checkpoints.newest() <= run.steps_completed
+        if not (private.run_key.exists() and private.load_key() == self.run_key and is_newest):
+            raise FileExistsError(
+                f"output_dir {self.directory.path} was used meanwhile: another process has gone on "
+                f"with this run, or replaced it. Make the run again, by {_AGAIN}"
+            )
+
+    def _train(self, run: StepwiseRun, interrupts: Interrupts) -> Iterator[StepDone]:
+        first = run.steps_completed
+        seconds, steps = self.checkpoint_every_seconds, self.checkpoint_every_steps
+        record = StepRecord(
+            lambda on_record, done: self._write_privacy(run, on_record, done),
+            first=first,
+            num_steps=run.num_steps,
+            on_record=min(self.steps_released(run), run.num_steps),
+            seconds=seconds,
+            steps=steps,
+        )
+        with (
+            MetricsLog(self.directory.metrics, keep_steps=first) as log,
+            CheckpointWriter(
+                self.checkpoints, record.renew, seconds=seconds, steps=steps
+            ) as writer,
+            contextlib.ExitStack() as after_first_step,
+        ):
+            if first < run.num_steps:
+                record.cover(first + 1)
+            try:
+                for done in run.steps_left():
+                    self._is_put_down = False
+                    if done.step == first + 1:
+                        # Until now an interruption lost nothing, and compiling may take minutes.
+                        after_first_step.enter_context(interrupts.deferred())
+                    log.append(done.row())
+                    is_interrupted = interrupts.number is not None
+                    if done.step == run.num_steps:
+                        writer.wait()
+                        self._finish(run)
+                    elif writer.is_due() or is_interrupted:
+                        run.watch.check_parameters(done.step, bool(done.are_finite))
+                        writer.store(done.step, (done.params, done.state))
+                    if is_interrupted:
+                        writer.wait()
+                        if not self._is_finished:
+                            self._stop(run, done.step)
+                        raise _interrupted(done.step, run.num_steps, interrupts.acknowledge())
+                    yield done
+                    if done.step < run.num_steps:
+                        record.cover(done.step + 1)
+            except GeneratorExit:
+                self._leave(run, writer)
+                raise
+            except RunDiverged as diverged:
+                self._stop(run, diverged.step)
+                raise
+
+    def _leave(self, run: StepwiseRun, writer: CheckpointWriter) -> None:
+        """Stores the state of a run whose loop was left; nobody would see what is raised here."""
+        try:
+            writer.wait()
+            self._put_down(run)
+        except (OSError, ValueError) as error:
+            warnings.warn(
+                f"the state after step {run.steps_completed} is not stored: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _put_down(self, run: StepwiseRun) -> None:
+        # The ledger stays charged with the whole run: who leaves a loop may have seen the results.
+        if not self._is_finished:
+            self._store(run)
+            steps = self.steps_released(run)
+            self._write_privacy(run, steps, steps)
+        self._is_put_down = True
+
+    def _stop(self, run: StepwiseRun, step: int) -> None:
+        """Puts on record that no more steps are done for now."""
+        steps = max(step, self.floor)
+        if self._charged is not None:
+            self._charged.settle(run.run_id, steps)
+        self._write_privacy(run, steps, steps)
+        self._is_put_down = True
+
+    def _finish(self, run: StepwiseRun) -> None:
+        """Writes what was spent, then what the run came to, and deletes its secrets.
+
+        Once all steps are done, no state of the ledger prevents it: they were charged before the
+        first.
+        """
+        directory, step = self.directory, run.num_steps
+        self._store(run)
+        try:
+            if self._charged is not None:
+                self._charged.settle(run.run_id, step)
+            total, remarks = self.total(run), []
+        except (OSError, ValueError) as error:
+            total, remarks = None, [f"{_TOTAL_UNKNOWN} The reason: {error}"]
+            self._charged = None
+        privacy = run.report(step, dataset_total=total, remarks=remarks)
+        write_json(directory.privacy, privacy)
+        _write_params(directory.params, run.params)
+        write_text(directory.privacy_page, report_page(privacy))
+        self._is_finished = self._is_put_down = True
+        directory.private.empty()
+        lock, self.lock = self.lock, None
+        directory.private.remove(lock)
+
+    def _store(self, run: StepwiseRun) -> None:
+        if self.checkpoints.newest() < run.steps_completed:
+            self.checkpoints.save(run.steps_completed, (run.params, run.state))
+
+    def _stored_step(self) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return self.checkpoints.newest()
+        return 0
+
+    def _write_privacy(self, run: StepwiseRun, on_record: int, done: int) -> None:
+        remarks = []
+        if on_record > done:
+            remarks.append(
+                "This run is going on, or was killed. Steps are put on record before they are "
+                f"done: {done} of the {on_record} on record were done when this was written."
+            )
+        privacy = run.report(on_record, dataset_total=self.total(run), remarks=remarks)
+        write_json(self.directory.privacy, privacy)
+
+
+def _are_taken_over(params: PyTree) -> bool:
+    """Whether a step has begun with these parameters, and has not ended."""
+    return any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(params))
+
+
+def _goes_on() -> str:
+    return "goes on from the state that was stored last"
+
+
+def _interrupted(step: int, num_steps: int, number: int) -> RunInterrupted:
+    if step == num_steps:
+        words = "stopped after the last step, with everything written"
+    else:
+        words = f"stopped after step {step} of {num_steps}; {_AGAIN} goes on from there"
+    return RunInterrupted(words, step, number)
+
+
+def _write_params(path: Path, params: PyTree) -> None:
+    """Writes the parameters by their names, such as encoder.layers.0.kernel."""
+    from safetensors.numpy import save_file
+
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    names = [jax.tree_util.keystr(key, simple=True, separator=".") or "params" for key, _ in leaves]
+    if len(set(names)) < len(names):
+        names = [jax.tree_util.keystr(key) for key, _ in leaves]
+    arrays = {name: np.array(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
+    partial = partial_of(path)
+    try:
+        save_file(arrays, partial)
+        finish_file(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
