@@ -208,8 +208,7 @@ def fit(
             loss=record_loss,
             optimizer=optimizer,
             data=data,
-            microbatch_size=microbatch_size,
-            strategy=strategy,
+            settings={"microbatch_size": microbatch_size, "strategy": strategy},
         )
     return run
 

@@ -46,8 +46,7 @@ def describe(
     frozen: PyTree,
     data: PyTree | Records,
     records: str,
-    microbatch_size: int,
-    strategy: str,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Returns everything that enters sums and draws, ready for JSON.
 
@@ -62,8 +61,7 @@ def describe(
         frozen: what the loss reads beside them.
         data: the records, of which the first says what shapes they have.
         records: a hash of all of them.
-        microbatch_size: decides how sums are rounded.
-        strategy: likewise.
+        settings: what else of `fit`'s arguments changes sums, draws or roundings, ready for JSON.
     """
     counted = (
         mechanism.to_dict() if isinstance(mechanism, Mechanism) else dataclasses.asdict(mechanism)
@@ -72,8 +70,7 @@ def describe(
         "mechanism": counted,
         "delta": delta,
         "rule": None if rule is None else _describe_rule(rule, params),
-        "microbatch_size": microbatch_size,
-        "strategy": strategy,
+        **settings,
         "params": hash_of_arrays(params),
         "optimizer state": hash_of_arrays(state),
         "frozen": hash_of_arrays(frozen),

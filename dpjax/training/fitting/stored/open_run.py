@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -133,8 +133,7 @@ def keep_files(
     loss: Callable[..., jax.Array],
     optimizer: optax.GradientTransformation,
     data: PyTree | Records,
-    microbatch_size: int,
-    strategy: str,
+    settings: Mapping[str, Any],
 ) -> None:
     """Gives a run its folder; one that resumes gets the state that was stored last.
 
@@ -147,8 +146,7 @@ def keep_files(
         loss: of one record, `(params, record, frozen) -> scalar`.
         optimizer: as `fit` takes it.
         data: likewise.
-        microbatch_size: likewise.
-        strategy: likewise.
+        settings: what else of `fit`'s arguments changes sums, draws or roundings, ready for JSON.
 
     Raises:
         ValueError: the run is not the one that it resumes; or the ledger was tampered with, is that
@@ -172,8 +170,7 @@ def keep_files(
         frozen=run.frozen,
         data=data,
         records=records,
-        microbatch_size=microbatch_size,
-        strategy=strategy,
+        settings=settings,
     )
     resumes = opened.stored is not None
     if opened.stored is not None:
