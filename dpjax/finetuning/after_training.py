@@ -103,7 +103,8 @@ def measure(
     stages.attempt("the check of adapter/", lambda: _check_adapter(directory, tuned))
     stages.warnings += _training_remarks(trained)
     held_out = stages.attempt(
-        "the evaluation on held-out records", lambda: evaluate(plan.task, tuned, plan.evaluation)
+        "the evaluation on held-out records",
+        lambda: evaluate(plan.task, tuned, plan.evaluation, run.layout),
     )
     stages.warnings += _evaluation_remarks(held_out)
     attack = stages.attempt("the attack", lambda: _attack(run, tuned, held_out))
@@ -159,7 +160,7 @@ def _attack(run: Run, tuned: SplitModel, held_out: Evaluation | None) -> AttackR
     # Public randomness: which records are attacked is no secret and changes no guarantee.
     rng = np.random.default_rng(0)
     chosen = rng.permutation(len(trained))[:_ATTACK_RECORDS]
-    members = evaluate(plan.task, tuned, trained.take(np.sort(chosen)))
+    members = evaluate(plan.task, tuned, trained.take(np.sort(chosen)), run.layout)
     non_members = rng.permutation(held_out.finite_losses)[:_ATTACK_RECORDS]
     for records, evaluation in (("training", members), ("held-out", held_out)):
         if not len(evaluation.finite_losses):

@@ -20,11 +20,9 @@ from dpjax.audit import (
     target_texts,
 )
 from dpjax.finetuning.setup.audited_records import AuditedRecords
-from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.models import CausalLM, SplitModel, base_model, has_lora
-from dpjax.privatize import RunKey
 
 # Of texts, beside the one that the verdict rests on; each of them reads one forward pass of both
 # models, or none.
@@ -150,9 +148,11 @@ def _scores_of(
     plan, encoded = run.plan, audited.encoded.take(rows)
     model = tuned.merge()
     if not isinstance(model, CausalLM):
-        return {name: -evaluate(plan.task, tuned, encoded).losses.astype(np.float64)}, ()
+        return {
+            name: -evaluate(plan.task, tuned, encoded, run.layout).losses.astype(np.float64)
+        }, ()
     names = [name, *(other for other in _DESCRIBED if other != name)]
-    base = base_model(model) if has_lora(model) else _untuned(plan, run.run_key)
+    base = base_model(model) if has_lora(model) else _untuned(run)
     texts = None
     if name == "zlib":
         all_texts = target_texts(audited.records)
@@ -172,8 +172,10 @@ def _scores_of(
     return scores, extract_canaries(evidence.tuned, audited.coins.included)
 
 
-def _untuned(plan: Plan, run_key: RunKey) -> CausalLM:
+def _untuned(run: Run) -> CausalLM:
     """Loads the checkpoint again: training has taken over the buffers of what it changed."""
-    model = plan.task.load(plan.checkpoint, plan.config, run_key.model_key("head"))
+    plan, placement = run.plan, None if run.layout is None else run.layout.sharding
+    key = run.run_key.model_key("head")
+    model = plan.task.load(plan.checkpoint, plan.config, key, placement)
     assert isinstance(model, CausalLM)
     return model

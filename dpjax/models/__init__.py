@@ -31,6 +31,7 @@ from dpjax.models.checkpoint.files import revision_of as revision_of
 from dpjax.models.checkpoint.generation_config import end_token_ids as end_token_ids
 from dpjax.models.checkpoint.label_rows import check_label_names as check_label_names
 from dpjax.models.checkpoint.load import Loading as Loading
+from dpjax.models.checkpoint.load import Placement as Placement
 from dpjax.models.checkpoint.load import load_causal_lm as load_causal_lm
 from dpjax.models.checkpoint.load import load_classifier as load_classifier
 from dpjax.models.checkpoint.load import load_token_classifier as load_token_classifier
@@ -49,6 +50,8 @@ from dpjax.models.net.heads import Model as Model
 from dpjax.models.net.heads import SequenceClassifier as SequenceClassifier
 from dpjax.models.net.heads import TokenClassifier as TokenClassifier
 from dpjax.models.net.pooling import Pooling as Pooling
+from dpjax.models.sharding import num_stacked_axes as num_stacked_axes
+from dpjax.models.sharding import tensor_axis as tensor_axis
 from dpjax.models.text.generate import Generation as Generation
 from dpjax.models.text.generate import generate as generate
 from dpjax.models.text.log_probs import continuation_log_probs as continuation_log_probs
@@ -68,6 +71,7 @@ __all__ = [
     "LoraLinear",
     "LoraParam",
     "Model",
+    "Placement",
     "Pooling",
     "RopeConfig",
     "SequenceClassifier",
@@ -103,6 +107,7 @@ __all__ = [
     "measure_tokens",
     "merge_lora",
     "merged_copy",
+    "num_stacked_axes",
     "parse_config",
     "read_config",
     "resolve_checkpoint",
@@ -112,6 +117,7 @@ __all__ = [
     "sequence_classification_loss",
     "split_trainable",
     "start_a_at_principal_directions",
+    "tensor_axis",
     "token_classification_loss",
     "token_losses",
 ]

@@ -4,6 +4,11 @@ from dpjax.training.callbacks.callback import Callback as Callback
 from dpjax.training.callbacks.callback import CallbackCaller as CallbackCaller
 from dpjax.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as WeightsAndBiases
+from dpjax.training.devices.layout import Layout as Layout
+from dpjax.training.devices.layout import spread as spread
+from dpjax.training.devices.mesh import choose_mesh as choose_mesh
+from dpjax.training.devices.mesh import describe_mesh as describe_mesh
+from dpjax.training.devices.mesh import parse_mesh as parse_mesh
 from dpjax.training.environment import describe_environment as describe_environment
 from dpjax.training.environment import jax_settings as jax_settings
 from dpjax.training.files.atomic import PARTIAL as PARTIAL
@@ -64,6 +69,7 @@ __all__ = [
     "Fit",
     "FitResult",
     "Interrupts",
+    "Layout",
     "MetricsLog",
     "NoPrivacy",
     "NonPrivateTraining",
@@ -81,23 +87,27 @@ __all__ = [
     "TrainingSteps",
     "WeightsAndBiases",
     "average_of",
+    "choose_mesh",
     "common_assumptions",
     "delete",
     "describe_claim",
     "describe_environment",
     "describe_gradients",
     "describe_implementation",
+    "describe_mesh",
     "describe_randomness",
     "describe_versions",
     "first_warnings",
     "fit",
     "jax_settings",
     "keep_average",
+    "parse_mesh",
     "partial_of",
     "read_rows",
     "run_steps",
     "scale_by_adam_bc",
     "secret_draws",
+    "spread",
     "steps_on_record",
     "stopping_on_file_errors",
     "tell_of_users",

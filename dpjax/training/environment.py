@@ -13,6 +13,8 @@ import jax
 
 _SECONDS = 10.0
 _PACKAGES = ("dpjax", "jax", "jaxlib", "flax", "optax", "numpy")
+# Of the CPU; `devices` has it.
+_NUMBER_OF_DEVICES = "--xla_force_host_platform_device_count="
 _JAX_SETTINGS = (
     "jax_threefry_partitionable",
     "jax_enable_x64",
@@ -36,7 +38,9 @@ def describe_environment() -> dict[str, Any]:
 def jax_settings() -> dict[str, str]:
     """Returns what of JAX's configuration changes how numbers are drawn, promoted or rounded."""
     settings = {name: str(getattr(jax.config, name)) for name in _JAX_SETTINGS}
-    return settings | {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags = [flag for flag in flags if not flag.startswith(_NUMBER_OF_DEVICES)]
+    return settings | {"XLA_FLAGS": " ".join(flags)}
 
 
 def describe_numerics() -> dict[str, Any]:

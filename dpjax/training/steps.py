@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +21,7 @@ from dpjax.privatize import (
     microbatches,
     private_gradient,
 )
+from dpjax.training.devices.layout import Layout
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class PrivateTraining:
         strategy: how the clipped sum is computed, as for `dpjax.clipped_grad`.
         present: `(S,)` bool, which slots of records are taken; None for all.
         noise_strategy: of noise that is correlated over steps, as for `dpjax.private_gradient`.
+        layout: where parameters and optimizer state lie; None for a single device.
 
     Attributes:
         noise_strategy: the one in use, public; None where noise is independent.
@@ -82,9 +85,10 @@ class PrivateTraining:
         strategy: str = "auto",
         present: np.ndarray | None = None,
         noise_strategy: NoiseStrategy | None = None,
+        layout: Layout | None = None,
     ) -> None:
         private = private_gradient(
-            loss,
+            loss if layout is None else layout.gathering(loss),
             mechanism=mechanism,
             rule=rule,
             run_key=run_key,
@@ -94,7 +98,7 @@ class PrivateTraining:
         )
 
         def apply(mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
-            return _updated(optimizer, mean, params, state)
+            return _updated(optimizer, mean, params, state, layout)
 
         self._private, self._apply = private, apply
         self.noise_strategy = private.noise_strategy
@@ -118,6 +122,7 @@ class NonPrivateTraining:
         optimizer: makes an update of the mean gradient.
         sampler: draws the batches.
         batch_size: mean size of a batch; the sum is divided by it.
+        layout: where parameters and optimizer state lie; None for a single device.
     """
 
     def __init__(
@@ -126,8 +131,11 @@ class NonPrivateTraining:
         optimizer: optax.GradientTransformation,
         sampler: Sampler,
         batch_size: float,
+        *,
+        layout: Layout | None = None,
     ) -> None:
         self._sampler = sampler
+        loss = loss if layout is None else layout.gathering(loss)
 
         def add(
             total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
@@ -136,11 +144,15 @@ class NonPrivateTraining:
                 return loss(params, record, frozen)
 
             summed = clipped_grad(record_loss, clip_norm=_UNREACHED_NORM)(params, batch, mask)
-            return total.plus(summed, mask)
+            added = total.plus(summed, mask)
+            if layout is None:
+                return added
+            grads = jax.lax.with_sharding_constraint(added.grads, layout.shardings(params))
+            return dataclasses.replace(added, grads=grads)
 
         def apply(grads: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
             mean = jax.tree.map(lambda g: g / batch_size, grads)
-            return _updated(optimizer, mean, params, state)
+            return _updated(optimizer, mean, params, state, layout)
 
         self.add = jax.jit(add, donate_argnums=0)
         self._apply = jax.jit(apply, donate_argnums=(1, 2))
@@ -171,10 +183,15 @@ def are_finite(tree: PyTree) -> jax.Array:
 
 
 def _updated(
-    optimizer: optax.GradientTransformation, mean: PyTree, params: PyTree, state: PyTree
+    optimizer: optax.GradientTransformation,
+    mean: PyTree,
+    params: PyTree,
+    state: PyTree,
+    layout: Layout | None,
 ) -> tuple[PyTree, PyTree]:
     # It loads a second's worth of modules, which an import of dpjax must not.
     import optax
 
     updates, state = optimizer.update(mean, state, params)
-    return optax.apply_updates(params, updates), state
+    params = optax.apply_updates(params, updates)
+    return (params, state) if layout is None else layout.keep(params, state)

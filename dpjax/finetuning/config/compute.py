@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
+from dpjax.training import parse_mesh
 
 if TYPE_CHECKING:
     from dpjax.models import Loading
@@ -32,6 +33,10 @@ class Compute(CheckedOptions):
     """Run the layers in a loop: compiles faster, for deep models."""
     rematerialise: bool = False
     """Compute the inside of layers again in the backward pass: needs less memory."""
+    mesh: str | None = None
+    """How the devices share the work, such as data=4,fsdp=2,tensor=1: records over data and fsdp,
+    parameters over fsdp and tensor; default: all devices as data, if their number divides
+    training.microbatch_size."""
     vocab_chunk: int | None = None
     """With task=causal_lm, hold the logits of this many tokens of the vocabulary at once; default:
     all. Some thousands save memory where the vocabulary is large."""
@@ -41,6 +46,8 @@ class Compute(CheckedOptions):
         check_choice("compute.dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("compute.frozen_dtype", self.frozen_dtype, ("float32", "bfloat16"))
         check_choice("compute.attention", self.attention, ("einsum", "cudnn"))
+        if self.mesh is not None:
+            parse_mesh(self.mesh, name="compute.mesh")
         check_at_least("compute.vocab_chunk", self.vocab_chunk, 1)
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from dpjax.training import describe_environment, jax_settings
 _PACKAGES = ("dpjax", "jax", "jaxlib", "flax", "optax", "numpy")
 _MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
 # Where a run is written, how often, and who is told: none of it changes what it computes.
+# Which devices share the work changes results by rounding: `remarks_on_devices` says so.
 _FREE_OPTIONS = (
     "resume",
     "overwrite",
     "output_dir",
+    "compute.mesh",
     "training.checkpoint_every_seconds",
     "training.checkpoint_every_steps",
     "training.keep_checkpoints",
@@ -35,11 +38,11 @@ _FREE_OPTIONS = (
     "tracking.wandb_private_metrics",
 )
 _FIELDS = {"run_id", "started_at", "config", "revision", "checkpoint", "labels", "data"}
-_FIELDS |= {"evaluation_data", "mechanism", "versions", "jax", "devices"}
+_FIELDS |= {"evaluation_data", "mechanism", "versions", "jax", "devices", "mesh"}
 
 
-def describe(plan: Plan) -> dict[str, Any]:
-    """Everything that enters sums and draws, ready for JSON."""
+def describe(plan: Plan, mesh: str) -> dict[str, Any]:
+    """Everything that enters sums and draws, ready for JSON; `mesh` in words."""
     description = {
         "config": _options(plan.config.to_dict()),
         "revision": revision_of(plan.checkpoint),
@@ -50,6 +53,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "mechanism": None if plan.mechanism is None else plan.mechanism.to_dict(),
         "versions": {name: version(name) for name in _PACKAGES},
         "jax": jax_settings(),
+        "mesh": mesh,
         "devices": f"{jax.default_backend()}: {describe_environment()['devices']}",
     }
     return json.loads(json.dumps(description))
@@ -105,11 +109,31 @@ def check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
             f"accountant?): {stored['mechanism']} became {given['mechanism']}"
         )
     _check_each("jax", stored, given, "with {name}={was}, which is {now} now")
-    if stored["devices"] != given["devices"]:
+    if _kinds(stored["devices"]) != _kinds(given["devices"]):
         raise ValueError(
             f"cannot resume: the run was started on {stored['devices']}, this is "
             f"{given['devices']}; sums are rounded differently there"
         )
+
+
+def remarks_on_devices(stored: dict[str, Any], given: dict[str, Any]) -> tuple[str, ...]:
+    """Says so where the devices share the work in another way than when the run was started.
+
+    The state that the run goes on from is the last one that was stored: the steps that are done
+    again have led to none.
+    """
+    before, now = (f"{each['devices']}, {each['mesh']}" for each in (stored, given))
+    if before == now:
+        return ()
+    return (
+        f"the run was started on {before} and goes on on {now}: what it comes to is equal up to "
+        "rounding only",
+    )
+
+
+def _kinds(devices: str) -> str:
+    """The kinds of devices, without their numbers."""
+    return re.sub(r"\b\d+ × ", "", devices)
 
 
 def _check_each(part: str, stored: dict[str, Any], given: dict[str, Any], words: str) -> None:

@@ -20,9 +20,24 @@ from dpjax.finetuning.setup.audited_records import AuditedRecords, prepare_audit
 from dpjax.finetuning.setup.initial_a import starts_at_principal_a, with_stored_a
 from dpjax.finetuning.setup.plan import Plan, prepare
 from dpjax.finetuning.setup.run_ledger import ledger_of
-from dpjax.models import SplitModel, Trainable, add_lora, split_trainable
+from dpjax.models import (
+    SplitModel,
+    Trainable,
+    add_lora,
+    num_stacked_axes,
+    split_trainable,
+    tensor_axis,
+)
 from dpjax.privatize import RunKey
-from dpjax.training import Checkpoints, DirectoryLock, RunLedger
+from dpjax.training import (
+    Checkpoints,
+    DirectoryLock,
+    Layout,
+    RunLedger,
+    choose_mesh,
+    describe_mesh,
+    spread,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +52,7 @@ class Run:
         identity: what must be the same when it is resumed.
         ledger: its place in the ledger of the data set; None without one.
         model: what it trains, split by what is trained.
+        layout: where its parameters lie; None for a single device.
         audited: the records with coins; None without an audit.
         lock: of the folder, where that was there already.
         resumes: whether it goes on with one that was interrupted.
@@ -50,6 +66,7 @@ class Run:
     identity: dict[str, Any]
     ledger: RunLedger | None
     model: SplitModel
+    layout: Layout | None
     audited: AuditedRecords | None
     lock: DirectoryLock | None
     resumes: bool
@@ -142,10 +159,12 @@ def _make_run(
     started_at = datetime.datetime.now().replace(microsecond=0)
     if resumes:
         started_at = datetime.datetime.fromisoformat(stored["started_at"])
+    layout, on_devices = _choose_layout(config)
     plan = prepare(config, started_at=started_at)
-    described = identity.describe(plan)
+    described = identity.describe(plan, describe_mesh(None if layout is None else layout.mesh))
     if resumes:
         identity.check_same(stored, described)
+        on_devices += identity.remarks_on_devices(stored, described)
         checkpoints = Checkpoints(directory.checkpoint, config.training.keep_checkpoints)
         notices += checkpoints.find().remarks
         run_key, run_id = directory.load_key(), stored["run_id"]
@@ -157,7 +176,7 @@ def _make_run(
     if ledger is not None:
         ledger.check()
     plan, audited = prepare_audit(plan, run_key, directory.path if resumes else None)
-    model = _load_model(plan, run_key)
+    model = _load_model(plan, run_key, layout)
     if resumes and starts_at_principal_a(config):
         model = with_stored_a(model, directory.start_a)
     return Run(
@@ -168,23 +187,67 @@ def _make_run(
         identity={"run_id": run_id, "started_at": started_at.isoformat(), **described},
         ledger=ledger,
         model=model,
+        layout=layout,
         audited=audited,
         lock=lock,
         resumes=resumes,
-        notices=notices,
+        notices=notices + on_devices,
     )
 
 
-def _load_model(plan: Plan, run_key: RunKey) -> SplitModel:
+def _choose_layout(config: FinetuneConfig) -> tuple[Layout | None, tuple[str, ...]]:
+    """Where the parameters lie, None for a single device; and what there is to say about it."""
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"finetune runs in one process, got {jax.process_count()}: every one would write the "
+            "folder of the run. Start it without jax.distributed.initialize, or take dpjax.fit"
+        )
+    size, size_name = config.training.microbatch_size, "training.microbatch_size"
+    if config.privacy.records_per_owner > 1:
+        # The rows that devices share are owners.
+        size = max(1, size // config.privacy.records_per_owner)
+        size_name += " / privacy.records_per_owner"
+    mesh, notice = choose_mesh(config.compute.mesh, size, name="compute.mesh", size_name=size_name)
+    notices = (notice,) if notice else ()
+    if mesh is None:
+        return None, notices
+    if config.compute.scan_layers and mesh.shape["fsdp"] > 1:
+        raise ValueError(
+            "compute.scan_layers=True gathers the parameters of all layers at once, which fsdp in "
+            f"compute.mesh={config.compute.mesh} is to avoid: give one of them"
+        )
+    return model_layout(mesh), notices
+
+
+def model_layout(mesh: jax.sharding.Mesh) -> Layout:
+    """Returns where the parameters of a model lie: tensor by its table, fsdp by their shapes."""
+    sizes = dict(mesh.shape)
+
+    def rule(path: str, shape: tuple[int, ...]) -> jax.sharding.PartitionSpec:
+        split, stacked = tensor_axis(path), num_stacked_axes(path)
+        return spread(shape, sizes, tensor_axis=split, first_axis=stacked)
+
+    return Layout.make(mesh, rule)
+
+
+def _load_model(plan: Plan, run_key: RunKey, layout: Layout | None) -> SplitModel:
     """Loads the checkpoint, adds adapters, and splits it by what is trained."""
     config = plan.config
-    model = plan.task.load(plan.checkpoint, config, run_key.model_key("head"))
+    placement = None if layout is None else layout.sharding
+    model = plan.task.load(plan.checkpoint, config, run_key.model_key("head"), placement)
     if config.tuning == "lora":
         add_lora(model, config.lora, key=run_key.model_key("lora"))
     trainable = Trainable(config.tuning, num_layers=config.num_trained_layers)
     split = split_trainable(model, trainable)
     _check_finite(split.trainable, config.model)
-    return split
+    return split if layout is None else on_devices(split, layout)
+
+
+def on_devices(split: SplitModel, layout: Layout) -> SplitModel:
+    """Returns the model with every parameter where it belongs."""
+    return split._replace(
+        trainable=layout.place(split.trainable), frozen=layout.place(split.frozen)
+    )
 
 
 def _check_finite(trained: Any, model: str) -> None:

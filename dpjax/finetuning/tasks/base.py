@@ -15,7 +15,7 @@ from flax import nnx
 
 from dpjax.data import EncodedPrompts, EncodedRecords, Prompt, RecordColumns
 from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
-from dpjax.models import Model, drop_inputs
+from dpjax.models import Model, Placement, drop_inputs
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -154,8 +154,17 @@ class Task(abc.ABC):
         return self.canary_kinds[0]
 
     @abc.abstractmethod
-    def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:
-        """Loads the pretrained model, with a new head made from `key` where it needs one."""
+    def load(
+        self,
+        checkpoint: Path,
+        config: FinetuneConfig,
+        key: jax.Array,
+        placement: Placement | None = None,
+    ) -> Model:
+        """Loads the pretrained model, with a new head made from `key` where it needs one.
+
+        `placement` says where each parameter goes; None for the first device.
+        """
 
     @abc.abstractmethod
     def batch(self, records: Any) -> Batch:

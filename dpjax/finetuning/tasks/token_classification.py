@@ -21,7 +21,7 @@ from dpjax.data import (
 )
 from dpjax.finetuning.config import FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
-from dpjax.models import Model, load_token_classifier, token_classification_loss
+from dpjax.models import Model, Placement, load_token_classifier, token_classification_loss
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -107,10 +107,19 @@ class TokenClassification(Task):
         """Returns the records as arrays."""
         return encode_tagged_words(records, tokenizer, self.labels, max_length)
 
-    def load(self, checkpoint: Path, config: FinetuneConfig, key: jax.Array) -> Model:
+    def load(
+        self,
+        checkpoint: Path,
+        config: FinetuneConfig,
+        key: jax.Array,
+        placement: Placement | None = None,
+    ) -> Model:
         """Loads the checkpoint as a classifier of tokens."""
         return load_token_classifier(
-            checkpoint, label_names=self.labels, key=key, loading=config.compute.loading
+            checkpoint,
+            label_names=self.labels,
+            key=key,
+            loading=dataclasses.replace(config.compute.loading, placement=placement),
         )
 
     def batch(self, records: TaggedDataset) -> TaggedBatch:

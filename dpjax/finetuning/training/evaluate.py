@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import numpy as np
 
 from dpjax.data import EncodedRecords, by_length, microbatches, trim_padding
-from dpjax.finetuning.tasks.base import Evaluation, Task
+from dpjax.finetuning.tasks.base import Evaluation, Measure, Task
 from dpjax.models import SplitModel
+from dpjax.training import Layout
+from dpjax.typing import PyTree
 
 
-def evaluate(task: Task, model: SplitModel, data: EncodedRecords) -> Evaluation:
+def evaluate(
+    task: Task, model: SplitModel, data: EncodedRecords, layout: Layout | None = None
+) -> Evaluation:
     """Runs the model over all records, in batches of a few static shapes."""
-    measure = task.measure_fn(model.graphdef)
+    measure = _gathering(task.measure_fn(model.graphdef), layout)
     losses = np.empty(len(data), np.float32)
     outcomes = np.empty(len(data), np.int32)
     ordered = by_length(data, np.arange(len(data)))
-    for rows, mask in microbatches(ordered, min(task.evaluation_batch_size, len(data))):
+    size = min(task.evaluation_batch_size, len(data))
+    if layout is not None:
+        size = layout.divisible(size)
+    for rows, mask in microbatches(ordered, size):
         batch = task.batch(trim_padding(data.take(rows)))
+        batch = batch if layout is None else layout.place_rows(batch)
         batch_losses, batch_outcomes = measure(model.trainable, model.frozen, batch)
         kept = rows[mask]
         losses[kept] = np.asarray(batch_losses)[mask]
         outcomes[kept] = np.asarray(batch_outcomes)[mask]
     return task.evaluation(losses, outcomes, data)
+
+
+def _gathering(measure: Measure, layout: Layout | None) -> Measure:
+    """The same measure; parameters that are spread over devices are gathered where it uses them."""
+    if layout is None:
+        return measure
+
+    @jax.jit
+    def gathering(trainable: PyTree, frozen: PyTree, batch: Any) -> tuple[jax.Array, jax.Array]:
+        return measure(layout.gathered(trainable), layout.gathered(frozen), batch)
+
+    return gathering

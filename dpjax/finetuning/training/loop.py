@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dpjax.data import by_length
 from dpjax.finetuning.setup.plan import Plan
-from dpjax.finetuning.setup.start import Run
+from dpjax.finetuning.setup.start import Run, on_devices
 from dpjax.finetuning.training.batches import encode_batch, owner_batches, owner_loss
 from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.optimizer import make_optimizer
@@ -83,7 +83,10 @@ def train(
         OSError: for instance because the disk is full; the state stored before stays.
     """
     plan, directory = run.plan, run.directory
-    trainable, frozen = run.model.trainable, run.model.frozen
+    model, layout = run.model, run.layout
+    if layout is not None:
+        model = on_devices(model, layout)
+    trainable, frozen = model.trainable, model.frozen
     training = plan.config.training
     optimizer = make_optimizer(
         training, plan.num_steps, plan.head, noise_stddev=_noise_stddev(plan)
@@ -92,7 +95,10 @@ def train(
         optimizer = keep_average(optimizer, training.ema_decay)
     steps = _make_steps(run, optimizer)
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
-    state = optimizer.init(trainable)
+    init = (
+        optimizer.init if layout is None else functools.partial(layout.init_state, optimizer.init)
+    )
+    state = init(trainable)
     first, (trainable, state) = run.checkpoints.restore((trainable, state))
     remarks: tuple[str, ...] = ()
     watch = DivergenceWatch(step_noise(plan.recipe).batch_size, _ADVICE)
@@ -165,7 +171,8 @@ def _evaluate_if_due(run: Run, done: StepDone) -> dict[str, float | None]:
     if every is None or done.step % every or done.step == run.plan.num_steps:
         return {}
     exported = _exported(run.plan, done.params, done.state)
-    held_out = evaluate(run.plan.task, run.model.replace(trainable=exported), run.plan.evaluation)
+    model = run.model.replace(trainable=exported)
+    held_out = evaluate(run.plan.task, model, run.plan.evaluation, run.layout)
     found = {"eval_loss": held_out.loss}
     for name in ("accuracy", "perplexity"):
         value = getattr(held_out, name)
@@ -191,12 +198,28 @@ def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
     present = None if run.audited is None else run.audited.present
     if plan.mechanism is None:
         sampler = sampler_for(plan.recipe, run.run_key, present)
-        return NonPrivateTraining(loss, optimizer, sampler, step_noise(plan.recipe).batch_size)
+        return NonPrivateTraining(
+            loss, optimizer, sampler, step_noise(plan.recipe).batch_size, layout=run.layout
+        )
     rule = FlatClipping(plan.config.privacy.clip_norm)
-    return PrivateTraining(loss, optimizer, plan.mechanism, rule, run.run_key, present=present)
+    return PrivateTraining(
+        loss,
+        optimizer,
+        plan.mechanism,
+        rule,
+        run.run_key,
+        present=present,
+        layout=run.layout,
+    )
 
 
-def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, np.ndarray]]:
+def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, Any]]:
+    """Yields the microbatches of a step, where they are computed."""
+    for batch in _drawn(run, steps, step):
+        yield batch if run.layout is None else run.layout.place_rows(batch)
+
+
+def _drawn(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, np.ndarray]]:
     """Yields the microbatches of a step; each record drops what its own key says."""
     plan, config = run.plan, run.plan.config
     if plan.owners is not None:

@@ -29,8 +29,8 @@ from dpjax.models.net.pooling import Pooling, append_mean_pooling
 _log = logging.getLogger(__name__)
 
 ParamDtype = Literal["float32", "bfloat16"]
-# From a parameter's path, dotted, to where its array goes.
-Placement = Callable[[str], jax.sharding.Sharding]
+# From a parameter's path, dotted, and its shape to where its array goes.
+Placement = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Loading:
         attention: see `TransformerConfig`.
         scan_layers: see `TransformerConfig`.
         rematerialise: see `TransformerConfig`.
-        placement: sharding of each parameter by its dotted path; default: the first device.
+        placement: sharding of each parameter by dotted path and shape; default: the first device.
 
     Example:
         >>> Loading(param_dtype="bfloat16", scan_layers=True).dtype
@@ -349,7 +349,7 @@ def _filled(
         else:
             value = _read(weights[0], tensors[weights[0].hf_name], loading)
         dotted = ".".join(map(str, path))
-        sharding = None if loading.placement is None else loading.placement(dotted)
+        sharding = None if loading.placement is None else loading.placement(dotted, value.shape)
         # Waits: until a copy is done, JAX holds what it is made from, and more would pile up.
         owner[leaf] = jax.block_until_ready(jax.device_put(value, sharding))
         row = value = None

@@ -12,6 +12,7 @@ import numpy as np
 from dpjax_accounting import Mechanism
 
 from dpjax.privatize.clipping import clipped_grad
+from dpjax.privatize.devices.spread_sums import Shardings, kept_at, shardings_of
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.rules.clipping_rules import ClippingRule
 from dpjax.privatize.sampling.choice import num_steps_of, sampler_for
@@ -82,7 +83,8 @@ class PrivateSteps:
     ) -> StepTotal:
         """Adds the clipped gradients of a microbatch to the total of the step.
 
-        Compiled, once for each shape of the arguments. The buffers of `total` are taken over:
+        Compiled, once for each shape of the arguments. The sums lie where the parameters do, also
+        on several devices. The buffers of `total` are taken over:
         write `total = private.add(total, ...)`.
 
         Args:
@@ -100,7 +102,8 @@ class PrivateSteps:
         """
         self._check_mine(total)
         total.check_is_held()
-        return self._compiled_add(total, params, batch, mask, *shared)
+        where = shardings_of(params)
+        return self._compiled_add(total, params, batch, mask, *shared, shardings=where)
 
     @functools.cached_property
     def _compiled_add(self) -> Callable[..., StepTotal]:
@@ -109,7 +112,12 @@ class PrivateSteps:
         loss_of_example, rule_of, strategy = self.loss_fn, self._make_rule_of(), self.strategy
 
         def add(
-            total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, *shared: PyTree
+            total: StepTotal,
+            params: PyTree,
+            batch: PyTree,
+            mask: jax.Array,
+            *shared: PyTree,
+            shardings: Shardings = (),
         ) -> StepTotal:
             # JAX traces again when a structure or shape differs: later steps do not pay for this.
             total.check_fits(params)
@@ -118,9 +126,10 @@ class PrivateSteps:
                 return loss_of_example(params, example, *shared)
 
             clipped = clipped_grad(loss_fn, rule=rule_of(total), strategy=strategy)
-            return total.plus(clipped(params, batch, mask), mask)
+            added = total.plus(clipped(params, batch, mask), mask)
+            return dataclasses.replace(added, grads=kept_at(added.grads, shardings))
 
-        return jax.jit(add, donate_argnums=0)
+        return jax.jit(add, static_argnames="shardings", donate_argnums=0)
 
     def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
         """Makes the function from a total to the rule of its step."""

@@ -24,6 +24,7 @@ from dpjax.privatize import (
     num_steps_of,
     step_noise,
 )
+from dpjax.training.devices.hosts import shared_run_key
 from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.typing import PyTree
 
@@ -113,13 +114,13 @@ def checked_delta(mechanism: Mechanism | None, num_units: int, delta: float | No
 
 
 def checked_run_key(run_key: RunKey | None) -> RunKey:
-    """Returns the run key, a new one where none is given.
+    """Returns the run key, a new one where none is given, the same in all processes.
 
     Raises:
         TypeError: it is no RunKey.
     """
     if run_key is None:
-        return RunKey.from_os_entropy()
+        return shared_run_key(None)
     if not isinstance(run_key, RunKey):
         raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
     return run_key

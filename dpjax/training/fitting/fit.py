@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from dpjax_accounting import EpsilonBySteps, Mechanism
+from dpjax_accounting import BandedDPSGD, EpsilonBySteps, Mechanism
 
 from dpjax.privatize import ClippingRule, NoiseStrategy, PoissonSampler, RunKey, num_steps_of
+from dpjax.training.devices.hosts import check_agreement
+from dpjax.training.devices.layout import Layout, Rule
+from dpjax.training.devices.mesh import choose_mesh, describe_mesh
 from dpjax.training.fitting.checks import (
     checked_delta,
     checked_mechanism,
@@ -20,7 +24,7 @@ from dpjax.training.fitting.checks import (
     mean_batch_size,
 )
 from dpjax.training.fitting.no_privacy import NoPrivacy
-from dpjax.training.fitting.records import Records, check_records, take_records
+from dpjax.training.fitting.records import Records, check_records, gives_batches, take_records
 from dpjax.training.fitting.run import Fit
 from dpjax.training.fitting.stored.open_run import FolderOptions, keep_files, open_folder
 from dpjax.training.report import describe_claim
@@ -49,6 +53,8 @@ def fit(
     microbatch_size: int = 32,
     strategy: str = "auto",
     noise_strategy: NoiseStrategy | None = None,
+    mesh: jax.sharding.Mesh | str | None = None,
+    sharding: Rule | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -82,6 +88,12 @@ def fit(
         strategy: how clipped sums are computed, as for `clipped_grad`.
         noise_strategy: the strategy matrix of the correlated noise of `BandedDPSGD`, as for
             `private_gradient`.
+        mesh: the devices to compute on, such as "data=4,fsdp=2", or a mesh with these axes and
+            tensor. Results differ by rounding only, ε not at all. Default: all devices share the
+            records, if their number divides the microbatch size; parameters that are spread over
+            several devices already stay there.
+        sharding: with `mesh`, spreads a parameter, given its dotted path and its shape. Default:
+            its largest axis that fits over fsdp.
         output_dir: a folder for the run, which is locked, and survives a crash. It gets
             `privacy.json`, in which steps stand before they are done, `metrics.jsonl`, and at the
             end `params.safetensors` and `privacy.html`. Until then private/ has its key and states.
@@ -141,6 +153,13 @@ def fit(
     if microbatch_size < 1:
         raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
     checked = checked_rule(accounted, clip_norm, rule)
+    layout = _choose_layout(params, mesh, sharding, microbatch_size)
+    if layout is not None and isinstance(accounted, BandedDPSGD):
+        raise ValueError(
+            f"BandedDPSGD is for one device, got {describe_mesh(layout.mesh)}: correlated noise is "
+            "not spread over devices. Give mesh=jax.make_mesh((1,), ('data',), devices="
+            "jax.devices()[:1]), or start JAX with one device"
+        )
     start = checked_params(params)
     # Every mechanism that passed the check has it.
     num_units: int = vars(mechanism)["num_units"]
@@ -155,6 +174,11 @@ def fit(
             # Of these it may refuse other δ, which the report has too.
             describe_claim(accounted, target_delta, num_steps=num_steps, steps_completed=num_steps)
     batch_size = mean_batch_size(mechanism)
+    if output_dir is not None and jax.process_count() > 1:
+        raise ValueError(
+            f"output_dir must be left out where {jax.process_count()} processes train, got "
+            f"{output_dir}: a folder is kept for one process. Store the parameters yourself"
+        )
     options = FolderOptions(
         output_dir=output_dir,
         resume=resume,
@@ -166,11 +190,23 @@ def fit(
     )
     opened = open_folder(options, run_key)
     key = checked_run_key(run_key) if opened is None else opened.run_key
+    check_agreement(
+        {
+            "mechanisms": repr(mechanism),
+            "clipping": (repr(checked), strategy, microbatch_size, delta),
+            "run keys": key.fingerprint(),
+            "parameters": (start, frozen),
+            "data": len(data) if gives_batches(data) else data,
+            "meshes": None if layout is None else describe_mesh(layout.mesh),
+        }
+    )
+    if layout is not None:
+        start, frozen = layout.place(start), layout.place(frozen)
     record_loss = _reading_frozen(loss) if frozen is None else loss
     steps: TrainingSteps
     if accounted is None or checked is None:
         sampler = PoissonSampler(num_units, batch_size / num_units, key)
-        steps = NonPrivateTraining(record_loss, optimizer, sampler, batch_size)
+        steps = NonPrivateTraining(record_loss, optimizer, sampler, batch_size, layout=layout)
         if noise_strategy is not None:
             raise TypeError("NoPrivacy adds no noise: leave out noise_strategy")
     else:
@@ -182,6 +218,7 @@ def fit(
             key,
             strategy=strategy,
             noise_strategy=noise_strategy,
+            layout=layout,
         )
         noise_strategy = private.noise_strategy
     run = Fit(
@@ -193,10 +230,10 @@ def fit(
         run_key=key,
         num_steps=num_steps,
         params=start,
-        state=optimizer.init(start),
+        state=optimizer.init(start) if layout is None else layout.init_state(optimizer.init, start),
         frozen=frozen,
         steps=steps,
-        batches=lambda step: _batches(steps, data, step, microbatch_size),
+        batches=lambda step: _batches(steps, data, step, microbatch_size, layout),
         spent=spent,
         watch=DivergenceWatch(batch_size, _ADVICE),
     )
@@ -208,9 +245,33 @@ def fit(
             loss=record_loss,
             optimizer=optimizer,
             data=data,
-            settings={"microbatch_size": microbatch_size, "strategy": strategy},
+            settings={
+                "microbatch_size": microbatch_size,
+                "strategy": strategy,
+                # It was found by a search, which may find another one elsewhere.
+                "noise_strategy": None if noise_strategy is None else repr(noise_strategy),
+                "mesh": None if layout is None else describe_mesh(layout.mesh),
+            },
         )
     return run
+
+
+def _choose_layout(
+    params: PyTree, mesh: jax.sharding.Mesh | str | None, rule: Rule | None, microbatch_size: int
+) -> Layout | None:
+    """Where the arrays of the run lie; None where the caller has placed them, or on one device."""
+    if mesh is None and jax.process_count() == 1:
+        if rule is not None:
+            raise TypeError("sharding spreads parameters over a mesh: give mesh too")
+        leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+        if any(len(leaf.sharding.device_set) > 1 for leaf in leaves):
+            return None
+    chosen = choose_mesh(mesh, microbatch_size, size_name="microbatch_size")
+    if chosen.mesh is None and chosen.notice:
+        if jax.process_count() > 1:
+            raise ValueError(f"several processes must share all devices, but {chosen.notice}")
+        warnings.warn(chosen.notice, stacklevel=3)
+    return None if chosen.mesh is None else Layout.make(chosen.mesh, rule)
 
 
 def _reading_frozen(loss: Callable[..., jax.Array]) -> Loss:
@@ -219,8 +280,19 @@ def _reading_frozen(loss: Callable[..., jax.Array]) -> Loss:
 
 
 def _batches(
-    steps: TrainingSteps, data: PyTree | Records, step: int, microbatch_size: int
+    steps: TrainingSteps,
+    data: PyTree | Records,
+    step: int,
+    microbatch_size: int,
+    layout: Layout | None,
 ) -> Iterator[tuple[PyTree, np.ndarray]]:
     pieces = steps.batches(step, microbatch_size=microbatch_size, order=lambda rows: rows)
     for rows, mask in pieces:
-        yield take_records(data, rows), mask
+        if layout is None:
+            yield take_records(data, rows), mask
+        elif jax.process_count() == 1:
+            yield layout.place_rows((take_records(data, rows), mask))
+        else:
+            own = layout.own_rows(microbatch_size)
+            batch = take_records(data, rows[own]), mask[own]
+            yield layout.place_own_rows(batch, microbatch_size)

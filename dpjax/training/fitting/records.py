@@ -28,7 +28,7 @@ def check_records(data: PyTree | Records, num_units: int) -> None:
         TypeError: data are neither arrays nor an object with `len` and `take`.
         ValueError: the numbers differ.
     """
-    if _gives_batches(data):
+    if gives_batches(data):
         lengths = {len(data)}
     else:
         leaves = jax.tree.leaves(data)
@@ -49,17 +49,18 @@ def check_records(data: PyTree | Records, num_units: int) -> None:
 
 def count_records(data: PyTree | Records) -> int:
     """Returns how many records there are, of data that were checked."""
-    return len(data) if _gives_batches(data) else len(jax.tree.leaves(data)[0])
+    return len(data) if gives_batches(data) else len(jax.tree.leaves(data)[0])
 
 
 def take_records(data: PyTree | Records, rows: np.ndarray) -> PyTree:
     """Returns the records at `rows`, `(b,)` int64, along the leading axis."""
-    if _gives_batches(data):
+    if gives_batches(data):
         return data.take(rows)
     return jax.tree.map(lambda leaf: leaf[rows], data)
 
 
-def _gives_batches(data: Any) -> bool:
+def gives_batches(data: Any) -> bool:
+    """Whether data are an object with `len` and `take`, and not arrays."""
     # Arrays and data frames have a `take` too, which means something else: of an array that has two
     # axes it would take single numbers, so that one record would count as several units.
     return hasattr(data, "take") and hasattr(data, "__len__") and not hasattr(data, "shape")

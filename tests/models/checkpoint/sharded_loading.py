@@ -25,7 +25,7 @@ from dpjax.models.text.losses import causal_lm_loss
 from dpjax.privatize import clipped_grad
 
 
-def split_matrices(path):
+def split_matrices(path, shape):
     """The last axis of every matrix over the devices, all else as a whole on each."""
     mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(AxisType.Auto,))
     is_matrix = path.endswith("kernel")

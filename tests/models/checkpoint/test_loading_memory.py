@@ -64,7 +64,7 @@ def test_placement_is_asked_for_every_parameter_and_followed(llama, scan_layers)
     mesh = jax.make_mesh((1,), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
-    def placement(path):
+    def placement(path, shape):
         asked.append(path)
         return sharding
 

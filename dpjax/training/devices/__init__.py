@@ -1,0 +1,1 @@
+"""Meshes of devices: how many there are for what, and which part of an array lies where."""
