@@ -45,8 +45,8 @@ class Options:
     model: Path | None = None
     num_records: int = 200
     num_canaries: int = 160
-    num_epochs: float = 8.0
-    expected_batch_size: int = 20
+    num_epochs: float = 16.0
+    expected_batch_size: int = 10
     learning_rate: float = 3e-3
     private_learning_rate: float = 2e-4
     """With privacy. At the other one noise would drown the model."""
