@@ -14,7 +14,7 @@ from dpjax.finetuning.after_training import STAGES, Stages
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports import run_report
 from dpjax.finetuning.training import loop
-from dpjax.training import Interrupts, RunInterrupted
+from dpjax.training import Interrupts, PrivateFolder, RunInterrupted
 
 
 def fail(*_, **__):
@@ -163,15 +163,15 @@ def test_a_run_stopped_while_its_secrets_are_deleted_still_has_its_result(
     cheap_options, whole, tmp_path, monkeypatch
 ):
     options = cheap_options | {"output_dir": tmp_path / "run"}
-    delete = RunDirectory._delete_private
+    empty = PrivateFolder.empty
 
-    def stop(self, keep):
-        delete(self, keep)
-        if self.results.exists():
+    def stop(self, keep=()):
+        empty(self, keep)
+        if keep and keep[0].exists():
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunDirectory, "_delete_private", stop)
+        patch.setattr(PrivateFolder, "empty", stop)
         with pytest.raises(RunInterrupted, match=r"private/ was being deleted.*--resume"):
             dpjax.finetune(**options)
     assert not (tmp_path / "run" / "private" / "run_key.json").exists()

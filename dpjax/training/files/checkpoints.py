@@ -218,6 +218,9 @@ def _plain_array(leaf: Any) -> jax.Array:
 def _like(leaf: Any, stored: jax.Array) -> Any:
     """What was stored, as the kind of array that `leaf` is."""
     array = jnp.asarray(leaf)
+    if not array.committed:
+        # What was on no device in particular goes to where the batch is, as it did.
+        stored = jnp.asarray(np.asarray(stored))
     if _is_key(array):
         return jax.random.wrap_key_data(stored, impl=jax.random.key_impl(array))
     if array.weak_type and not array.shape:
