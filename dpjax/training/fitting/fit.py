@@ -74,7 +74,9 @@ def fit(
             of Flax, Equinox or Haiku are pytrees.
         params: a pytree of floating point arrays, copied: yours are not taken over.
         data: n records, a pytree of NumPy or JAX arrays (n, ...); or an object with `len` and
-            `take(rows) -> batch`. Record i is unit i of the mechanism.
+            `take(rows) -> batch`. Record i is unit i of the mechanism. For users with several
+            records take `RecordsByOwner`, `unit_loss` and `UserSampledDPSGD`
+            (docs/privacy/users.md).
         mechanism: what the accountant counts, which decides sampling and noise: `DPSGD` or another
             mechanism on records (docs/sampling.md); or `NoPrivacy`.
         optimizer: an optax transformation of the private gradient.
