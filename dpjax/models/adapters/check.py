@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from dpjax.models.adapters.load import load_adapter
@@ -51,7 +52,8 @@ def check_adapter(tuned: SplitModel, folder: str | Path) -> None:
     for name in {**was, **now}:
         if name not in was or name not in now:
             raise ValueError(f"{folder} makes another model: only one of them has {name}")
-        if was[name] is not now[name] and not bool(jnp.array_equal(was[name], now[name])):
+        # On the host: what was trained may be spread over devices, what is read is on one.
+        if was[name] is not now[name] and not np.array_equal(was[name], now[name]):
             raise ValueError(
                 f"{folder} must hold what was trained, got other values for {name}: do not use it"
             )

@@ -159,7 +159,7 @@ def test_means_are_over_finite_losses():
 
 
 def test_a_few_records_without_a_loss_are_no_divergence():
-    watch = DivergenceWatch(expected_batch_size=2, advice="start another")
+    watch = DivergenceWatch(batch_size=2, advice="start another")
     for step in range(1, 15):
         watch.check_losses(step, 1, 0)
     watch.check_losses(15, 5, 1)
