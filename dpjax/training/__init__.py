@@ -37,15 +37,16 @@ from dpjax.training.optimizers.adam_bc import scale_by_adam_bc as scale_by_adam_
 from dpjax.training.optimizers.averaging import average_of as average_of
 from dpjax.training.optimizers.averaging import keep_average as keep_average
 from dpjax.training.progress import TrainingProgress as TrainingProgress
-from dpjax.training.report import NEIGHBOURS as NEIGHBOURS
-from dpjax.training.report import common_assumptions as common_assumptions
-from dpjax.training.report import describe_claim as describe_claim
-from dpjax.training.report import describe_gradients as describe_gradients
-from dpjax.training.report import describe_implementation as describe_implementation
-from dpjax.training.report import describe_randomness as describe_randomness
-from dpjax.training.report import describe_versions as describe_versions
-from dpjax.training.report import first_warnings as first_warnings
-from dpjax.training.report import secret_draws as secret_draws
+from dpjax.training.reports.report import NEIGHBOURS as NEIGHBOURS
+from dpjax.training.reports.report import common_assumptions as common_assumptions
+from dpjax.training.reports.report import describe_claim as describe_claim
+from dpjax.training.reports.report import describe_gradients as describe_gradients
+from dpjax.training.reports.report import describe_implementation as describe_implementation
+from dpjax.training.reports.report import describe_randomness as describe_randomness
+from dpjax.training.reports.report import describe_versions as describe_versions
+from dpjax.training.reports.report import first_warnings as first_warnings
+from dpjax.training.reports.report import secret_draws as secret_draws
+from dpjax.training.reports.user_sentences import tell_of_users as tell_of_users
 from dpjax.training.steps import NonPrivateTraining as NonPrivateTraining
 from dpjax.training.steps import PrivateTraining as PrivateTraining
 from dpjax.training.steps import TrainingSteps as TrainingSteps
@@ -53,7 +54,6 @@ from dpjax.training.stopped import RunDiverged as RunDiverged
 from dpjax.training.stopped import RunStopped as RunStopped
 from dpjax.training.stopped import RunStoppedByFiles as RunStoppedByFiles
 from dpjax.training.stopped import stopping_on_file_errors as stopping_on_file_errors
-from dpjax.training.user_sentences import tell_of_users as tell_of_users
 from dpjax.training.watches.divergence import DivergenceWatch as DivergenceWatch
 
 __all__ = [

@@ -27,7 +27,7 @@ from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.training.fitting.records import Records, check_records, gives_batches, take_records
 from dpjax.training.fitting.run import Fit
 from dpjax.training.fitting.stored.open_run import FolderOptions, keep_files, open_folder
-from dpjax.training.report import describe_claim
+from dpjax.training.reports.report import describe_claim
 from dpjax.training.steps import Loss, NonPrivateTraining, PrivateTraining, TrainingSteps
 from dpjax.training.watches.divergence import DivergenceWatch
 from dpjax.typing import PyTree

@@ -9,7 +9,7 @@ from dpjax_accounting import SCHEMA_VERSION, Mechanism
 
 from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.environment import describe_environment
-from dpjax.training.report import (
+from dpjax.training.reports.report import (
     NEIGHBOURS,
     common_assumptions,
     describe_claim,
@@ -20,7 +20,7 @@ from dpjax.training.report import (
     first_warnings,
     secret_draws,
 )
-from dpjax.training.user_sentences import tell_of_users
+from dpjax.training.reports.user_sentences import tell_of_users
 
 _ASSUMPTIONS = (
     "One record is one entry of the data that training was given. A person with several entries is "

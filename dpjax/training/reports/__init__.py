@@ -1,0 +1,1 @@
+"""What a privacy report says of a run of any model."""
