@@ -103,7 +103,7 @@ def collectives_of_step(mesh):
             run.steps._apply,
             (run.params, run.state),
             total.grads,
-            *run.steps._private.noise.arguments(0, total.grads),
+            *noise_arguments,
         ),
     }
     for name, lowered in programs.items():
