@@ -19,6 +19,8 @@ from dpjax.finetuning import FinetuneConfig
 from dpjax.finetuning.setup.plan import identity_of
 from dpjax.finetuning.setup.start import set_up
 from dpjax.finetuning.training import loop
+from dpjax.finetuning.training.batches import owner_loss
+from dpjax.training import PrivateTraining
 
 COUNTS = (9, 1, 2, 5) * 12
 
@@ -311,3 +313,32 @@ def test_what_an_owner_adds_does_not_depend_on_the_microbatch(laboratory):
         first, _ = flat_sum(small, steps, step)
         second, _ = flat_sum(whole, steps, step)
         np.testing.assert_allclose(first, second, atol=1e-6 * CLIP_NORM + 1e-8)
+
+
+def test_fast_strategies_clip_owners_as_the_definition_does(laboratory):
+    run = laboratory.run
+    by_definition = PrivateTraining(
+        owner_loss(run.plan.task.loss_fn(run.model.graphdef)),
+        optax.sgd(0.1),
+        run.plan.mechanism,
+        dpjax.FlatClipping(CLIP_NORM),
+        run.run_key,
+        strategy="materialize",
+    )
+    fast, _ = flat_sum(run, laboratory.steps, 0)
+    slow, _ = flat_sum(run, by_definition, 0)
+    np.testing.assert_allclose(fast, slow, atol=1e-4 * CLIP_NORM)
+
+
+@pytest.mark.slow
+def test_texts_of_owners_are_learnt(language_options):
+    options = language_options("prompt_completion")
+    path = options["train_data"]
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(json.dumps(r | {"who": i % 100}) for i, r in enumerate(records)))
+    options["train_data"] = {"path": str(path), "owner_column": "who"}
+    options["privacy"] |= {"records_per_owner": 2}
+    result = dpjax.finetune(**options)
+    losses = [row["loss"] for row in result.metrics]
+    assert np.mean(losses[-3:]) < 0.5 * losses[0]
+    assert result.privacy["guarantee"]["num_units"] == 100
