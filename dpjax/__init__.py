@@ -1,8 +1,9 @@
 """dpjax: differentially private fine-tuning of language models in JAX.
 
-`finetune` is a whole run, and `fit` the training of any model. `private_gradient` is the private
-part of a training loop of your own; `clipped_grad`, `gaussian_noise`, `noisy_mean`, `RunKey` and
-`sampler_for` are its parts. The accountant is the package `dpjax_accounting`.
+`finetune` is a whole run, `plan` says what it would cost, and `fit` trains any model.
+`private_gradient` is the private part of a training loop of your own; `clipped_grad`,
+`gaussian_noise`, `noisy_mean`, `RunKey` and `sampler_for` are its parts. The accountant is the
+package `dpjax_accounting`.
 """
 
 # First: it takes care of Ctrl-C while the rest is loaded.
@@ -18,6 +19,7 @@ from dpjax.finetuning import RunInterrupted as RunInterrupted
 from dpjax.finetuning import RunStopped as RunStopped
 from dpjax.finetuning import Training as Training
 from dpjax.finetuning import finetune as finetune
+from dpjax.finetuning import plan as plan
 from dpjax.lora_config import LoraConfig as LoraConfig
 from dpjax.privatize import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize import AdaptivePrivateGradient as AdaptivePrivateGradient
@@ -85,6 +87,7 @@ __all__ = [
     "gaussian_noise",
     "keep_average",
     "noisy_mean",
+    "plan",
     "private_gradient",
     "sampler_for",
     "scale_by_adam_bc",

@@ -1,4 +1,4 @@
-"""The command `dpjax`: finetune, audit, epsilon, calibrate, report, ledger, demo, convert-gguf."""
+"""The command `dpjax`, with its commands finetune, plan, audit, epsilon, and others."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from dpjax.cli.convert_gguf import ConvertGgufCommand
 from dpjax.cli.demo import DemoCommand
 from dpjax.cli.finetune import FinetuneCommand
 from dpjax.cli.numbers import NUMBERS
+from dpjax.cli.plan import PlanCommand
 from dpjax.cli.report_and_ledger import LedgerCommand, ReportCommand
 from dpjax.finetuning import FinetuneConfig, Interrupts, RunStopped
 from dpjax.option_checks import CheckedOptions, check_all, checks_deferred
@@ -27,6 +28,7 @@ _USAGE_ERROR = 2
 
 Options = (
     Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
+    | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
     | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
     | Annotated[EpsilonCommand, tyro.conf.subcommand("epsilon")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]
@@ -77,6 +79,8 @@ def _parse(arguments: list[str] | None) -> Command:
             check_all(options)
     except (ValueError, TypeError) as error:
         raise SystemExit(_refuse(error)) from error
+    if isinstance(options, PlanCommand):
+        return options
     return FinetuneCommand(options) if isinstance(options, FinetuneConfig) else options
 
 
@@ -103,8 +107,8 @@ def _say_fault(error: Exception, command: Command | None) -> int:
     said = f"{kind}: {message}" if message else kind
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in message:
         advice = (
-            "The memory is too small: lower training.microbatch_size or training.max_length, or "
-            "set compute.rematerialise."
+            "The memory is too small: give training.microbatch_size=auto or a lower number, lower "
+            "training.max_length, or set compute.rematerialise."
         )
     else:
         advice = (

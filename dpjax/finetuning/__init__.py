@@ -8,18 +8,25 @@ from dpjax.finetuning.config import Audit as Audit
 from dpjax.finetuning.config import Compute as Compute
 from dpjax.finetuning.config import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning.config import Generation as Generation
+from dpjax.finetuning.config import PlanConfig as PlanConfig
 from dpjax.finetuning.config import Privacy as Privacy
 from dpjax.finetuning.config import Tracking as Tracking
 from dpjax.finetuning.config import Training as Training
 from dpjax.finetuning.files.run_directory import RunDirectory as RunDirectory
 from dpjax.finetuning.files.run_directory import RunState as RunState
 from dpjax.finetuning.finetune import finetune as finetune
+from dpjax.finetuning.planning.plan import plan as plan
 from dpjax.finetuning.result import FinetuneResult as FinetuneResult
 from dpjax.training import Interrupts as Interrupts
 from dpjax.training import RunInterrupted as RunInterrupted
 from dpjax.training import RunStopped as RunStopped
 
 if TYPE_CHECKING:
+    from dpjax.finetuning.planning.forecast import Forecast as Forecast
+    from dpjax.finetuning.planning.forecast import ModelForecast as ModelForecast
+    from dpjax.finetuning.planning.make import make_forecast as make_forecast
+    from dpjax.finetuning.planning.noise import NoiseChoice as NoiseChoice
+    from dpjax.finetuning.planning.picture import plot_noise as plot_noise
     from dpjax.finetuning.run import execute as execute
     from dpjax.finetuning.setup.start import set_up as set_up
     from dpjax.finetuning.tasks.registry import make_task as make_task
@@ -29,8 +36,12 @@ __all__ = [
     "Compute",
     "FinetuneConfig",
     "FinetuneResult",
+    "Forecast",
     "Generation",
     "Interrupts",
+    "ModelForecast",
+    "NoiseChoice",
+    "PlanConfig",
     "Privacy",
     "RunDirectory",
     "RunInterrupted",
@@ -40,14 +51,22 @@ __all__ = [
     "Training",
     "execute",
     "finetune",
+    "make_forecast",
     "make_task",
+    "plan",
+    "plot_noise",
     "set_up",
 ]
 
 # They load models, which takes a second or two.
 _LOADED_LATE = {
     "execute": "dpjax.finetuning.run",
+    "Forecast": "dpjax.finetuning.planning.forecast",
+    "ModelForecast": "dpjax.finetuning.planning.forecast",
+    "NoiseChoice": "dpjax.finetuning.planning.noise",
+    "make_forecast": "dpjax.finetuning.planning.make",
     "make_task": "dpjax.finetuning.tasks.registry",
+    "plot_noise": "dpjax.finetuning.planning.picture",
     "set_up": "dpjax.finetuning.setup.start",
 }
 

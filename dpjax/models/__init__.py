@@ -1,6 +1,7 @@
 """Flax NNX language models with LoRA, read from and written to Hugging Face checkpoint folders."""
 
 from dpjax.lora_config import LoraConfig as LoraConfig
+from dpjax.models.adapters.abstract import abstract_model as abstract_model
 from dpjax.models.adapters.check import check_adapter as check_adapter
 from dpjax.models.adapters.load import load_adapter as load_adapter
 from dpjax.models.adapters.lora import LoraLinear as LoraLinear
@@ -80,6 +81,7 @@ __all__ = [
     "TokenClassifier",
     "Trainable",
     "TransformerConfig",
+    "abstract_model",
     "add_lora",
     "base_model",
     "causal_lm_loss",

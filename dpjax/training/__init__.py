@@ -2,6 +2,7 @@
 
 from dpjax.training.callbacks.callback import Callback as Callback
 from dpjax.training.callbacks.callback import CallbackCaller as CallbackCaller
+from dpjax.training.callbacks.progress import TrainingProgress as TrainingProgress
 from dpjax.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as WeightsAndBiases
 from dpjax.training.devices.layout import Layout as Layout
@@ -32,11 +33,15 @@ from dpjax.training.fitting.run import Fit as Fit
 from dpjax.training.fitting.run import FitResult as FitResult
 from dpjax.training.loop import StepDone as StepDone
 from dpjax.training.loop import run_steps as run_steps
+from dpjax.training.memory.limit import memory_limit as memory_limit
+from dpjax.training.memory.microbatch_size import largest_microbatch as largest_microbatch
+from dpjax.training.memory.step_memory import StepMemory as StepMemory
+from dpjax.training.memory.step_programs import StepPrograms as StepPrograms
+from dpjax.training.memory.words import in_words as in_words
 from dpjax.training.optimizers.adam_bc import AdamBCState as AdamBCState
 from dpjax.training.optimizers.adam_bc import scale_by_adam_bc as scale_by_adam_bc
 from dpjax.training.optimizers.averaging import average_of as average_of
 from dpjax.training.optimizers.averaging import keep_average as keep_average
-from dpjax.training.progress import TrainingProgress as TrainingProgress
 from dpjax.training.reports.report import NEIGHBOURS as NEIGHBOURS
 from dpjax.training.reports.report import common_assumptions as common_assumptions
 from dpjax.training.reports.report import describe_claim as describe_claim
@@ -82,6 +87,8 @@ __all__ = [
     "RunStopped",
     "RunStoppedByFiles",
     "StepDone",
+    "StepMemory",
+    "StepPrograms",
     "TensorBoard",
     "TrainingProgress",
     "TrainingSteps",
@@ -99,8 +106,11 @@ __all__ = [
     "describe_versions",
     "first_warnings",
     "fit",
+    "in_words",
     "jax_settings",
     "keep_average",
+    "largest_microbatch",
+    "memory_limit",
     "parse_mesh",
     "partial_of",
     "read_rows",

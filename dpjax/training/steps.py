@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,13 @@ Order = Callable[[np.ndarray], np.ndarray]
 _UNREACHED_NORM = 1e30
 
 
+class LoweredStep(NamedTuple):
+    """The programs of a step, not compiled: `jax.stages.Lowered` of `add` and of `update`."""
+
+    add: jax.stages.Lowered
+    update: jax.stages.Lowered
+
+
 class TrainingSteps(Protocol):
     """What the loop does in each step; as in `dpjax.PrivateGradient`, and then the update."""
 
@@ -54,6 +61,11 @@ class TrainingSteps(Protocol):
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
     ) -> tuple[PyTree, PyTree]:
         """Returns parameters and optimizer state after the step; takes over their buffers."""
+
+    def lower(
+        self, params: PyTree, state: PyTree, batch: PyTree, mask: PyTree, frozen: PyTree
+    ) -> LoweredStep:
+        """Lowers the programs of `add` and `update` for arrays or shapes, of which none is read."""
 
 
 class PrivateTraining:
@@ -110,6 +122,15 @@ class PrivateTraining:
         """Adds the noise, and applies the optimizer: one compiled program."""
         updated = self._private.release_and_update(self._apply, total, step, params, state)
         return updated[0], updated[1]
+
+    def lower(
+        self, params: PyTree, state: PyTree, batch: PyTree, mask: PyTree, frozen: PyTree
+    ) -> LoweredStep:
+        """Lowers clipping, noise and optimizer as they are in a step."""
+        return LoweredStep(
+            self._private.lower_add(params, batch, mask, frozen),
+            self._private.lower_update(self._apply, params, params, state),
+        )
 
 
 class NonPrivateTraining:
@@ -174,6 +195,16 @@ class NonPrivateTraining:
         del step
         updated = self._apply(total.grads, params, state)
         return updated[0], updated[1]
+
+    def lower(
+        self, params: PyTree, state: PyTree, batch: PyTree, mask: PyTree, frozen: PyTree
+    ) -> LoweredStep:
+        """Lowers sum and optimizer as they are in a step."""
+        total = jax.eval_shape(StepTotal.zeros, params)
+        return LoweredStep(
+            self.add.lower(total, params, batch, mask, frozen),
+            self._apply.lower(total.grads, params, state),
+        )
 
 
 @jax.jit

@@ -12,6 +12,7 @@ from dpjax.finetuning import FinetuneConfig, run_audit, set_up
 from dpjax.finetuning.reports import privacy_report
 from dpjax.finetuning.reports.headline import headline
 from dpjax.finetuning.setup.audited_records import AuditedRecords
+from dpjax.finetuning.setup.optimizer import make_optimizer
 from dpjax.finetuning.training import loop
 from dpjax.privatize import RunKey
 from tests.support.language_records import random_records
@@ -82,7 +83,7 @@ def test_training_draws_each_record_that_is_in_and_no_other(options):
     run = ready(options | LEAKY)
     included = set(np.flatnonzero(run.audited.coins.included).tolist())
     drawn, counts = set(), []
-    steps = loop._make_steps(run, loop.make_optimizer(run.plan.config.training, 60, ()))
+    steps = loop._make_steps(run, make_optimizer(run.plan.config.training, 60, ()))
     for step in range(run.plan.num_steps):
         for rows, mask in steps.batches(step, microbatch_size=16, order=lambda rows: rows):
             drawn.update(rows[mask].tolist())

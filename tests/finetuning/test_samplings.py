@@ -8,7 +8,7 @@ from dpjax_accounting import Ledger, mechanism_from_dict, verify_report
 
 import dpjax
 from dpjax.finetuning.setup import identity
-from dpjax.finetuning.training import loop
+from dpjax.finetuning.setup.steps import noise_stddev_of
 from dpjax.privatize import RunKey, num_steps_of, sampler_for
 from tests.support.runs import check, weights
 
@@ -106,7 +106,7 @@ def test_another_sampling_or_numpy_is_refused_on_resume(stopped, monkeypatch):
 def test_the_noise_that_adam_bc_takes_off_is_that_of_the_mechanism(sampling, with_sampling):
     plan = check_free(with_sampling(sampling)).plan
     batch = 240 if sampling == "full-batch" else 40
-    assert loop._noise_stddev(plan) == pytest.approx(4.0 * 0.5 / batch)
+    assert noise_stddev_of(plan) == pytest.approx(4.0 * 0.5 / batch)
 
 
 def check_free(options):

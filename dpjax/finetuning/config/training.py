@@ -28,8 +28,10 @@ class Training(CheckedOptions):
     expected_batch_size: int = 256
     """B, the mean size of a batch; the sampling probability is this over the records. Has no
     meaning with privacy.sampling=full-batch. With an owner column it counts owners."""
-    microbatch_size: int = 32
-    """Records processed at once: costs memory, changes nothing else."""
+    microbatch_size: int | Literal["auto"] = 32
+    """Records processed at once: costs memory, changes nothing else. auto takes the largest power
+    of two that fits into memory, at most a quarter of expected_batch_size: it compiles steps and
+    reads how much memory they need."""
     num_epochs: float | None = None
     """Length of the run in expected passes over the data; default 3 if no num_steps is given. Whole
     with privacy.sampling=random-allocation or shuffled, which account for epochs. With an owner
@@ -83,10 +85,17 @@ class Training(CheckedOptions):
                 f"both training.num_epochs={self.num_epochs} and "
                 f"training.num_steps={self.num_steps} are given; give one"
             )
-        counts = ("expected_batch_size", "microbatch_size", "num_steps", "max_length")
+        counts = ("expected_batch_size", "num_steps", "max_length")
         for name in (*counts, "checkpoint_every_steps", "keep_checkpoints"):
             check_at_least(f"training.{name}", getattr(self, name), 1)
         check_at_least("training.evaluate_every", self.evaluate_every, 1)
+        if isinstance(self.microbatch_size, int):
+            check_at_least("training.microbatch_size", self.microbatch_size, 1)
+        elif self.microbatch_size != "auto":
+            raise ValueError(
+                "training.microbatch_size must be a whole number or auto, got "
+                f"{self.microbatch_size!r}"
+            )
         check_positive("training.num_epochs", self.num_epochs)
         check_positive("training.learning_rate", self.learning_rate)
         check_positive("training.head_learning_rate", self.head_learning_rate)

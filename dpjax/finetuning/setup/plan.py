@@ -91,6 +91,14 @@ class Plan:
         return count_shared_texts(self.train, owner_of)
 
     @property
+    def microbatch_size(self) -> int:
+        """Records that are processed at once; `auto` must have been resolved."""
+        size = self.config.training.microbatch_size
+        if isinstance(size, str):
+            raise ValueError(f"training.microbatch_size={size} must be resolved before a step")
+        return size
+
+    @property
     def audit_delta(self) -> float:
         """δ of what an audit finds: that of the guarantee, or the default one without privacy."""
         return default_delta(len(self.train)) if self.delta is None else self.delta

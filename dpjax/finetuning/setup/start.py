@@ -18,6 +18,7 @@ from dpjax.finetuning.result import FinetuneResult, load_result
 from dpjax.finetuning.setup import identity
 from dpjax.finetuning.setup.audited_records import AuditedRecords, prepare_audit
 from dpjax.finetuning.setup.initial_a import starts_at_principal_a, with_stored_a
+from dpjax.finetuning.setup.microbatch_size import resolve_auto, resumed_auto
 from dpjax.finetuning.setup.plan import Plan, prepare
 from dpjax.finetuning.setup.run_ledger import ledger_of
 from dpjax.models import (
@@ -99,7 +100,8 @@ class MeasuredRun:
 def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
     """Does all that can fail because of what was asked: nothing is compiled or written.
 
-    Canaries of kind high-temperature are the exception: the model writes them here.
+    There are two exceptions: the model writes canaries of kind high-temperature here, and
+    training.microbatch_size=auto compiles steps.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
@@ -159,8 +161,11 @@ def _make_run(
     started_at = datetime.datetime.now().replace(microsecond=0)
     if resumes:
         started_at = datetime.datetime.fromisoformat(stored["started_at"])
-    layout, on_devices = _choose_layout(config)
-    plan = prepare(config, started_at=started_at)
+        config, said = resumed_auto(config, stored)
+        notices += said
+    plan, said = resolve_auto(prepare(config, started_at=started_at))
+    notices += said
+    layout, on_devices = _choose_layout(plan)
     described = identity.describe(plan, describe_mesh(None if layout is None else layout.mesh))
     if resumes:
         identity.check_same(stored, described)
@@ -195,14 +200,15 @@ def _make_run(
     )
 
 
-def _choose_layout(config: FinetuneConfig) -> tuple[Layout | None, tuple[str, ...]]:
+def _choose_layout(plan: Plan) -> tuple[Layout | None, tuple[str, ...]]:
     """Where the parameters lie, None for a single device; and what there is to say about it."""
     if jax.process_count() > 1:
         raise ValueError(
             f"finetune runs in one process, got {jax.process_count()}: every one would write the "
             "folder of the run. Start it without jax.distributed.initialize, or take dpjax.fit"
         )
-    size, size_name = config.training.microbatch_size, "training.microbatch_size"
+    config = plan.config
+    size, size_name = plan.microbatch_size, "training.microbatch_size"
     if config.privacy.records_per_owner > 1:
         # The rows that devices share are owners.
         size = max(1, size // config.privacy.records_per_owner)

@@ -10,8 +10,8 @@ import numpy as np
 
 from dpjax.data import EncodedRecords, Owners, trim_padding
 from dpjax.finetuning.setup.start import Run
-from dpjax.finetuning.tasks.base import Batch, Loss
-from dpjax.privatize import unit_loss
+from dpjax.finetuning.setup.steps import drops_inputs, units_at_once
+from dpjax.finetuning.tasks.base import Batch
 from dpjax.training import TrainingSteps
 from dpjax.typing import PyTree
 
@@ -19,27 +19,9 @@ from dpjax.typing import PyTree
 def encode_batch(run: Run, records: EncodedRecords, rows: np.ndarray, step: int) -> Batch:
     """Returns the records at `rows`, `(b,)`; each drops what its own key says."""
     batch = run.plan.task.batch(trim_padding(records.take(rows)))
-    config = run.plan.config
-    if config.tuning != "lora" or not config.lora.dropout:
+    if not drops_inputs(run.plan.config):
         return batch
     return batch._replace(dropout_keys=_keys_of(run.run_key.dropout_key(step), rows))
-
-
-def owner_loss(loss: Loss) -> Loss:
-    """Makes the loss of one owner: the mean over the records that were drawn.
-
-    One contribution per owner is clipped, so that the owner's whole data moves the sum by at most
-    the clip norm. With the mean, clip norm and learning rate mean the same for any number of
-    records; with the sum, owners of many records would be clipped harder.
-    """
-
-    def loss_of_unit(params: PyTree, unit: PyTree, frozen: PyTree) -> jax.Array:
-        def record_loss(params: PyTree, record: PyTree) -> jax.Array:
-            return loss(params, record, frozen)
-
-        return unit_loss(record_loss, reduction="mean")(params, unit)
-
-    return loss_of_unit
 
 
 def owner_batches(
@@ -50,7 +32,7 @@ def owner_batches(
     An owner draws as `Owners.draw` says: alone, whatever other owners are in the batch.
     """
     plan = run.plan
-    k, size = plan.config.privacy.records_per_owner, plan.config.training.microbatch_size
+    k = plan.config.privacy.records_per_owner
     lengths = plan.train.attention_mask.sum(axis=1)
 
     def draw(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,8 +42,9 @@ def owner_batches(
         longest = lengths[draw(chosen)[0]].max(axis=1)
         return chosen[np.argsort(longest, kind="stable")]
 
-    # As many records at once as without owners.
-    pieces = steps.batches(step, microbatch_size=max(1, size // k), order=by_longest_record)
+    pieces = steps.batches(
+        step, microbatch_size=units_at_once(plan, plan.microbatch_size), order=by_longest_record
+    )
     for chosen, mask in pieces:
         rows, is_record = draw(chosen)
         batch = encode_batch(run, plan.train, rows.reshape(-1), step)

@@ -15,10 +15,10 @@ from rich.console import Console
 from dpjax.data import by_length
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run, on_devices
-from dpjax.finetuning.training.batches import encode_batch, owner_batches, owner_loss
+from dpjax.finetuning.setup.steps import make_run_optimizer, make_steps
+from dpjax.finetuning.training.batches import encode_batch, owner_batches
 from dpjax.finetuning.training.evaluate import evaluate
-from dpjax.finetuning.training.optimizer import make_optimizer
-from dpjax.privatize import FlatClipping, sampler_for, step_noise
+from dpjax.privatize import step_noise
 from dpjax.training import (
     Callback,
     CallbackCaller,
@@ -26,14 +26,11 @@ from dpjax.training import (
     DivergenceWatch,
     Interrupts,
     MetricsLog,
-    NonPrivateTraining,
-    PrivateTraining,
     RunInterrupted,
     StepDone,
     TrainingProgress,
     TrainingSteps,
     average_of,
-    keep_average,
     run_steps,
 )
 from dpjax.typing import PyTree
@@ -88,11 +85,7 @@ def train(
         model = on_devices(model, layout)
     trainable, frozen = model.trainable, model.frozen
     training = plan.config.training
-    optimizer = make_optimizer(
-        training, plan.num_steps, plan.head, noise_stddev=_noise_stddev(plan)
-    )
-    if training.ema_decay is not None:
-        optimizer = keep_average(optimizer, training.ema_decay)
+    optimizer = make_run_optimizer(plan)
     steps = _make_steps(run, optimizer)
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
     init = (
@@ -181,36 +174,10 @@ def _evaluate_if_due(run: Run, done: StepDone) -> dict[str, float | None]:
     return found
 
 
-def _noise_stddev(plan: Plan) -> float:
-    """Of the noise on the private gradient, per coordinate; 0 without privacy."""
-    if plan.mechanism is None:
-        return 0.0
-    noise = step_noise(plan.mechanism)
-    return noise.noise_multiplier * plan.config.privacy.clip_norm / noise.batch_size
-
-
 def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
-    """Makes the steps: with privacy, sampler, clipping and noise read the one mechanism."""
-    plan = run.plan
-    loss = plan.task.loss_fn(run.model.graphdef)
-    if plan.owners is not None:
-        loss = owner_loss(loss)
     present = None if run.audited is None else run.audited.present
-    if plan.mechanism is None:
-        sampler = sampler_for(plan.recipe, run.run_key, present)
-        return NonPrivateTraining(
-            loss, optimizer, sampler, step_noise(plan.recipe).batch_size, layout=run.layout
-        )
-    rule = FlatClipping(plan.config.privacy.clip_norm)
-    return PrivateTraining(
-        loss,
-        optimizer,
-        plan.mechanism,
-        rule,
-        run.run_key,
-        present=present,
-        layout=run.layout,
-    )
+    graphdef = run.model.graphdef
+    return make_steps(run.plan, graphdef, optimizer, run.run_key, present, run.layout)
 
 
 def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, Any]]:
@@ -221,14 +188,14 @@ def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, A
 
 def _drawn(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, np.ndarray]]:
     """Yields the microbatches of a step; each record drops what its own key says."""
-    plan, config = run.plan, run.plan.config
+    plan = run.plan
     if plan.owners is not None:
         yield from owner_batches(run, plan.owners, steps, step)
         return
     records = plan.train if run.audited is None else run.audited.slots
     microbatches = steps.batches(
         step,
-        microbatch_size=config.training.microbatch_size,
+        microbatch_size=plan.microbatch_size,
         order=functools.partial(by_length, records),
     )
     for rows, mask in microbatches:

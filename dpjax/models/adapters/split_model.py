@@ -58,6 +58,7 @@ def split_trainable(model: Model, trainable: Trainable) -> SplitModel:
     """Splits a model into its structure, the parameters that are trained, and the others.
 
     Trained parameters become float32: a small update would be rounded away in a shorter format.
+    An abstract model, such as `abstract_model` makes, is split into `jax.ShapeDtypeStruct`s.
 
     Raises:
         ValueError: nothing would be trained, or what is asked for does not fit the model.
@@ -73,8 +74,14 @@ def split_trainable(model: Model, trainable: Trainable) -> SplitModel:
     """
     chosen = trainable.paths(model)
     graphdef, trained, frozen = nnx.split(model, lambda path, _: tuple(path) in chosen, ...)
-    in_float32 = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), nnx.to_pure_dict(trained))
+    in_float32 = jax.tree.map(_in_float32, nnx.to_pure_dict(trained))
     return SplitModel(graphdef, in_float32, nnx.to_pure_dict(frozen))
+
+
+def _in_float32(leaf: Any) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.update(dtype=jnp.float32)
+    return leaf.astype(jnp.float32)
 
 
 def count_parameters(tree: Any) -> int:

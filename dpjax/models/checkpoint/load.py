@@ -61,6 +61,16 @@ class Loading:
         if self.param_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"param_dtype must be float32 or bfloat16, got {self.param_dtype!r}")
 
+    def apply_to(self, config: TransformerConfig) -> TransformerConfig:
+        """Returns the configuration of a model that is loaded in this way."""
+        return dataclasses.replace(
+            config,
+            dtype=self.dtype,
+            attention=self.attention,
+            scan_layers=self.scan_layers,
+            rematerialise=self.rematerialise,
+        )
+
 
 def load_causal_lm(folder: str | Path, *, loading: Loading = Loading()) -> CausalLM:
     """Load a checkpoint folder (config.json and safetensors) as a language model.
@@ -80,7 +90,7 @@ def load_causal_lm(folder: str | Path, *, loading: Loading = Loading()) -> Causa
     """
     folder = Path(folder)
     raw = read_config_json(folder)
-    config = _with(parse_config(raw), loading)
+    config = loading.apply_to(parse_config(raw))
     family = family_of(raw["model_type"])
     family.head("causal_lm")
     # What is saved with the tuned model is checked before it is tuned.
@@ -180,24 +190,15 @@ def _load_labelled(
     whole = parse_config(raw)
     family = family_of(raw["model_type"])
     family.head(task)
-    config = _with(_shortened(whole, num_layers), loading)
+    config = loading.apply_to(shortened(whole, num_layers))
     tensors = _by_table_name(folder, family, task, open_tensors(folder))
     tensors = _with_head(tensors, raw, family, task, config, label_names, key)
     make = partial(make, config, num_labels=len(label_names))
     return _filled(make, folder, family, task, whole, config, tensors, loading)
 
 
-def _with(config: TransformerConfig, loading: Loading) -> TransformerConfig:
-    return dataclasses.replace(
-        config,
-        dtype=loading.dtype,
-        attention=loading.attention,
-        scan_layers=loading.scan_layers,
-        rematerialise=loading.rematerialise,
-    )
-
-
-def _shortened(config: TransformerConfig, num_layers: int | None) -> TransformerConfig:
+def shortened(config: TransformerConfig, num_layers: int | None) -> TransformerConfig:
+    """Returns the configuration with the lowest `num_layers` layers alone; None keeps all."""
     if num_layers is None or num_layers == config.num_layers:
         return config
     if not 1 <= num_layers < config.num_layers:
@@ -329,7 +330,7 @@ def _filled(
     """
     expected = {weight.hf_name for weight in family.weight_names(whole, task)}
     _check_names(folder, expected=expected, stored=tensors)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(rngs=_SameKey())))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(rngs=SameKey())))
     parameters = nnx.to_pure_dict(state)
     grouped: dict[tuple, list[WeightName]] = {}
     for weight in family.weight_names(config, task):
@@ -356,13 +357,14 @@ def _filled(
     return nnx.merge(graphdef, parameters)
 
 
-class _SameKey:
+class SameKey:
     """In the place of `nnx.Rngs` where only shapes are asked for.
 
     Counting draws while they are traced takes a second for a model of 30 layers.
     """
 
     def params(self) -> jax.Array:
+        """Returns a key."""
         return jax.random.key(0)
 
 

@@ -113,6 +113,19 @@ class PrivateGradient(PrivateSteps):
             )
         return super()._approve(total, step)
 
+    def lower_update(
+        self, update: Callable[..., PyTree], params: PyTree, *args: PyTree
+    ) -> jax.stages.Lowered:
+        """Lowers the program of `release_and_update` for arrays or shapes: nothing is released.
+
+        Args:
+            update: as for `release_and_update`.
+            params: the parameters that the total is of.
+            args: what `update` takes beside the private gradient.
+        """
+        grads = self._abstract_total(params).grads
+        return self._compiled_update.lower(update, args, grads, *self.noise.arguments(0, grads))
+
     def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
         rule = self.rule
         return lambda total: rule
@@ -122,7 +135,7 @@ class PrivateGradient(PrivateSteps):
         return jax.jit(self.noise.make_mean(), donate_argnums=0)
 
     @functools.cached_property
-    def _compiled_update(self) -> Callable[..., PyTree]:
+    def _compiled_update(self) -> jax.stages.Wrapped:
         mean = self.noise.make_mean()
 
         def run(

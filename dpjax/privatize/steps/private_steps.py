@@ -103,10 +103,31 @@ class PrivateSteps:
         self._check_mine(total)
         total.check_is_held()
         where = shardings_of(params)
-        return self._compiled_add(total, params, batch, mask, *shared, shardings=where)
+        added: StepTotal = self._compiled_add(total, params, batch, mask, *shared, shardings=where)
+        return added
+
+    def lower_add(
+        self, params: PyTree, batch: PyTree, mask: PyTree, *shared: PyTree
+    ) -> jax.stages.Lowered:
+        """Lowers the program of `add` for arrays or shapes (`jax.ShapeDtypeStruct`): none is read.
+
+        `lower_add(...).compile().memory_analysis()` tells what the program needs.
+
+        Args:
+            params: as for `add`; so are the others.
+            batch: the examples.
+            mask: which of them count.
+            shared: what else the loss takes.
+        """
+        total, where = self._abstract_total(params), shardings_of(params)
+        return self._compiled_add.lower(total, params, batch, mask, *shared, shardings=where)
+
+    def _abstract_total(self, params: PyTree) -> StepTotal:
+        """The shapes of the total that `zeros` makes."""
+        return jax.eval_shape(lambda params: StepTotal.zeros(params, owner=self._owner), params)
 
     @functools.cached_property
-    def _compiled_add(self) -> Callable[..., StepTotal]:
+    def _compiled_add(self) -> jax.stages.Wrapped:
         # What is compiled must not refer to this object, which refers to it: Python's collector
         # does not see through JAX's caches, and neither would be freed.
         loss_of_example, rule_of, strategy = self.loss_fn, self._make_rule_of(), self.strategy

@@ -1,1 +1,1 @@
-"""Whoever wants to be told of the steps of a run."""
+"""Whoever wants to be told of the steps of a run, and its progress on a console."""

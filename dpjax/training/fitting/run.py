@@ -13,10 +13,10 @@ from rich.console import Console
 
 from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.callbacks.callback import Callback, CallbackCaller
+from dpjax.training.callbacks.progress import TrainingProgress
 from dpjax.training.fitting.report import report_fit
 from dpjax.training.fitting.stored.stored_run import StoredRun
 from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
-from dpjax.training.progress import TrainingProgress
 from dpjax.training.steps import TrainingSteps
 from dpjax.training.watches.divergence import DivergenceWatch
 from dpjax.typing import PyTree

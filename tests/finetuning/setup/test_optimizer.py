@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from dpjax.finetuning.config import Training
-from dpjax.finetuning.training.optimizer import make_optimizer
+from dpjax.finetuning.setup.optimizer import make_optimizer
 from dpjax.training import scale_by_adam_bc
 
 

@@ -1,0 +1,77 @@
+"""training.microbatch_size=auto: the number that a run gets."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.finetuning.setup.steps import abstract_split, step_programs
+from dpjax.privatize import step_noise
+from dpjax.training import StepMemory, StepPrograms, in_words, largest_microbatch, memory_limit
+
+# The last microbatch of a step is filled up with rows that do not count: on average half of one.
+_LARGEST_SHARE = 4
+OPTION = "training.microbatch_size"
+
+
+def chosen_memory(plan: Plan, programs: StepPrograms, limit: int) -> StepMemory:
+    """Returns the memory of the largest microbatch that fits and is not wasteful.
+
+    It holds at most a quarter of the expected batch size: the last one of a step is filled up.
+
+    Args:
+        plan: what was asked for.
+        programs: of the run's steps.
+        limit: bytes that a step may use.
+
+    Raises:
+        ValueError: a single record does not fit.
+    """
+    largest = max(1, int(step_noise(plan.recipe).batch_size) // _LARGEST_SHARE)
+    if plan.owners is not None:
+        largest *= plan.config.privacy.records_per_owner
+    return largest_microbatch(programs.memory, limit, largest)
+
+
+def with_microbatch_size(config: FinetuneConfig, size: int) -> FinetuneConfig:
+    """Returns the configuration with a number of records."""
+    training = dataclasses.replace(config.training, microbatch_size=size)
+    return dataclasses.replace(config, training=training)
+
+
+def resolve_auto(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
+    """Returns a run that knows its microbatch size, and what there is to say about the choice.
+
+    Nothing is read of the weights, and nothing is run.
+
+    Raises:
+        ValueError: a single record does not fit, or the device does not tell.
+    """
+    if plan.config.training.microbatch_size != "auto":
+        return plan, ()
+    programs, limit = step_programs(plan, abstract_split(plan)), memory_limit()
+    memory = chosen_memory(plan, programs, limit)
+    size = memory.microbatch_size
+    notice = (
+        f"{OPTION}=auto: {size} records at once. The compiled step needs {in_words(memory.peak)}"
+        f" for texts of {plan.config.training.max_length} tokens; {in_words(limit)} may be used"
+    )
+    return dataclasses.replace(plan, config=with_microbatch_size(plan.config, size)), (notice,)
+
+
+def resumed_auto(
+    config: FinetuneConfig, stored: dict[str, Any]
+) -> tuple[FinetuneConfig, tuple[str, ...]]:
+    """Returns the configuration with the size that the interrupted run had, in the place of auto.
+
+    Args:
+        config: what was asked for.
+        stored: the identity of the interrupted run.
+    """
+    size = stored["config"].get(OPTION)
+    if config.training.microbatch_size != "auto" or not isinstance(size, int):
+        return config, ()
+    notice = f"{OPTION}=auto: {size} records at once, as the run was started with"
+    return with_microbatch_size(config, size), (notice,)

@@ -1,0 +1,156 @@
+"""The steps of a run, and the shapes that they are compiled for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.setup.optimizer import make_optimizer
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.finetuning.tasks.base import Batch, Loss
+from dpjax.models import SplitModel, Trainable, abstract_model, split_trainable
+from dpjax.privatize import FlatClipping, RunKey, sampler_for, step_noise, unit_loss
+from dpjax.training import (
+    Layout,
+    NonPrivateTraining,
+    PrivateTraining,
+    StepPrograms,
+    TrainingSteps,
+    keep_average,
+)
+from dpjax.typing import PyTree
+
+
+def make_run_optimizer(plan: Plan) -> Any:
+    """Makes the optimizer of a run: it knows the noise on the private gradient."""
+    training = plan.config.training
+    optimizer = make_optimizer(
+        training, plan.num_steps, plan.head, noise_stddev=noise_stddev_of(plan)
+    )
+    if training.ema_decay is not None:
+        optimizer = keep_average(optimizer, training.ema_decay)
+    return optimizer
+
+
+def make_steps(
+    plan: Plan,
+    graphdef: Any,
+    optimizer: Any,
+    run_key: RunKey,
+    present: np.ndarray | None = None,
+    layout: Layout | None = None,
+) -> TrainingSteps:
+    """Makes the steps: with privacy, sampler, clipping and noise read the one mechanism.
+
+    Args:
+        plan: what was asked for.
+        graphdef: the structure of the model.
+        optimizer: from `make_run_optimizer`.
+        run_key: the secret of the run.
+        present: `(S,)` bool, which slots of records are taken; None for all.
+        layout: where parameters lie; None for a single device.
+    """
+    loss = plan.task.loss_fn(graphdef)
+    if plan.owners is not None:
+        loss = _owner_loss(loss)
+    if plan.mechanism is None:
+        sampler = sampler_for(plan.recipe, run_key, present)
+        batch_size = step_noise(plan.recipe).batch_size
+        return NonPrivateTraining(loss, optimizer, sampler, batch_size, layout=layout)
+    rule = FlatClipping(plan.config.privacy.clip_norm)
+    return PrivateTraining(
+        loss, optimizer, plan.mechanism, rule, run_key, present=present, layout=layout
+    )
+
+
+def _owner_loss(loss: Loss) -> Loss:
+    """Makes the loss of one owner: the mean over the records that were drawn.
+
+    One contribution per owner is clipped, so that the owner's whole data moves the sum by at most
+    the clip norm. With the mean, clip norm and learning rate mean the same for any number of
+    records; with the sum, owners of many records would be clipped harder.
+    """
+
+    def loss_of_unit(params: PyTree, unit: PyTree, frozen: PyTree) -> jax.Array:
+        def record_loss(params: PyTree, record: PyTree) -> jax.Array:
+            return loss(params, record, frozen)
+
+        return unit_loss(record_loss, reduction="mean")(params, unit)
+
+    return loss_of_unit
+
+
+def drops_inputs(config: FinetuneConfig) -> bool:
+    """Whether adapters are trained with dropout, for which each record has a key."""
+    return config.tuning == "lora" and config.lora.dropout > 0
+
+
+def units_at_once(plan: Plan, microbatch_size: int) -> int:
+    """Returns the units of a microbatch: as many records at once with owners as without."""
+    if plan.owners is None:
+        return microbatch_size
+    return max(1, microbatch_size // plan.config.privacy.records_per_owner)
+
+
+def abstract_split(plan: Plan) -> SplitModel:
+    """Returns the shapes of the model that the run trains, split by what is trained."""
+    config = plan.config
+    model = abstract_model(
+        plan.checkpoint,
+        config.task,
+        num_labels=len(plan.task.labels) or None,
+        pooling=config.pooling,
+        num_layers=config.num_layers,
+        lora=config.lora if config.tuning == "lora" else None,
+        loading=config.compute.loading,
+    )
+    return split_trainable(model, Trainable(config.tuning, num_layers=config.num_trained_layers))
+
+
+def step_programs(plan: Plan, model: SplitModel) -> StepPrograms:
+    """Makes the programs of a step, to be compiled for microbatches of any size.
+
+    Records have `training.max_length` tokens, as long as any may be: what is compiled does not
+    depend on the private records.
+
+    Args:
+        plan: what was asked for.
+        model: arrays or shapes.
+    """
+    optimizer = make_run_optimizer(plan)
+    # No number is drawn from the key: it makes the programs alone.
+    steps = make_steps(plan, model.graphdef, optimizer, RunKey.from_os_entropy())
+    state = jax.eval_shape(optimizer.init, model.trainable)
+    return StepPrograms(
+        steps, model.trainable, state, model.frozen, lambda size: _abstract_batch(plan, size)
+    )
+
+
+def _abstract_batch(plan: Plan, size: int) -> PyTree:
+    """The shapes of a microbatch of the longest records; of owners with the most records."""
+    length, num_units = plan.config.training.max_length, units_at_once(plan, size)
+    per_owner = plan.config.privacy.records_per_owner
+    units = (num_units,) if plan.owners is None else (num_units, per_owner)
+
+    def with_axes(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
+        tokens = () if leaf.ndim == 1 else (length,)
+        return jax.ShapeDtypeStruct((*units, *tokens), leaf.dtype)
+
+    batch: Batch = jax.tree.map(with_axes, plan.task.batch(plan.train.take(np.zeros(1, int))))
+    if drops_inputs(plan.config):
+        batch = batch._replace(dropout_keys=jax.ShapeDtypeStruct((*units, 2), jnp.uint32))
+    if plan.owners is None:
+        return batch
+    return {"examples": batch, "mask": jax.ShapeDtypeStruct(units, jnp.bool_)}
+
+
+def noise_stddev_of(plan: Plan) -> float:
+    """Of the noise on the private gradient, per coordinate; 0 without privacy."""
+    if plan.mechanism is None:
+        return 0.0
+    noise = step_noise(plan.mechanism)
+    return noise.noise_multiplier * plan.config.privacy.clip_norm / noise.batch_size

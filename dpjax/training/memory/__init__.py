@@ -1,0 +1,1 @@
+"""What a step needs: read from its compiled programs, before anything is loaded or run."""

@@ -1,0 +1,102 @@
+"""The programs of a step for several microbatch sizes, compiled for shapes alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpjax.training.memory.step_memory import StepMemory, bytes_of, workspace_of
+from dpjax.training.steps import LoweredStep, TrainingSteps
+from dpjax.typing import PyTree
+
+
+class StepPrograms:
+    """The real programs of a step: clipping, noise and optimizer. Each is compiled once.
+
+    Args:
+        steps: how a step is computed.
+        params: arrays or shapes (`jax.ShapeDtypeStruct`) of what is trained; so are the others.
+        state: of the optimizer's state.
+        frozen: of what the loss reads beside them.
+        batch_of: from a microbatch size to the shapes of its records, or units, with a leading
+            axis of them.
+    """
+
+    def __init__(
+        self,
+        steps: TrainingSteps,
+        params: PyTree,
+        state: PyTree,
+        frozen: PyTree,
+        batch_of: Callable[[int], PyTree],
+    ) -> None:
+        self._steps, self._params, self._state, self._frozen = steps, params, state, frozen
+        self._batch_of = batch_of
+        self._adds: dict[int, jax.stages.Compiled] = {}
+        self._update: jax.stages.Compiled | None = None
+
+    @property
+    def num_compiled(self) -> int:
+        """For how many microbatch sizes programs have been compiled."""
+        return len(self._adds)
+
+    def memory(self, microbatch_size: int) -> StepMemory:
+        """Returns the memory of a step with microbatches of a size.
+
+        Raises:
+            ValueError: the compiler of this backend does not tell.
+        """
+        add, update = self._compiled(microbatch_size)
+        sums = jax.eval_shape(lambda params: self._steps.zeros(params, 0), self._params)
+        return StepMemory(
+            trained=bytes_of(self._params),
+            frozen=bytes_of(self._frozen),
+            optimizer=bytes_of(self._state),
+            sums=bytes_of(sums),
+            microbatch=bytes_of(self._batch_of(microbatch_size)),
+            add_workspace=workspace_of(add),
+            update_workspace=workspace_of(update),
+            microbatch_size=microbatch_size,
+        )
+
+    def measure_seconds(self, microbatch_size: int) -> tuple[float, float]:
+        """Runs one microbatch and one update on zeros, and returns the seconds of each."""
+        add, update = self._compiled(microbatch_size)
+        return _seconds_of(add), _seconds_of(update)
+
+    def _compiled(self, size: int) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
+        if size not in self._adds or self._update is None:
+            lowered = self._lower(size)
+            self._adds[size] = lowered.add.compile()
+            if self._update is None:
+                self._update = lowered.update.compile()
+        return self._adds[size], self._update
+
+    def _lower(self, size: int) -> LoweredStep:
+        batch = self._batch_of(size)
+        mask = jax.ShapeDtypeStruct(jax.tree.leaves(batch)[0].shape[:1], jnp.bool_)
+        return self._steps.lower(self._params, self._state, batch, mask, self._frozen)
+
+
+def _seconds_of(program: jax.stages.Compiled) -> float:
+    """How long the second call of a program takes."""
+    seconds = 0.0
+    for _ in range(2):
+        # Made for each call: some of the buffers are taken over.
+        args, _ = jax.block_until_ready(jax.tree.map(_filled, program.args_info))
+        start = time.monotonic()
+        jax.block_until_ready(program(*args))
+        seconds = time.monotonic() - start
+    return seconds
+
+
+def _filled(info: Any) -> jax.Array:
+    """Zeros, and true for flags: every token and every record counts."""
+    if jnp.issubdtype(info.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0, dtype=info.dtype), info.shape)
+    return jnp.full(info.shape, np.array(info.dtype == jnp.bool_, info.dtype))
