@@ -40,11 +40,6 @@ class StepPrograms:
         self._adds: dict[int, jax.stages.Compiled] = {}
         self._update: jax.stages.Compiled | None = None
 
-    @property
-    def num_compiled(self) -> int:
-        """For how many microbatch sizes programs have been compiled."""
-        return len(self._adds)
-
     def memory(self, microbatch_size: int) -> StepMemory:
         """Returns the memory of a step with microbatches of a size.
 
