@@ -18,8 +18,8 @@ from dpjax.data import Owners
 from dpjax.finetuning import FinetuneConfig
 from dpjax.finetuning.setup.plan import identity_of
 from dpjax.finetuning.setup.start import set_up
+from dpjax.finetuning.setup.steps import owner_loss
 from dpjax.finetuning.training import loop
-from dpjax.finetuning.training.batches import owner_loss
 from dpjax.training import PrivateTraining
 
 COUNTS = (9, 1, 2, 5) * 12

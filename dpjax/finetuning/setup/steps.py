@@ -56,7 +56,7 @@ def make_steps(
     """
     loss = plan.task.loss_fn(graphdef)
     if plan.owners is not None:
-        loss = _owner_loss(loss)
+        loss = owner_loss(loss)
     if plan.mechanism is None:
         sampler = sampler_for(plan.recipe, run_key, present)
         batch_size = step_noise(plan.recipe).batch_size
@@ -67,7 +67,7 @@ def make_steps(
     )
 
 
-def _owner_loss(loss: Loss) -> Loss:
+def owner_loss(loss: Loss) -> Loss:
     """Makes the loss of one owner: the mean over the records that were drawn.
 
     One contribution per owner is clipped, so that the owner's whole data moves the sum by at most
