@@ -96,6 +96,7 @@ def collectives_of_step(mesh):
     total = run.steps.zeros(run.params, 0)
     batch, mask = next(iter(run.batches(0)))
     add, update = run.steps._private._compiled_add, run.steps._private._compiled_update
+    noise_arguments = run.steps._private.noise.arguments(0, total.grads)
     arguments, where = (total, run.params, batch, mask, run.frozen), shardings_of(run.params)
     programs = {
         "add": add.lower(*arguments, shardings=where),
