@@ -23,6 +23,13 @@ class ModelForecast:
         max_length: tokens of the texts that they were compiled for.
         units_at_once: units of a microbatch: records, or their owners.
         seconds: of a microbatch and of an update, measured on zeros; None if they were not.
+
+    Example:
+        >>> from dpjax.finetuning import ModelForecast
+        >>> memory = StepMemory(100, 8, 4, 1, 1000, 10, 10, microbatch_size=8)
+        >>> cost = ModelForecast(10, 90, memory, 1000, "cpu", 128, 8, seconds=(0.5, 0.1))
+        >>> cost.seconds_of_run(expected_batch_size=20, num_steps=10)
+        16.0
     """
 
     num_trained: int
@@ -63,6 +70,13 @@ class Forecast:
             where the noise was given.
         model: None without a model.
         advice: sentences.
+
+    Example:
+        >>> import dpjax
+        >>> from dpjax.finetuning import Forecast
+        >>> forecast: Forecast = dpjax.plan(num_units=4000, privacy={"noise_multiplier": 1.0})
+        >>> forecast.asked.expected_batch_size, forecast.model is None
+        (256, True)
     """
 
     num_units: int

@@ -37,6 +37,14 @@ def make_forecast(config: PlanConfig) -> Forecast:
 
     Raises:
         FileNotFoundError, ValueError: as `dpjax.plan`.
+
+    Example:
+        >>> from dpjax.finetuning import PlanConfig, make_forecast
+        >>> config = PlanConfig.from_options(
+        ...     {"num_units": 4000, "privacy": {"noise_multiplier": 1.0}, "batch_sizes": [256]}
+        ... )
+        >>> make_forecast(config).asked.num_steps
+        47
     """
     config = config.with_eval_data
     if not config.has_model:

@@ -25,6 +25,15 @@ def plot_noise(forecast: Forecast, path: str | PathLike[str]) -> None:
     Raises:
         ValueError: the run has no noise.
         FileNotFoundError: the folder does not exist.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import dpjax
+        >>> from dpjax.finetuning import plot_noise
+        >>> forecast = dpjax.plan(num_units=4000, privacy={"noise_multiplier": 1.0})
+        >>> plot_noise(forecast, "noise.png")
+        >>> Path("noise.png").exists()
+        True
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
