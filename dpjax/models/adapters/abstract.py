@@ -59,7 +59,7 @@ def abstract_model(
         >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("shapes")
         >>> model = abstract_model("shapes", "causal_lm", lora=LoraConfig(rank=2))
         >>> split_trainable(model, Trainable.lora()).describe_share()
-        '160 of 411,296 parameters trained (0.0389 %)'
+        '256 of 411,392 parameters trained (0.0622 %)'
     """
     folder = Path(folder)
     raw = read_config_json(folder)
