@@ -285,7 +285,7 @@ def every_step_draws_the_batch_of_the_first(original):
 
 
 @steps(
-    "steps.private_gradient.noisy_mean",
+    "randomness.source.noisy_mean",
     violates=(properties.loop_adds_noise_in_units_of_the_clip_norm,),
 )
 def noise_is_added_for_half_the_clip_norm(original):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -36,9 +37,13 @@ def write_arrays(folder: Path, arrays: Mapping[str, Any], *, secret: bool) -> st
     """
     partial = folder.with_name(folder.name + _PARTIAL)
     _delete_partial(partial)
+    parent = folder.parent.stat()
     try:
         with _checkpointer() as checkpointer, _raising_os_errors(folder):
             checkpointer.save(partial.absolute(), args=_orbax().args.StandardSave(arrays))
+        if not os.path.samestat(parent, folder.parent.stat()):
+            # It was moved or deleted meanwhile, and orbax makes parents that are missing.
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder.parent))
         if secret:
             _keep_from_others(partial)
         digest = hash_of_folder(partial)
@@ -97,9 +102,12 @@ def _raising_os_errors(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         found = _ERROR_CODE.search(str(error))
-        if found is None:
+        if found is not None:
+            code = int(found.group(1))
+        elif not folder.parent.exists():
+            code = errno.ENOENT
+        else:
             raise
-        code = int(found.group(1))
         raise OSError(code, os.strerror(code), str(folder)) from error
 
 

@@ -166,3 +166,18 @@ def test_what_the_thread_met_is_raised(tmp_path):
         with pytest.raises(OSError, match="No space"):
             writer.wait()
     assert not (tmp_path / "c").exists()
+
+
+def test_a_folder_that_is_gone_is_an_error_of_the_operating_system(tmp_path, monkeypatch):
+    """Which error orbax makes of it depends on when the folder goes."""
+    folder = tmp_path / "states"
+
+    def save(*_, **__):
+        folder.rename(tmp_path / "moved")
+        raise ValueError("Checkpoint directory does not exist")
+
+    checkpoints = Checkpoints(folder)
+    checkpoints.start()
+    monkeypatch.setattr("orbax.checkpoint.Checkpointer.save", save)
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        checkpoints.save(1, {"w": jnp.zeros(3)})
