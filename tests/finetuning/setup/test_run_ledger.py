@@ -10,7 +10,7 @@ import dpjax
 from dpjax.finetuning import run
 from dpjax.finetuning.reports.statements import TOTAL_UNKNOWN
 from dpjax.finetuning.training import loop
-from dpjax.training import RunInterrupted
+from dpjax.training import CheckpointWriter, RunInterrupted
 
 
 @pytest.fixture
@@ -169,9 +169,9 @@ def test_a_damaged_ledger_stops_a_run_that_is_not_done(options, monkeypatch):
         if done == 2:
             tamper(ledger_of(options).path)
 
-    # The state is stored, and what was spent is noted, as often as can be.
-    options["training"] |= {"checkpoint_every_seconds": 1e-9}
     with monkeypatch.context() as patch, pytest.raises(TamperedError):
+        # The state is stored, and what was spent is noted, after each step.
+        patch.setattr(CheckpointWriter, "is_due", lambda writer: writer.wait() is None)
         patch.setattr(loop.TrainingProgress, "update", damaged)
         dpjax.finetune(**options)
     assert not (options["output_dir"] / "model").exists()
