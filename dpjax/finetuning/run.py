@@ -13,7 +13,7 @@ from dpjax_accounting import Ledger, finish_folder
 from rich.console import Console
 
 from dpjax.finetuning.after_training import Stages, measure
-from dpjax.finetuning.reports import privacy_report, statements
+from dpjax.finetuning.reports import privacy_report
 from dpjax.finetuning.reports.headline import headline
 from dpjax.finetuning.result import FinetuneResult
 from dpjax.finetuning.setup.initial_a import starts_at_principal_a, store_a, with_principal_a
@@ -29,6 +29,7 @@ from dpjax.models import (
     save_model,
 )
 from dpjax.training import (
+    TOTAL_UNKNOWN,
     Callback,
     Interrupts,
     RunDiverged,
@@ -145,7 +146,7 @@ def _finish(
         _write_model(run, tuned.merge())
     stages = Stages(interrupts)
     if ledger_error is not None:
-        stages.warnings.append(f"{statements.TOTAL_UNKNOWN} The reason: {ledger_error}")
+        stages.warnings.append(f"{TOTAL_UNKNOWN} The reason: {ledger_error}")
     try:
         return measure(run, tuned, privacy, trained, stages)
     except KeyboardInterrupt:

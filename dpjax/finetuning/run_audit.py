@@ -176,6 +176,7 @@ def _untuned(run: Run) -> CausalLM:
     """Loads the checkpoint again: training has taken over the buffers of what it changed."""
     plan, placement = run.plan, None if run.layout is None else run.layout.sharding
     key = run.run_key.model_key("head")
-    model = plan.task.load(plan.checkpoint, plan.config, key, placement)
+    loading = plan.config.compute.loading(placement)
+    model = plan.task.load(plan.checkpoint, plan.config, key, loading)
     assert isinstance(model, CausalLM)
     return model

@@ -11,7 +11,7 @@ from dpjax.training.devices.mesh import choose_mesh as choose_mesh
 from dpjax.training.devices.mesh import describe_mesh as describe_mesh
 from dpjax.training.devices.mesh import parse_mesh as parse_mesh
 from dpjax.training.environment import describe_environment as describe_environment
-from dpjax.training.environment import jax_settings as jax_settings
+from dpjax.training.environment import describe_numerics as describe_numerics
 from dpjax.training.files.atomic import PARTIAL as PARTIAL
 from dpjax.training.files.atomic import delete as delete
 from dpjax.training.files.atomic import partial_of as partial_of
@@ -43,6 +43,7 @@ from dpjax.training.optimizers.adam_bc import scale_by_adam_bc as scale_by_adam_
 from dpjax.training.optimizers.averaging import average_of as average_of
 from dpjax.training.optimizers.averaging import keep_average as keep_average
 from dpjax.training.reports.report import NEIGHBOURS as NEIGHBOURS
+from dpjax.training.reports.report import TOTAL_UNKNOWN as TOTAL_UNKNOWN
 from dpjax.training.reports.report import common_assumptions as common_assumptions
 from dpjax.training.reports.report import describe_claim as describe_claim
 from dpjax.training.reports.report import describe_gradients as describe_gradients
@@ -64,6 +65,7 @@ from dpjax.training.watches.divergence import DivergenceWatch as DivergenceWatch
 __all__ = [
     "NEIGHBOURS",
     "PARTIAL",
+    "TOTAL_UNKNOWN",
     "AdamBCState",
     "Callback",
     "CallbackCaller",
@@ -102,12 +104,12 @@ __all__ = [
     "describe_gradients",
     "describe_implementation",
     "describe_mesh",
+    "describe_numerics",
     "describe_randomness",
     "describe_versions",
     "first_warnings",
     "fit",
     "in_words",
-    "jax_settings",
     "keep_average",
     "largest_microbatch",
     "memory_limit",

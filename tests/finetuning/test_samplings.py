@@ -7,9 +7,9 @@ import pytest
 from dpjax_accounting import Ledger, mechanism_from_dict, verify_report
 
 import dpjax
-from dpjax.finetuning.setup import identity
 from dpjax.finetuning.setup.steps import noise_stddev_of
 from dpjax.privatize import RunKey, num_steps_of, sampler_for
+from dpjax.training import environment
 from tests.support.runs import check, weights
 
 # With the words that report.md has of it.
@@ -96,8 +96,10 @@ def test_another_sampling_or_numpy_is_refused_on_resume(stopped, monkeypatch):
     with pytest.raises(ValueError, match=r"privacy.sampling=poisson, now it is fixed-size"):
         check(other)
     # Permutations are NumPy's: another version may draw other ones.
-    version = identity.version
-    monkeypatch.setattr(identity, "version", lambda name: version(name) + ".1" * (name == "numpy"))
+    version = environment.version
+    monkeypatch.setattr(
+        environment, "version", lambda name: version(name) + ".1" * (name == "numpy")
+    )
     with pytest.raises(ValueError, match=r"started with numpy"):
         check(stopped)
 

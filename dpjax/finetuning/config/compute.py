@@ -9,7 +9,7 @@ from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 from dpjax.training import parse_mesh
 
 if TYPE_CHECKING:
-    from dpjax.models import Loading
+    from dpjax.models import Loading, Placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Compute(CheckedOptions):
     """How it is computed: changes time and memory, and results by rounding only.
 
     Example:
-        >>> Compute(dtype="bfloat16").loading.param_dtype
+        >>> Compute(dtype="bfloat16").loading().param_dtype
         'float32'
     """
 
@@ -50,9 +50,8 @@ class Compute(CheckedOptions):
             parse_mesh(self.mesh, name="compute.mesh")
         check_at_least("compute.vocab_chunk", self.vocab_chunk, 1)
 
-    @property
-    def loading(self) -> Loading:
-        """How the checkpoint is loaded."""
+    def loading(self, placement: Placement | None = None) -> Loading:
+        """Returns how the checkpoint is loaded; without a placement onto the first device."""
         from dpjax.models import Loading
 
         return Loading(
@@ -61,6 +60,7 @@ class Compute(CheckedOptions):
             attention=self.attention,
             scan_layers=self.scan_layers,
             rematerialise=self.rematerialise,
+            placement=placement,
         )
 
 

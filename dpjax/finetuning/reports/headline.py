@@ -24,10 +24,11 @@ def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
             f"records; a step reads at most {at_most} of each owner drawn, and "
             f"{(counts > at_most).sum()} owners have more"
         )
-    if plan.num_shared_texts:
+    num_shared = plan.num_shared_texts
+    if num_shared:
         units = "record" if plan.owners is None else "owner"
         lines.append(
-            f"{plan.num_shared_texts} training records have a text that another {units} has too: "
+            f"{num_shared} training records have a text that another {units} has too: "
             "what several have in common is protected less than what one has alone"
         )
     num_canaries = plan.config.audit.num_canaries

@@ -21,6 +21,7 @@ from dpjax.models import revision_of
 from dpjax.privatize import RunKey, describe_sampling, step_noise
 from dpjax.training import (
     NEIGHBOURS,
+    TOTAL_UNKNOWN,
     common_assumptions,
     describe_claim,
     describe_environment,
@@ -88,7 +89,7 @@ def build(
         "environment": describe_environment(),
     }
     if total_is_unknown:
-        report["warnings"].append(statements.TOTAL_UNKNOWN)
+        report["warnings"].append(TOTAL_UNKNOWN)
     return tell_of_users(report, plan.mechanism, statements.who_is_a_user(plan.config))
 
 
@@ -123,6 +124,8 @@ def _trust(plan: Plan) -> dict[str, Any]:
     secrets = [statements.SECRET_KEY, *draws, *statements.SECRET_FILES]
     if plan.config.audit.hold_out:
         secrets.append(statements.HOLD_OUT_SECRET)
+    if plan.config.tracking.tensorboard is not None:
+        secrets.append(statements.TENSORBOARD_SECRET)
     return statements.TRUST | {"kept_secret": secrets}
 
 
@@ -134,6 +137,8 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
         uses += statements.LABEL_USES
     if plan.config.audit.hold_out:
         uses += statements.HOLD_OUT_USES
+    if plan.config.tracking.wandb_private_metrics:
+        uses += statements.SENT_METRICS_USES
     others = [
         {"use": use, "status": status, "explanation": explanation}
         for use, status, explanation in uses

@@ -101,9 +101,13 @@ HOLD_OUT_USES = (
         "audit.json has the coin and the score of every record. Do not publish it.",
     ),
 )
-LABEL_USES = (("Set of labels", "not covered", "It is read from the data and treated as public."),)
-# It may be published, and does not quote the ledger.
-TOTAL_UNKNOWN = (
-    "The ledger of the data set gave no total after the last step. All steps of this run were "
-    "charged to it before the first step."
+TENSORBOARD_SECRET = "The folder of TensorBoard. It has the metrics of the steps."
+SENT_METRICS_USES = (
+    (
+        "Metrics sent to Weights & Biases",
+        "not covered",
+        "Losses and counts of each step were sent there. They are computed from the training "
+        "records without noise, and whoever reads them there learns what no ε covers.",
+    ),
 )
+LABEL_USES = (("Set of labels", "not covered", "It is read from the data and treated as public."),)

@@ -100,7 +100,9 @@ def _make(
         "num_tokens": lambda: num_tokens,
         "label_names": lambda: plan.task.labels,
         "held_out": lambda: plan.eval_records,
-        "model": lambda: plan.task.load(plan.checkpoint, plan.config, run_key.model_key("head")),
+        "model": lambda: plan.task.load(
+            plan.checkpoint, plan.config, run_key.model_key("head"), plan.config.compute.loading()
+        ),
         # The model writes what it thinks a text is: no record is read.
         "prompts": lambda: (tokenizer.bos_token or tokenizer.eos_token,),
     }

@@ -10,17 +10,13 @@ import datetime
 import hashlib
 import json
 import re
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
-from dpjax.training import describe_environment, jax_settings
+from dpjax.training import describe_numerics
 
-_PACKAGES = ("dpjax", "jax", "jaxlib", "flax", "optax", "numpy")
 _MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
 # Where a run is written, how often, and who is told: none of it changes what it computes.
 # Which devices share the work changes results by rounding: `remarks_on_devices` says so.
@@ -51,10 +47,8 @@ def describe(plan: Plan, mesh: str) -> dict[str, Any]:
         "data": plan.fingerprint(),
         "evaluation_data": plan.evaluation.fingerprint(),
         "mechanism": None if plan.mechanism is None else plan.mechanism.to_dict(),
-        "versions": {name: version(name) for name in _PACKAGES},
-        "jax": jax_settings(),
         "mesh": mesh,
-        "devices": f"{jax.default_backend()}: {describe_environment()['devices']}",
+        **describe_numerics(),
     }
     return json.loads(json.dumps(description))
 

@@ -239,8 +239,8 @@ def model_layout(mesh: jax.sharding.Mesh) -> Layout:
 def _load_model(plan: Plan, run_key: RunKey, layout: Layout | None) -> SplitModel:
     """Loads the checkpoint, adds adapters, and splits it by what is trained."""
     config = plan.config
-    placement = None if layout is None else layout.sharding
-    model = plan.task.load(plan.checkpoint, config, run_key.model_key("head"), placement)
+    loading = config.compute.loading(None if layout is None else layout.sharding)
+    model = plan.task.load(plan.checkpoint, config, run_key.model_key("head"), loading)
     if config.tuning == "lora":
         add_lora(model, config.lora, key=run_key.model_key("lora"))
     trainable = Trainable(config.tuning, num_layers=config.num_trained_layers)

@@ -106,7 +106,7 @@ def abstract_split(plan: Plan) -> SplitModel:
         pooling=config.pooling,
         num_layers=config.num_layers,
         lora=config.lora if config.tuning == "lora" else None,
-        loading=config.compute.loading,
+        loading=config.compute.loading(),
     )
     return split_trainable(model, Trainable(config.tuning, num_layers=config.num_trained_layers))
 

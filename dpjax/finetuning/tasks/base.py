@@ -15,7 +15,7 @@ from flax import nnx
 
 from dpjax.data import EncodedPrompts, EncodedRecords, Prompt, RecordColumns
 from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
-from dpjax.models import Model, Placement, drop_inputs
+from dpjax.models import Loading, Model, drop_inputs
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -155,15 +155,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def load(
-        self,
-        checkpoint: Path,
-        config: FinetuneConfig,
-        key: jax.Array,
-        placement: Placement | None = None,
+        self, checkpoint: Path, config: FinetuneConfig, key: jax.Array, loading: Loading
     ) -> Model:
         """Loads the pretrained model, with a new head made from `key` where it needs one.
 
-        `placement` says where each parameter goes; None for the first device.
+        `loading` has the formats of `config.compute`, and where each parameter goes.
         """
 
     @abc.abstractmethod

@@ -32,7 +32,7 @@ from dpjax.finetuning.tasks.base import (
     Task,
     merge_for_record,
 )
-from dpjax.models import Model, Placement, causal_lm_loss, load_causal_lm, token_losses
+from dpjax.models import Loading, Model, causal_lm_loss, load_causal_lm, token_losses
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -178,17 +178,11 @@ class CausalLanguage(Task):
         return "new-token" if has_enough else "random-tokens"
 
     def load(
-        self,
-        checkpoint: Path,
-        config: FinetuneConfig,
-        key: jax.Array,
-        placement: Placement | None = None,
+        self, checkpoint: Path, config: FinetuneConfig, key: jax.Array, loading: Loading
     ) -> Model:
         """Loads the checkpoint as a language model; nothing in it is new."""
-        del key
-        return load_causal_lm(
-            checkpoint, loading=dataclasses.replace(config.compute.loading, placement=placement)
-        )
+        del config, key
+        return load_causal_lm(checkpoint, loading=loading)
 
     def batch(self, records: LanguageDataset) -> LanguageBatch:
         """Returns ids, mask and the tokens that count."""

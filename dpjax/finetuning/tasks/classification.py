@@ -16,7 +16,7 @@ from flax import nnx
 from dpjax.data import Records, TextDataset, encode_labelled, label_names, read_records
 from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
-from dpjax.models import Model, Placement, load_classifier, sequence_classification_loss
+from dpjax.models import Loading, Model, load_classifier, sequence_classification_loss
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -100,11 +100,7 @@ class SequenceClassification(Task):
         return encode_labelled(records, tokenizer, self.labels, max_length)
 
     def load(
-        self,
-        checkpoint: Path,
-        config: FinetuneConfig,
-        key: jax.Array,
-        placement: Placement | None = None,
+        self, checkpoint: Path, config: FinetuneConfig, key: jax.Array, loading: Loading
     ) -> Model:
         """Loads the checkpoint as a classifier."""
         return load_classifier(
@@ -113,7 +109,7 @@ class SequenceClassification(Task):
             key=key,
             pooling=config.pooling,
             num_layers=config.num_layers,
-            loading=dataclasses.replace(config.compute.loading, placement=placement),
+            loading=loading,
         )
 
     def batch(self, records: TextDataset) -> LabelledBatch:

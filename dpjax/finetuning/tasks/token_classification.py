@@ -21,7 +21,7 @@ from dpjax.data import (
 )
 from dpjax.finetuning.config import FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
-from dpjax.models import Model, Placement, load_token_classifier, token_classification_loss
+from dpjax.models import Loading, Model, load_token_classifier, token_classification_loss
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -108,18 +108,14 @@ class TokenClassification(Task):
         return encode_tagged_words(records, tokenizer, self.labels, max_length)
 
     def load(
-        self,
-        checkpoint: Path,
-        config: FinetuneConfig,
-        key: jax.Array,
-        placement: Placement | None = None,
+        self, checkpoint: Path, config: FinetuneConfig, key: jax.Array, loading: Loading
     ) -> Model:
         """Loads the checkpoint as a classifier of tokens."""
         return load_token_classifier(
             checkpoint,
             label_names=self.labels,
             key=key,
-            loading=dataclasses.replace(config.compute.loading, placement=placement),
+            loading=loading,
         )
 
     def batch(self, records: TaggedDataset) -> TaggedBatch:

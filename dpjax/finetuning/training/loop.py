@@ -94,6 +94,7 @@ def train(
     state = init(trainable)
     first, (trainable, state) = run.checkpoints.restore((trainable, state))
     remarks: tuple[str, ...] = ()
+    evaluation = _Evaluation(run)
     watch = DivergenceWatch(step_noise(plan.recipe).batch_size, _ADVICE)
     progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
     with (
@@ -122,7 +123,7 @@ def train(
             if done.step == first + 1:
                 # Until now an interruption lost nothing, and compiling may take minutes.
                 after_first_step.enter_context(interrupts.deferred())
-            row = done.row() | _evaluate_if_due(run, done)
+            row = done.row() | evaluation.if_due(done)
             log.append(row)
             caller.on_step(row)
             if done.remark is not None:
@@ -145,9 +146,8 @@ def train(
                     interrupts.acknowledge(),
                 )
         writer.wait()
-    return Trained(
-        _exported(plan, trainable, state), log.rows, log.num_missing, (*remarks, *caller.remarks)
-    )
+    said = (*remarks, *evaluation.remarks, *caller.remarks)
+    return Trained(_exported(plan, trainable, state), log.rows, log.num_missing, said)
 
 
 def _exported(plan: Plan, trainable: PyTree, state: Any) -> PyTree:
@@ -155,23 +155,44 @@ def _exported(plan: Plan, trainable: PyTree, state: Any) -> PyTree:
     return trainable if plan.config.training.ema_decay is None else average_of(state, trainable)
 
 
-def _evaluate_if_due(run: Run, done: StepDone) -> dict[str, float | None]:
-    """Returns the numbers on held-out records, every so many steps but the last.
+class _Evaluation:
+    """Measures the model on held-out records, every so many steps but the last.
 
-    They change nothing of the run: it keeps the model after its last step.
+    The numbers change nothing of the run: it keeps the model after its last step. Nor does an
+    evaluation that fails: it leaves a sentence, and there is no other one.
     """
-    every = run.plan.config.training.evaluate_every
-    if every is None or done.step % every or done.step == run.plan.num_steps:
-        return {}
-    exported = _exported(run.plan, done.params, done.state)
-    model = run.model.replace(trainable=exported)
-    held_out = evaluate(run.plan.task, model, run.plan.evaluation, run.layout)
-    found = {"eval_loss": held_out.loss}
-    for name in ("accuracy", "perplexity"):
-        value = getattr(held_out, name)
-        if value is not None:
-            found[f"eval_{name}"] = value
-    return found
+
+    def __init__(self, run: Run) -> None:
+        self.remarks: list[str] = []
+        self._run = run
+        self._every = run.plan.config.training.evaluate_every
+
+    def if_due(self, done: StepDone) -> dict[str, float | None]:
+        """Returns the numbers after a step; none where no evaluation is due."""
+        is_last = done.step == self._run.plan.num_steps
+        if self._every is None or done.step % self._every or is_last:
+            return {}
+        try:
+            return self._measure(done)
+        except Exception as error:
+            self._every = None
+            self.remarks.append(
+                f"the evaluation after step {done.step} failed, and those after it were left out: "
+                f"{type(error).__name__}: {error}"
+            )
+            return {}
+
+    def _measure(self, done: StepDone) -> dict[str, float | None]:
+        plan = self._run.plan
+        exported = _exported(plan, done.params, done.state)
+        model = self._run.model.replace(trainable=exported)
+        held_out = evaluate(plan.task, model, plan.evaluation, self._run.layout)
+        found = {"eval_loss": held_out.loss}
+        for name in ("accuracy", "perplexity"):
+            value = getattr(held_out, name)
+            if value is not None:
+                found[f"eval_{name}"] = value
+        return found
 
 
 def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:

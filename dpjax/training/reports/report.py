@@ -19,6 +19,11 @@ from dpjax.privatize import BandedStrategy, NoiseStrategy, RunKey, describe_samp
 
 _PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _RUN_KEY_BITS = 256
+# It may be published, and does not quote the ledger.
+TOTAL_UNKNOWN = (
+    "The ledger of the data set gave no total after the last step. All steps of this run were "
+    "charged to it before the first step."
+)
 NEIGHBOURS = {
     "add_or_remove_one": "Neighbouring data sets differ by one record added or removed.",
     "zero_out": "Neighbouring data sets differ by one record that contributes nothing in one of "

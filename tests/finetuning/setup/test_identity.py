@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dpjax.finetuning.setup import identity
+from dpjax.training import environment
 from tests.support.runs import check
 
 
@@ -29,23 +30,23 @@ def change_weights(options, tmp_path, patch):
 def jax_option(name, value):
     def change(options, tmp_path, patch):
         before = getattr(jax.config, name)
-        settings = identity.jax_settings()
+        settings = environment.jax_settings()
         jax.config.update(name, value)
-        changed = identity.jax_settings()
+        changed = environment.jax_settings()
         jax.config.update(name, before)
         assert changed != settings
-        patch.setattr(identity, "jax_settings", lambda: changed)
+        patch.setattr(environment, "jax_settings", lambda: changed)
 
     return change
 
 
 def change_version(options, tmp_path, patch):
-    version = identity.version
-    patch.setattr(identity, "version", lambda name: version(name) + ".1" * (name == "jaxlib"))
+    version = environment.version
+    patch.setattr(environment, "version", lambda name: version(name) + ".1" * (name == "jaxlib"))
 
 
 def change_devices(options, tmp_path, patch):
-    patch.setattr(identity, "describe_environment", lambda: {"devices": "4 × H200"})
+    patch.setattr(environment, "describe_environment", lambda: {"devices": "4 × H200"})
 
 
 CHANGES = {

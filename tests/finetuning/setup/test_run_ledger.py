@@ -8,9 +8,8 @@ from dpjax_accounting import DPSGD, Composition, Ledger, TamperedError, verify_r
 
 import dpjax
 from dpjax.finetuning import run
-from dpjax.finetuning.reports.statements import TOTAL_UNKNOWN
 from dpjax.finetuning.training import loop
-from dpjax.training import CheckpointWriter, RunInterrupted
+from dpjax.training import TOTAL_UNKNOWN, CheckpointWriter, RunInterrupted
 
 
 @pytest.fixture

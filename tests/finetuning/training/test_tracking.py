@@ -7,6 +7,8 @@ import pytest
 
 import dpjax
 from dpjax.finetuning import FinetuneConfig, Tracking, execute, set_up
+from dpjax.finetuning.reports import privacy_report
+from dpjax.finetuning.training import loop
 
 
 class Recorder:
@@ -56,3 +58,37 @@ def test_a_tracker_whose_package_is_missing_is_refused_before_anything(
 def test_private_metrics_go_with_a_project():
     with pytest.raises(ValueError, match=r"goes with tracking\.wandb_project"):
         Tracking(wandb_private_metrics=True)
+
+
+def test_an_evaluation_that_fails_does_not_end_training(
+    cheap_options, whole, tmp_path, monkeypatch
+):
+    def fails(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(loop, "evaluate", fails)
+    training = cheap_options["training"] | {"evaluate_every": 1}
+    result = dpjax.finetune(**cheap_options | {"training": training}, output_dir=tmp_path / "run")
+    (warning,) = result.warnings
+    assert warning.startswith("the evaluation after step 1 failed, and those after it were left")
+    assert "MemoryError: no room" in warning
+    assert result.eval_loss == whole.eval_loss
+
+
+def test_the_privacy_report_says_what_trackers_were_given(cheap_options, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    options = cheap_options | {
+        "output_dir": str(tmp_path / "run"),
+        "model": str(cheap_options["model"]),
+    }
+    tracking = {
+        "tensorboard": "curves",
+        "wandb_project": "tuning",
+        "wandb_private_metrics": True,
+    }
+    for given in ({}, tracking):
+        run = set_up(FinetuneConfig.from_options(options | {"tracking": given}))
+        report = privacy_report.build(run.plan, run.run_key, run.run_id, 0)
+        uses = [use["use"] for use in report["data_uses"]]
+        assert ("Metrics sent to Weights & Biases" in uses) == bool(given)
+        assert any("TensorBoard" in kept for kept in report["trust"]["kept_secret"]) == bool(given)

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from dpjax_accounting import BandedDPSGD, claim, verify_report
 from rich.console import Console
@@ -10,29 +9,18 @@ from rich.console import Console
 import dpjax
 from dpjax.privatize import gaussian_noise, sampler_for
 from tests.support import mechanisms as kinds
+from tests.training.fitting import distance_fit
+from tests.training.fitting.distance_fit import CLIP, DATA, DELTA, KEY, NUM, RATE
 
 pytest.importorskip("jax_privacy", reason="the extra correlated is not installed")
 
-NUM, STEPS, CLIP, RATE, DELTA = 30, 7, 0.5, 0.1, 1e-3
-KEY, QUIET = dpjax.RunKey.from_seed(5), Console(quiet=True)
+STEPS, QUIET = 7, Console(quiet=True)
 MECHANISM = kinds.banded(NUM, 6, 4.0, STEPS, bands=3, column_norm=1.0)
 STRATEGY = dpjax.BandedStrategy((0.9, 0.4, 0.2))
-DATA = np.random.default_rng(0).normal(size=(NUM, 3)).astype(np.float32)
 
 
 def fit(mechanism=MECHANISM, **changes):
-    options = {
-        "loss": lambda params, record: jnp.sum((params - record) ** 2) / 2,
-        "params": jnp.zeros(3),
-        "data": DATA,
-        "mechanism": mechanism,
-        "optimizer": optax.sgd(RATE),
-        "clip_norm": CLIP,
-        "delta": DELTA,
-        "run_key": KEY,
-        "microbatch_size": 8,
-    }
-    return dpjax.fit(**options | changes)
+    return distance_fit.fit(mechanism, **changes)
 
 
 def test_parameters_are_those_of_a_loop_in_float64():

@@ -20,9 +20,9 @@ from rich.console import Console
 import dpjax
 from dpjax.privatize import StepTotal, gaussian_noise, num_steps_of, sampler_for
 from tests.support import mechanisms as kinds
+from tests.training.fitting.distance_fit import CLIP, DATA, DELTA, KEY, NUM, RATE, distance, fit
 
-NUM, CLIP, RATE, DELTA = 30, 0.5, 0.1, 1e-3
-QUIET, KEY = Console(quiet=True), dpjax.RunKey.from_seed(5)
+QUIET = Console(quiet=True)
 SCHEDULE = DPSGDSchedule(
     num_units=NUM, segments=(kinds.segment(6, 4.0, 2), kinds.segment(15, 5.0, 3))
 )
@@ -40,26 +40,6 @@ MECHANISMS = {
     "full batch": (FullBatch(noise_multiplier=8.0, num_steps=4, num_units=NUM), lambda step: NUM),
 }
 EVERY = pytest.mark.parametrize("name", MECHANISMS)
-DATA = np.random.default_rng(0).normal(size=(NUM, 3)).astype(np.float32)
-
-
-def distance(params, record):
-    return jnp.sum((params - record) ** 2) / 2
-
-
-def fit(mechanism, **changes):
-    options = {
-        "loss": distance,
-        "params": jnp.zeros(3),
-        "data": DATA,
-        "mechanism": mechanism,
-        "optimizer": optax.sgd(RATE),
-        "clip_norm": CLIP,
-        "delta": DELTA,
-        "run_key": KEY,
-        "microbatch_size": 8,
-    }
-    return dpjax.fit(**options | changes)
 
 
 def noise_of(mechanism, step):

@@ -62,12 +62,6 @@ class StepRecord:
             if self.on_record < min(self._num_steps - 1, done + self._ahead(done) // 2):
                 self._extend(done)
 
-    def settle(self, steps: int) -> None:
-        """Reduces the record to `steps`; call it while no step is being done."""
-        with self._lock:
-            self._write(steps, steps)
-            self.on_record = steps
-
     def _extend(self, done: int) -> None:
         # With its last step on record a run looks complete, so that one comes by itself.
         on_record = min(max(self._num_steps - 1, done + 1), done + self._ahead(done))

@@ -26,14 +26,11 @@ from dpjax.training.fitting.stored.directory import FitDirectory
 from dpjax.training.fitting.stored.record import StepRecord
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.loop import StepDone
+from dpjax.training.reports.report import TOTAL_UNKNOWN
 from dpjax.training.stopped import RunDiverged, RunStopped, stopping_on_file_errors
 from dpjax.typing import PyTree
 
 _AGAIN = "fit with resume=True"
-_TOTAL_UNKNOWN = (
-    "The ledger of the data set gave no total after the last step. All steps of this run were "
-    "charged to it before the first step."
-)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -296,16 +293,29 @@ class StoredRun:
                 self._charged.settle(run.run_id, step)
             total, remarks = self.total(run), []
         except (OSError, ValueError) as error:
-            total, remarks = None, [f"{_TOTAL_UNKNOWN} The reason: {error}"]
+            total, remarks = None, [f"{TOTAL_UNKNOWN} The reason: {error}"]
             self._charged = None
         privacy = run.report(step, dataset_total=total, remarks=remarks)
         write_json(directory.privacy, privacy)
         _write_params(directory.params, run.params)
-        write_text(directory.privacy_page, report_page(privacy))
+        self._write_page(privacy)
         self._is_finished = self._is_put_down = True
         directory.private.empty()
         lock, self.lock = self.lock, None
         directory.private.remove(lock)
+
+    def _write_page(self, privacy: dict[str, Any]) -> None:
+        """Writes privacy.html; what cannot be drawn does not end a run that is paid for."""
+        try:
+            write_text(self.directory.privacy_page, report_page(privacy))
+        except OSError:
+            raise
+        except Exception as error:
+            warnings.warn(
+                f"privacy.html failed: {type(error).__name__}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _store(self, run: StepwiseRun) -> None:
         if self.checkpoints.newest() < run.steps_completed:

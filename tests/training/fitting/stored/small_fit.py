@@ -4,6 +4,7 @@ python small_fit.py OUTPUT_DIR SEEN [SECONDS]: resumes the run, writes a line fo
 was shown into the file SEEN, and kills itself after so many seconds.
 """
 
+import json
 import os
 import signal
 import sys
@@ -14,12 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from dpjax_accounting import DPSGD
+from rich.console import Console
 
 import dpjax
 
 NUM = 60
 MECHANISM = DPSGD(num_units=NUM, expected_batch_size=12, noise_multiplier=4.0, num_steps=12)
 DELTA = 1e-3
+QUIET = Console(quiet=True)
+KEY = dpjax.RunKey.from_seed(3)
+WHOLE = MECHANISM.epsilon(DELTA)
 
 
 def squares(params, record):
@@ -39,6 +44,22 @@ def make_options(**changes):
         "microbatch_size": 5,
     }
     return options | changes
+
+
+def fit(folder, **changes):
+    return dpjax.fit(**make_options(run_key=KEY) | {"output_dir": folder} | changes)
+
+
+def leave_after(step, folder, **changes):
+    run = fit(folder, **changes)
+    for done in run:
+        if done.step == step:
+            break
+    return run
+
+
+def steps_on_record(folder):
+    return json.loads((folder / "privacy.json").read_text())["steps_completed"]
 
 
 def main(output_dir, seen, seconds=None):

@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import json
-import os
 import shutil
 import signal
 
@@ -12,54 +11,23 @@ import numpy as np
 import optax
 import pytest
 from dpjax_accounting import Ledger, verify_report
-from rich.console import Console
 from safetensors.numpy import load_file
 
 import dpjax
 from dpjax.training import RunInUse, RunStoppedByFiles
-from dpjax.training.files import array_folder, metrics_log
 from dpjax.training.fitting.stored import record, stored_run
-from tests.training.fitting.stored.small_fit import DELTA, MECHANISM, NUM, make_options
-
-QUIET = Console(quiet=True)
-KEY = dpjax.RunKey.from_seed(3)
-WHOLE = MECHANISM.epsilon(DELTA)
-
-
-def fit(folder, **changes):
-    return dpjax.fit(**make_options(run_key=KEY) | {"output_dir": folder} | changes)
-
-
-def leave_after(step, folder, **changes):
-    run = fit(folder, **changes)
-    for done in run:
-        if done.step == step:
-            break
-    return run
-
-
-def steps_on_record(folder):
-    return json.loads((folder / "privacy.json").read_text())["steps_completed"]
-
-
-@pytest.fixture(scope="session")
-def whole():
-    """The parameters of the run without a folder."""
-    return dpjax.fit(**make_options(run_key=KEY)).run(QUIET).params["w"].tolist()
-
-
-@pytest.fixture(scope="session")
-def left_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("left") / "run"
-    leave_after(4, folder)
-    return folder
-
-
-@pytest.fixture
-def left(left_run, tmp_path):
-    """The folder of a run that was left after four steps."""
-    shutil.copytree(left_run, tmp_path / "run")
-    return tmp_path / "run"
+from tests.training.fitting.stored.small_fit import (
+    DELTA,
+    KEY,
+    MECHANISM,
+    NUM,
+    QUIET,
+    WHOLE,
+    fit,
+    leave_after,
+    make_options,
+    steps_on_record,
+)
 
 
 def test_a_whole_run_leaves_its_results_and_no_secret(whole, tmp_path):
@@ -281,69 +249,6 @@ def test_without_a_record_all_planned_steps_count(left):
     assert run.result().epsilon == WHOLE
 
 
-def no_space(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.mark.quick_cases(1)
-@pytest.mark.parametrize(
-    "place",
-    [
-        (stored_run, "write_json"),
-        (metrics_log, "_line"),
-        (array_folder, "finish_folder"),
-        (stored_run, "finish_file"),
-        (stored_run, "report_page"),
-    ],
-)
-def test_a_full_disk_is_one_sentence_and_earlier_states_stay(whole, left, monkeypatch, place):
-    with monkeypatch.context() as patch:
-        patch.setattr(*place, no_space)
-        # The state after the steps of the interrupted run, and no other, is needed to go on.
-        patch.setattr(record, "_GROWTH", 1)
-        with pytest.raises(RunStoppedByFiles, match=r"No space left.*make room on the disk"):
-            fit(left, resume=True).run(QUIET)
-    assert not list(left.rglob("*.partial*"))
-    assert fit(left, resume=True).run(QUIET).params["w"].tolist() == whole
-
-
-@pytest.mark.slow
-def test_a_state_that_cannot_be_stored_on_leaving_is_a_warning_and_then_an_error(
-    whole, tmp_path, monkeypatch
-):
-    folder = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(array_folder, "finish_folder", no_space)
-        with pytest.warns(
-            RuntimeWarning, match=r"the state after step 2 is not stored: .*No space"
-        ):
-            run = leave_after(2, folder)
-        with pytest.raises(RunStoppedByFiles, match="while it was being left"):
-            run.result()
-    assert steps_on_record(folder) >= 2
-    assert run.result().epsilon == MECHANISM.after(2).epsilon(DELTA)
-    assert fit(folder, resume=True).steps_completed == 2
-
-
-@pytest.mark.slow
-def test_a_folder_that_is_deleted_meanwhile_is_an_error(tmp_path):
-    folder = tmp_path / "run"
-    with pytest.raises(RunStoppedByFiles, match="No such file"):
-        for done in fit(folder, checkpoint_every_steps=1):
-            if done.step == 2:
-                folder.rename(tmp_path / "moved")
-
-
-def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
-    def read_only(*_, **__):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(os, "mkdir", read_only)
-    with pytest.raises(OSError, match="Read-only file system"):
-        next(iter(fit(tmp_path / "run")))
-
-
-@pytest.mark.slow
 def test_a_folder_is_locked_while_it_is_used(whole, tmp_path):
     run = fit(tmp_path / "run")
     for done in run:
