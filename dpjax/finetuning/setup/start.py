@@ -163,9 +163,16 @@ def _make_run(
         started_at = datetime.datetime.fromisoformat(stored["started_at"])
         config, said = resumed_auto(config, stored)
         notices += said
+    size = config.training.microbatch_size
+    # What is wrong with a mesh is said before records are read, also where a size is yet to be
+    # found: as many as there are devices can be shared by any of them.
+    layout, on_devices = _choose_layout(
+        config, jax.device_count() * config.privacy.records_per_owner if size == "auto" else size
+    )
     plan, said = resolve_auto(prepare(config, started_at=started_at))
     notices += said
-    layout, on_devices = _choose_layout(plan)
+    if size == "auto":
+        layout, on_devices = _choose_layout(config, plan.microbatch_size)
     described = identity.describe(plan, describe_mesh(None if layout is None else layout.mesh))
     if resumes:
         identity.check_same(stored, described)
@@ -200,15 +207,16 @@ def _make_run(
     )
 
 
-def _choose_layout(plan: Plan) -> tuple[Layout | None, tuple[str, ...]]:
+def _choose_layout(
+    config: FinetuneConfig, microbatch_size: int
+) -> tuple[Layout | None, tuple[str, ...]]:
     """Where the parameters lie, None for a single device; and what there is to say about it."""
     if jax.process_count() > 1:
         raise ValueError(
             f"finetune runs in one process, got {jax.process_count()}: every one would write the "
             "folder of the run. Start it without jax.distributed.initialize, or take dpjax.fit"
         )
-    config = plan.config
-    size, size_name = plan.microbatch_size, "training.microbatch_size"
+    size, size_name = microbatch_size, "training.microbatch_size"
     if config.privacy.records_per_owner > 1:
         # The rows that devices share are owners.
         size = max(1, size // config.privacy.records_per_owner)
