@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from dpjax.training import RunStopped
 from dpjax.training import loop as loop_of_all
 from dpjax.training.files import array_folder, metrics_log
 from dpjax.training.files.checkpoints import Checkpoints
+from tests.support.snapshots import Snapshots
 
 
 def weights(folder):
@@ -29,37 +29,7 @@ def losses(result):
     return [row["loss"] for row in result.metrics]
 
 
-class Snapshots:
-    """Copies of a folder as a kill would leave it: before each change that is made on the disk."""
-
-    NAMES = ("fsync", "replace", "rename", "unlink", "rmdir")
-    REPORTS = frozenset({"privacy.html", "attack.json", "training.png", "roc.png", "report.md"})
-
-    def __init__(self, folder, store):
-        self.folder, self.store = folder, store
-        self.taken = {}
-
-    def take(self):
-        if not self.folder.exists():
-            return
-        # What can be done with a folder depends on which files are there, reports apart.
-        names = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*"))
-        signature = tuple(sorted(set(names) - self.REPORTS))
-        if signature not in self.taken:
-            target = self.store / f"{len(self.taken):03}"
-            shutil.copytree(self.folder, target)
-            self.taken[signature] = target
-
-    def patch(self, patch):
-        for name in self.NAMES:
-            patch.setattr(os, name, self._before(getattr(os, name)))
-
-    def _before(self, change):
-        def changed(*arguments, **options):
-            self.take()
-            return change(*arguments, **options)
-
-        return changed
+REPORTS = frozenset({"privacy.html", "attack.json", "training.png", "roc.png", "report.md"})
 
 
 def draw_nothing(*_, **__):
@@ -75,7 +45,7 @@ def test_a_kill_at_any_moment_loses_nothing(cheap_options, whole, tmp_path, monk
         monkeypatch.setattr(run_report, name, draw_nothing)
     training = cheap_options["training"] | {"checkpoint_every_seconds": 1e-9}
     options = cheap_options | {"training": training}
-    snapshots = Snapshots(tmp_path / "run", tmp_path / "snapshots")
+    snapshots = Snapshots(tmp_path / "run", tmp_path / "snapshots", REPORTS)
     with monkeypatch.context() as patch:
         snapshots.patch(patch)
         dpjax.finetune(**options, output_dir=tmp_path / "run")

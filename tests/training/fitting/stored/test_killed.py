@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from safetensors.numpy import load_file
 
 import dpjax
 from dpjax.training.fitting.stored.directory import FitDirectory, FitState
+from tests.support.snapshots import Snapshots
 from tests.training.fitting.stored.small_fit import DELTA, MECHANISM, make_options
 
 NUM_KILLS = 20
@@ -81,47 +81,6 @@ def test_a_process_killed_twenty_times_is_resumed_bit_for_bit(tmp_path):
     assert final[0] == final[1]
     (entry,) = Ledger(f"{killed}.ledger").entries()
     assert entry.num_steps == MECHANISM.num_steps
-
-
-class Snapshots:
-    """Copies of a folder as a kill would leave it: before each change that Python makes to it."""
-
-    NAMES = ("fsync", "replace", "rename", "unlink", "rmdir")
-
-    def __init__(self, folder, store):
-        self.folder, self.store = folder, store
-        self.taken = {}
-        self.lock = threading.RLock()
-
-    def patch(self, patch):
-        for name in self.NAMES:
-            patch.setattr(os, name, self._before(getattr(os, name)))
-
-    def take(self):
-        names = {str(path.relative_to(self.folder)) for path in self.folder.rglob("*")}
-        # Files of orbax have names of their own in every run.
-        names -= {name for name in names if "step_" in name and name.count("/") > 2}
-        signature = tuple(sorted(names))
-        if signature in self.taken:
-            return
-        target = self.store / f"{len(self.taken):03}"
-        try:
-            shutil.copytree(self.folder, target)
-        except shutil.Error:
-            # Native code has renamed a file meanwhile: not a state of one moment.
-            shutil.rmtree(target)
-        else:
-            self.taken[signature] = target
-
-    def _before(self, change):
-        def changed(*arguments, **options):
-            # The thread that stores states makes changes too.
-            with self.lock:
-                if self.folder.exists():
-                    self.take()
-                return change(*arguments, **options)
-
-        return changed
 
 
 @pytest.mark.slow
