@@ -7,6 +7,11 @@ from dpjax.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as WeightsAndBiases
 from dpjax.training.devices.layout import Layout as Layout
 from dpjax.training.devices.layout import spread as spread
+from dpjax.training.devices.lead import agree as agree
+from dpjax.training.devices.lead import from_lead as from_lead
+from dpjax.training.devices.lead import is_lead as is_lead
+from dpjax.training.devices.lead import placed_from_lead as placed_from_lead
+from dpjax.training.devices.lead import whole_on_host as whole_on_host
 from dpjax.training.devices.mesh import choose_mesh as choose_mesh
 from dpjax.training.devices.mesh import describe_mesh as describe_mesh
 from dpjax.training.devices.mesh import parse_mesh as parse_mesh
@@ -95,6 +100,7 @@ __all__ = [
     "TrainingProgress",
     "TrainingSteps",
     "WeightsAndBiases",
+    "agree",
     "average_of",
     "choose_mesh",
     "common_assumptions",
@@ -109,12 +115,15 @@ __all__ = [
     "describe_versions",
     "first_warnings",
     "fit",
+    "from_lead",
     "in_words",
+    "is_lead",
     "keep_average",
     "largest_microbatch",
     "memory_limit",
     "parse_mesh",
     "partial_of",
+    "placed_from_lead",
     "read_rows",
     "run_steps",
     "scale_by_adam_bc",
@@ -123,5 +132,6 @@ __all__ = [
     "steps_on_record",
     "stopping_on_file_errors",
     "tell_of_users",
+    "whole_on_host",
     "write_json",
 ]
