@@ -8,9 +8,11 @@ from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as Weig
 from dpjax.training.devices.layout import Layout as Layout
 from dpjax.training.devices.layout import spread as spread
 from dpjax.training.devices.lead import agree as agree
+from dpjax.training.devices.lead import agree_with_lead as agree_with_lead
 from dpjax.training.devices.lead import from_lead as from_lead
 from dpjax.training.devices.lead import is_lead as is_lead
 from dpjax.training.devices.lead import placed_from_lead as placed_from_lead
+from dpjax.training.devices.lead import telling_failures as telling_failures
 from dpjax.training.devices.lead import whole_on_host as whole_on_host
 from dpjax.training.devices.mesh import choose_mesh as choose_mesh
 from dpjax.training.devices.mesh import describe_mesh as describe_mesh
@@ -101,6 +103,7 @@ __all__ = [
     "TrainingSteps",
     "WeightsAndBiases",
     "agree",
+    "agree_with_lead",
     "average_of",
     "choose_mesh",
     "common_assumptions",
@@ -132,6 +135,7 @@ __all__ = [
     "steps_on_record",
     "stopping_on_file_errors",
     "tell_of_users",
+    "telling_failures",
     "whole_on_host",
     "write_json",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -71,7 +73,7 @@ def from_lead(action: Callable[[], T]) -> T:
     except BaseException as error:
         known = [kind.__name__ for kind in _ERRORS if isinstance(error, kind)]
         name = known[0] if known else type(error).__name__
-        _broadcast(json.dumps({"error": name, "message": str(error)}).encode())
+        _broadcast(json.dumps({"error": name, "message": str(error) or name}).encode())
         raise
     _broadcast(message.encode())
     return found
@@ -93,13 +95,58 @@ def agree(*, signal: int | None, stores: bool = False, has_failed: bool = False)
     return Agreed(int(own[0]) or None, bool(own[1]), bool(own[2]))
 
 
+@contextlib.contextmanager
+def telling_failures() -> Iterator[None]:
+    """In the lead, before an `agree_with_lead`: what fails here, that raises in all others."""
+    try:
+        yield
+    except Exception as error:
+        if jax.process_count() > 1:
+            agree(signal=None, has_failed=True)
+            tell = functools.partial(_raise, error)
+            with contextlib.suppress(type(error)):
+                from_lead(tell)
+        raise
+
+
+def agree_with_lead(*, signal: int | None, stores: bool = False) -> Agreed:
+    """Exchanges what each process wants, as `agree`; raises in all what the lead failed with.
+
+    Raises:
+        Exception: what was raised within `telling_failures` in the lead.
+    """
+    agreed = agree(signal=signal, stores=stores)
+    if agreed.has_failed:
+        from_lead(lambda: None)
+    return agreed
+
+
+def copy_whole(leaf: Any) -> np.ndarray:
+    """Returns a copy of one array on the host, as a whole; of a typed key its numbers.
+
+    Every process must call it for an array of which this process has only a part.
+    """
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    array = jnp.asarray(leaf)
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    if array.is_fully_addressable:
+        return np.array(array)
+    if array.is_fully_replicated:
+        return np.array(array.addressable_data(0))
+    from jax.experimental import multihost_utils
+
+    return np.array(multihost_utils.process_allgather(array, tiled=True))
+
+
 def whole_on_host(tree: PyTree) -> PyTree:
     """Returns copies of arrays on the host, each as a whole; of typed keys their numbers.
 
     Every process must call it where several train. Arrays are gathered one after another: a device
     holds the whole of one of them meanwhile.
     """
-    return jax.tree.map(_whole, tree)
+    return jax.tree.map(copy_whole, tree)
 
 
 def placed_from_lead(stored: PyTree, like: PyTree) -> PyTree:
@@ -114,19 +161,8 @@ def placed_from_lead(stored: PyTree, like: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, map(_placed, given, leaves))
 
 
-def _whole(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, np.ndarray):
-        return leaf
-    array = jnp.asarray(leaf)
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    if array.is_fully_addressable:
-        return np.array(array)
-    if array.is_fully_replicated:
-        return np.array(array.addressable_data(0))
-    from jax.experimental import multihost_utils
-
-    return np.array(multihost_utils.process_allgather(array, tiled=True))
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _placed(stored: np.ndarray | None, like: Any) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from dpjax_accounting import finish_folder
 
@@ -90,7 +91,13 @@ def _orbax() -> Any:
 
 def _checkpointer() -> ocp.Checkpointer:
     orbax = _orbax()
-    return orbax.Checkpointer(orbax.StandardCheckpointHandler())
+    # Where several processes train, this one alone reads and writes: orbax waits for no other.
+    alone = {jax.process_index()} if jax.process_count() > 1 else None
+    options = orbax.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes=alone
+    )
+    handler = orbax.StandardCheckpointHandler(multiprocessing_options=options)
+    return orbax.Checkpointer(handler, multiprocessing_options=options)
 
 
 @contextlib.contextmanager

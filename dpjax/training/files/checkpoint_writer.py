@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 
-from dpjax.training.files.checkpoints import Checkpoints, copy_to_host
+from dpjax.training.devices.lead import copy_whole
+from dpjax.training.files.checkpoints import Checkpoints
 from dpjax.typing import PyTree
 
 
@@ -55,12 +56,15 @@ class CheckpointWriter:
         return is_time or (self._steps is not None and self._num_since >= self._steps)
 
     def store(self, step: int, state: PyTree) -> None:
-        """Copies the state after `step` steps to the host, and has it stored."""
+        """Copies the state after `step` steps to the host, and has it stored.
+
+        Where several processes train, those that do not store call `whole_on_host` meanwhile.
+        """
         self.wait()
         self._started = time.monotonic()
         self._num_since = 0
         # A copy: the buffers are donated to the next step.
-        copied = jax.tree.map(copy_to_host, state)
+        copied = jax.tree.map(copy_whole, state)
         self._pending = self._pool.submit(self._write, step, copied)
 
     def wait(self) -> None:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from dpjax_accounting import write_text
 
+from dpjax.training.devices.lead import copy_whole, from_lead, is_lead, placed_from_lead
 from dpjax.training.files.array_folder import (
     has_no_entries,
     hash_of_folder,
@@ -123,7 +124,7 @@ class Checkpoints:
             # A run that goes on from an older state stores this one again.
             self._write_latest(before)
             shutil.rmtree(folder)
-        leaves = map(copy_to_host, jax.tree.leaves(state))
+        leaves = map(copy_whole, jax.tree.leaves(state))
         arrays = {_name(i): leaf for i, leaf in enumerate(leaves) if not has_no_entries(leaf)}
         sha256 = write_arrays(folder, {_STEP: np.int64(step)} | arrays, secret=True)
         kept = [*before, (step, sha256)][-self._keep :]
@@ -143,17 +144,57 @@ class Checkpoints:
         if step == 0:
             return 0, state
         leaves, structure = jax.tree.flatten(state)
-        targets = {
-            _name(i): jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=plain.sharding)
-            for i, plain in enumerate(map(_plain_array, leaves))
-            if not has_no_entries(plain)
-        }
-        stored = read_arrays(self._path(step), {_STEP: jax.ShapeDtypeStruct((), int)} | targets)
+        plain = list(map(_plain_array, leaves))
+        stored = self._read(step, plain, [leaf.sharding for leaf in plain])
         restored = [
-            leaf if has_no_entries(leaf) else _like(leaf, stored[_name(i)])
-            for i, leaf in enumerate(leaves)
+            leaf if found is None else _like(leaf, found)
+            for leaf, found in zip(leaves, stored, strict=True)
         ]
         return step, jax.tree.unflatten(structure, restored)
+
+    def restore_in_all(self, state: PyTree) -> tuple[int, PyTree]:
+        """Returns what `restore` does, read by the lead, in every process; all must call it.
+
+        Args:
+            state: as for `restore`, the same in all processes, perhaps spread over them.
+
+        Raises:
+            FileNotFoundError, ValueError: as for `find`.
+        """
+        if jax.process_count() == 1:
+            return self.restore(state)
+        held: list[PyTree] = []
+
+        def read() -> int:
+            step = self.find().step
+            leaves, structure = jax.tree.flatten(state)
+            if step:
+                plain = list(map(_plain_array, leaves))
+                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+                stored = self._read(step, plain, [here] * len(plain))
+                whole = [
+                    np.zeros(leaf.shape, leaf.dtype) if x is None else np.asarray(x)
+                    for leaf, x in zip(plain, stored, strict=True)
+                ]
+                held.append(jax.tree.unflatten(structure, whole))
+            return step
+
+        step = from_lead(read)
+        if step == 0:
+            return 0, state
+        return step, placed_from_lead(held[0] if is_lead() else None, state)
+
+    def _read(
+        self, step: int, like: Sequence[jax.Array], shardings: Sequence[jax.sharding.Sharding]
+    ) -> list[jax.Array | None]:
+        """The arrays of a state; None for those without entries, which are not stored."""
+        targets = {
+            _name(i): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+            for i, (leaf, sharding) in enumerate(zip(like, shardings, strict=True))
+            if not has_no_entries(leaf)
+        }
+        stored = read_arrays(self._path(step), {_STEP: jax.ShapeDtypeStruct((), int)} | targets)
+        return [stored.get(_name(i)) for i in range(len(like))]
 
     def _problem(self, step: int, sha256: str) -> OSError | ValueError | None:
         path = self._path(step)
@@ -201,13 +242,6 @@ class Checkpoints:
 
 def _name(index: int) -> str:
     return f"{index:06}"
-
-
-def copy_to_host(leaf: Any) -> np.ndarray:
-    """Returns a copy on the host; of a typed key, the numbers that it is made of."""
-    if isinstance(leaf, np.ndarray):
-        return leaf
-    return np.array(_plain_array(leaf))
 
 
 def _plain_array(leaf: Any) -> jax.Array:

@@ -1,11 +1,12 @@
 """Run as a script, one process of two with two CPU devices each: what `lead` sends, as JSON.
 
-Arguments: the number of the process, the port of process 0.
+Arguments: the number of the process, the port of process 0, a folder for a state.
 """
 
 import json
 import os
 import sys
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
@@ -14,7 +15,16 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dpjax.training.devices.lead import agree, from_lead, is_lead, placed_from_lead, whole_on_host
+from dpjax.training import Checkpoints
+from dpjax.training.devices.lead import (
+    agree,
+    agree_with_lead,
+    from_lead,
+    is_lead,
+    placed_from_lead,
+    telling_failures,
+    whole_on_host,
+)
 
 
 def spread(host):
@@ -28,14 +38,23 @@ def refuse():
 
 
 def message_of(action):
+    return message_of_call(lambda: from_lead(action))
+
+
+def message_of_call(action):
     try:
-        from_lead(action)
+        action()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
+def fail():
+    with telling_failures():
+        raise FileExistsError("it was there")
+
+
 def main():
-    number, port = int(sys.argv[1]), sys.argv[2]
+    number, port, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=number)
     called = []
@@ -49,7 +68,14 @@ def main():
     }
     stored = whole if is_lead() else None
     placed = placed_from_lead(stored, empty)
+    states = Checkpoints(folder)
+    if is_lead():
+        states.start()
+        states.save(7, whole)
+    step, read = states.restore_in_all(empty)
     found = {
+        "state": [step, whole_on_host(read)["spread"].view(np.uint32).tolist()],
+        "failure": message_of_call(fail if is_lead() else lambda: agree_with_lead(signal=None)),
         "value": from_lead(lambda: called.append(number) or {"from": number}),
         "called": called,
         "error": message_of(refuse),

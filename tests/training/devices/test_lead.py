@@ -13,18 +13,21 @@ SCRIPT = Path(__file__).with_name("leads.py")
 
 
 @pytest.mark.slow
-def test_two_processes_have_what_the_lead_has():
-    one, other = in_two_processes(SCRIPT)
+def test_two_processes_have_what_the_lead_has(tmp_path):
+    one, other = in_two_processes(SCRIPT, tmp_path / "states")
     assert one.pop("error") == "FileExistsError: the folder is not empty"
     assert other.pop("error") == "FileExistsError: process 0: the folder is not empty"
     assert one.pop("division") == "ZeroDivisionError: integer division or modulo by zero"
     assert other.pop("division") == "RuntimeError: process 0: integer division or modulo by zero"
+    assert one.pop("failure") == "FileExistsError: it was there"
+    assert other.pop("failure") == "FileExistsError: process 0: it was there"
     assert (one.pop("called"), other.pop("called")) == ([0], [])
     assert one == other
     assert one["value"] == {"from": 0}
     assert one["agreed"] == [15, True, False] and one["nothing"] == [None, False, False]
     bits = np.array([-0.0, 1.5, np.nan, -np.inf], np.float32).view(np.uint32).tolist()
     assert one["bits"] == one["restored"] == bits and one["is spread"] == 4
+    assert one["state"] == [7, bits]
     assert one["key"] == jax.random.key_data(jax.random.key(3)).tolist()
     assert one["host"] == [0, 1, 2]
 
