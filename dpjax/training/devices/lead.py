@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax.training.files.directory_lock import RunInUse
 from dpjax.training.stopped import RunStopped
 from dpjax.typing import PyTree
 
@@ -22,7 +21,7 @@ _LEAD = 0
 _LENGTH_BYTES = 8
 # What the lead may raise is raised by the others as what it is; a subclass as its parent.
 _ERRORS: tuple[type[Exception], ...] = (
-    *(RunInUse, RunStopped),
+    *(RunStopped, BlockingIOError),
     *(FileExistsError, FileNotFoundError, OSError),
     *(ImportError, ValueError, TypeError),
 )
