@@ -17,8 +17,10 @@ from dpjax.training.devices.lead import whole_on_host as whole_on_host
 from dpjax.training.devices.mesh import choose_mesh as choose_mesh
 from dpjax.training.devices.mesh import describe_mesh as describe_mesh
 from dpjax.training.devices.mesh import parse_mesh as parse_mesh
+from dpjax.training.environment import are_same_kinds as are_same_kinds
 from dpjax.training.environment import describe_environment as describe_environment
 from dpjax.training.environment import describe_numerics as describe_numerics
+from dpjax.training.environment import remark_on_devices as remark_on_devices
 from dpjax.training.files.atomic import PARTIAL as PARTIAL
 from dpjax.training.files.atomic import delete as delete
 from dpjax.training.files.atomic import partial_of as partial_of
@@ -104,6 +106,7 @@ __all__ = [
     "WeightsAndBiases",
     "agree",
     "agree_with_lead",
+    "are_same_kinds",
     "average_of",
     "choose_mesh",
     "common_assumptions",
@@ -128,6 +131,7 @@ __all__ = [
     "partial_of",
     "placed_from_lead",
     "read_rows",
+    "remark_on_devices",
     "run_steps",
     "scale_by_adam_bc",
     "secret_draws",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +51,26 @@ def describe_numerics() -> dict[str, Any]:
         "jax": jax_settings(),
         "devices": f"{jax.default_backend()}: {describe_environment()['devices']}",
     }
+
+
+def remark_on_devices(before: str, now: str) -> str | None:
+    """Says so where a resumed run is shared out in another way than when it was started.
+
+    Args:
+        before: devices and mesh at its start, in words.
+        now: those of the resumption.
+    """
+    if before == now:
+        return None
+    return (
+        f"the run was started on {before} and goes on on {now}: what it comes to is equal up to "
+        "rounding only"
+    )
+
+
+def are_same_kinds(before: str, now: str) -> bool:
+    """Whether devices, in words, are of the same kinds, whatever their numbers."""
+    return re.sub(r"\b\d+ × ", "", before) == re.sub(r"\b\d+ × ", "", now)
 
 
 def git_state(source: Path) -> dict[str, Any]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
-from dpjax.training import describe_numerics
+from dpjax.training import are_same_kinds, describe_numerics, remark_on_devices
 
 _MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
 # Where a run is written, how often, and who is told: none of it changes what it computes.
@@ -103,7 +102,7 @@ def check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
             f"accountant?): {stored['mechanism']} became {given['mechanism']}"
         )
     _check_each("jax", stored, given, "with {name}={was}, which is {now} now")
-    if _kinds(stored["devices"]) != _kinds(given["devices"]):
+    if not are_same_kinds(stored["devices"], given["devices"]):
         raise ValueError(
             f"cannot resume: the run was started on {stored['devices']}, this is "
             f"{given['devices']}; sums are rounded differently there"
@@ -117,17 +116,8 @@ def remarks_on_devices(stored: dict[str, Any], given: dict[str, Any]) -> tuple[s
     again have led to none.
     """
     before, now = (f"{each['devices']}, {each['mesh']}" for each in (stored, given))
-    if before == now:
-        return ()
-    return (
-        f"the run was started on {before} and goes on on {now}: what it comes to is equal up to "
-        "rounding only",
-    )
-
-
-def _kinds(devices: str) -> str:
-    """The kinds of devices, without their numbers."""
-    return re.sub(r"\b\d+ × ", "", devices)
+    remark = remark_on_devices(before, now)
+    return () if remark is None else (remark,)
 
 
 def _check_each(part: str, stored: dict[str, Any], given: dict[str, Any], words: str) -> None:

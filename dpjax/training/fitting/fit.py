@@ -176,11 +176,6 @@ def fit(
             # Of these it may refuse other δ, which the report has too.
             describe_claim(accounted, target_delta, num_steps=num_steps, steps_completed=num_steps)
     batch_size = mean_batch_size(mechanism)
-    if output_dir is not None and jax.process_count() > 1:
-        raise ValueError(
-            f"output_dir must be left out where {jax.process_count()} processes train, got "
-            f"{output_dir}: a folder is kept for one process. Store the parameters yourself"
-        )
     options = FolderOptions(
         output_dir=output_dir,
         resume=resume,
@@ -190,6 +185,7 @@ def fit(
         keep_checkpoints=keep_checkpoints,
         ledger=ledger,
     )
+    check_agreement({"folders": output_dir is None})
     opened = open_folder(options, run_key)
     key = checked_run_key(run_key) if opened is None else opened.run_key
     check_agreement(
@@ -199,7 +195,7 @@ def fit(
             "run keys": key.fingerprint(),
             "parameters": (start, frozen),
             "data": len(data) if gives_batches(data) else data,
-            "meshes": None if layout is None else describe_mesh(layout.mesh),
+            "meshes": _describe_layout(layout),
         }
     )
     if layout is not None:
@@ -252,7 +248,7 @@ def fit(
                 "strategy": strategy,
                 # It was found by a search, which may find another one elsewhere.
                 "noise_strategy": None if noise_strategy is None else repr(noise_strategy),
-                "mesh": None if layout is None else describe_mesh(layout.mesh),
+                "mesh": _describe_layout(layout),
             },
         )
     return run
@@ -274,6 +270,13 @@ def _choose_layout(
             raise ValueError(f"several processes must share all devices, but {chosen.notice}")
         warnings.warn(chosen.notice, stacklevel=3)
     return None if chosen.mesh is None else Layout.make(chosen.mesh, rule)
+
+
+def _describe_layout(layout: Layout | None) -> str | None:
+    if layout is None:
+        return None
+    number = jax.process_count()
+    return describe_mesh(layout.mesh) + (f" in {number} processes" if number > 1 else "")
 
 
 def _reading_frozen(loss: Callable[..., jax.Array]) -> Loss:

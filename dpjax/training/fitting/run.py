@@ -15,6 +15,7 @@ from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.callbacks.callback import Callback, CallbackCaller
 from dpjax.training.callbacks.progress import TrainingProgress
 from dpjax.training.fitting.report import report_fit
+from dpjax.training.fitting.stored.followed_run import FollowedRun
 from dpjax.training.fitting.stored.stored_run import StoredRun
 from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
 from dpjax.training.steps import TrainingSteps
@@ -86,7 +87,7 @@ class Fit:
     batches: MicrobatchesOfStep
     spent: EpsilonBySteps | None
     watch: DivergenceWatch
-    stored: StoredRun | None = None
+    stored: StoredRun | FollowedRun | None = None
     steps_completed: int = 0
     metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     run_id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
@@ -102,7 +103,10 @@ class Fit:
             RunInterrupted, RunStoppedByFiles, RunInUse: of a run with a folder; the message says
                 how it goes on.
         """
-        return self.steps_left() if self.stored is None else self.stored.follow(self)
+        return self._follow(shows=True)
+
+    def _follow(self, *, shows: bool) -> Iterator[StepDone]:
+        return self.steps_left() if self.stored is None else self.stored.follow(self, shows=shows)
 
     def steps_left(self) -> Iterator[StepDone]:
         """Does the steps that are left, one at a time, and writes nothing.
@@ -148,7 +152,7 @@ class Fit:
             TrainingProgress(shown, self.num_steps, self.steps_completed, is_private) as progress,
             CallbackCaller(callbacks) as caller,
         ):
-            for done in self:
+            for done in self._follow(shows=False):
                 caller.on_step(done.row())
                 progress.update(done.step, done.loss, done.epsilon, done.num_records)
         for remark in caller.remarks:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from pathlib import Path
 
+from dpjax_accounting import write_text
+
 from dpjax.training.files.atomic import PARTIAL, delete, partial_of
 from dpjax.training.files.private_folder import PrivateFolder
 
@@ -36,6 +38,15 @@ class FitDirectory:
         self.metrics = self.path / "metrics.jsonl"
         self.params = self.path / "params.safetensors"
         self.private = PrivateFolder(self.path / "private", "overwrite=True")
+        self._shown = self.private.path / "shown"
+
+    def note_shown(self) -> None:
+        """Notes that a loop sees the parameters between the steps of this run."""
+        write_text(self._shown, "", mode=0o600)
+
+    def was_shown(self) -> bool:
+        """Returns whether anybody may have seen parameters between the steps of this run."""
+        return self._shown.exists()
 
     def state(self) -> FitState:
         """Returns what the folder holds.

@@ -12,6 +12,7 @@ import numpy as np
 from dpjax_accounting import DatasetIdentity
 from jax.extend import core
 
+from dpjax.training.devices.lead import copy_whole
 from dpjax.training.fitting.records import Records, take_records
 from dpjax.typing import PyTree
 
@@ -43,7 +44,10 @@ def identify_records(data: PyTree | Records, num_units: int, unit: str) -> tuple
 
 
 def hash_of_arrays(tree: PyTree) -> str:
-    """Returns a hash of the names, shapes, dtypes and values of all leaves."""
+    """Returns a hash of the names, shapes, dtypes and values of all leaves.
+
+    Every process calls it for arrays that are spread over several.
+    """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = _on_host(leaf)
@@ -141,6 +145,4 @@ def _plain(value: Any) -> Any:
 
 
 def _on_host(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.asarray(leaf)
+    return copy_whole(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)

@@ -17,7 +17,7 @@ import jax
 from dpjax_accounting import Mechanism
 
 from dpjax.privatize import ClippingRule
-from dpjax.training.environment import describe_numerics
+from dpjax.training.environment import are_same_kinds, describe_numerics, remark_on_devices
 from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.training.fitting.records import Records
 from dpjax.training.fitting.stored.fingerprints import (
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _AFRESH = "start afresh with overwrite=True or in a new folder"
 _RUN_ID = "run_id"
+# Which devices share the work changes results by rounding: `remark_on_mesh` says so.
+_MESH, _DEVICES = "mesh", "devices"
 
 
 def describe(
@@ -61,7 +63,8 @@ def describe(
         frozen: what the loss reads beside them.
         data: the records, of which the first says what shapes they have.
         records: a hash of all of them.
-        settings: what else of `fit`'s arguments changes sums, draws or roundings, ready for JSON.
+        settings: what else of `fit`'s arguments changes sums, draws or roundings, ready for JSON,
+            with the mesh.
     """
     counted = (
         mechanism.to_dict() if isinstance(mechanism, Mechanism) else dataclasses.asdict(mechanism)
@@ -109,6 +112,8 @@ def check_same(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     differences = []
     for name in given:
         was, now = stored.get(name), given[name]
+        if name == _MESH or (name == _DEVICES and are_same_kinds(str(was), str(now))):
+            continue
         if isinstance(was, dict) and isinstance(now, dict):
             differences += [
                 f"{name} {inner} was {was.get(inner)}, now it is {now.get(inner)}"
@@ -124,6 +129,14 @@ def check_same(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
             "cannot resume, because steps would be done again in another way: "
             f"{'; '.join(differences)}. Give what the run was started with, or {_AFRESH}"
         )
+
+
+def remark_on_mesh(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """Says so where devices share the work in another way than when the run was started."""
+    before, now = (
+        f"{each[_DEVICES]}, {each[_MESH] or 'without a mesh'}" for each in (stored, given)
+    )
+    return remark_on_devices(before, now)
 
 
 def _describe_rule(rule: ClippingRule, params: PyTree) -> dict[str, Any]:

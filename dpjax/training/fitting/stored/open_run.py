@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,13 +14,17 @@ import jax
 from dpjax_accounting import DatasetIdentity, Mechanism
 
 from dpjax.privatize import RunKey
+from dpjax.training.devices.lead import from_lead, is_lead
+from dpjax.training.files.checkpoints import Checkpoints
 from dpjax.training.files.run_ledger import RunLedger
 from dpjax.training.fitting.checks import checked_run_key
 from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.training.fitting.records import Records, count_records
 from dpjax.training.fitting.stored.directory import FitDirectory, FitState
 from dpjax.training.fitting.stored.fingerprints import identify_records
-from dpjax.training.fitting.stored.identity import check_same, describe, read
+from dpjax.training.fitting.stored.followed_run import FollowedRun
+from dpjax.training.fitting.stored.identity import check_same, describe, read, remark_on_mesh
+from dpjax.training.fitting.stored.states import restore
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.fitting.stored.stored_run import StoredRun
 from dpjax.typing import PyTree
@@ -73,7 +78,7 @@ class FolderOptions:
 class KeepsFiles(StepwiseRun, Protocol):
     """A run that may have a folder."""
 
-    stored: StoredRun | None
+    stored: StoredRun | FollowedRun | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,21 @@ def open_folder(options: FolderOptions, run_key: RunKey | None) -> OpenedFolder 
     if options.output_dir is None:
         return None
     directory = FitDirectory(options.output_dir)
+    # Where several processes train, the lead looks into its folder for all.
+    found = from_lead(lambda: _look_into(directory, options, run_key))
+    stored = found["stored"]
+    return OpenedFolder(
+        directory=directory,
+        options=options,
+        run_key=RunKey(bytes.fromhex(found["secret"]), found["fixed_seed"]),
+        run_id=found["new_id"] if stored is None else stored["run_id"],
+        stored=stored,
+    )
+
+
+def _look_into(
+    directory: FitDirectory, options: FolderOptions, run_key: RunKey | None
+) -> dict[str, Any]:
     private = directory.private
     with private.lock() if private.path.is_dir() else contextlib.nullcontext():
         resumes = _find_state(options, directory) is FitState.UNFINISHED
@@ -116,13 +136,12 @@ def open_folder(options: FolderOptions, run_key: RunKey | None) -> OpenedFolder 
         raise ValueError(
             "cannot resume: run_key is not that of the run. Leave it out: the folder has it"
         )
-    return OpenedFolder(
-        directory=directory,
-        options=options,
-        run_key=key,
-        run_id=secrets.token_hex(16) if stored is None else stored["run_id"],
-        stored=stored,
-    )
+    return {
+        "stored": stored,
+        "secret": key.secret.hex(),
+        "fixed_seed": key.fixed_seed,
+        "new_id": secrets.token_hex(16),
+    }
 
 
 def keep_files(
@@ -138,6 +157,7 @@ def keep_files(
     """Gives a run its folder; one that resumes gets the state that was stored last.
 
     Nothing is written before its first step. What resumes keeps the folder locked from now on.
+    Where several processes train, every one calls it, and the lead has the folder.
 
     Args:
         run: that has done no step yet.
@@ -146,7 +166,8 @@ def keep_files(
         loss: of one record, `(params, record, frozen) -> scalar`.
         optimizer: as `fit` takes it.
         data: likewise.
-        settings: what else of `fit`'s arguments changes sums, draws or roundings, ready for JSON.
+        settings: what else of `fit`'s arguments changes sums, draws or roundings, ready for JSON,
+            with the mesh.
 
     Raises:
         ValueError: the run is not the one that it resumes; or the ledger was tampered with, is that
@@ -158,7 +179,15 @@ def keep_files(
     if run.mechanism is None and opened.options.ledger is not None:
         raise TypeError("NoPrivacy has no guarantee: leave out ledger")
     unit = mechanism.unit if isinstance(mechanism, Mechanism) else "record"
-    dataset, records = identify_records(data, count_records(data), unit)
+    datasets: list[DatasetIdentity] = []
+
+    def identify() -> str:
+        dataset, records = identify_records(data, count_records(data), unit)
+        datasets.append(dataset)
+        return records
+
+    # Where several processes train, the others may not have all records.
+    records = from_lead(identify)
     described = describe(
         mechanism=mechanism,
         delta=run.delta,
@@ -172,29 +201,65 @@ def keep_files(
         records=records,
         settings=settings,
     )
+    made: list[StoredRun] = []
+    from_lead(lambda: made.append(_make_stored(run, opened, described, datasets[0])))
+    stored = made[0] if is_lead() else FollowedRun()
+    try:
+        if opened.stored is not None:
+            stored.floor = restore(run, _checkpoints(opened), opened.directory)
+            from_lead(lambda: _check_mesh(run, opened, described, stored.floor))
+    except BaseException:
+        if made and made[0].lock is not None:
+            made[0].lock.release()
+        raise
+    run.run_id, run.stored = opened.run_id, stored
+
+
+def _make_stored(
+    run: StepwiseRun, opened: OpenedFolder, described: dict[str, Any], dataset: DatasetIdentity
+) -> StoredRun:
+    """The files of the run; those of one that resumes are locked from now on."""
     resumes = opened.stored is not None
     if opened.stored is not None:
         check_same(opened.stored, described)
-    stored = StoredRun(
+    options = opened.options
+    return StoredRun(
         directory=opened.directory,
         identity={"run_id": opened.run_id, **described},
         run_key=opened.run_key,
         ledger=_find_ledger(opened, run, dataset),
         resumes=resumes,
-        overwrite=opened.options.overwrite,
-        checkpoint_every_seconds=opened.options.checkpoint_every_seconds,
-        checkpoint_every_steps=opened.options.checkpoint_every_steps,
-        keep_checkpoints=opened.options.keep_checkpoints,
+        overwrite=options.overwrite,
+        checkpoint_every_seconds=options.checkpoint_every_seconds,
+        checkpoint_every_steps=options.checkpoint_every_steps,
+        checkpoints=_checkpoints(opened),
         lock=opened.directory.private.lock() if resumes else None,
     )
-    try:
-        if resumes:
-            stored.restore(run)
-    except BaseException:
-        if stored.lock is not None:
-            stored.lock.release()
-        raise
-    run.run_id, run.stored = opened.run_id, stored
+
+
+def _checkpoints(opened: OpenedFolder) -> Checkpoints:
+    return Checkpoints(opened.directory.private.checkpoint, opened.options.keep_checkpoints)
+
+
+def _check_mesh(
+    run: StepwiseRun, opened: OpenedFolder, described: Mapping[str, Any], on_record: int
+) -> None:
+    """Warns where a run goes on on other devices, and refuses where that would reveal roundings.
+
+    A step that was shown and is done again has the same noise: what differs is without any.
+    """
+    assert opened.stored is not None
+    remark = remark_on_mesh(opened.stored, described)
+    if remark is None:
+        return
+    if opened.directory.was_shown() and on_record > run.steps_completed:
+        raise ValueError(
+            f"cannot resume on another mesh: {remark}, and steps up to {on_record} may have been "
+            f"shown, of which those after step {run.steps_completed} would be done again with the "
+            "noise that they had. Resume on the mesh that it was started on, or start afresh with "
+            "overwrite=True or in a new folder"
+        )
+    warnings.warn(remark, RuntimeWarning, stacklevel=5)
 
 
 def _find_ledger(

@@ -7,30 +7,29 @@ import dataclasses
 import signal
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from dpjax_accounting import Ledger, dataset_total, finish_file, report_page, write_text
+from dpjax_accounting import Ledger, dataset_total, report_page, write_text
 
 from dpjax.privatize import RunKey
-from dpjax.training.files.atomic import partial_of, steps_on_record, write_json
+from dpjax.training.devices.lead import agree_with_lead, from_lead, telling_failures
+from dpjax.training.files.atomic import write_json
 from dpjax.training.files.checkpoint_writer import CheckpointWriter
 from dpjax.training.files.checkpoints import Checkpoints
 from dpjax.training.files.directory_lock import DirectoryLock
 from dpjax.training.files.interrupt import Interrupts, RunInterrupted
-from dpjax.training.files.metrics_log import MetricsLog, read_rows
+from dpjax.training.files.metrics_log import MetricsLog
 from dpjax.training.files.run_ledger import RunLedger
 from dpjax.training.fitting.stored.directory import FitDirectory
 from dpjax.training.fitting.stored.record import StepRecord
+from dpjax.training.fitting.stored.sentences import AGAIN, GOES_ON, interrupted
+from dpjax.training.fitting.stored.states import are_taken_over, state_to_store, write_params
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.loop import StepDone
 from dpjax.training.reports.report import TOTAL_UNKNOWN
 from dpjax.training.stopped import RunDiverged, RunStopped, stopping_on_file_errors
 from dpjax.typing import PyTree
-
-_AGAIN = "fit with resume=True"
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -46,7 +45,7 @@ class StoredRun:
         overwrite: whether an unfinished run is deleted first.
         checkpoint_every_seconds: between states; None for no such rule.
         checkpoint_every_steps: likewise.
-        keep_checkpoints: how many states are kept.
+        checkpoints: the states of the run.
         lock: of the folder, while it is held.
         floor: how many steps were on record before this process did any.
     """
@@ -59,7 +58,7 @@ class StoredRun:
     overwrite: bool
     checkpoint_every_seconds: float | None
     checkpoint_every_steps: int | None
-    keep_checkpoints: int
+    checkpoints: Checkpoints
     lock: DirectoryLock | None = None
     floor: int = 0
     _is_begun: bool = False
@@ -67,37 +66,18 @@ class StoredRun:
     _is_put_down: bool = True
     _charged: Ledger | None = None
 
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """The states of the run."""
-        return Checkpoints(self.directory.private.checkpoint, self.keep_checkpoints)
-
-    def restore(self, run: StepwiseRun) -> None:
-        """Gives a run that resumes the newest state that is whole.
-
-        Raises:
-            FileNotFoundError, ValueError: as for `Checkpoints.find`; or the state has more steps
-                behind it than the run has.
-        """
-        for remark in self.checkpoints.find().remarks:
-            warnings.warn(remark, RuntimeWarning, stacklevel=5)
-        step, (run.params, run.state) = self.checkpoints.restore((run.params, run.state))
-        if step > run.num_steps:
-            raise ValueError(
-                f"cannot resume: {step} steps are done, more than the {run.num_steps} planned"
-            )
-        run.steps_completed = step
-        run.metrics = [row for row in read_rows(self.directory.metrics) if row["step"] <= step]
-        privacy = self.directory.privacy
-        # Without a record of what was seen, all that was planned may have been.
-        self.floor = steps_on_record(privacy) if privacy.exists() else run.num_steps
-
     def steps_released(self, run: StepwiseRun) -> int:
         """Returns how many steps somebody may have seen: none is forgotten after a crash."""
         return max(run.steps_completed, self.floor)
 
-    def follow(self, run: StepwiseRun) -> Iterator[StepDone]:
+    def follow(self, run: StepwiseRun, *, shows: bool) -> Iterator[StepDone]:
         """Does the steps that are left, one at a time, and stores what a resumption needs.
+
+        Where several processes train, this is the lead's part; `FollowedRun` is the others'.
+
+        Args:
+            run: that does the steps.
+            shows: whether anybody sees the parameters in between.
 
         Raises:
             RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is stored.
@@ -107,12 +87,13 @@ class StoredRun:
         """
         if self._is_finished:
             return
-        self.lock = self.lock or self.directory.private.lock()
+        with telling_failures():
+            self.lock = self.lock or self.directory.private.lock()
         number = None
         try:
             with Interrupts() as interrupts:
                 try:
-                    yield from self._follow(run, interrupts)
+                    yield from self._follow(run, interrupts, shows)
                 finally:
                     number = interrupts.number
         except GeneratorExit:
@@ -132,25 +113,32 @@ class StoredRun:
             OSError: for instance because the disk is full; earlier states stay.
             RunInUse: another process has the folder.
         """
-        if self._is_put_down or self.lock is not None or _are_taken_over(run.params):
+        if self._is_put_down or self.lock is not None or are_taken_over(run.params):
             return
+        state = state_to_store(run)
         with (
-            stopping_on_file_errors("while it was being left", _goes_on(), _AGAIN),
+            telling_failures(),
+            stopping_on_file_errors("while it was being left", GOES_ON, AGAIN),
             self.directory.private.lock(),
         ):
             self._check_still_ours(run)
-            self._put_down(run)
+            self._put_down(run, state)
+        agree_with_lead(signal=None)
 
     def total(self, run: StepwiseRun) -> dict[str, Any] | None:
         """Returns what all runs on the data set have spent, by the ledger; None without one."""
+        return from_lead(lambda: self._total(run))
+
+    def _total(self, run: StepwiseRun) -> dict[str, Any] | None:
         if self._charged is None or run.delta is None:
             return None
         return dataset_total(self._charged, run.delta)
 
-    def _follow(self, run: StepwiseRun, interrupts: Interrupts) -> Iterator[StepDone]:
+    def _follow(self, run: StepwiseRun, interrupts: Interrupts, shows: bool) -> Iterator[StepDone]:
         try:
-            with stopping_on_file_errors("in training", _goes_on(), _AGAIN):
-                self._begin(run)
+            with stopping_on_file_errors("in training", GOES_ON, AGAIN):
+                with telling_failures():
+                    self._begin(run, shows)
                 yield from self._train(run, interrupts)
                 if not self._is_finished:
                     self._finish(run)
@@ -165,18 +153,18 @@ class StoredRun:
                 raise
             step = self._stored_step()
             raise RunInterrupted(
-                f"stopped at once; {_AGAIN} goes on after step {step}, whose state is stored",
+                f"stopped at once; {AGAIN} goes on after step {step}, whose state is stored",
                 step,
                 interrupts.acknowledge(),
             ) from None
 
-    def _begin(self, run: StepwiseRun) -> None:
+    def _begin(self, run: StepwiseRun, shows: bool) -> None:
         """Writes what a resumption needs, the key last; then puts the run on record."""
         directory = self.directory
-        if _are_taken_over(run.params):
+        if are_taken_over(run.params):
             raise RuntimeError(
                 "a step of this run was broken off, and its parameters with it. Make the run again,"
-                f" by {_AGAIN}"
+                f" by {AGAIN}"
             )
         if self._is_begun:
             self._check_still_ours(run)
@@ -188,6 +176,8 @@ class StoredRun:
             self.checkpoints.start()
             directory.private.store_key(self.run_key)
         self._is_begun = True
+        if shows:
+            directory.note_shown()
         if self.ledger is not None:
             self._charged = self.ledger.charge()
         if not directory.privacy.exists():
@@ -200,7 +190,7 @@ class StoredRun:
         if not (private.run_key.exists() and private.load_key() == self.run_key and is_newest):
             raise FileExistsError(
                 f"output_dir {self.directory.path} was used meanwhile: another process has gone on "
-                f"with this run, or replaced it. Make the run again, by {_AGAIN}"
+                f"with this run, or replaced it. Make the run again, by {AGAIN}"
             )
 
     def _train(self, run: StepwiseRun, interrupts: Interrupts) -> Iterator[StepDone]:
@@ -214,36 +204,45 @@ class StoredRun:
             seconds=seconds,
             steps=steps,
         )
-        with (
-            MetricsLog(self.directory.metrics, keep_steps=first) as log,
-            CheckpointWriter(
-                self.checkpoints, record.renew, seconds=seconds, steps=steps
-            ) as writer,
-            contextlib.ExitStack() as after_first_step,
-        ):
-            if first < run.num_steps:
-                record.cover(first + 1)
+        several = jax.process_count() > 1
+        with contextlib.ExitStack() as opened:
+            with telling_failures():
+                log = opened.enter_context(MetricsLog(self.directory.metrics, keep_steps=first))
+                writer = opened.enter_context(
+                    CheckpointWriter(self.checkpoints, record.renew, seconds=seconds, steps=steps)
+                )
+                if first < run.num_steps:
+                    record.cover(first + 1)
+            agree_with_lead(signal=None)
             try:
                 for done in run.steps_left():
                     self._is_put_down = False
                     if done.step == first + 1:
                         # Until now an interruption lost nothing, and compiling may take minutes.
-                        after_first_step.enter_context(interrupts.deferred())
-                    log.append(done.row())
-                    is_interrupted = interrupts.number is not None
-                    if done.step == run.num_steps:
-                        writer.wait()
+                        opened.enter_context(interrupts.deferred())
+                    is_last = done.step == run.num_steps
+                    with telling_failures():
+                        log.append(done.row())
+                        is_due = not is_last and writer.is_due()
+                        if is_last:
+                            writer.wait()
+                        elif several:
+                            # The others are told if it fails, and do not begin the next step.
+                            record.cover(done.step + 1)
+                    agreed = agree_with_lead(signal=interrupts.number, stores=is_due)
+                    if is_last:
                         self._finish(run)
-                    elif writer.is_due() or is_interrupted:
+                    elif agreed.stores or agreed.signal is not None:
                         run.watch.check_parameters(done.step, bool(done.are_finite))
                         writer.store(done.step, (done.params, done.state))
-                    if is_interrupted:
+                    if agreed.signal is not None:
                         writer.wait()
                         if not self._is_finished:
                             self._stop(run, done.step)
-                        raise _interrupted(done.step, run.num_steps, interrupts.acknowledge())
+                        interrupts.acknowledge()
+                        raise interrupted(done.step, run.num_steps, agreed.signal)
                     yield done
-                    if done.step < run.num_steps:
+                    if not is_last:
                         record.cover(done.step + 1)
             except GeneratorExit:
                 self._leave(run, writer)
@@ -256,7 +255,9 @@ class StoredRun:
         """Stores the state of a run whose loop was left; nobody would see what is raised here."""
         try:
             writer.wait()
-            self._put_down(run)
+            if jax.process_count() == 1:
+                self._put_down(run, (run.params, run.state))
+            # Others may not have left theirs: `put_down` is called by all.
         except (OSError, ValueError) as error:
             warnings.warn(
                 f"the state after step {run.steps_completed} is not stored: {error}",
@@ -264,10 +265,10 @@ class StoredRun:
                 stacklevel=2,
             )
 
-    def _put_down(self, run: StepwiseRun) -> None:
+    def _put_down(self, run: StepwiseRun, state: PyTree) -> None:
         # The ledger stays charged with the whole run: who leaves a loop may have seen the results.
         if not self._is_finished:
-            self._store(run)
+            self._store(run, state)
             steps = self.steps_released(run)
             self._write_privacy(run, steps, steps)
         self._is_put_down = True
@@ -281,23 +282,29 @@ class StoredRun:
         self._is_put_down = True
 
     def _finish(self, run: StepwiseRun) -> None:
+        state = state_to_store(run)
+        with telling_failures():
+            self._write_results(run, state)
+        agree_with_lead(signal=None)
+
+    def _write_results(self, run: StepwiseRun, state: PyTree) -> None:
         """Writes what was spent, then what the run came to, and deletes its secrets.
 
         Once all steps are done, no state of the ledger prevents it: they were charged before the
         first.
         """
         directory, step = self.directory, run.num_steps
-        self._store(run)
+        self._store(run, state)
         try:
             if self._charged is not None:
                 self._charged.settle(run.run_id, step)
-            total, remarks = self.total(run), []
+            total, remarks = self._total(run), []
         except (OSError, ValueError) as error:
             total, remarks = None, [f"{TOTAL_UNKNOWN} The reason: {error}"]
             self._charged = None
         privacy = run.report(step, dataset_total=total, remarks=remarks)
         write_json(directory.privacy, privacy)
-        _write_params(directory.params, run.params)
+        write_params(directory.params, state[0])
         self._write_page(privacy)
         self._is_finished = self._is_put_down = True
         directory.private.empty()
@@ -317,9 +324,9 @@ class StoredRun:
                 stacklevel=2,
             )
 
-    def _store(self, run: StepwiseRun) -> None:
+    def _store(self, run: StepwiseRun, state: PyTree) -> None:
         if self.checkpoints.newest() < run.steps_completed:
-            self.checkpoints.save(run.steps_completed, (run.params, run.state))
+            self.checkpoints.save(run.steps_completed, state)
 
     def _stored_step(self) -> int:
         with contextlib.suppress(OSError, ValueError):
@@ -333,39 +340,5 @@ class StoredRun:
                 "This run is going on, or was killed. Steps are put on record before they are "
                 f"done: {done} of the {on_record} on record were done when this was written."
             )
-        privacy = run.report(on_record, dataset_total=self.total(run), remarks=remarks)
+        privacy = run.report(on_record, dataset_total=self._total(run), remarks=remarks)
         write_json(self.directory.privacy, privacy)
-
-
-def _are_taken_over(params: PyTree) -> bool:
-    """Whether a step has begun with these parameters, and has not ended."""
-    return any(isinstance(x, jax.Array) and x.is_deleted() for x in jax.tree.leaves(params))
-
-
-def _goes_on() -> str:
-    return "goes on from the state that was stored last"
-
-
-def _interrupted(step: int, num_steps: int, number: int) -> RunInterrupted:
-    if step == num_steps:
-        words = "stopped after the last step, with everything written"
-    else:
-        words = f"stopped after step {step} of {num_steps}; {_AGAIN} goes on from there"
-    return RunInterrupted(words, step, number)
-
-
-def _write_params(path: Path, params: PyTree) -> None:
-    """Writes the parameters by their names, such as encoder.layers.0.kernel."""
-    from safetensors.numpy import save_file
-
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    names = [jax.tree_util.keystr(key, simple=True, separator=".") or "params" for key, _ in leaves]
-    if len(set(names)) < len(names):
-        names = [jax.tree_util.keystr(key) for key, _ in leaves]
-    arrays = {name: np.array(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
-    partial = partial_of(path)
-    try:
-        save_file(arrays, partial)
-        finish_file(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
