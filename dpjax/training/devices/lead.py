@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax.training.stopped import RunStopped
+from dpjax.training.stopped import RunStopped, RunStoppedByFiles
 from dpjax.typing import PyTree
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ _LEAD = 0
 _LENGTH_BYTES = 8
 # What the lead may raise is raised by the others as what it is; a subclass as its parent.
 _ERRORS: tuple[type[Exception], ...] = (
-    *(RunStopped, BlockingIOError),
+    *(RunStoppedByFiles, RunStopped, BlockingIOError),
     *(FileExistsError, FileNotFoundError, OSError),
     *(ImportError, ValueError, TypeError),
 )

@@ -137,7 +137,7 @@ class StoredRun:
     def _follow(self, run: StepwiseRun, interrupts: Interrupts, shows: bool) -> Iterator[StepDone]:
         try:
             with stopping_on_file_errors("in training", GOES_ON, AGAIN):
-                with telling_failures():
+                with _telling():
                     self._begin(run, shows)
                 yield from self._train(run, interrupts)
                 if not self._is_finished:
@@ -206,7 +206,7 @@ class StoredRun:
         )
         several = jax.process_count() > 1
         with contextlib.ExitStack() as opened:
-            with telling_failures():
+            with _telling():
                 log = opened.enter_context(MetricsLog(self.directory.metrics, keep_steps=first))
                 writer = opened.enter_context(
                     CheckpointWriter(self.checkpoints, record.renew, seconds=seconds, steps=steps)
@@ -221,7 +221,7 @@ class StoredRun:
                         # Until now an interruption lost nothing, and compiling may take minutes.
                         opened.enter_context(interrupts.deferred())
                     is_last = done.step == run.num_steps
-                    with telling_failures():
+                    with _telling():
                         log.append(done.row())
                         is_due = not is_last and writer.is_due()
                         if is_last:
@@ -283,7 +283,7 @@ class StoredRun:
 
     def _finish(self, run: StepwiseRun) -> None:
         state = state_to_store(run)
-        with telling_failures():
+        with _telling():
             self._write_results(run, state)
         agree_with_lead(signal=None)
 
@@ -342,3 +342,10 @@ class StoredRun:
             )
         privacy = run.report(on_record, dataset_total=self._total(run), remarks=remarks)
         write_json(self.directory.privacy, privacy)
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """Where several processes train, all end with the sentence of what fails here."""
+    with telling_failures(), stopping_on_file_errors("in training", GOES_ON, AGAIN):
+        yield
