@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import orbax.checkpoint as ocp
 
 _PARTIAL = ".partial"
+_NOT_FOUND = "NOT_FOUND: "
 _ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
@@ -111,7 +112,8 @@ def _raising_os_errors(folder: Path) -> Iterator[None]:
         found = _ERROR_CODE.search(str(error))
         if found is not None:
             code = int(found.group(1))
-        elif not folder.parent.exists():
+        elif not folder.parent.exists() or _NOT_FOUND in str(error):
+            # Orbax may have made the parent again.
             code = errno.ENOENT
         else:
             raise

@@ -7,7 +7,7 @@ import pytest
 
 from dpjax.training import RunStoppedByFiles
 from dpjax.training.files import array_folder, metrics_log
-from dpjax.training.fitting.stored import record, stored_run
+from dpjax.training.fitting.stored import record, states, stored_run
 from tests.training.fitting.stored.small_fit import (
     DELTA,
     MECHANISM,
@@ -30,7 +30,7 @@ def no_space(*_, **__):
         (stored_run, "write_json"),
         (metrics_log, "_line"),
         (array_folder, "finish_folder"),
-        (stored_run, "finish_file"),
+        (states, "finish_file"),
         (stored_run, "report_page"),
     ],
 )
