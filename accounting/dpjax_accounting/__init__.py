@@ -35,7 +35,14 @@ from dpjax_accounting.mechanisms.other_samplings.truncated_poisson import Trunca
 from dpjax_accounting.mechanisms.schedule import DPSGDSchedule, Segment
 from dpjax_accounting.mechanisms.stepwise import Stepwise
 from dpjax_accounting.mechanisms.user_level import GroupOfRecords, UserLevelDPSGD
-from dpjax_accounting.mechanisms.user_sampled import UserSampledDPSGD
+from dpjax_accounting.mechanisms.user_sampled import (
+    UserSampledDPSGD,
+    UserSampledFixedSizeDPSGD,
+    UserSampledFullBatch,
+    UserSampledRandomAllocationDPSGD,
+    UserSampledShuffledDPSGD,
+    UserSampledTruncatedPoissonDPSGD,
+)
 from dpjax_accounting.readings.belief import best_guess_accuracy, posterior_belief
 from dpjax_accounting.readings.epsilon_by_step import EpsilonBySteps
 from dpjax_accounting.readings.gaussian_bound import (
@@ -103,6 +110,11 @@ __all__ = [
     "TruncatedPoissonDPSGD",
     "UserLevelDPSGD",
     "UserSampledDPSGD",
+    "UserSampledFixedSizeDPSGD",
+    "UserSampledFullBatch",
+    "UserSampledRandomAllocationDPSGD",
+    "UserSampledShuffledDPSGD",
+    "UserSampledTruncatedPoissonDPSGD",
     "best_guess_accuracy",
     "calibrate_batch_size",
     "calibrate_dpsgd",

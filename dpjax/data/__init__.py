@@ -15,6 +15,7 @@ from dpjax.data.encode.prompts import encode_prompts as encode_prompts
 from dpjax.data.encode.prompts import find_prompts as find_prompts
 from dpjax.data.encode.tagged_words import TaggedDataset as TaggedDataset
 from dpjax.data.encode.tagged_words import encode_tagged_words as encode_tagged_words
+from dpjax.data.owners import OwnedRecords as OwnedRecords
 from dpjax.data.owners import Owners as Owners
 from dpjax.data.owners import RecordsByOwner as RecordsByOwner
 from dpjax.data.records.base import RecordColumns as RecordColumns
@@ -26,7 +27,6 @@ from dpjax.data.records.language import Conversations as Conversations
 from dpjax.data.records.language import LanguageRecords as LanguageRecords
 from dpjax.data.records.language import Texts as Texts
 from dpjax.data.records.language import read_language_records as read_language_records
-from dpjax.data.records.owners import read_owners as read_owners
 from dpjax.data.records.tagged_words import TaggedWords as TaggedWords
 from dpjax.data.records.tagged_words import read_tagged_words as read_tagged_words
 from dpjax.data.source import DataSource as DataSource
@@ -41,6 +41,7 @@ __all__ = [
     "EncodedRecords",
     "LanguageDataset",
     "LanguageRecords",
+    "OwnedRecords",
     "Owners",
     "PoissonSampler",
     "Prompt",
@@ -62,7 +63,6 @@ __all__ = [
     "label_names",
     "microbatches",
     "read_language_records",
-    "read_owners",
     "read_records",
     "read_tagged_words",
     "trim_padding",

@@ -13,6 +13,9 @@ import numpy as np
 from dpjax.privatize import RunKey
 from dpjax.typing import PyTree
 
+# Seeds the public choice of rows that stay, beside numbers of rows.
+_KEEP = 0x6B656570
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Owners:
@@ -94,6 +97,28 @@ class Owners:
             chosen.append(rows)
         return _padded(chosen, at_most)
 
+    def keep(self, at_most: int) -> np.ndarray:
+        """Returns the rows that stay if each owner keeps `at_most` of them, in their order.
+
+        Which rows of an owner stay depends on `at_most` and on how many rows the owner has, and on
+        nobody else's rows. It is the same in every run and no secret, and prefers no place in the
+        file.
+
+        Example:
+            >>> kept = Owners.of("aaab").keep(2)
+            >>> len(kept), kept[-1].item()
+            (3, 3)
+        """
+        kept = [self._keep_of(owner, at_most) for owner in range(len(self))]
+        return np.sort(np.concatenate(kept))
+
+    def _keep_of(self, owner: int, at_most: int) -> np.ndarray:
+        rows = self.rows_of(owner)
+        if len(rows) <= at_most:
+            return rows
+        public = np.random.default_rng((_KEEP, len(rows), at_most))
+        return rows[public.choice(len(rows), at_most, replace=False)]
+
     def fingerprint(self) -> str:
         """SHA-256 of who owns which rows, in hexadecimal; names do not enter."""
         digest = hashlib.sha256(self.rows.astype("<i8").tobytes())
@@ -123,16 +148,7 @@ class RecordsByOwner:
     """
 
     def __init__(self, records: PyTree, names: Iterable[Hashable], *, at_most: int) -> None:
-        if at_most < 1:
-            raise ValueError(f"at_most must be at least 1, got {at_most}")
-        self.owners = Owners.of(names)
-        num_names = len(self.owners.rows)
-        lengths = sorted({len(leaf) for leaf in jax.tree.leaves(records)})
-        if lengths != [num_names] or not num_names:
-            raise ValueError(
-                f"each record needs the name of its owner, got {num_names} names for "
-                f"{' and '.join(map(str, lengths)) or 'no'} records"
-            )
+        self.owners = _owners_of(records, names, at_most)
         self._records, self._at_most = records, at_most
 
     def __len__(self) -> int:
@@ -142,6 +158,59 @@ class RecordsByOwner:
         """Returns the units at `rows`: `examples`, leaves `(b, k, ...)`, and their `mask`."""
         chosen, mask = self.owners.first(rows, self._at_most)
         return {"examples": jax.tree.map(lambda leaf: leaf[chosen], self._records), "mask": mask}
+
+
+class OwnedRecords:
+    """Single records whose owners are known, for `dpjax.fit` with `UserLevelDPSGD`.
+
+    Each record is drawn and clipped by itself. Of an owner with more than `at_most` records, so
+    many are kept as `Owners.keep` says, before anything is counted.
+
+    Args:
+        records: a pytree of arrays `(N, ...)`, one row per record.
+        names: the owner of each record.
+        at_most: how many records of an owner are kept, at least 1. The others are never seen.
+
+    Attributes:
+        owners: whose the kept records are.
+        at_most: as given.
+
+    Raises:
+        ValueError: there is no record, the lengths differ, or `at_most` is below 1.
+
+    Example:
+        >>> notes = OwnedRecords(np.array([1.0, 2.0, 3.0, 4.0]), ["bo", *"aaa"], at_most=2)
+        >>> len(notes), notes.take(np.array([0])), notes.owners.counts.tolist()
+        (3, array([1.]), [1, 2])
+    """
+
+    def __init__(self, records: PyTree, names: Iterable[Hashable], *, at_most: int) -> None:
+        listed = list(names)
+        rows = _owners_of(records, listed, at_most).keep(at_most)
+        self.owners, self.at_most = Owners.of(listed[row] for row in rows), at_most
+        self._records = jax.tree.map(lambda leaf: leaf[rows], records)
+
+    def __len__(self) -> int:
+        return len(self.owners.rows)
+
+    def take(self, rows: np.ndarray) -> PyTree:
+        """Returns the kept records at `rows`, `(b,)`: leaves `(b, ...)`."""
+        return jax.tree.map(lambda leaf: leaf[rows], self._records)
+
+
+def _owners_of(records: PyTree, names: Iterable[Hashable], at_most: int) -> Owners:
+    """Returns the owners of records, each of which must have one."""
+    if at_most < 1:
+        raise ValueError(f"at_most must be at least 1, got {at_most}")
+    owners = Owners.of(names)
+    num_names = len(owners.rows)
+    lengths = sorted({len(leaf) for leaf in jax.tree.leaves(records)})
+    if lengths != [num_names] or not num_names:
+        raise ValueError(
+            f"each record needs the name of its owner, got {num_names} names for "
+            f"{' and '.join(map(str, lengths)) or 'no'} records"
+        )
+    return owners
 
 
 def _padded(chosen: list[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from dpjax import RunKey
-from dpjax.data import DataSource, Owners, RecordsByOwner, read_owners
+from dpjax.data import (
+    DataSource,
+    OwnedRecords,
+    Owners,
+    RecordsByOwner,
+    read_language_records,
+    read_records,
+)
 
 KEY = RunKey.from_seed(11)
 NAMES = ["b", "a", "b", "b", "c", "b", "a"]
@@ -88,7 +95,11 @@ def test_records_by_owner_refuse(names, at_most, words):
     ("name", "content"),
     [
         ("notes.csv", "text,who\na,1\nb, 2\nc,\n\nd,\n"),
-        ("notes.jsonl", '{"who": 1.0}\n{"who": "2"}\n{"who": null}\n\n{"x": 1}\n'),
+        (
+            "notes.jsonl",
+            '{"text": "a", "who": 1.0}\n{"text": "b", "who": "2"}\n'
+            '{"text": "c", "who": null}\n\n{"text": "d"}\n',
+        ),
     ],
 )
 def test_an_owner_must_be_there(tmp_path, name, content):
@@ -96,11 +107,63 @@ def test_an_owner_must_be_there(tmp_path, name, content):
     path.write_text(content)
     words = r"2 records with owner missing or empty \(lines [34], [56]\)"
     with pytest.raises(ValueError, match=words):
-        read_owners(DataSource(str(path), owner_column="who"))
+        read_language_records(DataSource(str(path), owner_column="who"))
 
 
 def test_names_are_read_as_strings_without_blanks(tmp_path):
     path = tmp_path / "notes.jsonl"
-    path.write_text('{"who": 1.0}\n{"who": " 1 "}\n{"who": true}\n{"who": "Ann"}\n')
-    names = read_owners(DataSource(str(path), owner_column="who"))
-    assert names == ["1", "1", "True", "Ann"]
+    names = ("1.0", '" 1 "', "true", '"Ann"')
+    path.write_text("".join(f'{{"text": "x", "who": {name}}}\n' for name in names))
+    read = read_language_records(DataSource(str(path), owner_column="who"))
+    assert read.owners == ["1", "1", "True", "Ann"]
+    assert read.take([3, 0]).owners == ["Ann", "1"]
+    assert read.split_at(2)[1].owners == ["True", "Ann"]
+    # Whose a record is says nothing of what it is.
+    assert len(set(read.units())) == 1
+    assert read_language_records(DataSource(str(path))).owners is None
+
+
+def test_a_column_may_be_label_and_owner(tmp_path):
+    import datasets
+
+    data = datasets.Dataset.from_dict({"text": ["x", "y"], "who": ["ann", "bo"]})
+    data.to_parquet(tmp_path / "notes.parquet")
+    data.save_to_disk(tmp_path / "saved")
+    for name in ("notes.parquet", "saved"):
+        read = read_records(
+            DataSource(str(tmp_path / name), label_column="who", owner_column="who")
+        )
+        assert (read.labels, read.owners) == (["ann", "bo"], ["ann", "bo"])
+
+
+@pytest.mark.parametrize("columns", [{}, {"text_column": "note"}])
+def test_an_owner_column_that_is_missing_is_named(tmp_path, columns):
+    path = tmp_path / "notes.csv"
+    path.write_text(f"{columns.get('text_column', 'text')},writer\na,1\n")
+    source = DataSource(str(path), owner_column="writr", **columns)
+    with pytest.raises(ValueError, match=r"no column 'writr'.*owner_column='writer'"):
+        read_language_records(source)
+
+
+def test_every_owner_keeps_so_many_rows_whatever_others_have():
+    names = ["b"] * 9 + ["a"] * 2 + ["c"] * 30
+    owners = Owners.of(names)
+    kept = owners.keep(4)
+    assert kept.tolist() == sorted(set(kept.tolist()))
+    assert Owners.of(owners.owner_of[kept]).counts.tolist() == [4, 2, 4]
+    np.testing.assert_array_equal(owners.keep(30), np.arange(41))
+    # Without the others an owner keeps the same rows, and no place is preferred.
+    np.testing.assert_array_equal(Owners.of(["c"] * 30).keep(4) + 11, kept[-4:])
+    places = np.concatenate([Owners.of("x" * n).keep(1) / n for n in range(2, 400)])
+    assert abs(places.mean() - 0.5) < 5 / np.sqrt(12 * 398)
+
+
+def test_owned_records_are_single_ones():
+    x = np.arange(7.0)
+    owned = OwnedRecords({"x": x}, iter(NAMES), at_most=2)
+    kept = Owners.of(NAMES).keep(2)
+    assert len(owned) == 5
+    assert owned.owners.counts.tolist() == [2, 2, 1]
+    np.testing.assert_array_equal(owned.take(np.array([4, 1]))["x"], x[kept[[4, 1]]])
+    with pytest.raises(ValueError, match="6 names for 7 records"):
+        OwnedRecords(x, NAMES[1:], at_most=2)

@@ -1,44 +1,44 @@
 """A run that protects owners: one column says whose a record is."""
 
 import copy
-import csv
 import dataclasses
 import json
 
-import jax
 import numpy as np
 import optax
 import pytest
-from dpjax_accounting import DPSGD, Ledger, UserSampledDPSGD, verify_report
+from dpjax_accounting import DPSGD, Ledger, ShuffledDPSGD, UserSampledDPSGD, verify_report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dpjax
 from dpjax.data import Owners
-from dpjax.finetuning import FinetuneConfig
-from dpjax.finetuning.setup.plan import identity_of
-from dpjax.finetuning.setup.start import set_up
+from dpjax.finetuning.reports.privacy_report import build
+from dpjax.finetuning.setup.owners import identity_of
 from dpjax.finetuning.setup.steps import owner_loss
 from dpjax.finetuning.training import loop
+from dpjax.privatize import sampler_for
 from dpjax.training import PrivateTraining
-
-COUNTS = (9, 1, 2, 5) * 12
-
-
-def owned_file(train_file, path, owners):
-    """The training records with a column of owners."""
-    with train_file.open() as file:
-        rows = list(csv.reader(file))[1:]
-    with path.open("w", newline="") as file:
-        lines = [("text", "label", "author")]
-        lines += [(*row, name) for row, name in zip(rows, owners, strict=False)]
-        csv.writer(file).writerows(lines)
-    return path
+from tests.support.mechanisms import (
+    fixed_size,
+    full_batch,
+    random_allocation,
+    truncated_poisson,
+)
+from tests.support.owned_records import (
+    COUNTS,
+    author_of_each,
+    flat_sum,
+    make_run,
+    owned_file,
+    with_data,
+    with_other_texts,
+)
 
 
 @pytest.fixture(scope="session")
 def owners():
-    return [f"author {i}" for i, count in enumerate(COUNTS) for _ in range(count)]
+    return author_of_each()
 
 
 @pytest.fixture(scope="session")
@@ -53,12 +53,6 @@ def options(cheap_options, owned, tmp_path):
     changed["privacy"] |= {"records_per_owner": 3, "delta": 1e-4}
     changed["training"] |= {"expected_batch_size": 16, "microbatch_size": 12}
     return changed
-
-
-def make_run(options):
-    names = ("model", "output_dir", "eval_data")
-    paths = {name: str(options[name]) for name in names if not isinstance(options[name], dict)}
-    return set_up(FinetuneConfig.from_options(options | paths))
 
 
 def test_the_guarantee_is_for_an_owner_in_report_and_page(options, capsys):
@@ -161,10 +155,7 @@ def test_dropout_adapters_and_no_privacy(options):
         ),
         ({"audit": {"num_canaries": 100}}, "the claim is one for owners"),
         ({"audit": {"hold_out": 0.5}}, "the claim is one for owners"),
-        (
-            {"privacy.sampling": "fixed-size", "privacy.neighboring": "zero_out"},
-            "needs privacy.sampling=poisson",
-        ),
+        ({"privacy.sampling": "fixed-size"}, "add_or_remove_one is not accounted for"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, changes, words):
@@ -193,6 +184,79 @@ def test_owners_that_do_not_fit_are_refused(options, owners, train_file, tmp_pat
         make_run(options)
 
 
+# With each a relation, and what the report says of the draws.
+SAMPLINGS = {
+    "truncated-poisson": (
+        "replace_one",
+        truncated_poisson(48, 16, 4.0, 4, largest_batch_size=40),
+        "Of a batch of more than 40",
+    ),
+    "fixed-size": ("zero_out", fixed_size(48, 16, 4.0, 4), "random subset of 16 users"),
+    "random-allocation": ("zero_out", random_allocation(48, 3, 4.0, 2), "each user is put into"),
+    "shuffled": (
+        "replace_one",
+        ShuffledDPSGD(noise_multiplier=4.0, num_epochs=2, num_units=48, batch_size=16),
+        "random order of all users",
+    ),
+    "full-batch": ("add_or_remove_one", full_batch(4.0, 4, num_units=48), "every user takes part"),
+}
+
+
+@pytest.fixture
+def with_sampling(options):
+    """Function from a way of sampling to the options of a run of owners."""
+
+    def make(sampling):
+        options["privacy"] |= {"sampling": sampling, "neighboring": SAMPLINGS[sampling][0]}
+        if sampling == "full-batch":
+            del options["training"]["expected_batch_size"]
+        if sampling in ("random-allocation", "shuffled"):
+            options["training"]["num_steps"] = 6
+        return options
+
+    return make
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_every_way_of_sampling_draws_owners(sampling, with_sampling):
+    run = make_run(with_sampling(sampling))
+    relation, of_records, words = SAMPLINGS[sampling]
+    mechanism = run.plan.mechanism
+    assert (mechanism.unit, mechanism.records_per_user) == ("user", 3)
+    of_records = dataclasses.replace(of_records, neighboring=relation)
+    assert mechanism.epsilon(1e-4) == of_records.epsilon(1e-4)
+    assert isinstance(mechanism, type(of_records))
+    sampler = sampler_for(of_records, run.run_key)
+    steps = loop._make_steps(run, optax.sgd(0.1))
+    longest = 0
+    for step in range(run.plan.num_steps):
+        drawn = [(batch["mask"], mask) for batch, mask in loop._drawn(run, steps, step)]
+        assert sum(mask.sum() for _, mask in drawn) == len(sampler.indices(step))
+        longest = max([longest, *(records.sum(axis=1).max() for records, _ in drawn)])
+    assert longest == 3
+    report = build(run.plan, run.run_key, "run", run.plan.num_steps)
+    assert verify_report(report) == []
+    assert report["guarantee"]["num_units"] == 48
+    assert words in report["implementation"]["sampling"]
+    assert "at most 3 rows of each user" in report["assumptions"][0]
+    said = json.dumps(report)
+    for wrong in ("One record", "every record", "records in every", "number of records is"):
+        assert wrong not in said
+    assert "draw of users" in said
+
+
+@pytest.mark.slow
+def test_a_run_of_owners_in_epochs(with_sampling, stop_after, tmp_path):
+    options = with_sampling("shuffled")
+    whole = dpjax.finetune(**copy.deepcopy(options) | {"output_dir": tmp_path / "whole"})
+    assert [row["num_records"] for row in whole.metrics] == [16] * 6
+    markdown = (tmp_path / "whole" / "report.md").read_text()
+    assert "differential privacy per user, replace one: DP-SGD with shuffled epochs" in markdown
+    stop_after(2, **copy.deepcopy(options))
+    resumed = dpjax.finetune(**options, resume=True)
+    assert [row["loss"] for row in resumed.metrics] == [row["loss"] for row in whole.metrics]
+
+
 # What one owner moves.
 
 
@@ -212,22 +276,6 @@ def small(cheap_options, train_file, tmp_path_factory):
     return make_run(changed)
 
 
-def with_data(run, train, owners=None):
-    plan = run.plan
-    plan = dataclasses.replace(plan, train=train, owners=owners or plan.owners)
-    return dataclasses.replace(run, plan=plan)
-
-
-def flat_sum(run, steps, step):
-    """The clipped sum of a step, as the loop makes it."""
-    params = run.model.trainable
-    total = steps.zeros(params, step)
-    for batch, mask in loop._batches(run, steps, step):
-        total = steps.add(total, params, batch, mask, run.model.frozen)
-    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(total.grads)]
-    return np.concatenate(leaves), int(total.num_records)
-
-
 class Laboratory:
     """A run, and its steps, compiled once: on its data, and on those without the last owner."""
 
@@ -243,20 +291,6 @@ class Laboratory:
 @pytest.fixture(scope="module")
 def laboratory(small):
     return Laboratory(small)
-
-
-def with_other_texts(run, owner, seed):
-    """All that an owner has becomes something else."""
-    rng = np.random.default_rng(seed)
-    train, rows = run.plan.train, run.plan.owners.rows_of(owner)
-    ids, mask, labels = train.input_ids.copy(), train.attention_mask.copy(), train.labels.copy()
-    length = int(rng.integers(1, ids.shape[1] + 1))
-    ids[rows], mask[rows] = 0, False
-    ids[rows, :length] = rng.integers(4, 20, (len(rows), length))
-    mask[rows, :length] = True
-    labels[rows] = rng.integers(2, size=len(rows))
-    changed = dataclasses.replace(train, input_ids=ids, attention_mask=mask, labels=labels)
-    return with_data(run, changed)
 
 
 SLACK = 1e-5

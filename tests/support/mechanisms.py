@@ -18,6 +18,9 @@ from dpjax_accounting import (
     TruncatedPoissonDPSGD,
     UserLevelDPSGD,
     UserSampledDPSGD,
+    UserSampledFixedSizeDPSGD,
+    UserSampledFullBatch,
+    UserSampledTruncatedPoissonDPSGD,
 )
 
 Kind = TypeVar("Kind")
@@ -42,6 +45,9 @@ random_allocation = in_field_order(RandomAllocationDPSGD)
 banded = in_field_order(BandedDPSGD)
 user_level = in_field_order(UserLevelDPSGD)
 user_sampled = in_field_order(UserSampledDPSGD)
+user_sampled_truncated_poisson = in_field_order(UserSampledTruncatedPoissonDPSGD)
+user_sampled_fixed_size = in_field_order(UserSampledFixedSizeDPSGD)
+user_sampled_full_batch = in_field_order(UserSampledFullBatch)
 adaptive_clipping = in_field_order(AdaptiveClippingDPSGD)
 
 

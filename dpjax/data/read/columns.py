@@ -13,6 +13,8 @@ Layout = tuple[str, ...]
 """Fields that make up a record, such as ("text", "label"). The column of a field is named by the
 option of `DataSource` called after it: `text_column`."""
 
+# The field of whose a record is: part of no layout, read with each where a source names its column.
+OWNER = "owner"
 
 _NAMES_SHOWN = 20
 _LONGEST_NAME_SHOWN = 40
@@ -42,26 +44,27 @@ class Wanted:
     @property
     def all_columns(self) -> tuple[str, ...]:
         """The columns of all layouts."""
-        return tuple(
+        columns = tuple(
             column for layout in self.layouts for column in self.columns_of(layout).values()
         )
+        return columns if self.source.owner_column is None else (*columns, self.source.owner_column)
 
     def choose(self, columns: Collection[str], place: str) -> dict[str, str]:
-        """The layout that the source has, as column by field.
+        """The layout that the source has, as column by field, with the owner where one is named.
 
         Args:
             columns: the columns that exist.
             place: how to call the source in the message.
 
         Raises:
-            ValueError: no layout is there, or several are; names the columns that exist and the
-                nearest one.
+            ValueError: no layout is there, or several are, or the owner is not; names the columns
+                that exist and the nearest one.
         """
         for layout in self.layouts:
             self._check_distinct(layout)
         present = [layout for layout in self.layouts if not self._missing(layout, columns)]
         if len(present) == 1:
-            return self.columns_of(present[0])
+            return self.columns_of(present[0]) | self._owner(columns, place)
         if present:
             raise ValueError(
                 f"{place} has the columns of {len(present)} formats, "
@@ -69,6 +72,17 @@ class Wanted:
                 f"{', '.join(repr('_'.join(layout)) for layout in present)}"
             )
         raise ValueError(self._absent(columns, place))
+
+    def _owner(self, columns: Collection[str], place: str) -> dict[str, str]:
+        name = self.source.owner_column
+        if name is None:
+            return {}
+        if name not in columns:
+            hint = did_you_mean(name, columns, prefix="owner_column=") or " Set owner_column."
+            raise ValueError(
+                f"{place} has no column {name!r}; its columns: {_listed(columns)}.{hint}"
+            )
+        return {OWNER: name}
 
     def _check_distinct(self, layout: Layout) -> None:
         columns = self.columns_of(layout)

@@ -33,7 +33,7 @@ def read_parquet(path: Path, wanted: Wanted) -> RawColumns:
         check_names(schema.names, str(path))
         chosen = wanted.choose(schema.names, str(path))
         with _translated(f"{path} is damaged"):
-            table = file.read(columns=list(chosen.values()))
+            table = file.read(columns=_distinct(chosen))
             table.validate(full=True)
     features: Mapping[str, object] = {}
     if "label" in chosen and b"huggingface" in (schema.metadata or {}):
@@ -42,7 +42,7 @@ def read_parquet(path: Path, wanted: Wanted) -> RawColumns:
         with _translated(f"{path}: what `datasets` wrote into it about its columns is damaged"):
             features = datasets.Features.from_arrow_schema(schema)
     columns = {}
-    for column in chosen.values():
+    for column in _distinct(chosen):
         kind = schema.field(column).type
         with _translated(f"{path}: column {column!r} of type {kind} cannot be read", quote=False):
             columns[column] = table.column(column).to_pylist()
@@ -115,7 +115,7 @@ def read_hub(wanted: Wanted) -> RawColumns:
 def _columns_of(dataset: datasets.Dataset, wanted: Wanted, place: str) -> RawColumns:
     check_names(dataset.column_names, place)
     chosen = wanted.choose(dataset.column_names, place)
-    names = list(chosen.values())
+    names = _distinct(chosen)
     with _translated(f"{place}: the columns {names} cannot be read", quote=False):
         # A saved dataset remembers its format, which may be torch tensors.
         plain = dataset.with_format(None).select_columns(names)
@@ -123,6 +123,11 @@ def _columns_of(dataset: datasets.Dataset, wanted: Wanted, place: str) -> RawCol
         plain.data.validate(full=True)
         columns = plain[:]
     return _rows(columns, chosen, dataset.features, place)
+
+
+def _distinct(chosen: Mapping[str, str]) -> list[str]:
+    """The columns, each once: the owner may be the label too."""
+    return list(dict.fromkeys(chosen.values()))
 
 
 def _rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 Columns = TypeVar("Columns", bound="RecordColumns")
@@ -13,6 +13,9 @@ Columns = TypeVar("Columns", bound="RecordColumns")
 @dataclasses.dataclass(frozen=True)
 class RecordColumns:
     """Base of dataclasses whose fields are lists of one length.
+
+    Attributes:
+        owners: whose each record is; None where the source does not say. It is no part of a record.
 
     Raises:
         ValueError: the lists differ in length.
@@ -24,8 +27,12 @@ class RecordColumns:
         (Records(texts=['fine'], labels=['1']), 2)
     """
 
+    owners: list[str] | None = dataclasses.field(default=None, kw_only=True, repr=False)
+
     def __post_init__(self) -> None:
-        lengths = {field.name: len(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        lengths = {name: len(getattr(self, name)) for name in self._names()}
+        if self.owners is not None:
+            lengths["owners"] = len(self.owners)
         if len(set(lengths.values())) > 1:
             raise ValueError(", but ".join(f"{length} {name}" for name, length in lengths.items()))
 
@@ -36,9 +43,14 @@ class RecordColumns:
         """The first `position` records, and the others."""
         if not 0 <= position <= len(self):
             raise ValueError(f"position must be between 0 and {len(self)}, got {position}")
-        columns = self._columns()
-        first = type(self)(*(column[:position] for column in columns))
-        return first, type(self)(*(column[position:] for column in columns))
+        return self.take(range(position)), self.take(range(position, len(self)))
+
+    def take(self: Columns, rows: Iterable[int]) -> Columns:
+        """The records at `rows`, in that order."""
+        chosen = list(rows)
+        columns = ([column[row] for row in chosen] for column in self._columns())
+        owners = None if self.owners is None else [self.owners[row] for row in chosen]
+        return type(self)(*columns, owners=owners)
 
     def units(self) -> Iterator[bytes]:
         """Every record as bytes that equal records share: what a ledger knows it by."""
@@ -46,4 +58,7 @@ class RecordColumns:
             yield json.dumps(record, sort_keys=True).encode()
 
     def _columns(self) -> list[list[Any]]:
-        return [getattr(self, field.name) for field in dataclasses.fields(self)]
+        return [getattr(self, name) for name in self._names()]
+
+    def _names(self) -> list[str]:
+        return [field.name for field in dataclasses.fields(self) if field.name != "owners"]

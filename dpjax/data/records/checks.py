@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from dpjax.data.read.columns import RawColumns
+from dpjax.data.read.columns import OWNER, RawColumns
 from dpjax.data.source import DataSource
 from dpjax.data.unicode import has_half_surrogate
 
@@ -19,21 +19,27 @@ Checked = tuple[Any, str | None]
 
 def check_records(
     raw: RawColumns, source: DataSource, check: Callable[..., tuple[Checked, ...]]
-) -> list[list[Any]]:
-    """The columns with every value checked, in the order of the fields of `raw`.
+) -> tuple[list[list[Any]], list[str] | None]:
+    """The columns with every value checked, in the order of the fields of `raw`; and the owners.
+
+    Owners become strings as labels do; there are none where `source` names no column of them.
 
     Args:
         raw: the columns as they were read.
         source: where they come from, for messages.
-        check: what becomes of the values of one record, field by field.
+        check: what becomes of the values of one record, field by field, but not of its owner.
 
     Raises:
         ValueError: naming the lines of the records with each problem, never what they hold.
     """
+    fields = [values for field, values in raw.values.items() if field != OWNER]
     columns: list[list[Any]] = [[] for _ in raw.values]
     problems: dict[str, list[int]] = {}
-    for position, *record in zip(raw.positions, *raw.values.values(), strict=True):
-        for column, (value, problem) in zip(columns, check(*record), strict=True):
+    for position, *record in zip(raw.positions, *fields, strict=True):
+        checked = check(*record)
+        if OWNER in raw.values:
+            checked += (check_label(raw.values[OWNER][len(columns[0])], OWNER),)
+        for column, (value, problem) in zip(columns, checked, strict=True):
             column.append(value)
             if problem:
                 problems.setdefault(problem, []).append(position)
@@ -45,7 +51,8 @@ def check_records(
             f"{source.path} ({options}): "
             + "; ".join(_report(*item, raw.position_name) for item in problems.items())
         )
-    return columns
+    owners = columns.pop() if OWNER in raw.values else None
+    return columns, owners
 
 
 def check_text(value: object, name: str = "text") -> Checked:

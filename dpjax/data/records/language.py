@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from dpjax.data.read.columns import Layout, RawColumns, Wanted
 from dpjax.data.read.read import read_columns
@@ -94,11 +95,17 @@ def read_language_records(source: DataSource) -> LanguageRecords:
 
 
 def _checked(raw: RawColumns, source: DataSource) -> LanguageRecords:
+    kind, check = _kind(raw)
+    columns, owners = check_records(raw, source, check)
+    return kind(*columns, owners=owners)
+
+
+def _kind(raw: RawColumns) -> tuple[type[LanguageRecords], Callable[..., tuple[Checked, ...]]]:
     if "text" in raw.values:
-        return Texts(*check_records(raw, source, lambda text: (check_text(text),)))
+        return Texts, lambda text: (check_text(text),)
     if "prompt" in raw.values:
-        return Completions(*check_records(raw, source, _check_pair))
-    return Conversations(*check_records(raw, source, lambda messages: (check_messages(messages),)))
+        return Completions, _check_pair
+    return Conversations, lambda messages: (check_messages(messages),)
 
 
 def _check_pair(prompt: object, completion: object) -> tuple[Checked, Checked]:

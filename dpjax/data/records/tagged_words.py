@@ -53,7 +53,8 @@ def read_tagged_words(source: DataSource) -> TaggedWords:
         TaggedWords(words=[['Anna', 'slept']], tags=[['NAME', 'O']])
     """
     raw = read_columns(Wanted(source, _LAYOUTS))
-    return TaggedWords(*check_records(raw, source, _check))
+    columns, owners = check_records(raw, source, _check)
+    return TaggedWords(*columns, owners=owners)
 
 
 def _check(words: object, tags: object) -> tuple[Checked, Checked]:

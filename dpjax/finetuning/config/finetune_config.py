@@ -114,6 +114,16 @@ class FinetuneConfig(CheckedOptions):
         """Returns plain, JSON-ready values."""
         return dataclasses.asdict(self)
 
+    @property
+    def samples_owners(self) -> bool:
+        """Whether batches are of owners, instead of single records."""
+        return self.train_data.owner_column is not None and self.privacy.owner_sampling == "owners"
+
+    @property
+    def records_per_unit(self) -> int:
+        """The most records of a unit in a batch: of an owner, where batches are of owners."""
+        return self.privacy.records_per_owner if self.samples_owners else 1
+
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> FinetuneConfig:
         """Builds the configuration from nested mappings or dataclasses.
@@ -181,11 +191,13 @@ class FinetuneConfig(CheckedOptions):
                 "records are not protected. Leave it out; train_data.owner_column is what counts"
             )
         if column is None:
-            if privacy.records_per_owner != Privacy.records_per_owner:
-                raise ValueError(
-                    f"privacy.records_per_owner={privacy.records_per_owner} has no meaning without "
-                    "an owner. Give train_data.owner_column, or leave it out"
-                )
+            for name in ("records_per_owner", "owner_sampling"):
+                value = getattr(privacy, name)
+                if value != getattr(Privacy, name):
+                    raise ValueError(
+                        f"privacy.{name}={value} has no meaning without an owner. Give "
+                        "train_data.owner_column, or leave it out"
+                    )
             return
         if self.audit.is_wanted:
             raise ValueError(
@@ -193,10 +205,11 @@ class FinetuneConfig(CheckedOptions):
                 f"train_data.owner_column={column!r} the claim is one for owners. Leave out one of "
                 "them"
             )
-        if privacy.sampling != "poisson":
+        if privacy.owner_sampling == "records" and privacy.sampling != "poisson":
             raise ValueError(
-                f"train_data.owner_column={column!r} needs privacy.sampling=poisson, of owners, "
-                f"got {privacy.sampling}: the other ways are accounted for with records as units"
+                "privacy.owner_sampling=records needs privacy.sampling=poisson, got "
+                f"{privacy.sampling}: how many records of an owner are drawn together is accounted "
+                "for where each is drawn by itself. Give privacy.owner_sampling=owners, or poisson"
             )
 
     def _check_tuning(self) -> None:

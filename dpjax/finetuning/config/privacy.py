@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import get_args
+from typing import Literal, get_args
 
 from dpjax.finetuning.config.sampling import Neighboring, SamplingName
 from dpjax.option_checks import CheckedOptions, check_choice, check_positive
 
+OwnerSampling = Literal["owners", "records"]
 _MOST_RECORDS_PER_OWNER = 1000
 
 
@@ -31,8 +32,13 @@ class Privacy(CheckedOptions):
     """L2 norm that the gradient of one record is clipped to; with an owner column, that of one
     owner."""
     records_per_owner: int = 1
-    """With train_data.owner_column, how many records of an owner a step reads at most, drawn in
-    each step afresh. ε does not depend on it; time and memory do."""
+    """With train_data.owner_column, k: how many records of an owner a step reads at most, drawn in
+    each step afresh. ε does not depend on it; time and memory do. With owner_sampling=records, how
+    many of an owner are in the data, on which ε depends."""
+    owner_sampling: OwnerSampling = "owners"
+    """With train_data.owner_column, what a step draws and clips. owners: each with up to k records
+    as one contribution. records: each record by itself; ε is for an owner of k, so that the noise
+    must hide k contributions, and of owners with more the others are left out."""
     sampling: SamplingName = "poisson"
     """How the records of a step are drawn, which decides what the accountant counts. poisson: each
     by itself. truncated-poisson: of a Poisson batch above B + 6√B a random part, B being
@@ -65,6 +71,7 @@ class Privacy(CheckedOptions):
         check_positive("privacy.clip_norm", self.clip_norm)
         check_choice("privacy.sampling", self.sampling, get_args(SamplingName))
         check_choice("privacy.neighboring", self.neighboring, get_args(Neighboring))
+        check_choice("privacy.owner_sampling", self.owner_sampling, get_args(OwnerSampling))
         if not 1 <= self.records_per_owner <= _MOST_RECORDS_PER_OWNER:
             raise ValueError(
                 f"privacy.records_per_owner must be between 1 and {_MOST_RECORDS_PER_OWNER}, got "

@@ -19,7 +19,7 @@ from dpjax.finetuning.planning.noise import (
 )
 from dpjax.finetuning.setup.mechanism import fix_noise, make_recipe
 from dpjax.finetuning.setup.microbatch_size import chosen_memory
-from dpjax.finetuning.setup.owners import read_train_owners
+from dpjax.finetuning.setup.owners import TrainingRecords
 from dpjax.finetuning.setup.plan import Plan, prepare
 from dpjax.finetuning.setup.steps import abstract_split, step_programs, units_at_once
 from dpjax.finetuning.tasks.registry import make_task
@@ -62,8 +62,7 @@ def _count_units(config: PlanConfig) -> int:
         num_units = config.audit.num_units(config.num_units)
     else:
         records, _ = make_task(config, datetime.datetime.now()).read(config)
-        owners = read_train_owners(config.train_data, records)
-        num_units = config.audit.num_units(len(records)) if owners is None else len(owners)
+        num_units = TrainingRecords.of(records, config).num_units(config)
     batch = config.training.expected_batch_size
     if config.privacy.sampling != "full-batch" and batch > num_units:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dpjax_accounting import SEED_WARNING
 
+from dpjax.data import Owners
 from dpjax.finetuning.reports import privacy_report
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.privatize import RunKey
@@ -17,13 +18,7 @@ def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
         privacy_report.in_words(plan, plan.num_steps),
     ]
     if plan.owners is not None:
-        counts = plan.owners.counts
-        at_most = plan.config.privacy.records_per_owner
-        lines.append(
-            f"the unit is an owner: {len(counts)} of them, with {counts.min()} to {counts.max()} "
-            f"records; a step reads at most {at_most} of each owner drawn, and "
-            f"{(counts > at_most).sum()} owners have more"
-        )
+        lines.append(_on_owners(plan, plan.owners))
     num_shared = plan.num_shared_texts
     if num_shared:
         units = "record" if plan.owners is None else "owner"
@@ -56,3 +51,20 @@ def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
     if run_key.fixed_seed is not None and plan.mechanism is not None:
         lines.append(f"WARNING: {SEED_WARNING}")
     return "\n".join(lines)
+
+
+def _on_owners(plan: Plan, owners: Owners) -> str:
+    counts, at_most = owners.counts, plan.config.privacy.records_per_owner
+    line = (
+        f"the unit is an owner: {len(counts)} of them, with {counts.min()} to {counts.max()} "
+        "records; "
+    )
+    if plan.samples_owners:
+        return line + (
+            f"a step reads at most {at_most} of each owner drawn, and {(counts > at_most).sum()} "
+            "owners have more"
+        )
+    return line + (
+        f"records are drawn and clipped singly, and {plan.num_left_out} were left out of owners "
+        f"with more than {at_most}"
+    )

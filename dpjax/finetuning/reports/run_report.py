@@ -137,6 +137,9 @@ def _owners(plan: Plan) -> list[tuple[str, str]]:
         return []
     at_most = plan.config.privacy.records_per_owner
     batches = f"batches are of owners, with at most {at_most} records each"
+    if not plan.samples_owners:
+        batches = f"batches are of single records, of which an owner has at most {at_most}"
+        batches += f"; {plan.num_left_out} records left out"
     return [("Owners", f"{len(plan.owners)}; {batches}")]
 
 

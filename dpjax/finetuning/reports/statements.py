@@ -12,12 +12,22 @@ ASSUMPTIONS = (
 
 def who_is_a_user(config: FinetuneConfig) -> str:
     """Returns what takes the place of the first assumption where owners are protected."""
+    at_most = config.privacy.records_per_owner
+    if config.samples_owners:
+        step = (
+            f"A step reads at most {at_most} rows of each user that was drawn, and clips the "
+            "gradient of their mean loss as one."
+        )
+    else:
+        step = (
+            f"A user has at most {at_most} rows in training; others were left out, by a choice "
+            "that reads only how many rows that user has. Each row is drawn and clipped by "
+            "itself, and ε counts that all rows of a user may be drawn together."
+        )
     return (
         "One user is one value of the column "
         f"{config.train_data.owner_column!r} of the training file, with all rows that have it. Who "
-        "has several values there is protected for each of them. A step reads at most "
-        f"{config.privacy.records_per_owner} rows of each user that was drawn, and clips the "
-        "gradient of their mean loss as one."
+        f"has several values there is protected for each of them. {step}"
     )
 
 

@@ -14,6 +14,7 @@ from dpjax_accounting import (
     ShuffledDPSGD,
     Stepwise,
     TruncatedPoissonDPSGD,
+    UserLevelDPSGD,
     calibrate_noise_of,
 )
 
@@ -29,6 +30,11 @@ def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwis
 
     Without privacy it says how batches are drawn, and nothing else of it counts.
 
+    Args:
+        privacy: the promise, and how batches are drawn.
+        training: how large they are, and the length of the run.
+        num_units: what batches are drawn from: records or owners.
+
     Raises:
         ValueError: whole epochs are accounted for, and the length of the run is no whole number of
             them; or the package that accounts for them is missing.
@@ -39,6 +45,16 @@ def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwis
     if privacy.is_given:
         common["neighboring"] = privacy.neighboring
     batch = training.expected_batch_size
+    if privacy.owner_sampling == "records":
+        # All records in each step are what `plan` compares to.
+        batch = num_units if privacy.sampling == "full-batch" else batch
+        return UserLevelDPSGD(
+            num_records=common.pop("num_units"),
+            expected_batch_size=batch,
+            num_steps=_steps(training, num_units, batch),
+            records_per_user=privacy.records_per_owner,
+            **common,
+        )
     match privacy.sampling:
         case "truncated-poisson":
             return TruncatedPoissonDPSGD(

@@ -30,7 +30,7 @@ def chosen_memory(plan: Plan, programs: StepPrograms, limit: int) -> StepMemory:
         ValueError: a single record does not fit.
     """
     largest = max(1, int(step_noise(plan.recipe).batch_size) // _LARGEST_SHARE)
-    if plan.owners is not None:
+    if plan.samples_owners:
         largest *= plan.config.privacy.records_per_owner
     return largest_microbatch(programs.memory, limit, largest)
 

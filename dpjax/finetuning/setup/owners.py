@@ -5,54 +5,120 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from dpjax_accounting import DPSGD, DatasetIdentity, Stepwise, UserSampledDPSGD
+from dpjax_accounting import (
+    DPSGD,
+    DatasetIdentity,
+    FixedSizeDPSGD,
+    FullBatch,
+    RandomAllocationDPSGD,
+    ShuffledDPSGD,
+    Stepwise,
+    TruncatedPoissonDPSGD,
+    UserSampledDPSGD,
+    UserSampledFixedSizeDPSGD,
+    UserSampledFullBatch,
+    UserSampledRandomAllocationDPSGD,
+    UserSampledShuffledDPSGD,
+    UserSampledTruncatedPoissonDPSGD,
+)
 
-from dpjax.data import DataSource, Owners, RecordColumns, read_owners
+from dpjax.data import DataSource, Owners, RecordColumns
+from dpjax.finetuning.config import FinetuneConfig
 
 
-def read_train_owners(source: DataSource, records: RecordColumns) -> Owners | None:
-    """Returns whose the training records are; None where no column says so.
+@dataclasses.dataclass(frozen=True)
+class TrainingRecords:
+    """The training records that count, and whose they are.
 
-    Raises:
-        ValueError: the column is missing, a record has no owner, there is one owner only, or the
-            file has changed since the records were read.
+    Attributes:
+        used: those that a step may draw.
+        owners: of these; None where each record is protected by itself.
+        everything: all records of the source.
+        all_owners: of these.
     """
-    if source.owner_column is None:
+
+    used: RecordColumns
+    owners: Owners | None
+    everything: RecordColumns
+    all_owners: Owners | None
+
+    @classmethod
+    def of(cls, records: RecordColumns, config: FinetuneConfig) -> TrainingRecords:
+        """Leaves out what an owner has too many of, where single records are drawn.
+
+        Raises:
+            ValueError: there is one owner only.
+        """
+        owners = _checked_owners(config.train_data, records)
+        if owners is None or config.samples_owners:
+            return cls(records, owners, records, owners)
+        kept = owners.keep(config.privacy.records_per_owner)
+        return cls(records.take(kept), Owners.of(owners.owner_of[kept]), records, owners)
+
+    @property
+    def num_left_out(self) -> int:
+        """How many records no step may draw."""
+        return len(self.everything) - len(self.used)
+
+    def num_units(self, config: FinetuneConfig) -> int:
+        """What batches are drawn from: the number of owners or records, whatever coins say."""
+        if self.owners is not None and config.samples_owners:
+            return len(self.owners)
+        return config.audit.num_units(len(self.used))
+
+    def identity(self) -> DatasetIdentity:
+        """What a ledger knows the data by: all records as they were read, by their owners."""
+        return identity_of(self.everything, self.all_owners)
+
+
+def _checked_owners(source: DataSource, records: RecordColumns) -> Owners | None:
+    if records.owners is None:
         return None
-    names = read_owners(source)
-    if len(names) != len(records):
-        raise ValueError(
-            f"{source.path} has {len(names)} owners and {len(records)} records: it was changed "
-            "while it was read. Start again"
-        )
-    owners = Owners.of(names)
+    owners = Owners.of(records.owners)
     if len(owners) == 1:
         raise ValueError(
-            f"{source.path}: all {len(names)} records have the same value in owner_column="
+            f"{source.path}: all {len(records)} records have the same value in owner_column="
             f"{source.owner_column!r}. One owner cannot be hidden among others; is it the right "
             "column?"
         )
     return owners
 
 
-def as_user_sampled(mechanism: Stepwise, records_per_owner: int) -> UserSampledDPSGD:
+# The same with owners as units.
+_OF_OWNERS: dict[type[Stepwise], type[Stepwise]] = {
+    DPSGD: UserSampledDPSGD,
+    TruncatedPoissonDPSGD: UserSampledTruncatedPoissonDPSGD,
+    FixedSizeDPSGD: UserSampledFixedSizeDPSGD,
+    RandomAllocationDPSGD: UserSampledRandomAllocationDPSGD,
+    ShuffledDPSGD: UserSampledShuffledDPSGD,
+    FullBatch: UserSampledFullBatch,
+}
+
+
+def as_user_sampled(mechanism: Stepwise, records_per_owner: int) -> Stepwise:
     """Returns the mechanism as one of owners: same ε, other unit.
 
     Raises:
-        TypeError: the mechanism has no Poisson batches.
+        TypeError: there is none of owners that draws as the mechanism does.
     """
-    if not isinstance(mechanism, DPSGD):
-        raise TypeError(f"owners are sampled by DPSGD, got {type(mechanism).__name__}")
+    kind = _OF_OWNERS.get(type(mechanism))
+    if kind is None:
+        raise TypeError(
+            f"owners must be drawn by one of {', '.join(each.__name__ for each in _OF_OWNERS)}, "
+            f"got {type(mechanism).__name__}"
+        )
     fields = {
         field.name: getattr(mechanism, field.name)
         for field in dataclasses.fields(mechanism)
         if field.name != "unit"
     }
-    return UserSampledDPSGD(**fields, records_per_user=records_per_owner)
+    return kind(**fields, records_per_user=records_per_owner)
 
 
-def identity_of_owners(records: RecordColumns, owners: Owners) -> DatasetIdentity:
-    """What a ledger knows the data by: the records of each owner, whoever that is."""
+def identity_of(records: RecordColumns, owners: Owners | None = None) -> DatasetIdentity:
+    """What a ledger knows data by: the records; or those of each owner, whoever that is."""
+    if owners is None:
+        return DatasetIdentity.of(records.units())
     contents = list(records.units())
 
     def units() -> Iterator[bytes]:

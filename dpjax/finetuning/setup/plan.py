@@ -21,7 +21,7 @@ from dpjax.data import (
 )
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.setup.mechanism import fix_noise, make_recipe
-from dpjax.finetuning.setup.owners import as_user_sampled, identity_of_owners, read_train_owners
+from dpjax.finetuning.setup.owners import TrainingRecords, as_user_sampled
 from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
 from dpjax.finetuning.tasks.registry import make_task
 from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
@@ -39,9 +39,10 @@ class Plan:
         checkpoint: the folder of the pretrained model.
         task: with the labels of the training records.
         head: names of the parts of the model that tuning initialises.
-        train_records: the training records as they were read.
+        train_records: the training records as they were read, those that a step may draw.
         train: the same as arrays.
         owners: whose they are; None where each record is protected by itself.
+        num_left_out: how many records were left out because their owners have too many.
         evaluation: the held-out records.
         eval_records: the same as they were read.
         prompts: what the tuned model answers in the report; None where there is nothing to answer.
@@ -63,6 +64,7 @@ class Plan:
     train_records: RecordColumns
     train: EncodedRecords
     owners: Owners | None
+    num_left_out: int
     evaluation: EncodedRecords
     eval_records: RecordColumns
     prompts: HeldOutPrompts | None
@@ -76,13 +78,18 @@ class Plan:
 
     @property
     def num_units(self) -> int:
-        """How many records count in the guarantee: the number expected, whatever coins say.
+        """What batches are drawn from: the number of records expected, whatever coins say.
 
-        Where owners are protected: how many there are.
+        Where batches are of owners: how many there are.
         """
-        if self.owners is not None:
-            return len(self.owners)
+        if self.samples_owners:
+            return len(self.owners or ())
         return self.config.audit.num_units(len(self.train))
+
+    @property
+    def samples_owners(self) -> bool:
+        """Whether batches are of owners, with up to `records_per_owner` records each."""
+        return self.owners is not None and self.config.samples_owners
 
     @property
     def num_shared_texts(self) -> int:
@@ -137,26 +144,27 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
             f"{model.max_positions} positions of {config.model}; give "
             f"training.max_length={model.max_positions} or less"
         )
-    train_records, eval_records = task.read(config)
+    read_records, eval_records = task.read(config)
+    records = TrainingRecords.of(read_records, config)
+    train_records, owners = records.used, records.owners
     task = task.with_training_records(train_records, eval_records)
-    owners = read_train_owners(config.train_data, train_records)
     # The number must not tell how the coins fell.
-    num_units = config.audit.num_units(len(train_records)) if owners is None else len(owners)
+    num_units = records.num_units(config)
     batch = config.training.expected_batch_size
     if config.privacy.sampling != "full-batch" and batch > num_units:
         kept = " that audit.hold_out keeps on average" if config.audit.hold_out else ""
-        units = "training records" if owners is None else "owners of training records"
+        units = "owners of training records" if config.samples_owners else "training records"
         raise ValueError(
             f"training.expected_batch_size={batch} is more than the {num_units} {units} of "
             f"{config.train_data.path}{kept}; use at most {num_units}, better a tenth of it"
         )
     recipe = make_recipe(config.privacy, config.training, num_units)
-    if owners is not None:
+    if config.samples_owners:
         recipe = as_user_sampled(recipe, config.privacy.records_per_owner)
     delta = config.privacy.delta
     if not config.non_private:
         # Records that a coin may leave out are protected too.
-        num_protected = num_units if owners is not None else max(num_units, len(train_records))
+        num_protected = num_units if config.samples_owners else max(num_units, len(train_records))
         delta = default_delta(num_protected) if delta is None else delta
         validate_delta(delta, num_protected)
     tokenizer = load_tokenizer(checkpoint, needs_padding=task.needs_padding_token)
@@ -185,7 +193,8 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         mechanism=None if config.non_private else recipe,
         delta=None if config.non_private else delta,
         delta_is_default=config.privacy.delta is None,
-        dataset=None if config.privacy.ledger is None else identity_of(train_records, owners),
+        num_left_out=records.num_left_out,
+        dataset=None if config.privacy.ledger is None else records.identity(),
     )
 
 
@@ -208,10 +217,3 @@ def _check_answers_fit(
             f"training.max_length={config.training.max_length} tokens is more than the "
             f"{max_positions} positions of {config.model}; lower one of them"
         )
-
-
-def identity_of(records: RecordColumns, owners: Owners | None = None) -> DatasetIdentity:
-    """What a ledger knows the training data by: the records as they were read, by their owners."""
-    if owners is not None:
-        return identity_of_owners(records, owners)
-    return DatasetIdentity.of(records.units())

@@ -167,7 +167,7 @@ def _make_run(
     # What is wrong with a mesh is said before records are read, also where a size is yet to be
     # found: as many as there are devices can be shared by any of them.
     layout, on_devices = _choose_layout(
-        config, jax.device_count() * config.privacy.records_per_owner if size == "auto" else size
+        config, jax.device_count() * config.records_per_unit if size == "auto" else size
     )
     plan, said = resolve_auto(prepare(config, started_at=started_at))
     notices += said
@@ -217,9 +217,9 @@ def _choose_layout(
             "folder of the run. Start it without jax.distributed.initialize, or take dpjax.fit"
         )
     size, size_name = microbatch_size, "training.microbatch_size"
-    if config.privacy.records_per_owner > 1:
+    if config.records_per_unit > 1:
         # The rows that devices share are owners.
-        size = max(1, size // config.privacy.records_per_owner)
+        size = max(1, size // config.records_per_unit)
         size_name += " / privacy.records_per_owner"
     mesh, notice = choose_mesh(config.compute.mesh, size, name="compute.mesh", size_name=size_name)
     notices = (notice,) if notice else ()

@@ -55,7 +55,7 @@ def make_steps(
         layout: where parameters lie; None for a single device.
     """
     loss = plan.task.loss_fn(graphdef)
-    if plan.owners is not None:
+    if plan.samples_owners:
         loss = owner_loss(loss)
     if plan.mechanism is None:
         sampler = sampler_for(plan.recipe, run_key, present)
@@ -90,8 +90,8 @@ def drops_inputs(config: FinetuneConfig) -> bool:
 
 
 def units_at_once(plan: Plan, microbatch_size: int) -> int:
-    """Returns the units of a microbatch: as many records at once with owners as without."""
-    if plan.owners is None:
+    """Returns the units of a microbatch: as many records at once as where these are the units."""
+    if not plan.samples_owners:
         return microbatch_size
     return max(1, microbatch_size // plan.config.privacy.records_per_owner)
 
@@ -134,7 +134,7 @@ def _abstract_batch(plan: Plan, size: int) -> PyTree:
     """The shapes of a microbatch of the longest records; of owners with the most records."""
     length, num_units = plan.config.training.max_length, units_at_once(plan, size)
     per_owner = plan.config.privacy.records_per_owner
-    units = (num_units,) if plan.owners is None else (num_units, per_owner)
+    units = (num_units, per_owner) if plan.samples_owners else (num_units,)
 
     def with_axes(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
         tokens = () if leaf.ndim == 1 else (length,)
@@ -143,7 +143,7 @@ def _abstract_batch(plan: Plan, size: int) -> PyTree:
     batch: Batch = jax.tree.map(with_axes, plan.task.batch(plan.train.take(np.zeros(1, int))))
     if drops_inputs(plan.config):
         batch = batch._replace(dropout_keys=jax.ShapeDtypeStruct((*units, 2), jnp.uint32))
-    if plan.owners is None:
+    if not plan.samples_owners:
         return batch
     return {"examples": batch, "mask": jax.ShapeDtypeStruct(units, jnp.bool_)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from dpjax_accounting import (
@@ -14,6 +15,7 @@ from dpjax_accounting import (
     RandomAllocationDPSGD,
     ShuffledDPSGD,
     TruncatedPoissonDPSGD,
+    UserLevelDPSGD,
 )
 
 from dpjax.privatize.randomness.step_noise import needed_for_a_run
@@ -24,6 +26,8 @@ _SECRET = (
     "The adversary may see the final model and every intermediate one, but not which records were "
     "drawn in which step."
 )
+_RECORD = re.compile(r"\brecord(?=s?\b)")
+_SENTENCES = ("brief", "sentence", "public", "adversary")
 
 
 class SamplingDescription(NamedTuple):
@@ -51,8 +55,10 @@ class SamplingDescription(NamedTuple):
 def describe_sampling(mechanism: Mechanism) -> SamplingDescription:
     """Describes how `sampler_for(mechanism, ...)` draws, in words that fit the account.
 
+    What is drawn is called records, or users, as the mechanism does.
+
     Args:
-        mechanism: one that describes a run on records.
+        mechanism: one that describes a run.
 
     Raises:
         TypeError: the mechanism is of another kind.
@@ -63,6 +69,17 @@ def describe_sampling(mechanism: Mechanism) -> SamplingDescription:
         >>> describe_sampling(mechanism).sentence
         'None: every record takes part in every step.'
     """
+    described = _describe(mechanism)
+    if mechanism.unit != "user" or isinstance(mechanism, UserLevelDPSGD):
+        return described
+    # Users are drawn as records are.
+    return described._replace(
+        **{name: _RECORD.sub("user", getattr(described, name)) for name in _SENTENCES}
+    )
+
+
+def _describe(mechanism: Mechanism) -> SamplingDescription:
+    """Describes how units are drawn, which are called records."""
     match mechanism:
         case DPSGD():
             return SamplingDescription(
@@ -71,6 +88,16 @@ def describe_sampling(mechanism: Mechanism) -> SamplingDescription:
                 divided_by="expected_batch_size",
                 public="The sampling probability, the number of steps, the clip norm and the "
                 "expected batch size are public.",
+            )
+        case UserLevelDPSGD():
+            probability = mechanism.expected_batch_size / mechanism.num_records
+            return SamplingDescription(
+                brief=f"Poisson sampling probability {probability:.4g} of records, of which a user "
+                f"has at most {mechanism.records_per_user}",
+                sentence=f"Poisson: {_EACH_ALONE}, and clipped by itself. No batch is truncated.",
+                divided_by="expected_batch_size",
+                public="The number of records, the most that a user has, the sampling probability, "
+                "the number of steps, the clip norm and the expected batch size are public.",
             )
         case DPSGDSchedule():
             return SamplingDescription(

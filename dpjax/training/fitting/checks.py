@@ -16,6 +16,7 @@ from dpjax_accounting import (
     validate_delta,
 )
 
+from dpjax.data import OwnedRecords
 from dpjax.privatize import (
     AdaptiveClipping,
     ClippingRule,
@@ -43,12 +44,6 @@ def checked_mechanism(mechanism: Mechanism | NoPrivacy) -> Stepwise | None:
             "mechanism must be one of dpjax_accounting, such as DPSGD, or NoPrivacy for training "
             f"without privacy, got {type(mechanism).__name__}"
         )
-    if isinstance(mechanism, UserLevelDPSGD):
-        raise TypeError(
-            "mechanism must have records as units, got UserLevelDPSGD: fit is not told who owns "
-            "which record, and cannot see that nobody owns more than records_per_user. Take "
-            "private_gradient for a loop that checks it"
-        )
     num_steps_of(mechanism)
     if not isinstance(mechanism, (BandedDPSGD, DPSGDSchedule)):
         # Refuses noise that is not all of what is released.
@@ -56,6 +51,50 @@ def checked_mechanism(mechanism: Mechanism | NoPrivacy) -> Stepwise | None:
     # What has a number of steps for a run is one in steps for the accountant.
     assert isinstance(mechanism, Stepwise)
     return mechanism
+
+
+def count_drawn(mechanism: Mechanism | NoPrivacy) -> int:
+    """Returns what batches are drawn from: units, or the records of users who have several."""
+    if isinstance(mechanism, UserLevelDPSGD):
+        return mechanism.num_records
+    # Every mechanism that passed the check has it.
+    num_units: int = vars(mechanism)["num_units"]
+    return num_units
+
+
+def check_owners(mechanism: Mechanism | NoPrivacy, data: Any) -> None:
+    """Checks that data say who owns which record, where the account rests on it.
+
+    Raises:
+        TypeError: records are to be drawn singly, and data do not say whose they are; or data keep
+            some records of each owner, and the mechanism does not protect owners.
+        ValueError: an owner has more records than the mechanism counts, or all of them together
+            have another number.
+    """
+    if not isinstance(mechanism, UserLevelDPSGD):
+        if isinstance(data, OwnedRecords) and not isinstance(mechanism, NoPrivacy):
+            raise TypeError(
+                f"OwnedRecords go with UserLevelDPSGD, got {type(mechanism).__name__}, whose "
+                "guarantee is for what it draws: give the records alone, or RecordsByOwner with "
+                "UserSampledDPSGD"
+            )
+        return
+    if not isinstance(data, OwnedRecords):
+        raise TypeError(
+            f"data must be OwnedRecords with UserLevelDPSGD, got {type(data).__name__}: its ε "
+            "rests on nobody having more than records_per_user records"
+        )
+    most, limit = int(data.owners.counts.max()), mechanism.records_per_user
+    if most > limit:
+        raise ValueError(
+            f"at_most={data.at_most} of OwnedRecords leaves an owner {most} records, and "
+            f"UserLevelDPSGD counts records_per_user={limit}. Give one number for both"
+        )
+    if len(data) != mechanism.num_records:
+        raise ValueError(
+            f"num_records must be the {len(data)} records that OwnedRecords keep, got "
+            f"{mechanism.num_records}: the accountant would count something else"
+        )
 
 
 def mean_batch_size(mechanism: Mechanism | NoPrivacy) -> float:

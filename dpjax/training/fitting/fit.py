@@ -16,11 +16,13 @@ from dpjax.training.devices.hosts import check_agreement
 from dpjax.training.devices.layout import Layout, Rule
 from dpjax.training.devices.mesh import choose_mesh, describe_mesh
 from dpjax.training.fitting.checks import (
+    check_owners,
     checked_delta,
     checked_mechanism,
     checked_params,
     checked_rule,
     checked_run_key,
+    count_drawn,
     mean_batch_size,
 )
 from dpjax.training.fitting.no_privacy import NoPrivacy
@@ -75,8 +77,8 @@ def fit(
         params: a pytree of floating point arrays, copied: yours are not taken over.
         data: n records, a pytree of NumPy or JAX arrays (n, ...); or an object with `len` and
             `take(rows) -> batch`. Record i is unit i of the mechanism. For users with several
-            records take `RecordsByOwner`, `unit_loss` and `UserSampledDPSGD`
-            (docs/privacy/users.md).
+            records take `RecordsByOwner`, `unit_loss` and `UserSampledDPSGD`, or `OwnedRecords`
+            and `UserLevelDPSGD` (docs/privacy/users.md).
         mechanism: what the accountant counts, which decides sampling and noise: `DPSGD` or another
             mechanism on records (docs/sampling.md); or `NoPrivacy`.
         optimizer: an optax transformation of the private gradient.
@@ -165,8 +167,8 @@ def fit(
             "jax.devices()[:1]), or start JAX with one device"
         )
     start = checked_params(params)
-    # Every mechanism that passed the check has it.
-    num_units: int = vars(mechanism)["num_units"]
+    num_units = count_drawn(mechanism)
+    check_owners(mechanism, data)
     check_records(data, num_units)
     spent, target_delta = None, checked_delta(accounted, num_units, delta)
     num_steps = mechanism.num_steps if isinstance(mechanism, NoPrivacy) else num_steps_of(mechanism)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from dpjax_accounting import SCHEMA_VERSION, Mechanism
+from dpjax_accounting import SCHEMA_VERSION, Mechanism, UserLevelDPSGD
 
 from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.environment import describe_environment
@@ -30,6 +30,12 @@ _ASSUMPTIONS = (
 _USER = (
     "One user is one entry of the data that training was given. The entry has all records of that "
     "user which any step reads, and nobody else's."
+)
+_OWNER = (
+    "One user is one of the names that training was given, with all records that have it. A user "
+    "has at most {} records in training; others were left out, by a choice that reads only how "
+    "many records that user has. Each record is drawn and clipped by itself, and ε counts that all "
+    "records of a user may be drawn together."
 )
 _NOT_COVERED = (
     "The metrics of the steps. They are computed from the private records without noise.",
@@ -106,6 +112,8 @@ def report_fit(
         "versions": describe_versions(),
         "environment": describe_environment(),
     }
+    if isinstance(mechanism, UserLevelDPSGD):
+        return tell_of_users(report, mechanism, _OWNER.format(mechanism.records_per_user))
     return tell_of_users(report, mechanism, _USER)
 
 

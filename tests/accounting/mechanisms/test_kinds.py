@@ -16,6 +16,12 @@ from dpjax_accounting import (
     GroupOfRecords,
     NoRenyiDivergence,
     ShuffledDPSGD,
+    UserSampledDPSGD,
+    UserSampledFixedSizeDPSGD,
+    UserSampledFullBatch,
+    UserSampledRandomAllocationDPSGD,
+    UserSampledShuffledDPSGD,
+    UserSampledTruncatedPoissonDPSGD,
     compare,
     mechanism_from_dict,
 )
@@ -27,10 +33,14 @@ from tests.support.mechanisms import (
     dpsgd,
     fixed_size,
     full_batch,
+    random_allocation,
     segment,
     truncated_poisson,
     user_level,
     user_sampled,
+    user_sampled_fixed_size,
+    user_sampled_full_batch,
+    user_sampled_truncated_poisson,
 )
 
 SST2 = dpsgd(67349, 1024, 1.0, 198)
@@ -63,6 +73,21 @@ KINDS = [
     ),
     (
         user_sampled(1000, 30, 3.0, 20, records_per_user=3),
+        {"add_or_remove_one", "replace_one", "zero_out"},
+    ),
+    (
+        user_sampled_truncated_poisson(
+            1000, 30, 3.0, 20, largest_batch_size=60, records_per_user=3
+        ),
+        {"replace_one", "zero_out"},
+    ),
+    (user_sampled_fixed_size(1000, 30, 9.0, 20, records_per_user=3), {"replace_one", "zero_out"}),
+    (
+        UserSampledShuffledDPSGD(noise_multiplier=4.0, num_epochs=3, records_per_user=3),
+        {"replace_one", "zero_out"},
+    ),
+    (
+        user_sampled_full_batch(9.0, 5, records_per_user=3),
         {"add_or_remove_one", "replace_one", "zero_out"},
     ),
     (
@@ -310,13 +335,33 @@ def test_wrong_wrappers():
         GroupOfRecords(SST2, records_per_user=2000)
 
 
+OF_USERS = {
+    dpsgd(1000, 30, 2.0, 20): UserSampledDPSGD,
+    truncated_poisson(1000, 30, 2.0, 20, largest_batch_size=40): UserSampledTruncatedPoissonDPSGD,
+    fixed_size(1000, 30, 9.0, 20): UserSampledFixedSizeDPSGD,
+    random_allocation(1000, 4, 2.0, 2): UserSampledRandomAllocationDPSGD,
+    ShuffledDPSGD(noise_multiplier=4.0, num_epochs=3): UserSampledShuffledDPSGD,
+    full_batch(9.0, 5): UserSampledFullBatch,
+}
+
+
+@pytest.mark.parametrize("records", OF_USERS, ids=lambda kind: kind.name)
+def test_users_sampled_and_clipped_as_one_cost_what_records_do(records):
+    """The same numbers, for another unit."""
+    fields = {name: value for name, value in vars(records).items() if name != "unit"}
+    for relation in records.relations:
+        of_records = dataclasses.replace(records, neighboring=relation)
+        users = OF_USERS[records](**fields | {"neighboring": relation}, records_per_user=500)
+        assert users.unit == "user"
+        assert users.epsilon(1e-5) == of_records.epsilon(1e-5)
+        assert mechanism_from_dict(json.loads(json.dumps(users.to_dict()))) == users
+    assert OF_USERS[records].refused_relations == records.refused_relations
+
+
 @pytest.mark.parametrize("neighboring", ["add_or_remove_one", "zero_out", "replace_one"])
-def test_users_sampled_and_clipped_as_one_cost_what_records_do(neighboring):
-    """The same numbers, for another unit; and unlike records of users that are clipped singly."""
+def test_records_of_users_that_are_clipped_singly_cost_more(neighboring):
     options = {"neighboring": neighboring}
     records = dpsgd(1000, 30, 2.0, 20, **options)
-    users = [user_sampled(1000, 30, 2.0, 20, records_per_user=k, **options) for k in (1, 500)]
-    assert {mechanism.epsilon(1e-5) for mechanism in users} == {records.epsilon(1e-5)}
     assert user_level(1000, 30, 2.0, 20, records_per_user=3, **options).epsilon(1e-5) > (
         1.5 * records.epsilon(1e-5)
     )

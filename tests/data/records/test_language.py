@@ -15,7 +15,7 @@ from dpjax.data import (
     Texts,
     read_language_records,
 )
-from dpjax.finetuning.setup.plan import identity_of
+from dpjax.finetuning.setup.owners import identity_of
 
 TEXTS = ["NA", "2024-01-01", 'she said "no"', "  spaces kept ", "naïve 你好", "12"]
 ASK = [{"role": "system", "content": ""}, {"role": "user", "content": "is it good?"}]

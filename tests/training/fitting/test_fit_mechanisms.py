@@ -165,7 +165,11 @@ def test_a_run_of_epochs_that_stops_has_the_epsilon_of_those_begun():
     ("mechanism", "error", "message"),
     [
         (3, TypeError, "must be one of dpjax_accounting, .* got int"),
-        (kinds.user_level(NUM, 6, 1.0, 5, records_per_user=2), TypeError, "who owns which record"),
+        (
+            kinds.user_level(NUM, 6, 1.0, 5, records_per_user=2),
+            TypeError,
+            "data must be OwnedRecords",
+        ),
         (kinds.adaptive_clipping(NUM, 6, 1.0, 5, count_stddev=2.0), TypeError, "releases a count"),
         (Composition((kinds.dpsgd(NUM, 6, 1.0, 5),)), TypeError, "describes several runs"),
         (FullBatch(noise_multiplier=1.0, num_steps=2), ValueError, "num_units of FullBatch must"),

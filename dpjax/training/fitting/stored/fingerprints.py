@@ -12,6 +12,7 @@ import numpy as np
 from dpjax_accounting import DatasetIdentity
 from jax.extend import core
 
+from dpjax.data import OwnedRecords
 from dpjax.training.devices.lead import copy_whole
 from dpjax.training.fitting.records import Records, take_records
 from dpjax.typing import PyTree
@@ -25,7 +26,7 @@ def identify_records(data: PyTree | Records, num_units: int, unit: str) -> tuple
     """Returns the identity of the data set for its ledger, and a hash of the records in order.
 
     A record's content is the bytes of its arrays, with their names, shapes and dtypes. All records
-    are read once.
+    are read once. A data set of owners with single records is known by the records of each owner.
 
     Args:
         data: as `fit` takes it.
@@ -33,13 +34,20 @@ def identify_records(data: PyTree | Records, num_units: int, unit: str) -> tuple
         unit: what the mechanism protects.
     """
     ordered = hashlib.sha256()
+    digests: list[bytes] = []
 
     def contents() -> Iterator[bytes]:
         for content in _contents(data, num_units):
-            ordered.update(hashlib.sha256(content).digest())
+            digests.append(hashlib.sha256(content).digest())
+            ordered.update(digests[-1])
             yield content
 
     identity = DatasetIdentity.of(contents(), unit)
+    if isinstance(data, OwnedRecords):
+        ordered.update(data.owners.fingerprint().encode())
+        owners = [data.owners.rows_of(owner) for owner in range(len(data.owners))]
+        own = (b"".join(sorted(digests[row] for row in rows)) for rows in owners)
+        identity = DatasetIdentity.of(own, unit)
     return identity, ordered.hexdigest()
 
 
