@@ -60,6 +60,7 @@ from dpjax.audit.foreign_scores import join_scores as join_scores
 from dpjax.audit.foreign_scores import read_scores as read_scores
 from dpjax.audit.membership.attack import AttackResult as AttackResult
 from dpjax.audit.membership.attack import loss_attack as loss_attack
+from dpjax.audit.membership.attack import owner_loss_attack as owner_loss_attack
 from dpjax.audit.membership.attack import score_attack as score_attack
 from dpjax.audit.membership.blind_baseline import BlindBaseline as BlindBaseline
 from dpjax.audit.membership.blind_baseline import blind_baseline as blind_baseline
@@ -238,6 +239,7 @@ __all__ = [
     "one_run_fdp_epsilon",
     "open_coins",
     "order_scores",
+    "owner_loss_attack",
     "plot_roc",
     "plot_training",
     "probable_tokens",

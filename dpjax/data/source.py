@@ -46,7 +46,8 @@ class DataSource(CheckedOptions):
     owner_column: str | None = None
     """Column of the training data that names whose a record is: strings, integers or booleans. The
     guarantee is then for an owner with all records, instead of for a single record. Names that
-    differ only in blanks around them are one owner."""
+    differ only in blanks around them are one owner. Of the held-out data: the attack in report.md
+    is then on owners."""
     record_format: RecordFormat = "auto"
     """Which columns a language model learns from; auto takes the format whose columns are there,
     and refuses where they are those of several. A classifier always reads text and label."""

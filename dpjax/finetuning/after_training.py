@@ -10,10 +10,9 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy as np
 from dpjax_accounting import report_page, write_text
 
-from dpjax.audit import AttackResult, audit_page, loss_attack
+from dpjax.audit import AttackResult, audit_page
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports import run_report
 from dpjax.finetuning.reports.samples import write_samples
@@ -22,6 +21,7 @@ from dpjax.finetuning.run_audit import audit_run
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.tasks.base import Evaluation
+from dpjax.finetuning.training.attack import attack_run
 from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.loop import Trained
 from dpjax.models import SplitModel, check_adapter
@@ -44,12 +44,7 @@ STAGES = (
     "report.md",
     "the note of the results",
 )
-_ATTACK_RECORDS = 2000
 _LONGEST_REASON = 300
-_ON_RECORDS = (
-    "The attack is on single records, and ε is for an owner with all records: an attack that puts "
-    "together what the model says of all of them may find more."
-)
 
 
 class Stages:
@@ -107,7 +102,7 @@ def measure(
         lambda: evaluate(plan.task, tuned, plan.evaluation, run.layout),
     )
     stages.warnings += _evaluation_remarks(held_out)
-    attack = stages.attempt("the attack", lambda: _attack(run, tuned, held_out))
+    attack = stages.attempt("the attack", lambda: attack_run(run, tuned, held_out))
     stages.attempt("attack.json", lambda: _write_attack(directory, attack))
     audit = stages.attempt("the audit", lambda: _audit(run, tuned, privacy))
     stages.attempt("audit.json", lambda: _write_audit(directory, audit))
@@ -150,32 +145,6 @@ def _write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -
             directory, plan, dataclasses.replace(result, warnings=warnings)
         )
         raise
-
-
-def _attack(run: Run, tuned: SplitModel, held_out: Evaluation | None) -> AttackResult | None:
-    """The loss attack on a random part of the training records against the held-out ones."""
-    plan, trained = run.plan, run.trained_records
-    if held_out is None:
-        return None
-    # Public randomness: which records are attacked is no secret and changes no guarantee.
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(trained))[:_ATTACK_RECORDS]
-    members = evaluate(plan.task, tuned, trained.take(np.sort(chosen)), run.layout)
-    non_members = rng.permutation(held_out.finite_losses)[:_ATTACK_RECORDS]
-    for records, evaluation in (("training", members), ("held-out", held_out)):
-        if not len(evaluation.finite_losses):
-            raise ValueError(f"no {records} record has a finite loss")
-    result = loss_attack(members.finite_losses, non_members)
-    if plan.owners is not None:
-        result = dataclasses.replace(result, notes=(*result.notes, _ON_RECORDS))
-    if not members.num_nonfinite and not held_out.num_nonfinite:
-        return result
-    left_out = (
-        f"Left out, because their loss is not finite: {members.num_nonfinite} of the "
-        f"{len(members.losses)} training records and {held_out.num_nonfinite} of the "
-        f"{len(held_out.losses)} held-out ones."
-    )
-    return dataclasses.replace(result, notes=(*result.notes, left_out))
 
 
 def _write_attack(directory: RunDirectory, attack: AttackResult | None) -> None:

@@ -13,7 +13,7 @@ from dpjax.finetuning import after_training, run
 from dpjax.finetuning.after_training import STAGES, Stages
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports import run_report
-from dpjax.finetuning.training import loop
+from dpjax.finetuning.training import attack, loop
 from dpjax.training import Interrupts, PrivateFolder, RunInterrupted
 
 
@@ -26,7 +26,7 @@ PLACES = {
     "privacy.html": (after_training, "report_page"),
     "the check of adapter/": (after_training, "_check_adapter"),
     "the evaluation on held-out records": (after_training, "evaluate"),
-    "the attack": (after_training, "loss_attack"),
+    "the attack": (attack, "loss_attack"),
     "attack.json": (after_training, "write_json"),
     "the audit": (after_training, "_audit"),
     "audit.json": (after_training, "_write_audit"),
@@ -143,7 +143,7 @@ def test_an_interrupted_evaluation_is_finished_without_training(
         signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(after_training, "loss_attack", interrupt)
+        patch.setattr(attack, "loss_attack", interrupt)
         with pytest.raises(RunInterrupted, match=r"left are the attack, .*--resume") as stopped:
             dpjax.finetune(**options)
     assert (stopped.value.step, stopped.value.signal_number) == (4, number)

@@ -146,7 +146,14 @@ def test_dropout_adapters_and_no_privacy(options):
     ("changes", "words"),
     [
         ({"train_data.owner_column": "autor"}, r"no column 'autor'.*author"),
-        ({"eval_data": {"path": "x.csv", "owner_column": "author"}}, "eval_data.owner_column"),
+        (
+            {
+                "train_data.owner_column": None,
+                "privacy.records_per_owner": 1,
+                "eval_data": {"path": "x.csv", "owner_column": "author"},
+            },
+            "eval_data.owner_column='author' has no meaning without train_data.owner_column",
+        ),
         ({"privacy.records_per_owner": 0}, "records_per_owner must be between 1 and 1000, got 0"),
         ({"train_data.owner_column": None}, "records_per_owner=3 has no meaning without an owner"),
         (

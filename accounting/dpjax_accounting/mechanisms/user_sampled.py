@@ -159,7 +159,7 @@ class UserSampledShuffledDPSGD(UserSampled, ShuffledDPSGD):
         >>> from dpjax_accounting import UserSampledShuffledDPSGD
         >>> run = UserSampledShuffledDPSGD(noise_multiplier=4.0, num_epochs=3, records_per_user=8)
         >>> run.unit, round(run.epsilon(delta=1e-5), 3)
-        ('user', 1.681)
+        ('user', 1.698)
     """
 
     name: ClassVar[str] = "user_sampled_shuffled_dpsgd"
@@ -177,7 +177,7 @@ class UserSampledFullBatch(UserSampled, FullBatch):
         >>> from dpjax_accounting import UserSampledFullBatch
         >>> run = UserSampledFullBatch(noise_multiplier=8.0, num_steps=3, records_per_user=8)
         >>> run.unit, round(run.epsilon(delta=1e-5), 3)
-        ('user', 0.778)
+        ('user', 0.791)
     """
 
     name: ClassVar[str] = "user_sampled_full_batch"

@@ -24,6 +24,9 @@ _REVERSED = (
     " measures membership."
 )
 
+# The name of an attack whose members are owners.
+OWNER_LOSS = "owner loss"
+
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class AttackResult:
@@ -32,8 +35,8 @@ class AttackResult:
     Attributes:
         attack: name of the attack.
         label: "descriptive": no theorem turns these numbers into a statement about ε.
-        num_members: training records attacked.
-        num_nonmembers: held-out records attacked.
+        num_members: training records attacked, or their owners.
+        num_nonmembers: held-out records attacked, or their owners.
         confidence: of both intervals.
         auc: P(a member scores higher than a non-member) + ½ P(equal); 0.5 is guessing.
         auc_interval: see `dpjax.audit.auc_interval`.
@@ -131,6 +134,28 @@ def loss_attack(
         members, nonmembers, attack="loss", confidence=confidence, fpr_level=fpr_level
     )
     return dataclasses.replace(result, notes=(*result.notes, *member_note, *nonmember_note))
+
+
+def owner_loss_attack(member_losses: ArrayLike, nonmember_losses: ArrayLike) -> AttackResult:
+    """Return how well a low mean loss over an owner's records betrays that they were trained on.
+
+    As `loss_attack`, with owners of several records for records: where a guarantee is for owners,
+    so must the attack be.
+
+    Args:
+        member_losses: (M,) mean losses of owners in training, under the tuned model.
+        nonmember_losses: (N,) the same of owners without a record in training. To be exchangeable
+            with members, they need means over as many records.
+
+    Raises:
+        TypeError, ValueError: as for `loss_attack`.
+
+    Example:
+        >>> owner_loss_attack([0.1, 0.3], [0.2, 0.9]).auc
+        0.75
+    """
+    result = loss_attack(member_losses, nonmember_losses)
+    return dataclasses.replace(result, attack=OWNER_LOSS)
 
 
 def score_attack(

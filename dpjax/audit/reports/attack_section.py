@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dpjax_accounting import tpr_ceiling
 
-from dpjax.audit.membership.attack import AttackResult
+from dpjax.audit.membership.attack import OWNER_LOSS, AttackResult
 from dpjax.audit.membership.ceiling import auc_ceiling, ceiling_alarms, checked_guarantee
 
 _READING = (
@@ -15,9 +15,14 @@ _READING = (
     " training with the same recipe.",
 )
 _LIMITS = (
-    "What (ε, δ) allows is meant for one record added or removed, on average over the randomness"
+    "What (ε, δ) allows is meant for one {} added or removed, on average over the randomness"
     " of training. Staying below it does not confirm ε; going above it calls for an explanation."
 )
+
+_HOW = {
+    "loss": " (a low loss under the tuned model gives a member away)",
+    OWNER_LOSS: " (a low mean loss over an owner's records gives the owner away)",
+}
 
 
 def render_attack_section(
@@ -34,15 +39,16 @@ def render_attack_section(
         ValueError: if only one of `epsilon` and `delta` is None, or one is out of range.
     """
     guarantee = checked_guarantee(epsilon, delta)
-    how = " (a low loss under the tuned model gives a member away)"
+    how = _HOW.get(result.attack, "")
+    units = "owners of training records" if result.attack == OWNER_LOSS else "training records"
     opening = (
-        f"Attack: {result.attack}{how if result.attack == 'loss' else ''}."
-        f" {result.num_members} training records against {result.num_nonmembers} held-out ones."
+        f"Attack: {result.attack}{how}."
+        f" {result.num_members} {units} against {result.num_nonmembers} held-out ones."
         f" Label: **{result.label}**; no statement about ε follows from these numbers."
     )
     bullets = [*result.notes, *_READING]
     if guarantee is not None:
-        bullets.append(_LIMITS)
+        bullets.append(_LIMITS.format("owner" if result.attack == OWNER_LOSS else "record"))
     return "\n\n".join(
         [
             opening,

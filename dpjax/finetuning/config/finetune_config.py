@@ -185,10 +185,11 @@ class FinetuneConfig(CheckedOptions):
 
     def _check_owners(self) -> None:
         column, privacy = self.train_data.owner_column, self.privacy
-        if self.eval_data.owner_column is not None:
+        if self.eval_data.owner_column is not None and column is None:
             raise ValueError(
-                f"eval_data.owner_column={self.eval_data.owner_column!r} has no meaning: held-out "
-                "records are not protected. Leave it out; train_data.owner_column is what counts"
+                f"eval_data.owner_column={self.eval_data.owner_column!r} has no meaning without "
+                "train_data.owner_column: held-out records are not protected, and the attack "
+                "compares owners with owners. Give that too, or leave it out"
             )
         if column is None:
             for name in ("records_per_owner", "owner_sampling"):

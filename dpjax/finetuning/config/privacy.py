@@ -29,8 +29,8 @@ class Privacy(CheckedOptions):
     """δ of the guarantee; default: 1e-5, or n^-1.1 for n training records, or owners, if that is
     smaller."""
     clip_norm: float = 1.0
-    """L2 norm that the gradient of one record is clipped to; with an owner column, that of one
-    owner."""
+    """L2 norm that the gradient of one record is clipped to; where batches are of owners, that of
+    one owner."""
     records_per_owner: int = 1
     """With train_data.owner_column, k: how many records of an owner a step reads at most, drawn in
     each step afresh. ε does not depend on it; time and memory do. With owner_sampling=records, how
@@ -40,11 +40,11 @@ class Privacy(CheckedOptions):
     as one contribution. records: each record by itself; ε is for an owner of k, so that the noise
     must hide k contributions, and of owners with more the others are left out."""
     sampling: SamplingName = "poisson"
-    """How the records of a step are drawn, which decides what the accountant counts. poisson: each
-    by itself. truncated-poisson: of a Poisson batch above B + 6√B a random part, B being
-    training.expected_batch_size. fixed-size: B of them. random-allocation: each into one of ⌈n/B⌉
-    batches an epoch (balls in bins; needs the extra allocation). shuffled: the next B of a random
-    order, which claims no amplification. full-batch: all."""
+    """How the records, or owners, of a step are drawn, which decides what the accountant counts.
+    poisson: each by itself. truncated-poisson: of a Poisson batch above B + 6√B a random part, B
+    being training.expected_batch_size. fixed-size: B of them. random-allocation: each into one of
+    ⌈n/B⌉ batches an epoch (balls in bins; needs the extra allocation). shuffled: the next B of a
+    random order, which claims no amplification. full-batch: all."""
     neighboring: Neighboring = "add_or_remove_one"
     """Which data sets nobody can tell apart: with and without a record; with one that contributes
     nothing; with one exchanged. The last two make the number of records public. truncated-poisson,

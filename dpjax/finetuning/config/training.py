@@ -27,7 +27,8 @@ class Training(CheckedOptions):
 
     expected_batch_size: int = 256
     """B, the mean size of a batch; the sampling probability is this over the records. Has no
-    meaning with privacy.sampling=full-batch. With an owner column it counts owners."""
+    meaning with privacy.sampling=full-batch. With an owner column it counts owners, or records with
+    privacy.owner_sampling=records."""
     microbatch_size: int | Literal["auto"] = 32
     """Records processed at once: costs memory, changes nothing else. auto takes the largest power
     of two that fits into memory, at most a quarter of expected_batch_size: it compiles steps and
@@ -35,7 +36,8 @@ class Training(CheckedOptions):
     num_epochs: float | None = None
     """Length of the run in expected passes over the data; default 3 if no num_steps is given. Whole
     with privacy.sampling=random-allocation or shuffled, which account for epochs. With an owner
-    column, how often each owner is drawn on average."""
+    column, how often each owner is drawn on average, or each record with
+    privacy.owner_sampling=records."""
     num_steps: int | None = None
     """Length of the run in optimizer steps."""
     optimizer: OptimizerName = "adam"

@@ -27,7 +27,6 @@ _SECRET = (
     "drawn in which step."
 )
 _RECORD = re.compile(r"\brecord(?=s?\b)")
-_SENTENCES = ("brief", "sentence", "public", "adversary")
 
 
 class SamplingDescription(NamedTuple):
@@ -74,7 +73,10 @@ def describe_sampling(mechanism: Mechanism) -> SamplingDescription:
         return described
     # Users are drawn as records are.
     return described._replace(
-        **{name: _RECORD.sub("user", getattr(described, name)) for name in _SENTENCES}
+        brief=_RECORD.sub("user", described.brief),
+        sentence=_RECORD.sub("user", described.sentence),
+        public=_RECORD.sub("user", described.public),
+        adversary=_RECORD.sub("user", described.adversary),
     )
 
 
