@@ -97,6 +97,16 @@ class Owners:
             chosen.append(rows)
         return _padded(chosen, at_most)
 
+    def with_singles(self, count: int) -> Owners:
+        """Returns these owners and others after them, with one row each behind all rows.
+
+        Example:
+            >>> Owners.of("aab").with_singles(2).owner_of.tolist()
+            [0, 0, 1, 2, 3]
+        """
+        new = np.arange(len(self.rows), len(self.rows) + count)
+        return Owners(np.concatenate([self.rows, new]), np.concatenate([self.starts, new + 1]))
+
     def keep(self, at_most: int) -> np.ndarray:
         """Returns the rows that stay if each owner keeps `at_most` of them, in their order.
 

@@ -33,6 +33,11 @@ _PRIVATE = (
     "These are records of the training data. This report tells which of them were left out, and how"
     " well the model knows each. The guarantee does not cover it: do not publish it."
 )
+_OWNERS = (
+    "Each canary is the only record of an owner, whom a coin puts into training or leaves out: the"
+    " bound is on ε for an owner. More records would move training no further, since all that an"
+    " owner has is clipped as one."
+)
 _LEAST_TEXTS = 10
 
 
@@ -57,6 +62,8 @@ def audit_run(
     name = plan.task.audit_scores[0] if audit.score == "auto" else audit.score
     scores, extraction = _scores(run, audited, tuned, name)
     details, notes = _describe_records(audited) if audited.canaries is None else ({}, [])
+    if audited.owners is not None:
+        notes.append(_OWNERS)
     if coins.fixed_seed:
         notes.append(
             "The coins come from a seed that somebody chose: whoever chose the seed chose them, and"

@@ -144,7 +144,10 @@ def make_run_mechanism(batch):
             "owner_sampling=records needs privacy.sampling=poisson",
         ),
         ({"training.expected_batch_size": KEPT + 1}, f"more than the {KEPT} training records"),
-        ({"audit": {"num_canaries": 100}, "privacy.ledger": None}, "the claim is one for owners"),
+        (
+            {"audit": {"num_canaries": 100}, "privacy.ledger": None},
+            "audit.num_canaries=100 with privacy.owner_sampling=records",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(options, changes, words):

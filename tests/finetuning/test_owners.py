@@ -160,7 +160,6 @@ def test_dropout_adapters_and_no_privacy(options):
             {"training.expected_batch_size": 49},
             "expected_batch_size=49 is more than the 48 owners of training records",
         ),
-        ({"audit": {"num_canaries": 100}}, "the claim is one for owners"),
         ({"audit": {"hold_out": 0.5}}, "the claim is one for owners"),
         ({"privacy.sampling": "fixed-size"}, "add_or_remove_one is not accounted for"),
     ],

@@ -200,11 +200,18 @@ class FinetuneConfig(CheckedOptions):
                         "train_data.owner_column, or leave it out"
                     )
             return
-        if self.audit.is_wanted:
+        if self.audit.hold_out:
             raise ValueError(
-                "an audit flips a coin for each record, and its bound holds for records: with "
-                f"train_data.owner_column={column!r} the claim is one for owners. Leave out one of "
+                f"audit.hold_out={self.audit.hold_out} flips a coin for each record, and its bound "
+                f"holds for records: with train_data.owner_column={column!r} the claim is one for "
+                "owners. Give audit.num_canaries, each of which is an owner, or leave out one of "
                 "them"
+            )
+        if self.audit.num_canaries and not self.samples_owners:
+            raise ValueError(
+                f"audit.num_canaries={self.audit.num_canaries} with privacy.owner_sampling=records "
+                "would judge a claim about owners of several records by canaries of one. Give "
+                "privacy.owner_sampling=owners, or no audit"
             )
         if privacy.owner_sampling == "records" and privacy.sampling != "poisson":
             raise ValueError(

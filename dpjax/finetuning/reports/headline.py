@@ -33,8 +33,11 @@ def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
             "count in the guarantee, whatever the coins say"
         )
     if num_canaries:
+        whose = (
+            ", each of an owner who has nothing else and is" if plan.samples_owners else ", each"
+        )
         lines.append(
-            f"{num_canaries} canaries, each in training if a fair coin says so; as many as half of"
+            f"{num_canaries} canaries{whose} in training if a fair coin says so; as many as half of"
             " them count in the guarantee, whatever the coins say"
         )
     nothing = getattr(plan.train, "num_without_targets", 0)

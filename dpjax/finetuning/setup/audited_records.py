@@ -18,7 +18,7 @@ from dpjax.audit import (
     number_ids,
     seal,
 )
-from dpjax.data import EncodedRecords, RecordColumns
+from dpjax.data import EncodedRecords, Owners, RecordColumns
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.setup.canaries import prepare_canaries, without_sources
 from dpjax.finetuning.setup.plan import Plan
@@ -36,9 +36,10 @@ class AuditedRecords:
         coins: which of them training sees; read by the sampler, and again after training.
         records: what they hold, one for each coin.
         encoded: the same as arrays.
-        slots: all that training may draw from.
-        present: `(len(slots),)` bool, False where a coin leaves the record out.
+        slots: all records that training may draw from.
+        present: `(S,)` bool for S slots, or owners: False where a coin leaves the record out.
         canaries: sealed with the coins; None where these split the training records.
+        owners: of the slots, where batches are of owners: each canary has one of its own.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class AuditedRecords:
     slots: EncodedRecords
     present: np.ndarray
     canaries: Canaries | None
+    owners: Owners | None = None
 
     def seal(self, directory: RunDirectory, run_key: RunKey) -> None:
         """Writes the manifest, and coins and canaries into private/."""
@@ -92,14 +94,17 @@ def prepare_audit(
     check_count(audit.num_canaries, **claim)
     canaries, encoded = prepare_canaries(plan, run_key, claim, sealed_in)
     coins = flip_coins(canaries.ids, run_key=run_key)
+    owners = plan.owners if plan.samples_owners else None
+    num_others = len(plan.train if owners is None else owners)
     return without_sources(plan, canaries), AuditedRecords(
         kind=canaries.kind,
         coins=coins,
         records=canaries.records,
         encoded=encoded,
         slots=append_canaries(plan.train, encoded, np.ones(len(canaries), np.bool_)),
-        present=np.concatenate([np.ones(len(plan.train), np.bool_), coins.included]),
+        present=np.concatenate([np.ones(num_others, np.bool_), coins.included]),
         canaries=canaries,
+        owners=None if owners is None else owners.with_singles(len(canaries)),
     )
 
 

@@ -78,7 +78,9 @@ def without_sources(plan: Plan, canaries: Canaries) -> Plan:
             f"audit.num_canaries={len(rows)} takes every held-out record of"
             f" {plan.config.eval_data.path}; take fewer, or give more held-out records"
         )
-    return dataclasses.replace(plan, evaluation=plan.evaluation.take(kept))
+    return dataclasses.replace(
+        plan, evaluation=plan.evaluation.take(kept), eval_records=plan.eval_records.take(kept)
+    )
 
 
 def _make(

@@ -62,9 +62,12 @@ class TrainingRecords:
 
     def num_units(self, config: FinetuneConfig) -> int:
         """What batches are drawn from: the number of owners or records, whatever coins say."""
-        if self.owners is not None and config.samples_owners:
-            return len(self.owners)
-        return config.audit.num_units(len(self.used))
+        return config.audit.num_units(self.num_protected(config))
+
+    def num_protected(self, config: FinetuneConfig) -> int:
+        """How many of them the source has, canaries not among them."""
+        sampled = self.owners if config.samples_owners else None
+        return len(self.used) if sampled is None else len(sampled)
 
     def identity(self) -> DatasetIdentity:
         """What a ledger knows the data by: all records as they were read, by their owners."""

@@ -80,11 +80,10 @@ class Plan:
     def num_units(self) -> int:
         """What batches are drawn from: the number of records expected, whatever coins say.
 
-        Where batches are of owners: how many there are.
+        Where batches are of owners: the number of these.
         """
-        if self.samples_owners:
-            return len(self.owners or ())
-        return self.config.audit.num_units(len(self.train))
+        sampled = self.owners if self.samples_owners else None
+        return self.config.audit.num_units(len(self.train if sampled is None else sampled))
 
     @property
     def samples_owners(self) -> bool:
@@ -164,7 +163,7 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
     delta = config.privacy.delta
     if not config.non_private:
         # Records that a coin may leave out are protected too.
-        num_protected = num_units if config.samples_owners else max(num_units, len(train_records))
+        num_protected = max(num_units, records.num_protected(config))
         delta = default_delta(num_protected) if delta is None else delta
         validate_delta(delta, num_protected)
     tokenizer = load_tokenizer(checkpoint, needs_padding=task.needs_padding_token)

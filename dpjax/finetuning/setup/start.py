@@ -82,10 +82,9 @@ class Run:
     def trained_records(self) -> EncodedRecords:
         """The training records that no coin has left out, without canaries."""
         train = self.plan.train
-        if self.audited is None:
+        if self.audited is None or self.audited.canaries is not None:
             return train
-        is_in = self.audited.present[: len(train)]
-        return train if is_in.all() else train.take(np.flatnonzero(is_in))
+        return train.take(np.flatnonzero(self.audited.present))
 
 
 @dataclasses.dataclass(frozen=True)

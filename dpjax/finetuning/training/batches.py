@@ -25,7 +25,7 @@ def encode_batch(run: Run, records: EncodedRecords, rows: np.ndarray, step: int)
 
 
 def owner_batches(
-    run: Run, owners: Owners, steps: TrainingSteps, step: int
+    run: Run, records: EncodedRecords, owners: Owners, steps: TrainingSteps, step: int
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Yields the microbatches of a step, units of at most k records `(b, k, ...)`, and their mask.
 
@@ -33,7 +33,7 @@ def owner_batches(
     """
     plan = run.plan
     k = plan.config.privacy.records_per_owner
-    lengths = plan.train.attention_mask.sum(axis=1)
+    lengths = records.attention_mask.sum(axis=1)
 
     def draw(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return owners.draw(chosen, k, run.run_key, step)
@@ -47,7 +47,7 @@ def owner_batches(
     )
     for chosen, mask in pieces:
         rows, is_record = draw(chosen)
-        batch = encode_batch(run, plan.train, rows.reshape(-1), step)
+        batch = encode_batch(run, records, rows.reshape(-1), step)
         yield {"examples": _by_unit(batch, len(rows)), "mask": is_record}, mask
 
 

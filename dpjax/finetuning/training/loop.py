@@ -210,10 +210,11 @@ def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, A
 def _drawn(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, np.ndarray]]:
     """Yields the microbatches of a step; each record drops what its own key says."""
     plan = run.plan
-    if plan.owners is not None and plan.samples_owners:
-        yield from owner_batches(run, plan.owners, steps, step)
-        return
     records = plan.train if run.audited is None else run.audited.slots
+    owners = plan.owners if run.audited is None else run.audited.owners
+    if owners is not None and plan.samples_owners:
+        yield from owner_batches(run, records, owners, steps, step)
+        return
     microbatches = steps.batches(
         step,
         microbatch_size=plan.microbatch_size,
