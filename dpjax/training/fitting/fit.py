@@ -25,6 +25,7 @@ from dpjax.training.fitting.checks import (
     count_drawn,
     mean_batch_size,
 )
+from dpjax.training.fitting.correlated import STRATEGY, default_strategy, describe_strategy
 from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.training.fitting.records import Records, check_records, gives_batches, take_records
 from dpjax.training.fitting.run import Fit
@@ -160,12 +161,6 @@ def fit(
         raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
     checked = checked_rule(accounted, clip_norm, rule)
     layout = _choose_layout(params, mesh, sharding, microbatch_size)
-    if layout is not None and isinstance(accounted, BandedDPSGD):
-        raise ValueError(
-            f"BandedDPSGD is for one device, got {describe_mesh(layout.mesh)}: correlated noise is "
-            "not spread over devices. Give mesh=jax.make_mesh((1,), ('data',), devices="
-            "jax.devices()[:1]), or start JAX with one device"
-        )
     start = checked_params(params)
     num_units = count_drawn(mechanism)
     check_owners(mechanism, data)
@@ -196,12 +191,15 @@ def fit(
         {
             "mechanisms": repr(mechanism),
             "clipping": (repr(checked), strategy, microbatch_size, delta),
+            "noise strategies": repr(noise_strategy),
             "run keys": key.fingerprint(),
             "parameters": (start, frozen),
             "data": len(data) if gives_batches(data) else data,
             "meshes": _describe_layout(layout),
         }
     )
+    if noise_strategy is None and isinstance(accounted, BandedDPSGD):
+        noise_strategy = default_strategy(accounted, None if opened is None else opened.stored)
     if layout is not None:
         start, frozen = layout.place(start), layout.place(frozen)
     record_loss = _reading_frozen(loss) if frozen is None else loss
@@ -250,8 +248,7 @@ def fit(
             settings={
                 "microbatch_size": microbatch_size,
                 "strategy": strategy,
-                # It was found by a search, which may find another one elsewhere.
-                "noise_strategy": None if noise_strategy is None else repr(noise_strategy),
+                STRATEGY: describe_strategy(noise_strategy),
                 "mesh": _describe_layout(layout),
             },
         )

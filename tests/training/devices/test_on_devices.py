@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -40,15 +41,39 @@ def test_no_matrix_is_whole_on_a_device_of_fsdp(found):
     assert shares["half"] == 1 / 2
 
 
-def is_the_noise_of_one(stddev):
+def is_the_noise_of_one(stddev, expected=NOISE):
     """Within four standard errors, 1/√(2n) of it."""
-    return abs(stddev / NOISE - 1) < 4 / (2 * NUM_DRAWS) ** 0.5
+    return abs(stddev / expected - 1) < 4 / (2 * NUM_DRAWS) ** 0.5
 
 
 def test_there_is_one_noise_and_not_one_of_every_device(found):
     assert all(is_the_noise_of_one(stddev) for stddev in found["noise"].values())
     assert found["same noise"] == [True] * 3
     assert not is_the_noise_of_one(found["planted"])
+
+
+@pytest.fixture(scope="module")
+def correlated(found):
+    pytest.importorskip("jax_privacy", reason="the extra correlated is not installed")
+    return found["correlated"]
+
+
+def test_correlated_noise_comes_to_what_one_device_comes_to(correlated):
+    cases = correlated["cases"]
+    assert {case["num_steps"] for case in cases.values()} == {20}
+    assert max(case["difference"] for case in cases.values()) < 1e-6
+    assert correlated["difference of noise"] < 1e-6
+    assert cases["fsdp=8"]["share"] == cases["fsdp=8"]["share of past noise"] == 1 / 8
+    assert correlated["bits on resuming"]
+
+
+def test_correlated_noise_is_one_and_not_one_of_every_device(correlated):
+    """The sum of three steps is 1ᵀC⁻¹Z, where the columns of C have length 1."""
+    toeplitz = np.array([[1, 0, 0], [0.5, 1, 0], [0, 0.5, 1]])
+    matrix = toeplitz / np.linalg.norm(toeplitz, axis=0)
+    expected = NOISE * np.linalg.norm(np.ones(3) @ np.linalg.inv(matrix))
+    assert all(is_the_noise_of_one(stddev, expected) for stddev in correlated["noise"])
+    assert not is_the_noise_of_one(correlated["planted"], expected)
 
 
 def test_what_a_step_exchanges(found):

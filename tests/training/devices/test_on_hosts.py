@@ -8,7 +8,7 @@ from rich.console import Console
 
 import dpjax
 from tests.support.processes import in_two_processes
-from tests.training.devices.toy_model import make_options
+from tests.training.devices.toy_model import CORRELATED, make_options
 
 pytestmark = pytest.mark.slow
 
@@ -17,12 +17,17 @@ SCRIPT = Path(__file__).with_name("fits_on_hosts.py")
 
 
 def test_two_processes_come_to_what_one_device_comes_to():
-    expected = dpjax.fit(**make_options()).run(Console(quiet=True))
-    for found in in_two_processes(SCRIPT, "same"):
-        for result in found.values():
+    quiet, same = Console(quiet=True), in_two_processes(SCRIPT, "same")
+    one = dict.fromkeys(("data=8", "fsdp=8"), dpjax.fit(**make_options()).run(quiet))
+    if "correlated" in same[0]:
+        one["correlated"] = dpjax.fit(**make_options(CORRELATED)).run(quiet)
+    for found in same:
+        assert found.keys() == one.keys()
+        for name, expected in one.items():
+            result = found[name]
             assert result["epsilon"] == expected.epsilon
-            for name, value in result["params"].items():
-                np.testing.assert_allclose(value, expected.params[name], atol=1e-6)
+            for path, value in result["params"].items():
+                np.testing.assert_allclose(value, expected.params[path], atol=1e-6)
             # Of microbatches of 16 records each reads the half that its devices compute.
             assert result["most rows"] == 8
 

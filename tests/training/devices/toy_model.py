@@ -3,12 +3,20 @@
 import jax.numpy as jnp
 import numpy as np
 import optax
-from dpjax_accounting import DPSGD
+from dpjax_accounting import DPSGD, BandedDPSGD
 
 import dpjax
 
 NUM, WIDTH = 96, 64
 MECHANISM = DPSGD(num_units=NUM, expected_batch_size=24, noise_multiplier=0.7, num_steps=20)
+CORRELATED = BandedDPSGD(
+    num_units=NUM,
+    expected_batch_size=6,
+    noise_multiplier=0.7,
+    num_steps=20,
+    bands=4,
+    column_norm=1.0,
+)
 
 
 def loss(params, record, frozen):
@@ -16,7 +24,7 @@ def loss(params, record, frozen):
     return jnp.mean((jnp.tanh(hidden) @ params["out"] - record["y"]) ** 2)
 
 
-def make_options():
+def make_options(mechanism=MECHANISM):
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.normal(0, 0.2, shape).astype(np.float32)  # noqa: E731
     x = rng.normal(size=(NUM, 16)).astype(np.float32)
@@ -26,7 +34,7 @@ def make_options():
         | {"out": normal(WIDTH, 8)},
         "frozen": {"middle": normal(WIDTH, WIDTH)},
         "data": {"x": x, "y": x[:, :8] ** 2},
-        "mechanism": MECHANISM,
+        "mechanism": mechanism,
         "optimizer": optax.adam(0.02),
         "clip_norm": 0.5,
         "run_key": dpjax.RunKey.from_seed(7),

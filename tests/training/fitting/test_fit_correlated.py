@@ -73,6 +73,30 @@ def test_the_strategy_in_use_makes_the_run_again():
     assert fit(kinds.dpsgd(NUM, 6, 4.0, 5)).noise_strategy is None
 
 
+def test_a_run_that_goes_on_keeps_its_strategy(tmp_path, monkeypatch):
+    """A search elsewhere may find other last digits, and that of buffers takes long."""
+    whole = fit()
+    expected = whole.run(QUIET).params
+    folder = {"output_dir": tmp_path / "run", "checkpoint_every_steps": 1}
+    for done in fit(**folder):
+        if done.step == 3:
+            break
+    monkeypatch.setattr(dpjax.BandedStrategy, "optimized", None)
+    resumed = fit(**folder, resume=True)
+    assert resumed.steps_completed == 3 and resumed.noise_strategy == whole.noise_strategy
+    np.testing.assert_array_equal(resumed.run(QUIET).params, expected)
+
+
+def test_another_strategy_is_refused_on_resume(tmp_path):
+    next(iter(fit(output_dir=tmp_path / "run", noise_strategy=STRATEGY)))
+    with pytest.raises(ValueError, match=r"noise_strategy coefs was .*now it is"):
+        other = dpjax.BandedStrategy((0.9, 0.4, 0.1))
+        fit(output_dir=tmp_path / "run", noise_strategy=other, resume=True)
+    # Another mechanism has another strategy, and is what is wrong.
+    with pytest.raises(ValueError, match="mechanism bands was 3, now it is 2"):
+        fit(kinds.banded(NUM, 6, 4.0, STEPS, 2, 1.0), output_dir=tmp_path / "run", resume=True)
+
+
 @pytest.mark.slow
 def test_buffers_for_records_that_take_part_once():
     mechanism = kinds.banded(NUM, 4, 4.0, STEPS, bands=STEPS, column_norm=1.0)
