@@ -36,6 +36,9 @@ from dpjax.training.files.metrics_log import MetricsLog as MetricsLog
 from dpjax.training.files.metrics_log import read_rows as read_rows
 from dpjax.training.files.private_folder import PrivateFolder as PrivateFolder
 from dpjax.training.files.run_ledger import RunLedger as RunLedger
+from dpjax.training.fitting.correlated import STRATEGY as STRATEGY
+from dpjax.training.fitting.correlated import default_strategy as default_strategy
+from dpjax.training.fitting.correlated import describe_strategy as describe_strategy
 from dpjax.training.fitting.fit import fit as fit
 from dpjax.training.fitting.no_privacy import NoPrivacy as NoPrivacy
 from dpjax.training.fitting.run import Fit as Fit
@@ -74,6 +77,7 @@ from dpjax.training.watches.divergence import DivergenceWatch as DivergenceWatch
 __all__ = [
     "NEIGHBOURS",
     "PARTIAL",
+    "STRATEGY",
     "TOTAL_UNKNOWN",
     "AdamBCState",
     "Callback",
@@ -110,6 +114,7 @@ __all__ = [
     "average_of",
     "choose_mesh",
     "common_assumptions",
+    "default_strategy",
     "delete",
     "describe_claim",
     "describe_environment",
@@ -118,6 +123,7 @@ __all__ = [
     "describe_mesh",
     "describe_numerics",
     "describe_randomness",
+    "describe_strategy",
     "describe_versions",
     "first_warnings",
     "fit",

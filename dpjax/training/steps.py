@@ -35,10 +35,18 @@ _UNREACHED_NORM = 1e30
 
 
 class LoweredStep(NamedTuple):
-    """The programs of a step, not compiled: `jax.stages.Lowered` of `add` and of `update`."""
+    """The programs of a step, not compiled.
+
+    Attributes:
+        add: of `add`.
+        update: of `update`.
+        noise: what makes correlated noise beforehand, `(state, keys) -> (noise, state)`; None where
+            `update` draws the noise.
+    """
 
     add: jax.stages.Lowered
     update: jax.stages.Lowered
+    noise: jax.stages.Lowered | None = None
 
 
 class TrainingSteps(Protocol):
@@ -130,6 +138,7 @@ class PrivateTraining:
         return LoweredStep(
             self._private.lower_add(params, batch, mask, frozen),
             self._private.lower_update(self._apply, params, params, state),
+            self._private.lower_noise(params),
         )
 
 

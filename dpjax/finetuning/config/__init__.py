@@ -11,6 +11,7 @@ from dpjax.finetuning.config.finetune_config import Tuning as Tuning
 from dpjax.finetuning.config.plan_config import PlanConfig as PlanConfig
 from dpjax.finetuning.config.privacy import Privacy as Privacy
 from dpjax.finetuning.config.sampling import Neighboring as Neighboring
+from dpjax.finetuning.config.sampling import NoiseName as NoiseName
 from dpjax.finetuning.config.sampling import SamplingName as SamplingName
 from dpjax.finetuning.config.tracking import Tracking as Tracking
 from dpjax.finetuning.config.training import Training as Training

@@ -168,9 +168,18 @@ class FinetuneConfig(CheckedOptions):
                 f"={neighboring}"
             )
         if not self.non_private:
-            check_relation(sampling, neighboring)
+            check_relation(sampling, neighboring, privacy.noise)
+        elif privacy.noise != Privacy.noise:
+            raise ValueError(
+                f"non_private=True adds no noise: leave out privacy.noise={privacy.noise}"
+            )
         if self.audit.is_wanted:
-            check_audit(sampling, neighboring)
+            check_audit(sampling, neighboring, privacy.noise)
+        if privacy.noise != "independent" and self.training.optimizer == "adam-bc":
+            raise ValueError(
+                "training.optimizer=adam-bc takes off the variance that independent noise has in "
+                f"each step, got privacy.noise={privacy.noise}. Give training.optimizer=adam"
+            )
         if privacy.ledger is not None and sampling == "random-allocation":
             raise ValueError(
                 f"privacy.ledger={privacy.ledger} adds up all runs on the records, and the loss of "
@@ -206,6 +215,11 @@ class FinetuneConfig(CheckedOptions):
                 f"holds for records: with train_data.owner_column={column!r} the claim is one for "
                 "owners. Give audit.num_canaries, each of which is an owner, or leave out one of "
                 "them"
+            )
+        if privacy.noise != "independent":
+            raise ValueError(
+                f"train_data.owner_column={column!r} needs privacy.noise=independent, got "
+                f"{privacy.noise}: groups that take turns are accounted for with records as units"
             )
         if self.audit.num_canaries and not self.samples_owners:
             raise ValueError(

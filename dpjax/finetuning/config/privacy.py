@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
-from dpjax.finetuning.config.sampling import Neighboring, SamplingName
+from dpjax.finetuning.config.sampling import (
+    Neighboring,
+    NoiseName,
+    SamplingName,
+    check_bands,
+)
 from dpjax.option_checks import CheckedOptions, check_choice, check_positive
 
 OwnerSampling = Literal["owners", "records"]
@@ -49,6 +54,16 @@ class Privacy(CheckedOptions):
     """Which data sets nobody can tell apart: with and without a record; with one that contributes
     nothing; with one exchanged. The last two make the number of records public. truncated-poisson,
     fixed-size and shuffled need one of them; random-allocation has no replace_one."""
+    noise: NoiseName = "independent"
+    """Whether steps have independent noise, or each takes back a part of the noise of the steps
+    before it. banded (BandMF): with a matrix of privacy.bands bands. blt: with a few buffers
+    (buffered linear Toeplitz), and each record is in one step of the run at most. Both need the
+    extra correlated, privacy.neighboring=zero_out or replace_one, and privacy.sampling=poisson,
+    which then draws from groups of records that take turns."""
+    bands: int | None = None
+    """With privacy.noise=banded, b: records are dealt into b groups, and none is in two of any b
+    successive steps. A larger b takes more noise back, and leaves less amplification by sampling:
+    batches are drawn from n/b records."""
     ledger: str | None = None
     """File in which all runs on these training records are put on record, made if there is none;
     the report then has the ε of all of them together. Keep it with the data, as private as that."""
@@ -70,6 +85,8 @@ class Privacy(CheckedOptions):
         check_positive("privacy.noise_multiplier", self.noise_multiplier)
         check_positive("privacy.clip_norm", self.clip_norm)
         check_choice("privacy.sampling", self.sampling, get_args(SamplingName))
+        check_choice("privacy.noise", self.noise, get_args(NoiseName))
+        check_bands(self.noise, self.bands, self.sampling)
         check_choice("privacy.neighboring", self.neighboring, get_args(Neighboring))
         check_choice("privacy.owner_sampling", self.owner_sampling, get_args(OwnerSampling))
         if not 1 <= self.records_per_owner <= _MOST_RECORDS_PER_OWNER:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dpjax.finetuning.planning.forecast import Forecast, ModelForecast
-from dpjax.finetuning.planning.noise import FLAT, NoiseChoice
+from dpjax.finetuning.planning.noise import FLAT, CorrelatedSums, NoiseChoice
 from dpjax.training import in_words
 
 # Where no model is given: a head of a few labels has about as many.
@@ -18,6 +18,8 @@ def advise(forecast: Forecast) -> tuple[str, ...]:
 
 
 def _on_noise(forecast: Forecast) -> Iterator[str]:
+    if forecast.correlated is not None:
+        yield _on_correlation(forecast.correlated)
     asked, full = forecast.asked, forecast.full_batch
     if asked is None or full is None:
         return
@@ -42,6 +44,23 @@ def _on_noise(forecast: Forecast) -> Iterator[str]:
             "could, if all of them pointed the same way. A larger batch or more steps lower it to "
             f"{best:.3g} at best."
         )
+
+
+def _on_correlation(sums: CorrelatedSums) -> str:
+    said = (
+        "Noise is correlated over steps: σ is that of the draws. On sums of steps (root mean "
+        f"square) there is {sums.relative:.3g} times the noise of independent draws with this σ."
+    )
+    if sums.independent is None or sums.relative_to_independent is None:
+        return said
+    if sums.relative_to_independent < 1:
+        advice = "it pays where sums of steps count, as with sgd."
+    else:
+        advice = "leave out privacy.noise, or take another number of bands."
+    return (
+        f"{said} Independent noise with this ε has σ = {sums.independent:.4g}: correlated noise is "
+        f"{sums.relative_to_independent:.3g} times that on sums; {advice}"
+    )
 
 
 def _on_batch_size(asked: NoiseChoice, full: NoiseChoice, flat: int) -> str:

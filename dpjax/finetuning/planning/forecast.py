@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from dpjax.finetuning.planning.noise import NoiseChoice
+from dpjax.finetuning.planning.noise import CorrelatedSums, NoiseChoice
 from dpjax.training import StepMemory
 
 
@@ -65,10 +65,12 @@ class Forecast:
         choices: that of other batch sizes, with as many epochs, or steps where these were given.
         at_same_steps: the same with as many steps as the run; empty where the sampling has whole
             epochs, or always all records.
-        full_batch: the noise of all records in each of the run's steps.
+        full_batch: the noise of all records in each of the run's steps; None where noise is
+            correlated.
         flat_from: about the batch size from which noise hardly falls at this number of steps; None
-            where the noise was given.
+            where the noise was given or is correlated.
         model: None without a model.
+        correlated: what noise that is correlated over steps gains; None of independent noise.
         advice: sentences.
 
     Example:
@@ -87,6 +89,7 @@ class Forecast:
     full_batch: NoiseChoice | None
     flat_from: int | None
     model: ModelForecast | None
+    correlated: CorrelatedSums | None = None
     advice: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +103,7 @@ class Forecast:
             "full_batch": None if self.full_batch is None else self._numbers(self.full_batch),
             "flat_from": self.flat_from,
             "model": None if self.model is None else self.model.to_dict(),
+            "correlated": None if self.correlated is None else dataclasses.asdict(self.correlated),
             "advice": list(self.advice),
         }
 

@@ -14,13 +14,14 @@ from dpjax.finetuning.planning.forecast import Forecast, ModelForecast
 from dpjax.finetuning.planning.noise import (
     NoiseChoice,
     compare_batch_sizes,
+    compare_with_independent,
     flat_from,
     of_full_batch,
 )
-from dpjax.finetuning.setup.mechanism import fix_noise, make_recipe
+from dpjax.finetuning.setup.mechanism import check_extra, find_strategy, fix_noise, make_recipe
 from dpjax.finetuning.setup.microbatch_size import chosen_memory
 from dpjax.finetuning.setup.owners import TrainingRecords
-from dpjax.finetuning.setup.plan import Plan, prepare
+from dpjax.finetuning.setup.plan import Plan, prepare, with_strategy
 from dpjax.finetuning.setup.steps import abstract_split, step_programs, units_at_once
 from dpjax.finetuning.tasks.registry import make_task
 from dpjax.models import count_parameters
@@ -47,10 +48,11 @@ def make_forecast(config: PlanConfig) -> Forecast:
         47
     """
     config = config.with_eval_data
+    check_extra(config.privacy)
     if not config.has_model:
         forecast = _with_noise(config, _count_units(config), None, None)
     else:
-        prepared = prepare(config)
+        prepared = with_strategy(prepare(config), {})
         _check_batch_sizes(config, prepared.num_units)
         model = _forecast_model(config, prepared)
         forecast = _with_noise(config, prepared.num_units, prepared, model)
@@ -96,6 +98,13 @@ def _with_noise(
     asked = NoiseChoice.of(mechanism, delta)
     sizes = _candidates(config, num_units)
     same = choices = compare_batch_sizes(privacy, training, delta, num_units, sizes)
+    if prepared is None:
+        strategy = find_strategy(privacy, mechanism, {})
+    else:
+        strategy = prepared.noise_strategy
+    if strategy is not None:
+        correlated = compare_with_independent(privacy, training, delta, num_units, asked, strategy)
+        return Forecast(num_units, delta, asked, choices, (), None, None, model, correlated)
     any_length = privacy.sampling in _OF_ANY_LENGTH
     if training.num_steps is None and any_length:
         same = compare_batch_sizes(privacy, training, delta, num_units, sizes, asked.num_steps)
@@ -119,7 +128,21 @@ def _candidates(config: PlanConfig, num_units: int) -> list[int]:
     if config.batch_sizes:
         return sorted(set(config.batch_sizes))
     sizes = {int(factor * config.training.expected_batch_size) for factor in _FACTORS}
-    return sorted(size for size in sizes if 1 <= size <= num_units)
+    return sorted(
+        size for size in sizes if 1 <= size <= num_units and _fits(config, num_units, size)
+    )
+
+
+def _fits(config: PlanConfig, num_units: int, size: int) -> bool:
+    """Whether the groups of correlated noise leave batches of a size; other noise has none."""
+    if config.privacy.noise == "independent":
+        return True
+    training = dataclasses.replace(config.training, expected_batch_size=size)
+    try:
+        make_recipe(config.privacy, training, num_units)
+    except ValueError:
+        return False
+    return True
 
 
 def _forecast_model(config: PlanConfig, prepared: Plan) -> ModelForecast:

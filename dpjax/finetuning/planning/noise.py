@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from dpjax_accounting import Stepwise
 
 from dpjax.finetuning.config import Privacy, Training
-from dpjax.finetuning.setup.mechanism import fix_noise, make_recipe
-from dpjax.privatize import num_steps_of, step_noise
+from dpjax.finetuning.setup.mechanism import fix_noise, make_recipe, noise_of
+from dpjax.privatize import NoiseStrategy, num_steps_of
 
 # Noise this near to that of the full batch is called flat.
 FLAT = 1.1
@@ -25,7 +26,7 @@ class NoiseChoice:
     Attributes:
         expected_batch_size: B.
         num_steps: T, of the run.
-        noise_multiplier: σ.
+        noise_multiplier: σ; of the draws, where noise is correlated over steps.
         epsilon: of the run, by the accountant.
 
     Example:
@@ -43,7 +44,7 @@ class NoiseChoice:
     @classmethod
     def of(cls, mechanism: Stepwise, delta: float) -> NoiseChoice:
         """Asks the accountant for the ε of a mechanism."""
-        noise = step_noise(mechanism)
+        noise = noise_of(mechanism)
         return cls(
             expected_batch_size=round(noise.batch_size),
             num_steps=num_steps_of(mechanism),
@@ -74,6 +75,53 @@ class NoiseChoice:
     def to_dict(self) -> dict[str, Any]:
         """Returns the numbers, ready for JSON."""
         return dataclasses.asdict(self) | {"relative_noise": self.relative_noise}
+
+
+@dataclasses.dataclass(frozen=True)
+class CorrelatedSums:
+    """Noise on sums of steps where it is correlated over steps, root mean square over all sums.
+
+    Attributes:
+        relative: over that of independent draws with the same σ.
+        independent: σ of independent noise with the same ε; None where σ was given.
+        relative_to_independent: over that of this noise; None likewise.
+
+    Example:
+        >>> CorrelatedSums(relative=0.5, independent=2.0, relative_to_independent=0.75).relative
+        0.5
+    """
+
+    relative: float
+    independent: float | None
+    relative_to_independent: float | None
+
+
+def compare_with_independent(
+    privacy: Privacy,
+    training: Training,
+    delta: float,
+    num_units: int,
+    asked: NoiseChoice,
+    strategy: NoiseStrategy,
+) -> CorrelatedSums:
+    """Returns what correlated noise gains on sums of steps.
+
+    Args:
+        privacy: the promise, with correlated noise.
+        training: the length of the run.
+        delta: δ of the guarantee.
+        num_units: records.
+        asked: the noise of the run.
+        strategy: of that noise.
+    """
+    relative = noise_of_sums(strategy, asked.num_steps)
+    if privacy.target_epsilon is None:
+        return CorrelatedSums(relative, None, None)
+    independent = dataclasses.replace(privacy, noise="independent", bands=None)
+    sizes = [asked.expected_batch_size]
+    (other,) = compare_batch_sizes(independent, training, delta, num_units, sizes)
+    ratio = relative * asked.noise_multiplier / other.noise_multiplier
+    return CorrelatedSums(relative, other.noise_multiplier, ratio)
 
 
 def compare_batch_sizes(
@@ -109,6 +157,37 @@ def compare_batch_sizes(
         )
         choices.append(NoiseChoice.of(fix_noise(recipe, privacy, delta), delta))
     return tuple(choices)
+
+
+def noise_of_sums(strategy: NoiseStrategy, num_steps: int) -> float:
+    """Returns the noise on sums of correlated steps over that of independent draws with the same σ.
+
+    With the strategy matrix C, whose columns have length 1, and the matrix A of ones on and below
+    the diagonal, it is ‖A C⁻¹‖ / ‖A‖ in the Frobenius norm: the root mean square over all sums of
+    the first steps (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix Factorization").
+
+    Example:
+        >>> from dpjax.privatize import BandedStrategy
+        >>> noise_of_sums(BandedStrategy((1.0,)), 10)
+        1.0
+        >>> noise_of_sums(BandedStrategy((1.0, 0.5)), 10) < 1
+        True
+    """
+    column = strategy.toeplitz(num_steps)
+    scales = np.sqrt(np.cumsum(column**2))[::-1]
+    inverse = np.zeros(num_steps)
+    inverse[0] = 1 / column[0]
+    bands = strategy.num_bands(num_steps)
+    for step in range(1, num_steps):
+        below = min(step, bands - 1)
+        past = inverse[step - below : step][::-1]
+        inverse[step] = -(column[1 : below + 1] @ past) / column[0]
+    # Column j of C⁻¹ is s_t (T⁻¹)_{t-j}; A adds it up.
+    squares = sum(
+        float(np.sum(np.cumsum(scales[first:] * inverse[: num_steps - first]) ** 2))
+        for first in range(num_steps)
+    )
+    return math.sqrt(squares / (num_steps * (num_steps + 1) / 2))
 
 
 def of_full_batch(

@@ -54,8 +54,8 @@ def plot_noise(forecast: Forecast, path: str | PathLike[str]) -> None:
 
 def _draw(axes: Axes, forecast: Forecast) -> None:
     asked, full = forecast.asked, forecast.full_batch
-    assert asked is not None and full is not None
-    if forecast.at_same_steps:
+    assert asked is not None
+    if forecast.at_same_steps and full is not None:
         same = [*forecast.at_same_steps, full]
         sizes = [choice.expected_batch_size for choice in same]
         noise = [choice.relative_noise for choice in same]
@@ -66,8 +66,9 @@ def _draw(axes: Axes, forecast: Forecast) -> None:
         noise = [choice.relative_noise for choice in forecast.choices]
         label = "at the same number of epochs"
         axes.plot(sizes, noise, color=_ORANGE, marker="s", markersize=4, label=label)
-    label = "all records in each step"
-    axes.axhline(full.relative_noise, color=_GREY, linestyle=":", label=label)
+    if full is not None:
+        label = "all records in each step"
+        axes.axhline(full.relative_noise, color=_GREY, linestyle=":", label=label)
     axes.plot(
         asked.expected_batch_size,
         asked.relative_noise,

@@ -11,14 +11,17 @@ from typing import Any
 from dpjax_accounting import (
     NON_PRIVATE_WARNING,
     SCHEMA_VERSION,
+    BandedDPSGD,
     Ledger,
+    Stepwise,
     dataset_total,
 )
 
 from dpjax.finetuning.reports import statements
+from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
-from dpjax.privatize import RunKey, describe_sampling, step_noise
+from dpjax.privatize import RunKey, describe_sampling
 from dpjax.training import (
     NEIGHBOURS,
     TOTAL_UNKNOWN,
@@ -77,6 +80,7 @@ def build(
             privacy.clip_norm,
             target_epsilon=privacy.target_epsilon,
             delta_is_default=plan.delta_is_default,
+            noise_strategy=plan.noise_strategy,
         ),
         "randomness": describe_randomness(run_key),
         "trust": _trust(plan),
@@ -99,12 +103,19 @@ def in_words(plan: Plan, steps: int) -> str:
     if mechanism is None:
         return NON_PRIVATE_WARNING
     epsilon = mechanism.after(steps).epsilon(plan.delta)
-    sampling, noise = describe_sampling(mechanism).brief, step_noise(mechanism).noise_multiplier
+    sampling, noise = describe_sampling(mechanism).brief, noise_of(mechanism).noise_multiplier
     return (
         f"({epsilon:.4g}, {plan.delta:.3g})-differential privacy per {mechanism.unit}, "
         f"{mechanism.neighboring.replace('_', ' ')}: DP-SGD with {sampling}, noise multiplier "
-        f"{noise:.4g}, clip norm {plan.config.privacy.clip_norm:g}, {steps} steps."
+        f"{noise:.4g}{_correlation(mechanism)}, clip norm {plan.config.privacy.clip_norm:g}, "
+        f"{steps} steps."
     )
+
+
+def _correlation(mechanism: Stepwise) -> str:
+    if not isinstance(mechanism, BandedDPSGD):
+        return ""
+    return f" (noise correlated over steps, {mechanism.bands} bands)"
 
 
 def _assumptions(plan: Plan) -> list[str]:

@@ -11,9 +11,10 @@ from dpjax.finetuning.config import Training
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports.privacy_report import in_words
 from dpjax.finetuning.result import FinetuneResult, Sample
+from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
-from dpjax.privatize import describe_sampling, step_noise
+from dpjax.privatize import describe_sampling
 
 
 def draw_training(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:
@@ -96,7 +97,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         ("Training records", f"{_training_records(plan, result)}, {plan.task.summary()}"),
         *_owners(plan),
         ("Sampling", describe_sampling(plan.recipe).brief),
-        ("Expected batch size", f"{step_noise(plan.recipe).batch_size:g}"),
+        ("Expected batch size", f"{noise_of(plan.recipe).batch_size:g}"),
         ("Steps", str(plan.num_steps)),
         ("Optimizer", f"{_optimizer(training)}, {training.schedule}"),
         ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),

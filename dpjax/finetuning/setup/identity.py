@@ -14,7 +14,13 @@ from typing import Any
 
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
-from dpjax.training import are_same_kinds, describe_numerics, remark_on_devices
+from dpjax.training import (
+    STRATEGY,
+    are_same_kinds,
+    describe_numerics,
+    describe_strategy,
+    remark_on_devices,
+)
 
 _MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
 # Where a run is written, how often, and who is told: none of it changes what it computes.
@@ -47,6 +53,7 @@ def describe(plan: Plan, mesh: str) -> dict[str, Any]:
         "evaluation_data": plan.evaluation.fingerprint(),
         "mechanism": None if plan.mechanism is None else plan.mechanism.to_dict(),
         "mesh": mesh,
+        STRATEGY: describe_strategy(plan.noise_strategy),
         **describe_numerics(),
     }
     return json.loads(json.dumps(description))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from dpjax_accounting import (
     DPSGD,
+    BandedDPSGD,
     FixedSizeDPSGD,
     FullBatch,
     RandomAllocationDPSGD,
@@ -19,6 +21,8 @@ from dpjax_accounting import (
 )
 
 from dpjax.finetuning.config import Privacy, Training
+from dpjax.privatize import NoiseStrategy, StepNoise, step_noise
+from dpjax.training import default_strategy
 
 DEFAULT_EPOCHS = 3.0
 # Batches are cut at B + 6√B records, which costs next to nothing: TruncatedPoissonDPSGD.
@@ -37,7 +41,8 @@ def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwis
 
     Raises:
         ValueError: whole epochs are accounted for, and the length of the run is no whole number of
-            them; or the package that accounts for them is missing.
+            them; or the package that accounts for them is missing; or the groups of correlated
+            noise are smaller than a batch.
     """
     common: dict[str, Any] = {"num_units": num_units, "noise_multiplier": 1.0}
     if privacy.noise_multiplier is not None:
@@ -54,6 +59,12 @@ def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwis
             num_steps=_steps(training, num_units, batch),
             records_per_user=privacy.records_per_owner,
             **common,
+        )
+    if privacy.noise != "independent":
+        steps = _steps(training, num_units, batch)
+        bands = _bands(privacy, num_units, batch, steps)
+        return BandedDPSGD(
+            expected_batch_size=batch, num_steps=steps, bands=bands, column_norm=1.0, **common
         )
     match privacy.sampling:
         case "truncated-poisson":
@@ -86,6 +97,67 @@ def fix_noise(recipe: Stepwise, privacy: Privacy, delta: float) -> Stepwise:
     if privacy.target_epsilon is None:
         return recipe
     return calibrate_noise_of(recipe, privacy.target_epsilon, delta)
+
+
+def noise_of(mechanism: Stepwise) -> StepNoise:
+    """Returns σ and B of every step; σ is that of the draws, where noise is correlated."""
+    if isinstance(mechanism, BandedDPSGD):
+        return StepNoise(mechanism.noise_multiplier, mechanism.expected_batch_size)
+    return step_noise(mechanism)
+
+
+def check_extra(privacy: Privacy) -> None:
+    """Raises ValueError if the package that makes correlated noise is missing."""
+    if privacy.noise != "independent" and importlib.util.find_spec("jax_privacy") is None:
+        raise ValueError(
+            f"privacy.noise={privacy.noise} is made by the package jax_privacy, which is not "
+            'installed. Install it with pip install "dpjax[correlated]", or leave out privacy.noise'
+        )
+
+
+def find_strategy(
+    privacy: Privacy, mechanism: Stepwise, stored: Mapping[str, Any]
+) -> NoiseStrategy | None:
+    """Returns the strategy matrix of correlated noise: that of the start, or the optimized one.
+
+    Args:
+        privacy: says which kind.
+        mechanism: of the run.
+        stored: the identity of the run that is resumed; empty for a new one.
+
+    Raises:
+        ValueError: what is stored is damaged.
+    """
+    if not isinstance(mechanism, BandedDPSGD):
+        return None
+    return default_strategy(mechanism, stored, is_buffered=privacy.noise == "blt")
+
+
+def _bands(privacy: Privacy, num_units: int, batch: int, steps: int) -> int:
+    """Bands of the strategy, which are groups of records too: all steps, for buffers."""
+    most = num_units // batch
+    if privacy.bands is None:
+        if not 2 <= steps <= most:
+            raise ValueError(
+                f"privacy.noise=blt has each record in one step at most, and at least 2 steps, got "
+                f"{steps} steps with batches of {batch} of {num_units} records. "
+                + _give("training.num_steps", most)
+            )
+        return steps
+    most = min(most, steps)
+    if privacy.bands > most:
+        raise ValueError(
+            f"privacy.bands={privacy.bands} must be at most the {steps} steps of the run, and leave"
+            f" a batch of {batch} records in each of as many groups of {num_units}. "
+            + _give("privacy.bands", most)
+        )
+    return privacy.bands
+
+
+def _give(option: str, most: int) -> str:
+    if most < 2:
+        return "Give a smaller training.expected_batch_size, or leave out privacy.noise"
+    return f"Give {option}={most} or less, or a smaller training.expected_batch_size"
 
 
 def _steps(training: Training, num_units: int, batch_size: int) -> int:

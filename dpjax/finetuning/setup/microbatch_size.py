@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.steps import abstract_split, step_programs
-from dpjax.privatize import step_noise
 from dpjax.training import StepMemory, StepPrograms, in_words, largest_microbatch, memory_limit
 
 # The last microbatch of a step is filled up with rows that do not count: on average half of one.
@@ -29,7 +29,7 @@ def chosen_memory(plan: Plan, programs: StepPrograms, limit: int) -> StepMemory:
     Raises:
         ValueError: a single record does not fit.
     """
-    largest = max(1, int(step_noise(plan.recipe).batch_size) // _LARGEST_SHARE)
+    largest = max(1, int(noise_of(plan.recipe).batch_size) // _LARGEST_SHARE)
     if plan.samples_owners:
         largest *= plan.config.privacy.records_per_owner
     return largest_microbatch(programs.memory, limit, largest)

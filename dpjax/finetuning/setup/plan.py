@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from dpjax_accounting import DatasetIdentity, Stepwise, default_delta, validate_delta
@@ -20,12 +21,12 @@ from dpjax.data import (
     count_shared_texts,
 )
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.setup.mechanism import fix_noise, make_recipe
+from dpjax.finetuning.setup.mechanism import check_extra, find_strategy, fix_noise, make_recipe
 from dpjax.finetuning.setup.owners import TrainingRecords, as_user_sampled
 from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
 from dpjax.finetuning.tasks.registry import make_task
 from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
-from dpjax.privatize import num_steps_of
+from dpjax.privatize import NoiseStrategy, num_steps_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Plan:
         delta: δ of the guarantee; None without privacy.
         delta_is_default: whether δ was left to dpjax.
         dataset: what a ledger knows the records by; None without a ledger.
+        noise_strategy: of correlated noise, once it is found; None of independent noise.
     """
 
     config: FinetuneConfig
@@ -75,6 +77,7 @@ class Plan:
     delta: float | None
     delta_is_default: bool
     dataset: DatasetIdentity | None
+    noise_strategy: NoiseStrategy | None = None
 
     @property
     def num_units(self) -> int:
@@ -128,6 +131,7 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
             says what was seen and what to do.
     """
     started_at = datetime.datetime.now() if started_at is None else started_at
+    check_extra(config.privacy)
     task = make_task(config, started_at)
     checkpoint = resolve_checkpoint(config.model, config.revision)
     model = read_config(checkpoint)
@@ -195,6 +199,20 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         num_left_out=records.num_left_out,
         dataset=None if config.privacy.ledger is None else records.identity(),
     )
+
+
+def with_strategy(plan: Plan, stored: Mapping[str, Any]) -> Plan:
+    """Returns the run with the strategy matrix of its noise, which takes seconds to find.
+
+    Args:
+        plan: what was asked for.
+        stored: the identity of the run that is resumed, which has it; empty for a new one.
+
+    Raises:
+        ValueError: what is stored is damaged.
+    """
+    strategy = find_strategy(plan.config.privacy, plan.recipe, stored)
+    return dataclasses.replace(plan, noise_strategy=strategy)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from dpjax.finetuning.setup import identity
 from dpjax.finetuning.setup.audited_records import AuditedRecords, prepare_audit
 from dpjax.finetuning.setup.initial_a import starts_at_principal_a, with_stored_a
 from dpjax.finetuning.setup.microbatch_size import resolve_auto, resumed_auto
-from dpjax.finetuning.setup.plan import Plan, prepare
+from dpjax.finetuning.setup.plan import Plan, prepare, with_strategy
 from dpjax.finetuning.setup.run_ledger import ledger_of
 from dpjax.models import (
     SplitModel,
@@ -168,7 +168,8 @@ def _make_run(
     layout, on_devices = _choose_layout(
         config, jax.device_count() * config.records_per_unit if size == "auto" else size
     )
-    plan, said = resolve_auto(prepare(config, started_at=started_at))
+    prepared = with_strategy(prepare(config, started_at=started_at), stored)
+    plan, said = resolve_auto(prepared)
     notices += said
     if size == "auto":
         layout, on_devices = _choose_layout(config, plan.microbatch_size)

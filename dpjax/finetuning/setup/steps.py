@@ -28,9 +28,9 @@ from dpjax.typing import PyTree
 def make_run_optimizer(plan: Plan) -> Any:
     """Makes the optimizer of a run: it knows the noise on the private gradient."""
     training = plan.config.training
-    optimizer = make_optimizer(
-        training, plan.num_steps, plan.head, noise_stddev=noise_stddev_of(plan)
-    )
+    # Correlated noise has no one standard deviation, and no other optimizer asks for it.
+    stddev = noise_stddev_of(plan) if training.optimizer == "adam-bc" else 0.0
+    optimizer = make_optimizer(training, plan.num_steps, plan.head, noise_stddev=stddev)
     if training.ema_decay is not None:
         optimizer = keep_average(optimizer, training.ema_decay)
     return optimizer
@@ -63,7 +63,14 @@ def make_steps(
         return NonPrivateTraining(loss, optimizer, sampler, batch_size, layout=layout)
     rule = FlatClipping(plan.config.privacy.clip_norm)
     return PrivateTraining(
-        loss, optimizer, plan.mechanism, rule, run_key, present=present, layout=layout
+        loss,
+        optimizer,
+        plan.mechanism,
+        rule,
+        run_key,
+        present=present,
+        noise_strategy=plan.noise_strategy,
+        layout=layout,
     )
 
 

@@ -13,12 +13,12 @@ from dpjax_accounting import EpsilonBySteps
 from rich.console import Console
 
 from dpjax.data import by_length
+from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run, on_devices
 from dpjax.finetuning.setup.steps import make_run_optimizer, make_steps
 from dpjax.finetuning.training.batches import encode_batch, owner_batches
 from dpjax.finetuning.training.evaluate import evaluate
-from dpjax.privatize import step_noise
 from dpjax.training import (
     Callback,
     CallbackCaller,
@@ -95,7 +95,7 @@ def train(
     first, (trainable, state) = run.checkpoints.restore((trainable, state))
     remarks: tuple[str, ...] = ()
     evaluation = _Evaluation(run)
-    watch = DivergenceWatch(step_noise(plan.recipe).batch_size, _ADVICE)
+    watch = DivergenceWatch(noise_of(plan.recipe).batch_size, _ADVICE)
     progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
     with (
         MetricsLog(directory.metrics, keep_steps=first) as log,

@@ -30,6 +30,22 @@ class NoiseSource(Protocol):
         """
         ...
 
+    def shapes(self, clipped_sum: PyTree) -> tuple[Any, ...]:
+        """Returns what `arguments` does, as shapes where it is large: nothing is drawn.
+
+        Args:
+            clipped_sum: arrays or shapes.
+        """
+        ...
+
+    def lower(self, clipped_sum: PyTree) -> jax.stages.Lowered | None:
+        """Lowers the program that makes a step's noise beforehand; None where the mean draws it.
+
+        Args:
+            clipped_sum: arrays or shapes.
+        """
+        ...
+
     def make_mean(self) -> Callable[..., PyTree]:
         """Makes the function `(clipped_sum, *arguments) -> private gradient`, to be compiled."""
         ...
@@ -64,6 +80,14 @@ class IndependentNoise:
             return (keys,)
         noise = step_noise(self._mechanism, step)
         return keys, noise.noise_multiplier * self._clip_norm, noise.batch_size
+
+    def shapes(self, clipped_sum: PyTree) -> tuple[Any, ...]:
+        """Returns `arguments`, of which none is large."""
+        return self.arguments(0, clipped_sum)
+
+    def lower(self, clipped_sum: PyTree) -> None:
+        """Returns nothing: the mean draws the noise."""
+        del clipped_sum
 
     def make_mean(self) -> Callable[..., PyTree]:
         """Makes the function from sum, noise keys and scale to the noisy mean."""

@@ -124,7 +124,18 @@ class PrivateGradient(PrivateSteps):
             args: what `update` takes beside the private gradient.
         """
         grads = self._abstract_total(params).grads
-        return self._compiled_update.lower(update, args, grads, *self.noise.arguments(0, grads))
+        return self._compiled_update.lower(update, args, grads, *self.noise.shapes(grads))
+
+    def lower_noise(self, params: PyTree) -> jax.stages.Lowered | None:
+        """Lowers the program that makes correlated noise; None where noise is independent.
+
+        Its arguments are the state of past steps, whose buffers are taken over, and noise keys; its
+        results the noise of a step, which `release_and_update` takes, and the state after it.
+
+        Args:
+            params: the parameters that the total is of, arrays or shapes.
+        """
+        return self.noise.lower(self._abstract_total(params).grads)
 
     def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
         rule = self.rule

@@ -33,7 +33,7 @@ def describe_strategy(strategy: NoiseStrategy | None) -> dict[str, Any] | None:
     return {_KIND: kind, **numbers}
 
 
-def strategy_from(described: Mapping[str, Any]) -> NoiseStrategy:
+def _strategy_from(described: Mapping[str, Any]) -> NoiseStrategy:
     """Returns the strategy that `describe_strategy` described, with the same bits.
 
     Raises:
@@ -48,7 +48,7 @@ def strategy_from(described: Mapping[str, Any]) -> NoiseStrategy:
         raise ValueError(f"the description of a noise strategy is damaged ({error})") from error
 
 
-def found_once(search: Callable[[], NoiseStrategy]) -> NoiseStrategy:
+def _found_once(search: Callable[[], NoiseStrategy]) -> NoiseStrategy:
     """Returns what a search finds; where several processes train, what that of process 0 finds.
 
     Another machine may find numbers that differ in the last digits, and all processes must add
@@ -64,22 +64,27 @@ def found_once(search: Callable[[], NoiseStrategy]) -> NoiseStrategy:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(said))))
     own = np.frombuffer(said.ljust(size)[:size], np.uint8)
     heard = np.asarray(multihost_utils.broadcast_one_to_all(own)).astype(np.uint8)
-    return strategy_from(json.loads(heard.tobytes()))
+    return _strategy_from(json.loads(heard.tobytes()))
 
 
-def default_strategy(mechanism: BandedDPSGD, stored: Mapping[str, Any] | None) -> NoiseStrategy:
+def default_strategy(
+    mechanism: BandedDPSGD, stored: Mapping[str, Any] | None, *, is_buffered: bool = False
+) -> NoiseStrategy:
     """Returns the strategy of a run that is given none: that of its start, or the optimized one.
 
     Args:
         mechanism: what the accountant counts.
         stored: what the run was started with, if it resumes. A run of another mechanism is about to
             be refused, and has nothing to give.
+        is_buffered: whether it is made of buffers, for as many bands as steps.
 
     Raises:
         ImportError: jax_privacy is not installed.
         ValueError: what is stored is damaged.
     """
     if stored is not None and stored.get("mechanism") == mechanism.to_dict():
-        return strategy_from(stored.get(STRATEGY) or {})
+        return _strategy_from(stored.get(STRATEGY) or {})
     steps = max(mechanism.num_steps, 1)
-    return found_once(lambda: BandedStrategy.optimized(steps, mechanism.bands))
+    if is_buffered:
+        return _found_once(lambda: BufferedStrategy.optimized(steps))
+    return _found_once(lambda: BandedStrategy.optimized(steps, mechanism.bands))

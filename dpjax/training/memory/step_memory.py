@@ -24,6 +24,8 @@ class StepMemory:
         add_workspace: what the program that clips and adds up holds beside its arguments.
         update_workspace: the same of the program with noise and optimizer.
         microbatch_size: records of a microbatch.
+        noise: what correlated noise keeps of past steps.
+        noise_workspace: what the program that makes it holds beside that, the step's noise too.
 
     Example:
         >>> memory = StepMemory(4, 100, 8, 4, 1, 1000, 10, microbatch_size=2)
@@ -39,16 +41,22 @@ class StepMemory:
     add_workspace: int
     update_workspace: int
     microbatch_size: int
+    noise: int = 0
+    noise_workspace: int = 0
 
     @property
     def held(self) -> int:
         """Bytes that are held from step to step."""
-        return self.trained + self.frozen + self.optimizer + self.sums
+        return self.trained + self.frozen + self.optimizer + self.sums + self.noise
 
     @property
     def peak(self) -> int:
         """The most bytes that are held at once."""
-        return self.held + max(self.microbatch + self.add_workspace, self.update_workspace)
+        # The step's noise stays until the update is done.
+        own = self.trained if self.noise else 0
+        return self.held + max(
+            self.microbatch + self.add_workspace, self.noise_workspace, self.update_workspace + own
+        )
 
     def to_dict(self) -> dict[str, int]:
         """Returns all numbers, ready for JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,7 @@ class StepPrograms:
         self._batch_of = batch_of
         self._adds: dict[int, jax.stages.Compiled] = {}
         self._update: jax.stages.Compiled | None = None
+        self._noise: jax.stages.Compiled | None = None
 
     def memory(self, microbatch_size: int) -> StepMemory:
         """Returns the memory of a step with microbatches of a size.
@@ -57,12 +59,14 @@ class StepPrograms:
             add_workspace=workspace_of(add),
             update_workspace=workspace_of(update),
             microbatch_size=microbatch_size,
+            **_of_noise(self._noise),
         )
 
     def measure_seconds(self, microbatch_size: int) -> tuple[float, float]:
         """Runs one microbatch and one update on zeros, and returns the seconds of each."""
         add, update = self._compiled(microbatch_size)
-        return _seconds_of(add), _seconds_of(update)
+        noise = 0.0 if self._noise is None else _seconds_of(self._noise)
+        return _seconds_of(add), noise + _seconds_of(update)
 
     def _compiled(self, size: int) -> tuple[jax.stages.Compiled, jax.stages.Compiled]:
         if size not in self._adds or self._update is None:
@@ -70,12 +74,22 @@ class StepPrograms:
             self._adds[size] = lowered.add.compile()
             if self._update is None:
                 self._update = lowered.update.compile()
+                self._noise = None if lowered.noise is None else lowered.noise.compile()
         return self._adds[size], self._update
 
     def _lower(self, size: int) -> LoweredStep:
         batch = self._batch_of(size)
         mask = jax.ShapeDtypeStruct(jax.tree.leaves(batch)[0].shape[:1], jnp.bool_)
         return self._steps.lower(self._params, self._state, batch, mask, self._frozen)
+
+
+def _of_noise(program: jax.stages.Compiled | None) -> dict[str, int]:
+    """What the program of correlated noise holds from step to step, and beside it."""
+    if program is None:
+        return {}
+    (state, _), _ = program.args_info
+    held = sum(math.prod(info.shape) * info.dtype.itemsize for info in jax.tree.leaves(state))
+    return {"noise": held, "noise_workspace": workspace_of(program)}
 
 
 def _seconds_of(program: jax.stages.Compiled) -> float:

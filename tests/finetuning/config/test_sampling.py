@@ -6,6 +6,7 @@ from dpjax.finetuning import FinetuneConfig
 from dpjax.finetuning.config.sampling import MECHANISM_OF
 
 BASE = {"model": "m", "train_data": "t.csv", "eval_data": "e.csv", "output_dir": "o"}
+CORRELATED = {"noise": "banded", "bands": 4, "neighboring": "zero_out"}
 
 
 def config(privacy, **changes):
@@ -68,6 +69,35 @@ def test_the_relations_are_those_of_the_accountant(sampling):
             "privacy.ledger=data.ledger adds up all runs",
         ),
         (
+            {"noise": "banded", "bands": 4},
+            {},
+            "is not accounted for with privacy.noise=banded: groups of equal size move other units",
+        ),
+        (CORRELATED | {"bands": None}, {}, "bands goes with privacy.noise=banded and only with it"),
+        ({"bands": 4}, {}, "got privacy.bands=4 with privacy.noise=independent"),
+        (CORRELATED | {"bands": 1}, {}, "privacy.bands must be at least 2, got 1"),
+        (CORRELATED | {"sampling": "shuffled"}, {}, "groups that take turns, got privacy.sampling"),
+        (
+            CORRELATED,
+            {"audit": {"hold_out": 0.5}},
+            "which privacy.noise=banded cannot: other units would move from group to group",
+        ),
+        (
+            CORRELATED,
+            {"training": {"optimizer": "adam-bc"}},
+            "takes off the variance that independent noise has",
+        ),
+        (
+            CORRELATED,
+            {"train_data": {"path": "t.csv", "owner_column": "author"}},
+            "needs privacy.noise=independent, got banded: groups that take turns",
+        ),
+        (
+            {"noise": "banded", "bands": 4},
+            {"non_private": True},
+            "non_private=True adds no noise: leave out privacy.noise=banded",
+        ),
+        (
             {"sampling": "full-batch"},
             {"training": {"expected_batch_size": 64}},
             "expected_batch_size=64 has no meaning with privacy.sampling=full-batch",
@@ -84,6 +114,7 @@ def test_what_does_not_fit_is_refused_with_the_reason(privacy, changes, words):
     [
         ({"sampling": "poison"}, "Did you mean 'poisson'"),
         ({"sampling": "fixed_size"}, "Did you mean 'fixed-size'"),
+        ({"noise": "band"}, "Did you mean 'banded'"),
         ({"neighboring": "zero-out"}, "Did you mean 'zero_out'"),
     ],
 )

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 from dpjax_accounting import (
     DPSGD,
+    BandedDPSGD,
     FixedSizeDPSGD,
     FullBatch,
     RandomAllocationDPSGD,
@@ -115,3 +116,42 @@ def test_a_missing_accountant_is_named_before_anything_is_read(monkeypatch):
         recipe("random-allocation")
     plain = make_recipe(Privacy(sampling="random-allocation"), Training(), N)
     assert isinstance(plain, RandomAllocationDPSGD)
+
+
+def correlated(noise, bands=None, **training):
+    privacy = Privacy(target_epsilon=3.0, noise=noise, bands=bands, neighboring="zero_out")
+    made = make_recipe(privacy, Training(**{"expected_batch_size": B} | training), N)
+    return fix_noise(made, privacy, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "bands"),
+    [(("banded", 4), 47, 4), (("blt",), 15, 15)],
+)
+def test_correlated_noise_meets_the_target(options, steps, bands):
+    training = {} if bands == 4 else {"num_steps": steps}
+    mechanism = correlated(*options, **training)
+    assert 0.999 * 3 <= mechanism.epsilon(1e-5) <= 3
+    assert mechanism == BandedDPSGD(
+        num_units=N,
+        expected_batch_size=B,
+        noise_multiplier=mechanism.noise_multiplier,
+        num_steps=steps,
+        bands=bands,
+        column_norm=1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "words"),
+    [
+        (("banded", 16), {}, r"leave a batch of 64 records .* Give privacy.bands=15 or less"),
+        (("banded", 4), {"num_steps": 3}, r"at most the 3 steps .* Give privacy.bands=3 or less"),
+        (("banded", 2), {"expected_batch_size": 600}, r"Give a smaller training.expected_batch_"),
+        (("blt",), {}, r"in one step at most.*got 47 steps.*Give training.num_steps=15 or less"),
+        (("blt",), {"num_steps": 1}, r"at least 2 steps, got 1 steps"),
+    ],
+)
+def test_groups_that_are_smaller_than_a_batch_are_refused(options, training, words):
+    with pytest.raises(ValueError, match=words):
+        correlated(*options, **training)

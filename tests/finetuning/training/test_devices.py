@@ -71,6 +71,19 @@ def test_every_mesh_comes_to_what_one_device_comes_to(tuned, tmp_path, tuning):
 
 
 @pytest.mark.slow
+def test_correlated_noise_comes_to_what_one_device_comes_to(tuned, tmp_path):
+    """Also where it was stopped on eight devices and goes on there."""
+    pytest.importorskip("jax_privacy", reason="the extra correlated is not installed")
+    options = tuned("lora")
+    options["privacy"] |= {"noise": "banded", "bands": 3, "neighboring": "zero_out"}
+    one = dpjax.finetune(**options)
+    mesh = options | {"output_dir": tmp_path / "mesh", "compute": {"mesh": "data=2,fsdp=4"}}
+    found, _ = on_eight_devices(mesh | {"stop_after": 2}, mesh | {"resume": True})
+    assert found[0] == {"step": 2} and found[1]["epsilon"] == one.epsilon
+    assert_same_weights(one.output_dir, tmp_path / "mesh")
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(tuned, tmp_path, capsys, monkeypatch):
     """On one device, from a state that eight devices stored; equal up to rounding, and said so."""
     # What else the script says to the compiler; it has been read here already.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -75,6 +75,24 @@ class CorrelatedNoise:
         trained, _ = split(clipped_sum)
         return self.unscaled(step, trained), self._stddev * self.scale(step), self._batch_size
 
+    def shapes(self, clipped_sum: PyTree) -> tuple[Any, ...]:
+        """Returns `arguments` with the shapes of the noise in its place."""
+        trained, _ = split(clipped_sum)
+        noise = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trained)
+        return noise, self._stddev * self.scale(0), self._batch_size
+
+    def lower(self, clipped_sum: PyTree) -> jax.stages.Lowered:
+        """Lowers the program that makes the noise of a step and the state after it.
+
+        Args:
+            clipped_sum: arrays or shapes, of one device.
+        """
+        trained, _ = split(clipped_sum)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(trained)]
+        advance, start = _programs(self.strategy, shapes)
+        keys = self._run_key.noise_keys(0)
+        return jax.jit(advance, donate_argnums=0).lower(jax.eval_shape(start), keys)
+
     def make_mean(self) -> Callable[..., PyTree]:
         """Returns the function from sum, noise, factor and divisor to the noisy mean."""
         return _mean_with
@@ -114,10 +132,26 @@ def _mean_with(
 
 def _start(strategy: NoiseStrategy, like: list[jax.Array]) -> tuple[_Advance, list[Any]]:
     """Compiles a step, and makes the state before the first one."""
-    matrix = strategy.inverse()
-    shapes = [leaf.shape for leaf in like]
     places = [_place_of(leaf) for leaf in like]
     places_of_state = [_with_leading_axis(place) for place in places]
+    advance, start = _programs(strategy, [leaf.shape for leaf in like])
+    mesh = explicit_mesh(like)
+    if mesh is not None:
+        automatic = {"axes": mesh.explicit_axes}
+        advance = jax.sharding.auto_axes(
+            advance, out_sharding=(places, places_of_state), **automatic
+        )
+        start = jax.sharding.auto_axes(start, out_sharding=places_of_state, **automatic)
+    state = jax.jit(start, out_shardings=places_of_state)()
+    compiled = jax.jit(advance, donate_argnums=0, out_shardings=(places, places_of_state))
+    return compiled, state
+
+
+def _programs(
+    strategy: NoiseStrategy, shapes: Sequence[tuple[int, ...]]
+) -> tuple[_Advance, Callable[[], list[Any]]]:
+    """What makes a step's noise of its draws, and what makes the state before the first one."""
+    matrix = strategy.inverse()
 
     def advance(state: list[Any], keys: jax.Array) -> tuple[list[jax.Array], list[Any]]:
         draws = gaussian_noise(keys, [jnp.zeros(shape, jnp.float32) for shape in shapes], 1.0)
@@ -129,16 +163,7 @@ def _start(strategy: NoiseStrategy, like: list[jax.Array]) -> tuple[_Advance, li
     def start() -> list[Any]:
         return matrix.init_multiply([jnp.zeros(shape, jnp.float32) for shape in shapes])
 
-    mesh = explicit_mesh(like)
-    if mesh is not None:
-        automatic = {"axes": mesh.explicit_axes}
-        advance = jax.sharding.auto_axes(
-            advance, out_sharding=(places, places_of_state), **automatic
-        )
-        start = jax.sharding.auto_axes(start, out_sharding=places_of_state, **automatic)
-    state = jax.jit(start, out_shardings=places_of_state)()
-    compiled = jax.jit(advance, donate_argnums=0, out_shardings=(places, places_of_state))
-    return compiled, state
+    return advance, start
 
 
 def _place_of(leaf: jax.Array) -> Any:
