@@ -69,7 +69,9 @@ def test_a_stopped_run_goes_on_with_the_same_noise(correlated, stop_after, tmp_p
 @pytest.mark.slow
 def test_buffers_for_records_that_are_in_one_step(correlated, stop_after, tmp_path, monkeypatch):
     strategy = dpjax.BufferedStrategy((0.9,), (0.4,))
-    monkeypatch.setattr(dpjax.BufferedStrategy, "optimized", lambda num_steps: strategy)
+    monkeypatch.setattr(
+        dpjax.BufferedStrategy, "optimized", lambda num_steps, num_buffers: strategy
+    )
     privacy = {"noise": "blt", "neighboring": "zero_out"}
     whole = dpjax.finetune(**correlated(privacy))
     assert verify_report(whole.privacy) == []

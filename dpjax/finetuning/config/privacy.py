@@ -56,7 +56,7 @@ class Privacy(CheckedOptions):
     fixed-size and shuffled need one of them; random-allocation has no replace_one."""
     noise: NoiseName = "independent"
     """Whether steps have independent noise, or each takes back a part of the noise of the steps
-    before it. banded (BandMF): with a matrix of privacy.bands bands. blt: with a few buffers
+    before it. banded (BandMF): with a matrix of privacy.bands bands. blt: with three buffers
     (buffered linear Toeplitz), and each record is in one step of the run at most. Both need the
     extra correlated, privacy.neighboring=zero_out or replace_one, and privacy.sampling=poisson,
     which then draws from groups of records that take turns."""

@@ -44,6 +44,7 @@ _FIELDS |= {"evaluation_data", "mechanism", "versions", "jax", "devices", "mesh"
 
 def describe(plan: Plan, mesh: str) -> dict[str, Any]:
     """Everything that enters sums and draws, ready for JSON; `mesh` in words."""
+    strategy = plan.noise_strategy
     description = {
         "config": _options(plan.config.to_dict()),
         "revision": revision_of(plan.checkpoint),
@@ -53,7 +54,7 @@ def describe(plan: Plan, mesh: str) -> dict[str, Any]:
         "evaluation_data": plan.evaluation.fingerprint(),
         "mechanism": None if plan.mechanism is None else plan.mechanism.to_dict(),
         "mesh": mesh,
-        STRATEGY: describe_strategy(plan.noise_strategy),
+        STRATEGY: None if strategy is None else describe_strategy(strategy),
         **describe_numerics(),
     }
     return json.loads(json.dumps(description))

@@ -99,8 +99,9 @@ class MeasuredRun:
 def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
     """Does all that can fail because of what was asked: nothing is compiled or written.
 
-    There are two exceptions: the model writes canaries of kind high-temperature here, and
-    training.microbatch_size=auto compiles steps.
+    There are three exceptions: the model writes canaries of kind high-temperature here,
+    training.microbatch_size=auto compiles steps, and the matrix of correlated noise is searched
+    for.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.

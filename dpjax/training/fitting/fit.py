@@ -248,7 +248,7 @@ def fit(
             settings={
                 "microbatch_size": microbatch_size,
                 "strategy": strategy,
-                STRATEGY: describe_strategy(noise_strategy),
+                STRATEGY: None if noise_strategy is None else describe_strategy(noise_strategy),
                 "mesh": _describe_layout(layout),
             },
         )

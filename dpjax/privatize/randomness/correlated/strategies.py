@@ -130,7 +130,7 @@ class BufferedStrategy:
         object.__setattr__(self, "output_scale", scale)
 
     @classmethod
-    def optimized(cls, num_steps: int) -> BufferedStrategy:
+    def optimized(cls, num_steps: int, num_buffers: int | None = None) -> BufferedStrategy:
         """Finds number and parameters of buffers with the least error of the worst sum.
 
         `jax_privacy.matrix_factorization.buffered_toeplitz.optimize` does it, for units that take
@@ -138,11 +138,13 @@ class BufferedStrategy:
 
         Args:
             num_steps: of the run.
+            num_buffers: how many. Default: as many as lower the error by a percent each, for which
+                every number up to one more is tried.
 
         Raises:
             ImportError: jax_privacy is not installed.
         """
-        return _optimized_buffered(num_steps)
+        return _optimized_buffered(num_steps, num_buffers)
 
     def num_bands(self, num_steps: int) -> int:
         """Returns how many bands the matrix of a run has: all of them."""
@@ -191,8 +193,12 @@ def _optimized_banded(num_steps: int, bands: int) -> BandedStrategy:
 
 
 @functools.cache
-def _optimized_buffered(num_steps: int) -> BufferedStrategy:
-    found = matrix_factorization().buffered_toeplitz.optimize(n=num_steps, min_buffers=1)
+def _optimized_buffered(num_steps: int, num_buffers: int | None) -> BufferedStrategy:
+    optimize = matrix_factorization().buffered_toeplitz.optimize
+    if num_buffers is None:
+        found = optimize(n=num_steps, min_buffers=1)
+    else:
+        found = optimize(n=num_steps, min_buffers=num_buffers, max_buffers=num_buffers)
     decay, scale = np.asarray(found.buf_decay), np.asarray(found.output_scale)
     return BufferedStrategy(tuple(decay.tolist()), tuple(scale.tolist()))
 
