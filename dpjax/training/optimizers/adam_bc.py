@@ -39,7 +39,8 @@ def scale_by_adam_bc(
 
     Args:
         noise_stddev: σC / B, the standard deviation per coordinate of the noise on the private
-            gradient.
+            gradient. Noise that is correlated over steps has another one in each step: it is not
+            for that.
         b1: decay of the mean, in [0, 1).
         b2: decay of the squares, in [0, 1).
         least_square: γ′ > 0, what v̂ − Φ counts as at least. It bounds an update by m̂ / √γ′: tune it
