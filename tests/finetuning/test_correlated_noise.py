@@ -85,10 +85,16 @@ def test_buffers_for_records_that_are_in_one_step(correlated, stop_after, tmp_pa
     assert weights(parted["output_dir"]) == weights(whole.output_dir)
 
 
-def test_other_noise_is_refused_on_resume(stopped):
+@needs_extra
+def test_other_noise_is_refused_on_resume(stopped, monkeypatch):
+    strategy = dpjax.BandedStrategy((1.0, 0.5))
+    monkeypatch.setattr(dpjax.BandedStrategy, "optimized", lambda num_steps, bands: strategy)
     other = copy.deepcopy(stopped)
-    other["privacy"] |= {"noise": "banded", "bands": 2, "neighboring": "add_or_remove_one"}
-    with pytest.raises(ValueError, match=r"not accounted for with privacy.noise=banded"):
+    other["privacy"] |= {"noise": "banded", "bands": 2, "neighboring": "zero_out"}
+    stored = json.loads((other["output_dir"] / "private/identity.json").read_text())
+    stored["config"]["privacy.neighboring"] = "zero_out"
+    (other["output_dir"] / "private/identity.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"privacy.noise=independent, now it is banded"):
         check(other)
 
 
