@@ -47,6 +47,7 @@ from dpjax.training import NoPrivacy as NoPrivacy
 from dpjax.training import StepDone as StepDone
 from dpjax.training import average_of as average_of
 from dpjax.training import fit as fit
+from dpjax.training import initialize_distributed as initialize_distributed
 from dpjax.training import keep_average as keep_average
 from dpjax.training import scale_by_adam_bc as scale_by_adam_bc
 
@@ -85,6 +86,7 @@ __all__ = [
     "finetune",
     "fit",
     "gaussian_noise",
+    "initialize_distributed",
     "keep_average",
     "noisy_mean",
     "plan",

@@ -5,6 +5,9 @@ from dpjax.training.callbacks.callback import CallbackCaller as CallbackCaller
 from dpjax.training.callbacks.progress import TrainingProgress as TrainingProgress
 from dpjax.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as WeightsAndBiases
+from dpjax.training.devices.clusters.distributed import (
+    initialize_distributed as initialize_distributed,
+)
 from dpjax.training.devices.layout import Layout as Layout
 from dpjax.training.devices.layout import spread as spread
 from dpjax.training.devices.lead import agree as agree
@@ -129,6 +132,7 @@ __all__ = [
     "fit",
     "from_lead",
     "in_words",
+    "initialize_distributed",
     "is_lead",
     "keep_average",
     "largest_microbatch",

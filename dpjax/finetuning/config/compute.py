@@ -37,6 +37,9 @@ class Compute(CheckedOptions):
     """How the devices share the work, such as data=4,fsdp=2,tensor=1: records over data and fsdp,
     parameters over fsdp and tensor; default: all devices as data, if their number divides
     training.microbatch_size."""
+    distributed: Literal["auto", "off"] = "auto"
+    """Whether the processes of SLURM, Open MPI, a TPU pod, Kubernetes or JAX_COORDINATOR_ADDRESS
+    train together: auto joins them where there are several; off trains in this process alone."""
     vocab_chunk: int | None = None
     """With task=causal_lm, hold the logits of this many tokens of the vocabulary at once; default:
     all. Some thousands save memory where the vocabulary is large."""
@@ -46,6 +49,7 @@ class Compute(CheckedOptions):
         check_choice("compute.dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("compute.frozen_dtype", self.frozen_dtype, ("float32", "bfloat16"))
         check_choice("compute.attention", self.attention, ("einsum", "cudnn"))
+        check_choice("compute.distributed", self.distributed, ("auto", "off"))
         if self.mesh is not None:
             parse_mesh(self.mesh, name="compute.mesh")
         check_at_least("compute.vocab_chunk", self.vocab_chunk, 1)

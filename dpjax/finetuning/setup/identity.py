@@ -30,6 +30,7 @@ _FREE_OPTIONS = (
     "overwrite",
     "output_dir",
     "compute.mesh",
+    "compute.distributed",
     "training.checkpoint_every_seconds",
     "training.checkpoint_every_steps",
     "training.keep_checkpoints",

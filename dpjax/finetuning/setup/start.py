@@ -37,6 +37,7 @@ from dpjax.training import (
     RunLedger,
     choose_mesh,
     describe_mesh,
+    initialize_distributed,
     spread,
 )
 
@@ -99,9 +100,9 @@ class MeasuredRun:
 def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
     """Does all that can fail because of what was asked: nothing is compiled or written.
 
-    There are three exceptions: the model writes canaries of kind high-temperature here,
-    training.microbatch_size=auto compiles steps, and the matrix of correlated noise is searched
-    for.
+    There are four exceptions: several processes are joined, the model writes canaries of kind
+    high-temperature here, training.microbatch_size=auto compiles steps, and the matrix of
+    correlated noise is searched for.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
@@ -119,6 +120,7 @@ def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
         >>> run.plan.mechanism.num_steps, run.directory.path.exists()
         (2, False)
     """
+    initialize_distributed(config.compute.distributed)
     directory = RunDirectory(config.output_dir)
     lock = directory.lock() if directory.private.is_dir() else None
     try:

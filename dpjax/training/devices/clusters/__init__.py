@@ -1,0 +1,1 @@
+"""Several processes of a cluster: which there are, and the call that makes them one run."""
