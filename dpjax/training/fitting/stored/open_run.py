@@ -131,7 +131,9 @@ def _look_into(
     with private.lock() if private.path.is_dir() else contextlib.nullcontext():
         resumes = _find_state(options, directory) is FitState.UNFINISHED
         stored = read(private.identity) if resumes else None
-        key = private.load_key() if resumes else checked_run_key(run_key)
+        # Only the lead is here: a new key must not be exchanged with the others.
+        new = RunKey.from_os_entropy() if run_key is None else checked_run_key(run_key)
+        key = private.load_key() if resumes else new
     if run_key is not None and run_key != key:
         raise ValueError(
             "cannot resume: run_key is not that of the run. Leave it out: the folder has it"
