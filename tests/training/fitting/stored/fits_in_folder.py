@@ -93,6 +93,13 @@ def refused(folder, number):
         return str(error)
 
 
+def two_keys(folder, number):
+    try:
+        start(folder, number, run_key=dpjax.RunKey.from_seed(number))
+    except ValueError as error:
+        return str(error)
+
+
 def killed(folder, number):
     """Process 1 is killed in the middle; the other one is ended by JAX."""
     for done in start(folder, number):

@@ -15,7 +15,7 @@ from tests.training.devices.toy_model import MECHANISM, make_options
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("fits_in_folder.py")
-CASES = "whole,refused:whole,left_early,stopped,failing"
+CASES = "whole,refused:whole,two_keys,left_early,stopped,failing"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,11 @@ def test_what_the_lead_refuses_all_refuse(found):
     words = "holds another run; name a new folder"
     assert all(each["refused"].endswith(words) for each in found)
     assert found[1]["refused"].startswith("process 0: output_dir")
+
+
+def test_processes_with_different_keys_refuse_to_begin(found):
+    for each in found:
+        assert "must be given the same, got different run keys" in each["two_keys"]
 
 
 def test_a_run_that_was_left_goes_on_bit_by_bit(found):
