@@ -42,6 +42,7 @@ from dpjax.privatize import private_gradient as private_gradient
 from dpjax.privatize import sampler_for as sampler_for
 from dpjax.privatize import unit_loss as unit_loss
 from dpjax.training import Fit as Fit
+from dpjax.training import FitAudit as FitAudit
 from dpjax.training import FitResult as FitResult
 from dpjax.training import NoPrivacy as NoPrivacy
 from dpjax.training import StepDone as StepDone
@@ -65,6 +66,7 @@ __all__ = [
     "FinetuneConfig",
     "FinetuneResult",
     "Fit",
+    "FitAudit",
     "FitResult",
     "FlatClipping",
     "Generation",

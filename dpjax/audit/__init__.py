@@ -96,6 +96,8 @@ from dpjax.audit.reports.comparison import comparison_markdown as comparison_mar
 from dpjax.audit.reports.comparison import comparison_page as comparison_page
 from dpjax.audit.reports.plots import plot_roc as plot_roc
 from dpjax.audit.reports.plots import plot_training as plot_training
+from dpjax.audit.reports.run_audit import PRIVATE_RECORDS as PRIVATE_RECORDS
+from dpjax.audit.reports.run_audit import build_run_audit as build_run_audit
 from dpjax.audit.scores.base_calibrated import ez_score as ez_score
 from dpjax.audit.scores.base_calibrated import ratio_score as ratio_score
 from dpjax.audit.scores.base_calibrated import wbc_score as wbc_score
@@ -139,6 +141,7 @@ from dpjax.audit.verdicts.verdict import judge as judge
 __all__ = [
     "CANARY_KINDS",
     "DEFAULT_PLAN",
+    "PRIVATE_RECORDS",
     "SCORES",
     "SYMMETRIC_PLAN",
     "AttackCounts",
@@ -179,6 +182,7 @@ __all__ = [
     "binomial_interval",
     "blind_baseline",
     "build_audit_report",
+    "build_run_audit",
     "canaries_needed",
     "canary_coordinates",
     "ceiling_alarms",

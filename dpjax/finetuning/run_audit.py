@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from dpjax_accounting import Mechanism
 
 from dpjax.audit import (
-    CanaryScores,
+    PRIVATE_RECORDS,
     ExtractionFigure,
     blind_baseline,
-    build_audit_report,
+    build_run_audit,
     collect_evidence,
     compute_scores,
     count_copies,
@@ -28,11 +27,6 @@ from dpjax.models import CausalLM, SplitModel, base_model, has_lora
 # models, or none.
 _DESCRIBED = ("loss", "ratio", "min_k", "min_k_plus")
 
-
-_PRIVATE = (
-    "These are records of the training data. This report tells which of them were left out, and how"
-    " well the model knows each. The guarantee does not cover it: do not publish it."
-)
 _OWNERS = (
     "Each canary is the only record of an owner, whom a coin puts into training or leaves out: the"
     " bound is on ε for an owner. More records would move training no further, since all that an"
@@ -64,37 +58,23 @@ def audit_run(
     details, notes = _describe_records(audited) if audited.canaries is None else ({}, [])
     if audited.owners is not None:
         notes.append(_OWNERS)
-    if coins.fixed_seed:
-        notes.append(
-            "The coins come from a seed that somebody chose: whoever chose the seed chose them, and"
-            " no bound holds against that."
-        )
-    return build_audit_report(
-        CanaryScores(ids=coins.ids, included=coins.included, scores=scores.pop(name), score=name),
+    return build_run_audit(
+        coins,
+        manifest,
+        scores.pop(name),
+        score=name,
+        kind=audited.kind,
+        audited="records" if audited.canaries is None else "canaries",
+        num_training_records=len(plan.train),
         delta=plan.audit_delta,
         claimed_epsilon=None if guarantee is None else guarantee["epsilon"],
-        mechanism=_with_known_curve(plan.mechanism),
+        mechanism=plan.mechanism,
         confidence=audit.confidence,
         other_scores=scores,
         extraction=extraction,
-        audited="records" if audited.canaries is None else "canaries",
         notes=notes,
-        details={
-            "kind": audited.kind,
-            "manifest_sha256": manifest.sha256,
-            "salt_of_coins": coins.salt.hex(),
-            "training_records": len(plan.train),
-            **details,
-        },
+        details=details,
     )
-
-
-def _with_known_curve(mechanism: Mechanism | None) -> Mechanism | None:
-    """Returns the mechanism; None where its trade-off function takes too long to be tested.
-
-    The audit then judges the claimed ε alone. Every point of random allocation takes seconds.
-    """
-    return None if mechanism is None or mechanism.releases() is None else mechanism
 
 
 def _describe_records(audited: AuditedRecords) -> tuple[dict[str, Any], list[str]]:
@@ -108,7 +88,7 @@ def _describe_records(audited: AuditedRecords) -> tuple[dict[str, Any], list[str
         "left_out_with_a_copy_in_training": num_copies,
         "records_without_a_token_to_learn": num_empty,
     }
-    notes = [_PRIVATE]
+    notes = [PRIVATE_RECORDS]
     if num_copies:
         notes.append(
             f"{num_copies} of {num_left_out} records that were left out have the tokens of one that"

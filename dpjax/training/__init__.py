@@ -39,6 +39,7 @@ from dpjax.training.files.metrics_log import MetricsLog as MetricsLog
 from dpjax.training.files.metrics_log import read_rows as read_rows
 from dpjax.training.files.private_folder import PrivateFolder as PrivateFolder
 from dpjax.training.files.run_ledger import RunLedger as RunLedger
+from dpjax.training.fitting.auditing.fit_audit import FitAudit as FitAudit
 from dpjax.training.fitting.correlated import STRATEGY as STRATEGY
 from dpjax.training.fitting.correlated import default_strategy as default_strategy
 from dpjax.training.fitting.correlated import describe_strategy as describe_strategy
@@ -90,6 +91,7 @@ __all__ = [
     "DirectoryLock",
     "DivergenceWatch",
     "Fit",
+    "FitAudit",
     "FitResult",
     "Interrupts",
     "Layout",

@@ -19,7 +19,12 @@ HOLD_OUT = "hold-out"
 
 
 def seal(
-    folder: str | Path, coins: Coins, *, run_key: RunKey, canaries: Canaries | None = None
+    folder: str | Path,
+    coins: Coins,
+    *,
+    run_key: RunKey,
+    canaries: Canaries | None = None,
+    kind: str = HOLD_OUT,
 ) -> Manifest:
     """Writes manifest, coins and canaries, before training.
 
@@ -34,7 +39,9 @@ def seal(
         folder: made if it does not exist.
         coins: as they were flipped.
         run_key: the secret that flipped them; the salt of the texts comes from it.
-        canaries: the records with the ids of the coins; None where coins split real records.
+        canaries: the records with the ids of the coins; None where they are no texts, or where
+            coins split real records.
+        kind: what the manifest calls records that are not sealed with the coins.
 
     Returns:
         the manifest. Its hash belongs where it cannot be changed later, such as a log.
@@ -48,7 +55,7 @@ def seal(
         raise ValueError("canaries and coins must have the same ids in the same order")
     texts_salt = run_key.audit_bytes("salt/canaries", SALT_BYTES)
     manifest = Manifest(
-        kind=HOLD_OUT if canaries is None else canaries.kind,
+        kind=kind if canaries is None else canaries.kind,
         ids=coins.ids,
         probability_out=coins.probability_out,
         fixed_seed=coins.fixed_seed,
@@ -137,7 +144,7 @@ def read_canaries(folder: str | Path) -> Canaries:
     """
     manifest = read_manifest(folder)
     if manifest.records_commitment is None:
-        raise ValueError(f"{folder} audits records left out by coins, so it has no canaries")
+        raise ValueError(f"{folder} has no canaries: its coins were sealed without records")
     path = Path(folder) / RECORDS_FILE
     fields = _read_json(path)
     try:

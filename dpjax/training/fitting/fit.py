@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from dpjax_accounting import BandedDPSGD, EpsilonBySteps, Mechanism
+from dpjax_accounting import BandedDPSGD, EpsilonBySteps, Mechanism, default_delta
 
 from dpjax.privatize import ClippingRule, NoiseStrategy, PoissonSampler, RunKey, num_steps_of
 from dpjax.training.devices.hosts import check_agreement
 from dpjax.training.devices.layout import Layout, Rule
 from dpjax.training.devices.mesh import choose_mesh, describe_mesh
+from dpjax.training.fitting.auditing.audit_of_fit import AuditOfFit, flip
+from dpjax.training.fitting.auditing.checks import check_audit, check_power
+from dpjax.training.fitting.auditing.fit_audit import FitAudit
 from dpjax.training.fitting.checks import (
     check_owners,
     checked_delta,
@@ -27,7 +30,13 @@ from dpjax.training.fitting.checks import (
 )
 from dpjax.training.fitting.correlated import STRATEGY, default_strategy, describe_strategy
 from dpjax.training.fitting.no_privacy import NoPrivacy
-from dpjax.training.fitting.records import Records, check_records, gives_batches, take_records
+from dpjax.training.fitting.records import (
+    Records,
+    check_records,
+    count_records,
+    gives_batches,
+    take_records,
+)
 from dpjax.training.fitting.run import Fit
 from dpjax.training.fitting.stored.open_run import FolderOptions, keep_files, open_folder
 from dpjax.training.reports.report import describe_claim
@@ -65,6 +74,7 @@ def fit(
     checkpoint_every_steps: int | None = None,
     keep_checkpoints: int = 2,
     ledger: str | Path | None = None,
+    audit: FitAudit | None = None,
 ) -> Fit:
     """Sets up DP-SGD of any JAX model: it samples, clips, adds noise once a step, and accounts.
 
@@ -115,6 +125,8 @@ def fit(
         keep_checkpoints: how many states are kept.
         ledger: the file of what was spent on the data set, charged with all steps before the first
             one. A loop that is left early stays charged with all of them.
+        audit: records that fair coins put into training or leave out. After the last step the
+            result has the report of what leaks at least, and so has the folder (docs/audit/fit.md).
 
     Returns:
         A run that has done no step yet: `.run()` trains to the end and returns parameters, ε,
@@ -164,8 +176,14 @@ def fit(
     start = checked_params(params)
     num_units = count_drawn(mechanism)
     check_owners(mechanism, data)
-    check_records(data, num_units)
-    spent, target_delta = None, checked_delta(accounted, num_units, delta)
+    num_protected = num_units
+    if audit is None:
+        check_records(data, num_units)
+    else:
+        check_audit(audit, data, mechanism, num_units, ledger)
+        # Records that a coin may leave out are protected too.
+        num_protected = max(num_units, count_records(data))
+    spent, target_delta = None, checked_delta(accounted, num_protected, delta)
     num_steps = mechanism.num_steps if isinstance(mechanism, NoPrivacy) else num_steps_of(mechanism)
     if accounted is not None and target_delta is not None:
         spent = EpsilonBySteps(accounted, target_delta)
@@ -174,6 +192,8 @@ def fit(
         if accounted.releases() is None:
             # Of these it may refuse other δ, which the report has too.
             describe_claim(accounted, target_delta, num_steps=num_steps, steps_completed=num_steps)
+    if audit is not None:
+        check_power(audit, accounted, target_delta or default_delta(num_protected))
     batch_size = mean_batch_size(mechanism)
     options = FolderOptions(
         output_dir=output_dir,
@@ -204,9 +224,12 @@ def fit(
     if layout is not None:
         start, frozen = layout.place(start), layout.place(frozen)
     record_loss = _reading_frozen(loss) if frozen is None else loss
+    flipped = None if audit is None else flip(audit, data, key)
+    slots, present = (data, None) if flipped is None else (flipped.slots, flipped.present)
     steps: TrainingSteps
     if accounted is None or checked is None:
-        sampler = PoissonSampler(num_units, batch_size / num_units, key)
+        num_slots = num_units if present is None else len(present)
+        sampler = PoissonSampler(num_slots, batch_size / num_units, key, present)
         steps = NonPrivateTraining(record_loss, optimizer, sampler, batch_size, layout=layout)
         if noise_strategy is not None:
             raise TypeError("NoPrivacy adds no noise: leave out noise_strategy")
@@ -218,10 +241,26 @@ def fit(
             checked,
             key,
             strategy=strategy,
+            present=present,
             noise_strategy=noise_strategy,
             layout=layout,
         )
         noise_strategy = private.noise_strategy
+    audited = None
+    if audit is not None and flipped is not None:
+        score = audit.score
+        if score is not None and frozen is None:
+            score = _reading_frozen(score)
+        audited = AuditOfFit(
+            flipped,
+            record_loss,
+            score,
+            start,
+            frozen,
+            delta=target_delta,
+            batch_size=microbatch_size,
+            layout=layout,
+        )
     run = Fit(
         mechanism=accounted,
         delta=target_delta,
@@ -234,9 +273,10 @@ def fit(
         state=optimizer.init(start) if layout is None else layout.init_state(optimizer.init, start),
         frozen=frozen,
         steps=steps,
-        batches=lambda step: _batches(steps, data, step, microbatch_size, layout),
+        batches=lambda step: _batches(steps, slots, step, microbatch_size, layout),
         spent=spent,
         watch=DivergenceWatch(batch_size, _ADVICE),
+        audited=audited,
     )
     if opened is not None:
         keep_files(
@@ -245,12 +285,13 @@ def fit(
             mechanism=mechanism,
             loss=record_loss,
             optimizer=optimizer,
-            data=data,
+            data=slots,
             settings={
                 "microbatch_size": microbatch_size,
                 "strategy": strategy,
                 STRATEGY: None if noise_strategy is None else describe_strategy(noise_strategy),
                 "mesh": _describe_layout(layout),
+                "audit": None if audited is None else audited.identity(start),
             },
         )
     return run

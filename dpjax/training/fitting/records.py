@@ -28,23 +28,31 @@ def check_records(data: PyTree | Records, num_units: int) -> None:
         TypeError: data are neither arrays nor an object with `len` and `take`.
         ValueError: the numbers differ.
     """
-    if gives_batches(data):
-        lengths = {len(data)}
-    else:
-        leaves = jax.tree.leaves(data)
-        if not leaves or not all(isinstance(leaf, _ARRAYS) and leaf.ndim for leaf in leaves):
-            kinds = sorted({type(leaf).__name__ for leaf in leaves}) or ["nothing"]
-            raise TypeError(
-                "data must be a pytree of NumPy or JAX arrays with a leading axis of records, or an"
-                f" object with len and take, got {' and '.join(kinds)}"
-            )
-        lengths = {len(leaf) for leaf in leaves}
+    lengths = find_lengths(data)
     if lengths != {num_units}:
         found = " and ".join(map(str, sorted(lengths)))
         raise ValueError(
             f"data must have as many records as the mechanism has units, got {found} records and "
             f"num_units={num_units}: the accountant would count something else"
         )
+
+
+def find_lengths(data: PyTree | Records, name: str = "data") -> set[int]:
+    """Returns the numbers of records that the arrays have; one, where all of them agree.
+
+    Raises:
+        TypeError: they are neither arrays nor an object with `len` and `take`.
+    """
+    if gives_batches(data):
+        return {len(data)}
+    leaves = jax.tree.leaves(data)
+    if not leaves or not all(isinstance(leaf, _ARRAYS) and leaf.ndim for leaf in leaves):
+        kinds = sorted({type(leaf).__name__ for leaf in leaves}) or ["nothing"]
+        raise TypeError(
+            f"{name} must be a pytree of NumPy or JAX arrays with a leading axis of records, or an"
+            f" object with len and take, got {' and '.join(kinds)}"
+        )
+    return {len(leaf) for leaf in leaves}
 
 
 def count_records(data: PyTree | Records) -> int:

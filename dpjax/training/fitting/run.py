@@ -6,6 +6,7 @@ import dataclasses
 import secrets
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from dpjax_accounting import EpsilonBySteps, Mechanism
@@ -14,6 +15,7 @@ from rich.console import Console
 from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.callbacks.callback import Callback, CallbackCaller
 from dpjax.training.callbacks.progress import TrainingProgress
+from dpjax.training.fitting.auditing.audit_of_fit import AuditOfFit
 from dpjax.training.fitting.report import report_fit
 from dpjax.training.fitting.stored.followed_run import FollowedRun
 from dpjax.training.fitting.stored.stored_run import StoredRun
@@ -34,6 +36,8 @@ class FitResult:
         delta: δ of the guarantee; None without privacy.
         metrics: what each step saw, as `StepDone.row` has it. Private: it has no noise.
         privacy: the privacy report, with the schema of dpjax_accounting.
+        audit: the report of the audit, once all steps are done; None without one. Private: it has
+            the coins, and a score of each record that has one.
     """
 
     params: PyTree
@@ -42,6 +46,7 @@ class FitResult:
     delta: float | None
     metrics: list[dict[str, Any]]
     privacy: dict[str, Any]
+    audit: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -67,6 +72,7 @@ class Fit:
         batches: gives the microbatches of a step.
         spent: knows ε after each step; None without privacy.
         watch: tells whether training has diverged.
+        audited: the records with coins; None without an audit.
         stored: keeps the files of a run with a folder; None without one.
         steps_completed: how many steps are done.
         metrics: what they saw.
@@ -87,10 +93,13 @@ class Fit:
     batches: MicrobatchesOfStep
     spent: EpsilonBySteps | None
     watch: DivergenceWatch
+    audited: AuditOfFit | None = None
     stored: StoredRun | FollowedRun | None = None
     steps_completed: int = 0
     metrics: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     run_id: str = dataclasses.field(default_factory=lambda: secrets.token_hex(16))
+    _audit: dict[str, Any] | None = None
+    _is_audited: bool = False
 
     def __repr__(self) -> str:
         return f"Fit(step {self.steps_completed} of {self.num_steps})"
@@ -183,6 +192,7 @@ class Fit:
             delta=self.delta,
             metrics=list(self.metrics),
             privacy=privacy,
+            audit=self.open_coins(privacy),
         )
 
     def report(
@@ -212,4 +222,35 @@ class Fit:
         )
         report["dataset_total"] = dataset_total
         report["warnings"] = [*report["warnings"], *remarks]
-        return report
+        if self.audited is None:
+            return report
+        return self.audited.disclose(report, is_private=self.mechanism is not None)
+
+    def seal_coins(self, folder: Path) -> None:
+        """Writes which coins there are into the folder of the run, if it is audited.
+
+        Raises:
+            OSError: for instance because the disk is full.
+        """
+        if self.audited is not None:
+            self.audited.seal(folder, self.run_key)
+
+    def open_coins(self, privacy: dict[str, Any]) -> dict[str, Any] | None:
+        """Returns the report of the audit once all steps are done, and before that None.
+
+        The parameters are paid for: an audit that fails is a warning, and there is no report.
+
+        Args:
+            privacy: the report of all steps.
+        """
+        if self.audited is None or self.steps_completed < self.num_steps:
+            return None
+        if not self._is_audited:
+            self._is_audited = True
+            folder = self.stored.directory.path if isinstance(self.stored, StoredRun) else None
+            try:
+                self._audit = self.audited.build(self.params, privacy, self.mechanism, folder)
+            except Exception as error:
+                reason = f"the audit failed: {type(error).__name__}: {error}"
+                warnings.warn(reason, RuntimeWarning, stacklevel=2)
+        return self._audit

@@ -25,6 +25,7 @@ class FitState(enum.Enum):
 class FitDirectory:
     """Paths of one run: privacy.json, privacy.html, metrics.jsonl and params.safetensors.
 
+    An audit has manifest.json, audit.json and audit.html beside them.
     While the run is unfinished, private/ has its key and its states, for the owner only.
 
     Args:
@@ -37,6 +38,9 @@ class FitDirectory:
         self.privacy_page = self.path / "privacy.html"
         self.metrics = self.path / "metrics.jsonl"
         self.params = self.path / "params.safetensors"
+        self.manifest = self.path / "manifest.json"
+        self.audit = self.path / "audit.json"
+        self.audit_page = self.path / "audit.html"
         self.private = PrivateFolder(self.path / "private", "overwrite=True")
         self._shown = self.private.path / "shown"
 
@@ -63,7 +67,7 @@ class FitDirectory:
         if self.params.exists() and self.privacy.exists():
             return FitState.FINISHED
         names = {path.name.removesuffix(PARTIAL) for path in self.path.iterdir()}
-        if names == {self.private.path.name}:
+        if self.private.path.is_dir() and names <= {self.private.path.name, self.manifest.name}:
             return FitState.NOT_STARTED
         return FitState.KEYLESS if self.privacy.exists() else FitState.OTHER
 
@@ -135,6 +139,7 @@ class FitDirectory:
             else:
                 self.check_free()
         self.private.empty()
-        for path in (self.privacy, self.privacy_page, self.metrics, self.params):
+        reports = (self.privacy, self.privacy_page, self.manifest, self.audit, self.audit_page)
+        for path in (*reports, self.metrics, self.params):
             delete(path)
             delete(partial_of(path))

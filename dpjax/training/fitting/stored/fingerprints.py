@@ -37,7 +37,7 @@ def identify_records(data: PyTree | Records, num_units: int, unit: str) -> tuple
     digests: list[bytes] = []
 
     def contents() -> Iterator[bytes]:
-        for content in _contents(data, num_units):
+        for content in contents_of(data, np.arange(num_units)):
             digests.append(hashlib.sha256(content).digest())
             ordered.update(digests[-1])
             yield content
@@ -49,6 +49,17 @@ def identify_records(data: PyTree | Records, num_units: int, unit: str) -> tuple
         own = (b"".join(sorted(digests[row] for row in rows)) for rows in owners)
         identity = DatasetIdentity.of(own, unit)
     return identity, ordered.hexdigest()
+
+
+def contents_of(data: PyTree | Records, rows: np.ndarray) -> Iterator[bytes]:
+    """Yields the bytes of the records at `rows`, `(m,)`: their arrays with names and dtypes."""
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        chunk = rows[start : start + _ROWS_AT_ONCE]
+        leaves = jax.tree_util.tree_leaves_with_path(take_records(data, chunk))
+        named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves]
+        head = "".join(f"{name} {leaf.dtype} {leaf.shape[1:]}\n" for name, leaf in named).encode()
+        for i in range(len(chunk)):
+            yield head + b"".join(leaf[i].tobytes() for _, leaf in named)
 
 
 def hash_of_arrays(tree: PyTree) -> str:
@@ -88,16 +99,6 @@ def first_record(data: PyTree | Records) -> PyTree:
         return jax.ShapeDtypeStruct(leaf.shape[1:], jax.dtypes.canonicalize_dtype(leaf.dtype))
 
     return jax.tree.map(of, batch)
-
-
-def _contents(data: PyTree | Records, num_units: int) -> Iterator[bytes]:
-    for start in range(0, num_units, _ROWS_AT_ONCE):
-        rows = np.arange(start, min(start + _ROWS_AT_ONCE, num_units))
-        leaves = jax.tree_util.tree_leaves_with_path(take_records(data, rows))
-        named = [(jax.tree_util.keystr(path), np.asarray(leaf)) for path, leaf in leaves]
-        head = "".join(f"{name} {leaf.dtype} {leaf.shape[1:]}\n" for name, leaf in named).encode()
-        for i in range(len(rows)):
-            yield head + b"".join(leaf[i].tobytes() for _, leaf in named)
 
 
 def _lines(closed: core.ClosedJaxpr, numbers: dict[Any, int]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from dpjax_accounting import Mechanism
@@ -44,3 +45,9 @@ class StepwiseRun(Protocol):
         self, steps: int, *, dataset_total: dict[str, Any] | None, remarks: Sequence[str]
     ) -> dict[str, Any]:
         """Returns the privacy report of so many steps."""
+
+    def seal_coins(self, folder: Path) -> None:
+        """Writes which coins there are into the folder of the run, if it is audited."""
+
+    def open_coins(self, privacy: dict[str, Any]) -> dict[str, Any] | None:
+        """Returns the report of the audit once all steps are done; None without an audit."""

@@ -6,12 +6,14 @@ import contextlib
 import dataclasses
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 from dpjax_accounting import Ledger, dataset_total, report_page, write_text
 
+from dpjax.audit import audit_page
 from dpjax.privatize import RunKey
 from dpjax.training.devices.lead import agree_with_lead, from_lead, telling_failures
 from dpjax.training.files.atomic import write_json
@@ -173,6 +175,7 @@ class StoredRun:
         else:
             directory.clear_for_new_run(overwrite=self.overwrite)
             write_json(directory.private.identity, self.identity, mode=0o600)
+            run.seal_coins(directory.path)
             self.checkpoints.start()
             directory.private.store_key(self.run_key)
         self._is_begun = True
@@ -305,21 +308,29 @@ class StoredRun:
         privacy = run.report(step, dataset_total=total, remarks=remarks)
         write_json(directory.privacy, privacy)
         write_params(directory.params, state[0])
-        self._write_page(privacy)
+        self._write_page(self.directory.privacy_page, report_page, privacy)
+        self._write_audit(run.open_coins(privacy))
         self._is_finished = self._is_put_down = True
         directory.private.empty()
         lock, self.lock = self.lock, None
         directory.private.remove(lock)
 
-    def _write_page(self, privacy: dict[str, Any]) -> None:
-        """Writes privacy.html; what cannot be drawn does not end a run that is paid for."""
+    def _write_audit(self, audit: dict[str, Any] | None) -> None:
+        if audit is not None:
+            write_json(self.directory.audit, audit)
+            self._write_page(self.directory.audit_page, audit_page, audit)
+
+    def _write_page(
+        self, path: Path, draw: Callable[[dict[str, Any]], str], report: dict[str, Any]
+    ) -> None:
+        """Writes a page; what cannot be drawn does not end a run that is paid for."""
         try:
-            write_text(self.directory.privacy_page, report_page(privacy))
+            write_text(path, draw(report))
         except OSError:
             raise
         except Exception as error:
             warnings.warn(
-                f"privacy.html failed: {type(error).__name__}: {error}",
+                f"{path.name} failed: {type(error).__name__}: {error}",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -1,0 +1,1 @@
+"""Audits of `fit`: who has a coin, how units are scored, and what is reported."""
