@@ -126,7 +126,7 @@ def fit(
         ledger: the file of what was spent on the data set, charged with all steps before the first
             one. A loop that is left early stays charged with all of them.
         audit: records that fair coins put into training or leave out. After the last step the
-            result has the report of what leaks at least, and so has the folder (docs/audit/fit.md).
+            result has the report of what leaks at least, and so has the folder (docs/audit/guide.md).
 
     Returns:
         A run that has done no step yet: `.run()` trains to the end and returns parameters, ε,
