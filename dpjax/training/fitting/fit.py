@@ -15,8 +15,6 @@ from dpjax.privatize import ClippingRule, NoiseStrategy, PoissonSampler, RunKey,
 from dpjax.training.devices.hosts import check_agreement
 from dpjax.training.devices.layout import Layout, Rule
 from dpjax.training.devices.mesh import choose_mesh, describe_mesh
-from dpjax.training.fitting.auditing.audit_of_fit import AuditOfFit, flip
-from dpjax.training.fitting.auditing.checks import check_audit, check_power
 from dpjax.training.fitting.auditing.fit_audit import FitAudit
 from dpjax.training.fitting.checks import (
     check_owners,
@@ -126,7 +124,8 @@ def fit(
         ledger: the file of what was spent on the data set, charged with all steps before the first
             one. A loop that is left early stays charged with all of them.
         audit: records that fair coins put into training or leave out. After the last step the
-            result has the report of what leaks at least, and so has the folder (docs/audit/guide.md).
+            result has a report of what leaks at least, and so has the folder
+            (docs/audit/guide.md).
 
     Returns:
         A run that has done no step yet: `.run()` trains to the end and returns parameters, ε,
@@ -180,6 +179,9 @@ def fit(
     if audit is None:
         check_records(data, num_units)
     else:
+        # It loads seconds' worth of modules, which an import of dpjax must not.
+        from dpjax.training.fitting.auditing.checks import check_audit, check_power
+
         check_audit(audit, data, mechanism, num_units, ledger)
         # Records that a coin may leave out are protected too.
         num_protected = max(num_units, count_records(data))
@@ -224,8 +226,12 @@ def fit(
     if layout is not None:
         start, frozen = layout.place(start), layout.place(frozen)
     record_loss = _reading_frozen(loss) if frozen is None else loss
-    flipped = None if audit is None else flip(audit, data, key)
-    slots, present = (data, None) if flipped is None else (flipped.slots, flipped.present)
+    slots, present = data, None
+    if audit is not None:
+        from dpjax.training.fitting.auditing.audit_of_fit import AuditOfFit, flip
+
+        flipped = flip(audit, data, key)
+        slots, present = flipped.slots, flipped.present
     steps: TrainingSteps
     if accounted is None or checked is None:
         num_slots = num_units if present is None else len(present)
@@ -247,7 +253,7 @@ def fit(
         )
         noise_strategy = private.noise_strategy
     audited = None
-    if audit is not None and flipped is not None:
+    if audit is not None:
         score = audit.score
         if score is not None and frozen is None:
             score = _reading_frozen(score)

@@ -7,7 +7,7 @@ import secrets
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpjax_accounting import EpsilonBySteps, Mechanism
 from rich.console import Console
@@ -15,7 +15,6 @@ from rich.console import Console
 from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.callbacks.callback import Callback, CallbackCaller
 from dpjax.training.callbacks.progress import TrainingProgress
-from dpjax.training.fitting.auditing.audit_of_fit import AuditOfFit
 from dpjax.training.fitting.report import report_fit
 from dpjax.training.fitting.stored.followed_run import FollowedRun
 from dpjax.training.fitting.stored.stored_run import StoredRun
@@ -23,6 +22,9 @@ from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
 from dpjax.training.steps import TrainingSteps
 from dpjax.training.watches.divergence import DivergenceWatch
 from dpjax.typing import PyTree
+
+if TYPE_CHECKING:
+    from dpjax.training.fitting.auditing.audit_of_fit import AuditOfFit
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

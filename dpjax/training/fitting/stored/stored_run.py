@@ -13,7 +13,6 @@ from typing import Any
 import jax
 from dpjax_accounting import Ledger, dataset_total, report_page, write_text
 
-from dpjax.audit import audit_page
 from dpjax.privatize import RunKey
 from dpjax.training.devices.lead import agree_with_lead, from_lead, telling_failures
 from dpjax.training.files.atomic import write_json
@@ -317,6 +316,8 @@ class StoredRun:
 
     def _write_audit(self, audit: dict[str, Any] | None) -> None:
         if audit is not None:
+            from dpjax.audit import audit_page
+
             write_json(self.directory.audit, audit)
             self._write_page(self.directory.audit_page, audit_page, audit)
 

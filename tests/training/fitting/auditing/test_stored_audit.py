@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import dpjax
+from dpjax import audit
 from dpjax.audit import (
     flip_coins,
     number_ids,
@@ -14,7 +15,6 @@ from dpjax.audit import (
     read_manifest,
     verify_audit_report,
 )
-from dpjax.training.fitting.stored import stored_run
 from tests.training.fitting.auditing.audited_fit import CANARIES, KEY, QUIET, canaries, options
 
 
@@ -66,9 +66,9 @@ def test_what_is_audited_must_be_the_same(tmp_path):
             "audit score was None",
         ),
     )
-    for audit, words in others:
+    for other, words in others:
         with pytest.raises(ValueError, match=words):
-            fit(folder, run_key=None, resume=True, audit=audit)
+            fit(folder, run_key=None, resume=True, audit=other)
 
 
 def test_a_manifest_that_was_changed_since_is_no_audit(tmp_path):
@@ -90,7 +90,7 @@ def test_a_crash_while_reports_are_written_loses_no_audit(tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(stored_run, "audit_page", killed)
+        patched.setattr(audit, "audit_page", killed)
         with pytest.raises(dpjax.RunInterrupted):
             fit(folder).run(QUIET)
     first = read_audit_report(folder / "audit.json")
