@@ -1,4 +1,4 @@
-"""What the loops of `fit` and `finetune` cost beside the compiled step, and what a checkpoint costs.
+"""What the loops of `fit` and `finetune` cost beside the compiled step, and what a state costs.
 
     python benchmarks/loop_overhead.py
 
@@ -6,7 +6,8 @@ One model, one optimizer and one mechanism, trained by several loops in one proc
 turns of a few steps: a bare loop, which calls the two compiled programs of a step on microbatches
 that lie on the device already, and waits at the end of its turn only; `fit` without a folder; `fit`
 with one, at its default options; and `finetune`. They do the same steps on the same records. Each
-turn is compared with the turn of the bare loop beside it.
+turn is compared with the turn of the bare loop beside it: the time that passed, and the time that
+processors worked for this process, which other work on the machine disturbs less.
 
 Then `fit` with a folder takes turns with itself: in every other turn it stores its state. The
 difference of the turns is the price of one state, which is paid once in 60 seconds by default.
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -58,8 +59,8 @@ class Options:
     microbatch_size: int = 8
     max_length: int = 48
     num_records: int = 512
-    steps_per_turn: int = 4
-    num_turns: int = 15
+    steps_per_turn: int = 2
+    num_turns: int = 30
     steps_per_saving_turn: int = 8
     num_saving_turns: int = 8
     """Of each kind, with a state and without."""
@@ -72,19 +73,34 @@ class Options:
         return _WARM_UP + turns + (2 * self.num_saving_turns + 2) * self.steps_per_saving_turn
 
 
+class Seconds(NamedTuple):
+    """That passed, and that processors worked for this process."""
+
+    passed: float
+    worked: float
+
+    @classmethod
+    def now(cls) -> Seconds:
+        """Reads both clocks."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.passed - other.passed, self.worked - other.worked)
+
+
 class Turns:
     """A loop that does some steps when it is its turn, and waits for what it computes."""
 
     def __init__(self, steps: Iterator[Any]) -> None:
         self._steps = steps
 
-    def take(self, num_steps: int) -> float:
-        """Does so many steps and returns the seconds."""
-        start = time.perf_counter()
+    def take(self, num_steps: int) -> Seconds:
+        """Does so many steps and returns what they took."""
+        start = Seconds.now()
         for _ in range(num_steps):
             done = next(self._steps)
         jax.block_until_ready(done)
-        return time.perf_counter() - start
+        return Seconds.now() - start
 
 
 def write_texts(options: Options, folder: Path) -> dict[str, str]:
@@ -195,13 +211,13 @@ class _EnoughError(Exception):
     """All turns are taken."""
 
 
-def measure_loops(options: Options, run: Run, others: dict[str, Turns]) -> dict[str, list[float]]:
+def measure_loops(options: Options, run: Run, others: dict[str, Turns]) -> dict[str, list[Seconds]]:
     """Runs `finetune`; between its turns the others take theirs. Returns the seconds of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in (*others, "finetune")}
+    seconds: dict[str, list[Seconds]] = {name: [] for name in (*others, "finetune")}
     original = loop.run_steps
 
     def paced(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        num_done, start = 0, time.perf_counter()
+        num_done, start = 0, Seconds.now()
         for done in original(*args, **kwargs):
             yield done
             # The loop of finetune has done its work on this step.
@@ -210,7 +226,7 @@ def measure_loops(options: Options, run: Run, others: dict[str, Turns]) -> dict[
                 continue
             jax.block_until_ready((done.params, done.state))
             if num_done > _WARM_UP:
-                seconds["finetune"].append(time.perf_counter() - start)
+                seconds["finetune"].append(Seconds.now() - start)
             for name, other in others.items():
                 if num_done == _WARM_UP:
                     other.take(_WARM_UP)
@@ -218,7 +234,7 @@ def measure_loops(options: Options, run: Run, others: dict[str, Turns]) -> dict[
                     seconds[name].append(other.take(options.steps_per_turn))
             if len(seconds["finetune"]) == options.num_turns:
                 raise _EnoughError
-            start = time.perf_counter()
+            start = Seconds.now()
 
     loop.run_steps = paced
     try:
@@ -229,7 +245,7 @@ def measure_loops(options: Options, run: Run, others: dict[str, Turns]) -> dict[
     return seconds
 
 
-def measure_saving(options: Options, run: Run, folder: Path) -> list[float]:
+def measure_saving(options: Options, run: Run, folder: Path) -> list[Seconds]:
     """Returns how much longer turns take in which a state is stored, in seconds."""
     length = options.steps_per_saving_turn
     # A state is stored after the first step of every turn but the first.
@@ -271,33 +287,35 @@ def main(options: Options) -> None:
         ]
         del others
         saved = measure_saving(options, spare, folder)
-    state = {
-        "loop": "one state",
-        "bytes": _state_bytes(spare),
-        "seconds": statistics.median(saved),
-        "each": saved,
-        "share": statistics.median(saved) / DEFAULT_SECONDS,
-    }
-    table = Table("loop", "seconds a step", "beside the bare loop", title="Overhead of the loops")
+    state = {"loop": "one state", "bytes": _state_bytes(spare), "each": saved}
+    for index, name in enumerate(Seconds._fields):
+        state[name] = statistics.median(one[index] for one in saved)
+    state["share"] = state["passed"] / DEFAULT_SECONDS
+    table = Table(
+        "loop", "seconds a step", "beside the bare loop", "of processor time", title="The loops"
+    )
     for row in rows:
-        table.add_row(row["loop"], f"{row['seconds']:.3f}", f"{100 * row['overhead']:+.1f} %")
+        overheads = (f"{100 * row[name]:+.1f} %" for name in ("overhead", "overhead_worked"))
+        table.add_row(row["loop"], f"{row['seconds']:.3f}", *overheads)
     console.print(table)
     console.print(
-        f"A state of {state['bytes'] / 1e6:.0f} MB costs {state['seconds']:.2f} s of training, "
-        f"{100 * state['share']:.1f} % of the time at one in {DEFAULT_SECONDS:.0f} s"
+        f"A state of {state['bytes'] / 1e6:.0f} MB costs {state['passed']:.2f} s of training and "
+        f"{state['worked']:.2f} s of processors: {100 * state['share']:.1f} % of the time at one "
+        f"in {DEFAULT_SECONDS:.0f} s"
     )
     write_results(options.output, options, [*rows, state])
 
 
 def describe(
-    name: str, seconds: list[float], bare: list[float], steps_per_turn: int
+    name: str, seconds: list[Seconds], bare: list[Seconds], steps_per_turn: int
 ) -> dict[str, Any]:
-    """Returns the medians of a loop's turns, of which each has a turn of the bare loop beside it."""
-    ratios = [one / other for one, other in zip(seconds, bare, strict=True)]
+    """Returns the medians of a loop's turns, beside which the bare loop has turns of its own."""
+    pairs = list(zip(seconds, bare, strict=True))
     return {
         "loop": name,
-        "seconds": statistics.median(seconds) / steps_per_turn,
-        "overhead": statistics.median(ratios) - 1,
+        "seconds": statistics.median(one.passed for one in seconds) / steps_per_turn,
+        "overhead": statistics.median(one.passed / other.passed for one, other in pairs) - 1,
+        "overhead_worked": statistics.median(one.worked / other.worked for one, other in pairs) - 1,
         "each": seconds,
     }
 

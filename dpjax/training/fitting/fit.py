@@ -27,6 +27,12 @@ from dpjax.training.fitting.checks import (
     mean_batch_size,
 )
 from dpjax.training.fitting.correlated import STRATEGY, default_strategy, describe_strategy
+from dpjax.training.fitting.microbatch_size import (
+    MicrobatchSize,
+    check_microbatch_size,
+    find_size,
+    stored_size,
+)
 from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.training.fitting.records import (
     Records,
@@ -60,7 +66,7 @@ def fit(
     delta: float | None = None,
     frozen: PyTree = None,
     run_key: RunKey | None = None,
-    microbatch_size: int = 32,
+    microbatch_size: MicrobatchSize = 32,
     strategy: str = "auto",
     noise_strategy: NoiseStrategy | None = None,
     mesh: jax.sharding.Mesh | str | None = None,
@@ -97,7 +103,8 @@ def fit(
         frozen: a pytree of arrays that the loss reads and nothing trains.
         run_key: the secret of this run; use it in no other. Default: from the operating system.
         microbatch_size: records processed at once. It costs memory and changes results by rounding
-            only, ε not at all.
+            only, ε not at all. "auto" compiles the step and takes what fits into memory; a resumed
+            run keeps what it was started with.
         strategy: how clipped sums are computed, as for `clipped_grad`.
         noise_strategy: the strategy matrix of the correlated noise of `BandedDPSGD`, as for
             `private_gradient`.
@@ -168,9 +175,22 @@ def fit(
         (3.59, (2,))
     """
     accounted = checked_mechanism(mechanism)
-    if microbatch_size < 1:
-        raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
+    check_microbatch_size(microbatch_size)
     checked = checked_rule(accounted, clip_norm, rule)
+    record_loss = _reading_frozen(loss) if frozen is None else loss
+    if microbatch_size == "auto":
+        microbatch_size = stored_size(output_dir, resume=resume) or find_size(
+            record_loss,
+            params,
+            data,
+            mechanism=accounted,
+            rule=checked,
+            optimizer=optimizer,
+            frozen=frozen,
+            strategy=strategy,
+            noise_strategy=noise_strategy,
+            batch_size=mean_batch_size(mechanism),
+        )
     layout = _choose_layout(params, mesh, sharding, microbatch_size)
     start = checked_params(params)
     num_units = count_drawn(mechanism)
@@ -225,7 +245,6 @@ def fit(
         noise_strategy = default_strategy(accounted, None if opened is None else opened.stored)
     if layout is not None:
         start, frozen = layout.place(start), layout.place(frozen)
-    record_loss = _reading_frozen(loss) if frozen is None else loss
     slots, present = data, None
     if audit is not None:
         from dpjax.training.fitting.auditing.audit_of_fit import AuditOfFit, flip
@@ -279,6 +298,7 @@ def fit(
         state=optimizer.init(start) if layout is None else layout.init_state(optimizer.init, start),
         frozen=frozen,
         steps=steps,
+        microbatch_size=microbatch_size,
         batches=lambda step: _batches(steps, slots, step, microbatch_size, layout),
         spent=spent,
         watch=DivergenceWatch(batch_size, _ADVICE),

@@ -71,6 +71,7 @@ class Fit:
         state: the optimizer's state, likewise.
         frozen: what the loss reads beside them.
         steps: how a step is computed.
+        microbatch_size: records processed at once.
         batches: gives the microbatches of a step.
         spent: knows ε after each step; None without privacy.
         watch: tells whether training has diverged.
@@ -92,6 +93,7 @@ class Fit:
     state: PyTree
     frozen: PyTree
     steps: TrainingSteps
+    microbatch_size: int
     batches: MicrobatchesOfStep
     spent: EpsilonBySteps | None
     watch: DivergenceWatch

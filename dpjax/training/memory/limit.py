@@ -15,11 +15,14 @@ _CGROUP_LIMITS = (
 )
 
 
-def memory_limit() -> int:
+def memory_limit(option: str = "training.microbatch_size") -> int:
     """Returns the bytes that a step may use: nine tenths of what the first device can have.
 
     Of an accelerator that is what JAX may allocate, without what it holds already; of a CPU the
     machine's physical memory, or the control group's limit where that is less.
+
+    Args:
+        option: what to give as a number where the device does not tell.
 
     Raises:
         ValueError: the device does not tell.
@@ -31,8 +34,7 @@ def memory_limit() -> int:
     if device.platform == "cpu":
         return int(_SHARE * _memory_of_machine())
     raise ValueError(
-        f"{device.device_kind} does not tell how much memory it has. Give training.microbatch_size"
-        " as a number."
+        f"{device.device_kind} does not tell how much memory it has. Give {option} as a number."
     )
 
 

@@ -8,9 +8,19 @@ from collections.abc import Callable
 from dpjax.training.memory.step_memory import StepMemory
 from dpjax.training.memory.words import in_words
 
+_ADVICE = (
+    "Lower training.max_length, set compute.rematerialise, or train fewer parameters (lora.rank, "
+    "tuning)."
+)
+
 
 def largest_microbatch(
-    memory_of: Callable[[int], StepMemory], limit: int, largest: int
+    memory_of: Callable[[int], StepMemory],
+    limit: int,
+    largest: int,
+    *,
+    option: str = "training.microbatch_size",
+    advice: str = _ADVICE,
 ) -> StepMemory:
     """Finds the largest power of two of records whose step fits, by compiling few candidates.
 
@@ -22,6 +32,8 @@ def largest_microbatch(
         memory_of: compiles the step for a size.
         limit: bytes that a step may use.
         largest: the largest size that is wanted, at least 1.
+        option: the name of what is "auto".
+        advice: what to do where a single record does not fit.
 
     Returns:
         The memory of the size that was chosen.
@@ -41,10 +53,9 @@ def largest_microbatch(
     fits = memory_of(1) if too_large.microbatch_size > 1 else too_large
     if fits.peak > limit:
         raise ValueError(
-            "training.microbatch_size=auto finds no size that fits: one record at a time needs"
+            f"{option}=auto finds no size that fits: one record at a time needs"
             f" {in_words(fits.peak)}, and {in_words(limit)} may be used. {in_words(fits.held)} of"
-            " it are parameters, their sums and the optimizer's state. Lower training.max_length,"
-            " set compute.rematerialise, or train fewer parameters (lora.rank, tuning)."
+            f" it are parameters, their sums and the optimizer's state. {advice}"
         )
     while too_large.microbatch_size > 2 * fits.microbatch_size:
         predicted = _predicted(fits, too_large, limit)

@@ -84,7 +84,7 @@ def workspace_of(program: jax.stages.Compiled) -> int:
     if analysis is None:
         raise ValueError(
             f"the compiler for {jax.default_backend()} does not tell what memory a program needs."
-            " Give training.microbatch_size as a number."
+            " Give the microbatch size as a number."
         )
     # What is donated becomes output: it is counted once, as an argument.
     new_outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
