@@ -5,7 +5,7 @@
 One model, one optimizer and one mechanism, trained by several loops in one process, which take
 turns of a few steps: a bare loop, which calls the two compiled programs of a step on microbatches
 that lie on the device already, and waits at the end of its turn only; `fit` without a folder; `fit`
-with one, at its default options; and `finetune`. They do the same steps on the same records. Each
+with one; and `finetune`. They do the same steps on the same records. Each
 turn is compared with the turn of the bare loop beside it: the time that passed, and the time that
 processors worked for this process, which other work on the machine disturbs less.
 
@@ -135,6 +135,8 @@ def make_config(options: Options, folder: Path, paths: dict[str, str]) -> Finetu
                 "max_length": options.max_length,
                 "num_steps": options.num_steps,
                 "learning_rate": 1e-5,
+                # The price of a state is measured by itself.
+                "checkpoint_every_seconds": 3600,
             },
         }
     )
@@ -278,7 +280,9 @@ def main(options: Options) -> None:
         others = {
             "bare": Turns(bare_loop(spare)),
             "fit": Turns(states_of(fit_of(spare))),
-            "fit with a folder": Turns(states_of(fit_of(spare, output_dir=folder / "fit"))),
+            "fit with a folder": Turns(
+                states_of(fit_of(spare, output_dir=folder / "fit", checkpoint_every_seconds=3600))
+            ),
         }
         seconds = measure_loops(options, run, others)
         rows = [

@@ -10,6 +10,7 @@ import jax
 from dpjax_accounting import Mechanism
 
 from dpjax.privatize import ClippingRule, NoiseStrategy, PoissonSampler, RunKey
+from dpjax.training.devices.lead import from_lead
 from dpjax.training.fitting.records import Records, count_records, find_lengths
 from dpjax.training.fitting.stored.directory import FitDirectory, FitState
 from dpjax.training.fitting.stored.fingerprints import first_record
@@ -51,10 +52,14 @@ def stored_size(output_dir: str | Path | None, *, resume: bool) -> int | None:
     if output_dir is None or not resume:
         return None
     directory = FitDirectory(output_dir)
-    if directory.state() is not FitState.UNFINISHED:
-        return None
-    size = read(directory.private.identity).get(_OPTION)
-    return size if isinstance(size, int) else None
+
+    def read_size() -> int | None:
+        if directory.state() is not FitState.UNFINISHED:
+            return None
+        size = read(directory.private.identity).get(_OPTION)
+        return size if isinstance(size, int) else None
+
+    return from_lead(read_size)
 
 
 def find_size(
