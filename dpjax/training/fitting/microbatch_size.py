@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-from dpjax_accounting import Mechanism
+from dpjax_accounting import BandedDPSGD, Mechanism
 
 from dpjax.privatize import ClippingRule, NoiseStrategy, PoissonSampler, RunKey
 from dpjax.training.devices.lead import from_lead
@@ -94,8 +94,13 @@ def find_size(
 
     Raises:
         TypeError: data are neither arrays nor an object with `len` and `take`.
-        ValueError: a single record does not fit, or the device does not tell.
+        ValueError: a single record does not fit, the device does not tell, or noise is correlated.
     """
+    if isinstance(mechanism, BandedDPSGD):
+        raise ValueError(
+            f"{_OPTION}=auto cannot compile a step with correlated noise, got BandedDPSGD. Give "
+            f"{_OPTION} as a number."
+        )
     limit = memory_limit(_OPTION)
     find_lengths(data)
     # No number is drawn from the key: it makes the programs alone.
