@@ -126,5 +126,5 @@ def test_correlated_noise_needs_a_number():
         bands=2,
         column_norm=1.0,
     )
-    with pytest.raises(ValueError, match=r"correlated noise, got BandedDPSGD. Give microbatch_size"):
+    with pytest.raises(ValueError, match=r"correlated noise, got BandedDPSGD\. Give"):
         dpjax.fit(**options(mechanism=mechanism))
