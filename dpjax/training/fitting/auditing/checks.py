@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from dpjax_accounting import Mechanism
+from dpjax_accounting import Mechanism, UserLevelDPSGD
 
 from dpjax.audit import check_count
 from dpjax.privatize import why_all_must_be_present
@@ -118,6 +118,11 @@ def _check_mechanism(mechanism: Mechanism | NoPrivacy) -> None:
     if isinstance(mechanism, NoPrivacy):
         return
     name = type(mechanism).__name__
+    if isinstance(mechanism, UserLevelDPSGD):
+        raise ValueError(
+            "an audit flips a coin for each record, and its bound holds for records: with "
+            "UserLevelDPSGD the claim is one for owners. Take UserSampledDPSGD, or no audit"
+        )
     reason = why_all_must_be_present(type(mechanism))
     if reason is not None:
         raise ValueError(

@@ -11,11 +11,14 @@ from dpjax_accounting import (
     DPSGDSchedule,
     FixedSizeDPSGD,
     Segment,
+    UserLevelDPSGD,
+    UserSampledDPSGD,
     verify_report,
 )
 
 import dpjax
 from dpjax.audit import flip_coins, hold_out, number_ids, verify_audit_report
+from dpjax.data import OwnedRecords
 from dpjax.privatize.randomness import source
 from tests.training.fitting.auditing.audited_fit import (
     CANARIES,
@@ -166,6 +169,29 @@ def test_a_schedule_is_audited():
     assert verify_audit_report(result.audit) == []
 
 
+def test_a_user_with_all_records_may_be_a_canary():
+    data = {
+        "examples": np.zeros((NUM, 2, CANARIES), np.float32),
+        "mask": np.ones((NUM, 2), np.bool_),
+    }
+    users = {"examples": np.stack([canaries()] * 2, axis=1), "mask": np.ones((CANARIES, 2), bool)}
+    mechanism = UserSampledDPSGD(
+        num_units=NUM + 50,
+        expected_batch_size=90,
+        noise_multiplier=2.0,
+        num_steps=4,
+        records_per_user=2,
+    )
+    result = train(
+        loss=dpjax.unit_loss(attention, reduction="mean"),
+        data=data,
+        mechanism=mechanism,
+        audit=dpjax.FitAudit(canaries=users),
+    )
+    assert result.audit["verdict"]["conclusion"] != "violation"
+    assert result.audit["attack"]["auc"] > 0.6 and result.privacy["guarantee"]["unit"] == "user"
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -188,6 +214,20 @@ def test_a_schedule_is_audited():
             },
             ValueError,
             "FixedSizeDPSGD cannot: another unit would take the place of an absent one",
+        ),
+        (
+            {
+                "data": OwnedRecords(np.zeros((NUM, CANARIES), np.float32), range(NUM), at_most=1),
+                "mechanism": UserLevelDPSGD(
+                    num_records=NUM,
+                    records_per_user=1,
+                    expected_batch_size=4,
+                    noise_multiplier=2.0,
+                    num_steps=2,
+                ),
+            },
+            ValueError,
+            "UserLevelDPSGD the claim is one for owners",
         ),
         ({"ledger": "ledger", "output_dir": "run"}, ValueError, "give no ledger, or no audit"),
         (
