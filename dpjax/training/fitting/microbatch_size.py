@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 from dpjax_accounting import BandedDPSGD, Mechanism
 
-from dpjax.privatize import ClippingRule, NoiseStrategy, PoissonSampler, RunKey
+from dpjax.privatize import BandedStrategy, ClippingRule, NoiseStrategy, PoissonSampler, RunKey
 from dpjax.training.devices.lead import from_lead
 from dpjax.training.fitting.records import Records, count_records, find_lengths
 from dpjax.training.fitting.stored.directory import FitDirectory, FitState
@@ -94,13 +94,11 @@ def find_size(
 
     Raises:
         TypeError: data are neither arrays nor an object with `len` and `take`.
-        ValueError: a single record does not fit, the device does not tell, or noise is correlated.
+        ValueError: a single record does not fit, or the device does not tell.
     """
-    if isinstance(mechanism, BandedDPSGD):
-        raise ValueError(
-            f"{_OPTION}=auto cannot compile a step with correlated noise, got BandedDPSGD. Give "
-            f"{_OPTION} as a number."
-        )
+    if noise_strategy is None and isinstance(mechanism, BandedDPSGD):
+        # Any with as many bands needs as much memory, and the best one takes a search.
+        noise_strategy = BandedStrategy((1.0,) + (0.5,) * (mechanism.bands - 1))
     limit = memory_limit(_OPTION)
     find_lengths(data)
     # No number is drawn from the key: it makes the programs alone.
