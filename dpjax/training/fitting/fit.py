@@ -226,7 +226,7 @@ def fit(
         keep_checkpoints=keep_checkpoints,
         ledger=ledger,
     )
-    given_key = None if run_key is None else run_key.fingerprint()
+    given_key = None if run_key is None else checked_run_key(run_key).fingerprint()
     check_agreement({"folders": output_dir is None, "run keys": given_key})
     opened = open_folder(options, run_key)
     key = checked_run_key(run_key) if opened is None else opened.run_key
