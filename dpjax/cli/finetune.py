@@ -6,10 +6,12 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
 from dpjax.finetuning import FinetuneConfig, FinetuneResult, RunDirectory, RunState
+from dpjax.training import is_lead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +28,8 @@ class FinetuneCommand:
 
     def what_is_left(self) -> str:
         """Returns a sentence on what is stored of a run that failed; empty if nobody can tell."""
+        if jax.distributed.is_initialized() and not is_lead():
+            return ""
         try:
             state = RunDirectory(self.config.output_dir).state()
         except OSError:
@@ -50,8 +54,10 @@ class ReadyRun:
     execute: Callable[[Console], FinetuneResult]
 
     def run(self, console: Console) -> int:
-        """Trains, evaluates and reports; prints the result and returns 0."""
-        console.print(_table(self.execute(console)))
+        """Trains, evaluates and reports; prints the result, in one process, and returns 0."""
+        result = self.execute(console)
+        if is_lead():
+            console.print(_table(result))
         return 0
 
 

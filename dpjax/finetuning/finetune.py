@@ -45,14 +45,15 @@ def finetune(**options: Any) -> FinetuneResult:
     Returns:
         Accuracy or perplexity on the held-out records, (ε, δ), the attack's result; the model
         itself is in `output_dir/model`. What failed once the model was written is None, and a
-        sentence in `warnings` says why.
+        sentence in `warnings` says why. Where several processes train, the same in all of them
+        (docs/guide/devices.md).
 
     Raises:
         TypeError: an option is unknown or missing, or its value has the wrong type.
         FileNotFoundError, FileExistsError, ValueError: what is given does not exist or does not
             fit; found before any compilation.
         RunInterrupted: Ctrl-C or SIGTERM; the run can be resumed.
-        RunStopped: the disk is full, or training has diverged.
+        RunStopped: the disk is full, training has diverged, or another process has ended.
 
     Example:
         >>> from pathlib import Path

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from dpjax.finetuning.files.run_directory import RunDirectory
-from dpjax.training import read_rows, write_json
+from dpjax.training import from_lead, read_rows, write_json
 
 if TYPE_CHECKING:
     from dpjax.audit import AttackResult
@@ -91,9 +93,7 @@ def store_result(directory: RunDirectory, result: FinetuneResult) -> None:
 
     A run that is stopped while its secrets are deleted has the same result when it is resumed.
     """
-    stored = {name: getattr(result, name) for name in _STORED}
-    stored["samples"] = [dataclasses.asdict(sample) for sample in result.samples]
-    write_json(directory.results, stored, mode=0o600)
+    write_json(directory.results, _own_part(result), mode=0o600)
 
 
 def load_result(directory: RunDirectory) -> FinetuneResult:
@@ -102,27 +102,59 @@ def load_result(directory: RunDirectory) -> FinetuneResult:
     Raises:
         FileNotFoundError, ValueError: a file is missing or damaged.
     """
+    files = {"attack": directory.attack, "audit": directory.audit}
+    told = _read(directory.results) | {
+        "privacy": _read(directory.privacy),
+        "metrics": read_rows(directory.metrics),
+        **{name: _read(path) if path.exists() else None for name, path in files.items()},
+    }
+    return _from_dict(directory.path, told)
+
+
+def _to_dict(result: FinetuneResult) -> dict[str, Any]:
+    """Returns all but the folder, ready for JSON."""
+    return _own_part(result) | {
+        "attack": None if result.attack is None else result.attack.to_dict(),
+        **{name: getattr(result, name) for name in ("privacy", "metrics", "audit")},
+    }
+
+
+def _from_dict(output_dir: Path, told: dict[str, Any]) -> FinetuneResult:
+    """Returns the result that `_to_dict` was given."""
     from dpjax.audit import AttackResult
 
-    stored = _read(directory.results)
-    quality = stored.pop("quality")
-    privacy = _read(directory.privacy)
-    attack = None
-    if directory.attack.exists():
-        attack = AttackResult.from_dict(_read(directory.attack))
-    guarantee = privacy["guarantee"] or {"epsilon": None, "delta": None}
+    guarantee = told["privacy"]["guarantee"] or {"epsilon": None, "delta": None}
+    quality, attack = told["quality"], told["attack"]
+    kinds = {
+        "attack": None if attack is None else AttackResult.from_dict(attack),
+        "quality": None if quality is None else (quality[0], quality[1]),
+        "warnings": tuple(told["warnings"]),
+        "samples": [Sample(**sample) for sample in told["samples"]],
+    }
     return FinetuneResult(
-        output_dir=directory.path,
+        output_dir=output_dir,
         epsilon=guarantee["epsilon"],
         delta=guarantee["delta"],
-        attack=attack,
-        audit=_read(directory.audit) if directory.audit.exists() else None,
-        privacy=privacy,
-        metrics=read_rows(directory.metrics),
-        samples=[Sample(**sample) for sample in stored.pop("samples")],
-        quality=None if quality is None else (quality[0], quality[1]),
-        **stored | {"warnings": tuple(stored["warnings"])},
+        **told | kinds,
     )
+
+
+def result_of_lead(output_dir: Path, own: FinetuneResult | None) -> FinetuneResult:
+    """Returns the result of the process that keeps the files, in every process.
+
+    Args:
+        output_dir: the run directory.
+        own: the result; None in the other processes.
+    """
+    if own is not None and jax.process_count() == 1:
+        return own
+    told = from_lead(lambda: {} if own is None else _to_dict(own))
+    return _from_dict(output_dir, told) if own is None else own
+
+
+def _own_part(result: FinetuneResult) -> dict[str, Any]:
+    own = {name: getattr(result, name) for name in _STORED}
+    return own | {"samples": [dataclasses.asdict(sample) for sample in result.samples]}
 
 
 def _read(path: Path) -> dict[str, Any]:

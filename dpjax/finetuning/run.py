@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dpjax_accounting import Ledger, finish_folder
+import jax
+from dpjax_accounting import Ledger
 from rich.console import Console
 
 from dpjax.finetuning.after_training import Stages, measure
+from dpjax.finetuning.files.lead_alone import in_lead, raise_if_cut_off
 from dpjax.finetuning.reports import privacy_report
 from dpjax.finetuning.reports.headline import headline
-from dpjax.finetuning.result import FinetuneResult
-from dpjax.finetuning.setup.initial_a import starts_at_principal_a, store_a, with_principal_a
+from dpjax.finetuning.result import FinetuneResult, result_of_lead
+from dpjax.finetuning.setup.model.initial_a import (
+    starts_at_principal_a,
+    store_a,
+    with_a_of_lead,
+    with_principal_a,
+)
+from dpjax.finetuning.setup.model.load import load_model
 from dpjax.finetuning.setup.start import MeasuredRun, Run
 from dpjax.finetuning.training.loop import Trained, train
-from dpjax.models import (
-    Model,
-    has_lora,
-    is_own_base,
-    merged_copy,
-    revision_of,
-    save_adapter,
-    save_model,
-)
+from dpjax.finetuning.training.whole_model import bring_to_lead, write_model
 from dpjax.training import (
     TOTAL_UNKNOWN,
     Callback,
+    DirectoryLock,
     Interrupts,
     RunDiverged,
     RunInterrupted,
     RunStopped,
-    partial_of,
+    is_lead,
     read_rows,
     steps_on_record,
     stopping_on_file_errors,
@@ -50,6 +50,10 @@ def execute(
 ) -> FinetuneResult:
     """Trains, writes the tuned model, evaluates, attacks and reports.
 
+    Where several processes train, each must call this, and all return the same. Process 0 keeps
+    the files, shows progress and tells callbacks; once training is done it goes on alone, and the
+    others wait.
+
     Args:
         run: what `set_up` made.
         console: where progress is shown; default: a new one.
@@ -57,12 +61,11 @@ def execute(
 
     Raises:
         RunInterrupted: Ctrl-C or SIGTERM; the run can be resumed.
-        RunStopped: the disk is full, or training has diverged.
+        RunStopped: the disk is full, training has diverged, or another process has ended.
         RunInUse: another process has the folder.
 
     Example:
-        >>> from pathlib import Path
-        >>> from dpjax.data import DataSource
+        >>>         >>> from dpjax.data import DataSource
         >>> from dpjax.demo.checkpoint import find_minilm
         >>> from dpjax.demo.run import write_data
         >>> from dpjax.finetuning import FinetuneConfig, Privacy, Training, set_up
@@ -80,25 +83,32 @@ def execute(
         >>> execute(set_up(config), Console(quiet=True)).epsilon <= 3.0
         True
     """
-    console = console or Console()
+    console = (console or Console()) if is_lead() else Console(quiet=True)
+    lock = in_lead(lambda: run.lock or run.directory.lock())
     with (
-        run.lock or run.directory.lock() as lock,
+        lock or contextlib.nullcontext(),
         Interrupts() as interrupts,
         interrupts.saying("stopped; the same command with --resume goes on from there", 0),
     ):
         finished = _finish(run, console, interrupts, callbacks)
-        with (
-            interrupts.saying(
-                "stopped while private/ was being deleted; everything else is done, and the same "
-                "command with --resume deletes the rest",
-                len(finished.metrics),
-            ),
-            stopping_on_file_errors("while private/ was being deleted", "deletes the rest"),
-        ):
-            run.directory.forget_secrets(lock)
+        in_lead(lambda: _forget_secrets(run, lock, interrupts, len(finished.metrics)))
     for warning in finished.warnings:
         console.print(f"WARNING: {warning}", highlight=False, markup=False, soft_wrap=True)
     return finished
+
+
+def _forget_secrets(
+    run: Run | MeasuredRun, lock: DirectoryLock | None, interrupts: Interrupts, step: int
+) -> None:
+    with (
+        interrupts.saying(
+            "stopped while private/ was being deleted; everything else is done, and the same "
+            "command with --resume deletes the rest",
+            step,
+        ),
+        stopping_on_file_errors("while private/ was being deleted", "deletes the rest"),
+    ):
+        run.directory.forget_secrets(lock)
 
 
 def _finish(
@@ -106,10 +116,36 @@ def _finish(
 ) -> FinetuneResult:
     if isinstance(run, MeasuredRun):
         return run.result
-    plan, directory = run.plan, run.directory
-    told = (*callbacks, *plan.config.tracking.make_callbacks())
+    plan = run.plan
     # What the accountant cannot answer is found now: the model is written after this report.
     privacy_report.build(plan, run.run_key, run.run_id, plan.num_steps)
+    start = functools.partial(_start, run, console, interrupts, callbacks)
+    started = in_lead(start, takes_long=True) or _Started(run, None, ())
+    if starts_at_principal_a(plan.config) and not run.resumes and jax.process_count() > 1:
+        model = with_a_of_lead(run.model, started.run.model if is_lead() else None)
+        started = started._replace(run=dataclasses.replace(run, model=model))
+    trained = _train(started, console, interrupts)
+    ready = bring_to_lead(started.run, trained.trainable)
+    with contextlib.nullcontext() if is_lead() else interrupts.deferred():
+        complete = functools.partial(_complete, ready, started.ledger, trained, interrupts)
+        finished = in_lead(complete, takes_long=True)
+        return result_of_lead(run.directory.path, finished)
+
+
+class _Started(NamedTuple):
+    """A run that was put on record."""
+
+    run: Run
+    ledger: Ledger | None
+    callbacks: Sequence[Callback]
+
+
+def _start(
+    run: Run, console: Console, interrupts: Interrupts, callbacks: Sequence[Callback]
+) -> _Started:
+    """Writes what a resumption needs, and puts the run on record before any of it is released."""
+    plan, directory = run.plan, run.directory
+    told = (*callbacks, *plan.config.tracking.make_callbacks())
     start = "stopped before a step was done; the same command with --resume goes on from there"
     if not run.resumes:
         with interrupts.saying(start, 0):
@@ -124,7 +160,6 @@ def _finish(
             run = _begin(run)
         elif not directory.has_config():
             write_json(directory.config, dataclasses.replace(plan.config, resume=False).to_dict())
-        # On record before any of it is released.
         ledger = None if run.ledger is None else run.ledger.charge()
         console.print(
             headline(plan, run.run_key, run.model.describe_share()),
@@ -134,8 +169,14 @@ def _finish(
         if not directory.privacy.exists():
             _note_progress(run, ledger, 0)
         interrupts.raise_pending()
-    trained = _train(run, ledger, console, interrupts, told)
-    tuned = run.model.replace(trainable=trained.trainable)
+    return _Started(run, ledger, told)
+
+
+def _complete(
+    run: Run, ledger: Ledger | None, trained: Trained, interrupts: Interrupts
+) -> FinetuneResult:
+    """Writes the tuned model, which the run has by now, and then measures it."""
+    plan, tuned = run.plan, run.model
     write = "stopped while the tuned model was being written; the same command with --resume "
     with (
         interrupts.saying(f"{write}writes it", plan.num_steps),
@@ -143,7 +184,7 @@ def _finish(
     ):
         # What was spent is on record before anything that spent it is written.
         privacy, ledger_error = _note_progress(run, ledger, plan.num_steps)
-        _write_model(run, tuned.merge())
+        write_model(run, tuned.merge())
     stages = Stages(interrupts)
     if ledger_error is not None:
         stages.warnings.append(f"{TOTAL_UNKNOWN} The reason: {ledger_error}")
@@ -163,8 +204,9 @@ def _begin(run: Run) -> Run:
     directory = run.directory
     if starts_at_principal_a(run.plan.config):
         key = run.run_key.model_key("random texts")
-        model = with_principal_a(run.model, run.plan.checkpoint, key)
-        run = dataclasses.replace(run, model=model)
+        is_here = jax.process_count() == 1
+        model = run.model if is_here else load_model(run.plan, run.run_key, None)
+        run = dataclasses.replace(run, model=with_principal_a(model, run.plan.checkpoint, key))
     write_json(directory.identity, run.identity, mode=0o600)
     write_json(directory.config, run.plan.config.to_dict())
     if starts_at_principal_a(run.plan.config):
@@ -176,14 +218,9 @@ def _begin(run: Run) -> Run:
     return run
 
 
-def _train(
-    run: Run,
-    ledger: Ledger | None,
-    console: Console,
-    interrupts: Interrupts,
-    callbacks: Sequence[Callback],
-) -> Trained:
+def _train(started: _Started, console: Console, interrupts: Interrupts) -> Trained:
     """Runs the steps; however that ends, what was spent is on record."""
+    run, ledger, callbacks = started
 
     def stop_at(step: int) -> None:
         if ledger is not None:
@@ -198,21 +235,25 @@ def _train(
         try:
             return train(run, console, note_progress, interrupts, callbacks)
         except (RunInterrupted, RunDiverged) as stopped:
-            stop_at(stopped.step)
+            if is_lead():
+                stop_at(stopped.step)
             raise
         except (RunStopped, OSError):
             raise
         except (KeyboardInterrupt, Exception) as error:
-            done = run.checkpoints.find().step
+            done = run.checkpoints.find().step if is_lead() else 0
             # An exception may be what somebody made of the KeyboardInterrupt.
             if isinstance(error, KeyboardInterrupt) or interrupts.number is not None:
+                last = f"after step {done}, whose state is stored"
                 raise RunInterrupted(
-                    f"stopped at once; the same command with --resume goes on after step {done}, "
-                    "whose state is stored",
+                    "stopped at once; the same command with --resume goes on "
+                    + (last if is_lead() else "from the state that was stored last"),
                     done,
                     interrupts.acknowledge(),
                 ) from None
-            if done == 0:
+            if jax.process_count() > 1:
+                raise_if_cut_off(error)
+            elif done == 0:
                 # It would fail again in the same way, and no state is lost.
                 stop_at(len(read_rows(directory.metrics)))
                 directory.forget_secrets()
@@ -247,28 +288,3 @@ def _note_progress(run: Run, ledger: Ledger | None, step: int) -> _Noted:
         privacy, ledger_error = build(total_is_unknown=True), error
     write_json(run.directory.privacy, privacy)
     return _Noted(privacy, ledger_error)
-
-
-def _write_model(run: Run, tuned: Model) -> None:
-    """Writes model/ and then adapter/, each as a whole; what is there already stays."""
-    plan, directory = run.plan, run.directory
-
-    def write_tuned(folder: Path) -> None:
-        save_model(merged_copy(tuned), folder, source=plan.checkpoint, label_names=plan.task.labels)
-
-    def write_adapter(folder: Path) -> None:
-        revision = revision_of(plan.checkpoint)
-        save_adapter(tuned, folder, base=plan.config.model, revision=revision)
-
-    _write_folder(directory.model, write_tuned)
-    if has_lora(tuned) and is_own_base(tuned, plan.checkpoint):
-        _write_folder(directory.adapter, write_adapter)
-
-
-def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    if folder.exists():
-        return
-    partial = partial_of(folder)
-    shutil.rmtree(partial, ignore_errors=True)
-    write(partial)
-    finish_folder(partial, folder)

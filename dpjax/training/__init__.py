@@ -8,6 +8,7 @@ from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as Weig
 from dpjax.training.devices.clusters.distributed import (
     initialize_distributed as initialize_distributed,
 )
+from dpjax.training.devices.hosts import check_agreement as check_agreement
 from dpjax.training.devices.layout import Layout as Layout
 from dpjax.training.devices.layout import spread as spread
 from dpjax.training.devices.lead import agree as agree
@@ -117,6 +118,7 @@ __all__ = [
     "agree_with_lead",
     "are_same_kinds",
     "average_of",
+    "check_agreement",
     "choose_mesh",
     "common_assumptions",
     "default_strategy",

@@ -14,6 +14,7 @@ import dpjax
 from dpjax.finetuning import after_training, run
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.reports import run_report
+from dpjax.finetuning.training import whole_model
 from dpjax.training import RunStopped
 from dpjax.training import loop as loop_of_all
 from dpjax.training.files import array_folder, metrics_log
@@ -115,8 +116,8 @@ def no_space(*_, **__):
         ((run, "write_json"), "before a step was done"),
         ((metrics_log, "_line"), "in training"),
         ((array_folder, "finish_folder"), "in training"),
-        ((run, "save_model"), "while the tuned model was being written"),
-        ((run, "finish_folder"), "while the tuned model was being written"),
+        ((whole_model, "save_model"), "while the tuned model was being written"),
+        ((whole_model, "finish_folder"), "while the tuned model was being written"),
     ],
 )
 def test_a_full_disk_is_one_sentence_and_resumable(

@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from dpjax.cli.main import main
-from dpjax.finetuning import run
 from dpjax.finetuning.setup import start
-from dpjax.finetuning.training import loop
+from dpjax.finetuning.training import loop, whole_model
 from dpjax.training import loop as loop_of_all
 
 
@@ -50,7 +49,7 @@ def test_what_nobody_foresaw_is_a_sentence_before_it_is_a_traceback(
         assert "KeyError: 'unheard of'" in first and "report it" in first
         assert first.endswith(status) and rest[0].startswith("Traceback")
     with monkeypatch.context() as patch:
-        patch.setattr(run, "save_model", fault)
+        patch.setattr(whole_model, "save_model", fault)
         assert main([*words(options), "--overwrite"]) == 1
     assert "--resume goes on from there" in capsys.readouterr().err.splitlines()[0]
     assert main([*words(options), "--resume"]) == 0

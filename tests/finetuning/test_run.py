@@ -12,9 +12,8 @@ from dpjax_accounting import DPSGD, verify_report
 from safetensors.numpy import load_file
 
 import dpjax
-from dpjax.finetuning import run
-from dpjax.finetuning.setup import initial_a
-from dpjax.finetuning.training import loop
+from dpjax.finetuning.setup.model import initial_a
+from dpjax.finetuning.training import loop, whole_model
 from dpjax.training import RunInterrupted
 
 
@@ -205,7 +204,7 @@ def test_what_is_spent_is_on_record_before_the_model_is_written(options, monkeyp
     def crash(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(run, "save_model", crash)
+    monkeypatch.setattr(whole_model, "save_model", crash)
     with pytest.raises(OSError, match="disk full"):
         dpjax.finetune(**options)
     privacy = read_json(options["output_dir"] / "privacy.json")

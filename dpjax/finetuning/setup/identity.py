@@ -12,11 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
 from dpjax.training import (
     STRATEGY,
     are_same_kinds,
+    check_agreement,
     describe_numerics,
     describe_strategy,
     remark_on_devices,
@@ -118,6 +120,24 @@ def check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
         )
 
 
+def check_options_agree(config: FinetuneConfig) -> None:
+    """Raises ValueError if processes that train together were given different options.
+
+    Each may name another output_dir: process 0 alone writes there.
+    """
+    options = _flat(config.to_dict())
+    check_agreement({name: options[name] for name in options if name != "output_dir"})
+
+
+def check_plans_agree(described: dict[str, Any]) -> None:
+    """Raises ValueError if processes that train together have different files or settings."""
+    names = {"data": "training data", "evaluation_data": "evaluation data"}
+    names |= {"checkpoint": "checkpoints", "jax": "settings of JAX", "mechanism": "mechanisms"}
+    check_agreement(
+        {names.get(name, name): value for name, value in described.items() if name != "config"}
+    )
+
+
 def remarks_on_devices(stored: dict[str, Any], given: dict[str, Any]) -> tuple[str, ...]:
     """Says so where the devices share the work in another way than when the run was started.
 
@@ -151,10 +171,15 @@ def hash_of_checkpoint(folder: Path) -> str:
 
 def _options(config: dict[str, Any]) -> dict[str, Any]:
     """The options by their names on the command line, without those that change nothing."""
+    return {name: value for name, value in _flat(config).items() if name not in _FREE_OPTIONS}
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    """All options by their names on the command line."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
             flat |= {f"{name}.{inner}": inner_value for inner, inner_value in value.items()}
         else:
             flat[name] = value
-    return {name: value for name, value in flat.items() if name not in _FREE_OPTIONS}
+    return flat

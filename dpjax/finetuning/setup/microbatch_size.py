@@ -6,10 +6,18 @@ import dataclasses
 from typing import Any
 
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.files.lead_alone import in_lead
 from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.steps import abstract_split, step_programs
-from dpjax.training import StepMemory, StepPrograms, in_words, largest_microbatch, memory_limit
+from dpjax.training import (
+    StepMemory,
+    StepPrograms,
+    from_lead,
+    in_words,
+    largest_microbatch,
+    memory_limit,
+)
 
 # The last microbatch of a step is filled up with rows that do not count: on average half of one.
 _LARGEST_SHARE = 4
@@ -44,21 +52,27 @@ def with_microbatch_size(config: FinetuneConfig, size: int) -> FinetuneConfig:
 def resolve_auto(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
     """Returns a run that knows its microbatch size, and what there is to say about the choice.
 
-    Nothing is read of the weights, and nothing is run.
+    Nothing is read of the weights, and nothing is run. Of several processes, process 0 chooses.
 
     Raises:
         ValueError: a single record does not fit, or the device does not tell.
     """
     if plan.config.training.microbatch_size != "auto":
         return plan, ()
-    programs, limit = step_programs(plan, abstract_split(plan)), memory_limit()
-    memory = chosen_memory(plan, programs, limit)
+    choice = in_lead(lambda: _choose(plan), takes_long=True)
+    size, notice = from_lead(lambda: choice or (1, ""))
+    return dataclasses.replace(plan, config=with_microbatch_size(plan.config, size)), (notice,)
+
+
+def _choose(plan: Plan) -> tuple[int, str]:
+    """The number of records at once, and a sentence on it."""
+    limit = memory_limit()
+    memory = chosen_memory(plan, step_programs(plan, abstract_split(plan)), limit)
     size = memory.microbatch_size
-    notice = (
+    return size, (
         f"{OPTION}=auto: {size} records at once. The compiled step needs {in_words(memory.peak)}"
         f" for texts of {plan.config.training.max_length} tokens; {in_words(limit)} may be used"
     )
-    return dataclasses.replace(plan, config=with_microbatch_size(plan.config, size)), (notice,)
 
 
 def resumed_auto(

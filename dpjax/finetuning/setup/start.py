@@ -8,27 +8,25 @@ import secrets
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dpjax.data import EncodedRecords
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.files.lead_alone import in_all, in_lead
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
-from dpjax.finetuning.result import FinetuneResult, load_result
+from dpjax.finetuning.result import FinetuneResult, load_result, result_of_lead
 from dpjax.finetuning.setup import identity
 from dpjax.finetuning.setup.audited_records import AuditedRecords, prepare_audit
-from dpjax.finetuning.setup.initial_a import starts_at_principal_a, with_stored_a
 from dpjax.finetuning.setup.microbatch_size import resolve_auto, resumed_auto
+from dpjax.finetuning.setup.model.initial_a import (
+    starts_at_principal_a,
+    with_a_of_lead,
+    with_stored_a,
+)
+from dpjax.finetuning.setup.model.load import load_model, model_layout
 from dpjax.finetuning.setup.plan import Plan, prepare, with_strategy
 from dpjax.finetuning.setup.run_ledger import ledger_of
-from dpjax.models import (
-    SplitModel,
-    Trainable,
-    add_lora,
-    num_stacked_axes,
-    split_trainable,
-    tensor_axis,
-)
+from dpjax.models import SplitModel
 from dpjax.privatize import RunKey
 from dpjax.training import (
     Checkpoints,
@@ -37,8 +35,8 @@ from dpjax.training import (
     RunLedger,
     choose_mesh,
     describe_mesh,
+    from_lead,
     initialize_distributed,
-    spread,
 )
 
 
@@ -56,7 +54,7 @@ class Run:
         model: what it trains, split by what is trained.
         layout: where its parameters lie; None for a single device.
         audited: the records with coins; None without an audit.
-        lock: of the folder, where that was there already.
+        lock: of the folder, where that was there already; None where another process keeps files.
         resumes: whether it goes on with one that was interrupted.
         notices: sentences for whoever asked for the run.
     """
@@ -104,8 +102,11 @@ def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
     high-temperature here, training.microbatch_size=auto compiles steps, and the matrix of
     correlated noise is searched for.
 
+    Where several processes train, each must call this. Process 0 alone looks at the folder.
+
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
+            What is wrong in one process, all raise.
         RunInUse: another process has the folder.
 
     Example:
@@ -121,35 +122,37 @@ def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
         (2, False)
     """
     initialize_distributed(config.compute.distributed)
+    identity.check_options_agree(config)
+    _check_fits_processes(config)
     directory = RunDirectory(config.output_dir)
-    lock = directory.lock() if directory.private.is_dir() else None
+    lock = in_lead(lambda: directory.lock() if directory.private.is_dir() else None)
     try:
-        state, notices = _find_state(config, directory)
-        if state is RunState.MEASURED:
-            return MeasuredRun(directory, lock, load_result(directory))
-        return _make_run(config, directory, lock, state is RunState.UNFINISHED, notices)
+        state, notices = from_lead(lambda: _find_state(config, directory))
+        if RunState[state] is RunState.MEASURED:
+            result = result_of_lead(directory.path, in_lead(lambda: load_result(directory)))
+            return MeasuredRun(directory, lock, result)
+        resumes = RunState[state] is RunState.UNFINISHED
+        return _make_run(config, directory, lock, resumes, tuple(notices))
     except BaseException:
         if lock is not None:
             lock.release()
         raise
 
 
-def _find_state(
-    config: FinetuneConfig, directory: RunDirectory
-) -> tuple[RunState, tuple[str, ...]]:
-    """Finds what to go on from, NEW if from nothing, and what there is to say about it."""
+def _find_state(config: FinetuneConfig, directory: RunDirectory) -> tuple[str, tuple[str, ...]]:
+    """Finds the name of what to go on from, NEW if from nothing, and what to say about it."""
     if config.overwrite:
         directory.check_replaceable()
-        return RunState.NEW, directory.remarks_on_clearing()
+        return RunState.NEW.name, directory.remarks_on_clearing()
     if not config.resume:
         directory.check_free()
-        return RunState.NEW, ()
+        return RunState.NEW.name, ()
     state = directory.check_resumable()
     if state in (RunState.NEW, RunState.NOT_STARTED):
-        return RunState.NEW, (
+        return RunState.NEW.name, (
             f"nothing to resume: {directory.path} holds {state.value}; the run starts there",
         )
-    return state, directory.remarks_on_resuming()
+    return state.name, directory.remarks_on_resuming()
 
 
 def _make_run(
@@ -159,10 +162,10 @@ def _make_run(
     resumes: bool,
     notices: tuple[str, ...],
 ) -> Run:
-    stored = identity.read(directory.identity) if resumes else {}
-    started_at = datetime.datetime.now().replace(microsecond=0)
+    stored = from_lead(lambda: identity.read(directory.identity)) if resumes else {}
+    now = from_lead(lambda: datetime.datetime.now().replace(microsecond=0).isoformat())
+    started_at = datetime.datetime.fromisoformat(stored["started_at"] if resumes else now)
     if resumes:
-        started_at = datetime.datetime.fromisoformat(stored["started_at"])
         config, said = resumed_auto(config, stored)
         notices += said
     size = config.training.microbatch_size
@@ -171,29 +174,29 @@ def _make_run(
     layout, on_devices = _choose_layout(
         config, jax.device_count() * config.records_per_unit if size == "auto" else size
     )
-    prepared = with_strategy(prepare(config, started_at=started_at), stored)
-    plan, said = resolve_auto(prepared)
+    prepared = in_all(lambda: prepare(config, started_at=started_at))
+    plan, said = resolve_auto(with_strategy(prepared, stored))
     notices += said
     if size == "auto":
         layout, on_devices = _choose_layout(config, plan.microbatch_size)
-    described = identity.describe(plan, describe_mesh(None if layout is None else layout.mesh))
+    mesh = describe_mesh(None if layout is None else layout.mesh)
+    described = in_all(lambda: identity.describe(plan, mesh))
+    identity.check_plans_agree(described)
     if resumes:
         identity.check_same(stored, described)
         on_devices += identity.remarks_on_devices(stored, described)
         checkpoints = Checkpoints(directory.checkpoint, config.training.keep_checkpoints)
-        notices += checkpoints.find().remarks
-        run_key, run_id = directory.load_key(), stored["run_id"]
-    else:
-        seed = config.seed
-        run_key = RunKey.from_os_entropy() if seed is None else RunKey.from_seed(seed)
-        run_id = secrets.token_hex(16)
+        notices += tuple(from_lead(lambda: checkpoints.find().remarks))
+    run_key = _shared_key(config, directory, resumes)
+    run_id = stored["run_id"] if resumes else from_lead(lambda: secrets.token_hex(16))
     ledger = ledger_of(plan, run_key, run_id)
     if ledger is not None:
-        ledger.check()
-    plan, audited = prepare_audit(plan, run_key, directory.path if resumes else None)
-    model = _load_model(plan, run_key, layout)
+        in_lead(ledger.check)
+    sealed_in = directory.path if resumes else None
+    plan, audited = in_all(lambda: prepare_audit(plan, run_key, sealed_in))
+    model = in_all(lambda: load_model(plan, run_key, layout))
     if resumes and starts_at_principal_a(config):
-        model = with_stored_a(model, directory.start_a)
+        model = _with_stored_a(plan, run_key, model, directory)
     return Run(
         plan=plan,
         directory=directory,
@@ -210,15 +213,50 @@ def _make_run(
     )
 
 
+def _with_stored_a(
+    plan: Plan, run_key: RunKey, model: SplitModel, directory: RunDirectory
+) -> SplitModel:
+    """The model with the A that the run was started with, which process 0 reads."""
+    if jax.process_count() == 1:
+        return with_stored_a(model, directory.start_a)
+
+    def read() -> SplitModel:
+        return with_stored_a(load_model(plan, run_key, None), directory.start_a)
+
+    return with_a_of_lead(model, in_lead(read, takes_long=True))
+
+
+def _shared_key(config: FinetuneConfig, directory: RunDirectory, resumes: bool) -> RunKey:
+    """The secret of the run, which process 0 makes or reads; it sends it to the others."""
+
+    def make() -> RunKey:
+        if resumes:
+            return directory.load_key()
+        return RunKey.from_os_entropy() if config.seed is None else RunKey.from_seed(config.seed)
+
+    own = in_lead(make)
+    secret, fixed_seed = from_lead(
+        lambda: (own.secret.hex(), own.fixed_seed) if own else ("", False)
+    )
+    return RunKey(bytes.fromhex(secret), fixed_seed)
+
+
+def _check_fits_processes(config: FinetuneConfig) -> None:
+    """Refuses what one process alone can do, where several train."""
+    if jax.process_count() == 1:
+        return
+    if config.audit.kind == "high-temperature":
+        raise ValueError(
+            "audit.kind must be another one than high-temperature where "
+            f"{jax.process_count()} processes train: each would have the model write canaries of "
+            "its own"
+        )
+
+
 def _choose_layout(
     config: FinetuneConfig, microbatch_size: int
 ) -> tuple[Layout | None, tuple[str, ...]]:
     """Where the parameters lie, None for a single device; and what there is to say about it."""
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"finetune runs in one process, got {jax.process_count()}: every one would write the "
-            "folder of the run. Start it without jax.distributed.initialize, or take dpjax.fit"
-        )
     size, size_name = microbatch_size, "training.microbatch_size"
     if config.records_per_unit > 1:
         # The rows that devices share are owners.
@@ -226,6 +264,8 @@ def _choose_layout(
         size_name += " / privacy.records_per_owner"
     mesh, notice = choose_mesh(config.compute.mesh, size, name="compute.mesh", size_name=size_name)
     notices = (notice,) if notice else ()
+    if mesh is None and jax.process_count() > 1:
+        raise ValueError(f"several processes must share all devices, but {notice}")
     if mesh is None:
         return None, notices
     if config.compute.scan_layers and mesh.shape["fsdp"] > 1:
@@ -234,46 +274,3 @@ def _choose_layout(
             f"compute.mesh={config.compute.mesh} is to avoid: give one of them"
         )
     return model_layout(mesh), notices
-
-
-def model_layout(mesh: jax.sharding.Mesh) -> Layout:
-    """Returns where the parameters of a model lie: tensor by its table, fsdp by their shapes."""
-    sizes = dict(mesh.shape)
-
-    def rule(path: str, shape: tuple[int, ...]) -> jax.sharding.PartitionSpec:
-        split, stacked = tensor_axis(path), num_stacked_axes(path)
-        return spread(shape, sizes, tensor_axis=split, first_axis=stacked)
-
-    return Layout.make(mesh, rule)
-
-
-def _load_model(plan: Plan, run_key: RunKey, layout: Layout | None) -> SplitModel:
-    """Loads the checkpoint, adds adapters, and splits it by what is trained."""
-    config = plan.config
-    loading = config.compute.loading(None if layout is None else layout.sharding)
-    model = plan.task.load(plan.checkpoint, config, run_key.model_key("head"), loading)
-    if config.tuning == "lora":
-        add_lora(model, config.lora, key=run_key.model_key("lora"))
-    trainable = Trainable(config.tuning, num_layers=config.num_trained_layers)
-    split = split_trainable(model, trainable)
-    _check_finite(split.trainable, config.model)
-    return split if layout is None else on_devices(split, layout)
-
-
-def on_devices(split: SplitModel, layout: Layout) -> SplitModel:
-    """Returns the model with every parameter where it belongs."""
-    return split._replace(
-        trainable=layout.place(split.trainable), frozen=layout.place(split.frozen)
-    )
-
-
-def _check_finite(trained: Any, model: str) -> None:
-    """A step would be paid for before a run noticed what was in the checkpoint from the start."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(trained):
-        if not bool(jnp.all(jnp.isfinite(leaf))):
-            name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-            raise ValueError(
-                f"{model}: the parameter {name} has infinite entries, or some that are not "
-                "numbers, and tuning would train it; repair the checkpoint, or leave the parameter "
-                "frozen (--tuning lora)"
-            )

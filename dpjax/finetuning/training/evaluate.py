@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from dpjax.data import EncodedRecords, by_length, microbatches, trim_padding
 from dpjax.finetuning.tasks.base import Evaluation, Measure, Task
@@ -17,7 +18,10 @@ from dpjax.typing import PyTree
 def evaluate(
     task: Task, model: SplitModel, data: EncodedRecords, layout: Layout | None = None
 ) -> Evaluation:
-    """Runs the model over all records, in batches of a few static shapes."""
+    """Runs the model over all records, in batches of a few static shapes.
+
+    Every process of a layout must call it, and each returns the same.
+    """
     measure = _gathering(task.measure_fn(model.graphdef), layout)
     losses = np.empty(len(data), np.float32)
     outcomes = np.empty(len(data), np.int32)
@@ -40,8 +44,10 @@ def _gathering(measure: Measure, layout: Layout | None) -> Measure:
     if layout is None:
         return measure
 
-    @jax.jit
     def gathering(trainable: PyTree, frozen: PyTree, batch: Any) -> tuple[jax.Array, jax.Array]:
         return measure(layout.gathered(trainable), layout.gathered(frozen), batch)
 
-    return gathering
+    whole = NamedSharding(layout.mesh, PartitionSpec())
+    if whole.is_fully_addressable:
+        return jax.jit(gathering)
+    return jax.jit(gathering, out_shardings=whole)

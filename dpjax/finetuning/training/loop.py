@@ -8,30 +8,34 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from dpjax_accounting import EpsilonBySteps
 from rich.console import Console
 
 from dpjax.data import by_length
+from dpjax.finetuning.files.lead_alone import in_lead
 from dpjax.finetuning.setup.mechanism import noise_of
+from dpjax.finetuning.setup.model.load import on_devices
 from dpjax.finetuning.setup.plan import Plan
-from dpjax.finetuning.setup.start import Run, on_devices
+from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.setup.steps import make_run_optimizer, make_steps
 from dpjax.finetuning.training.batches import encode_batch, owner_batches
 from dpjax.finetuning.training.evaluate import evaluate
+from dpjax.finetuning.training.step_files import StepFiles
 from dpjax.training import (
     Callback,
-    CallbackCaller,
-    CheckpointWriter,
     DivergenceWatch,
     Interrupts,
-    MetricsLog,
     RunInterrupted,
     StepDone,
     TrainingProgress,
     TrainingSteps,
+    agree_with_lead,
     average_of,
     run_steps,
+    telling_failures,
+    whole_on_host,
 )
 from dpjax.typing import PyTree
 
@@ -47,7 +51,7 @@ class Trained:
 
     Attributes:
         trainable: the tuned parameters; their moving average, where that was asked for.
-        metrics: the rows of metrics.jsonl.
+        metrics: the rows of metrics.jsonl; none in a process that keeps no files.
         num_missing_rows: how many rows the file has lost.
         remarks: what whoever trains should know, a sentence each.
     """
@@ -67,6 +71,9 @@ def train(
 ) -> Trained:
     """Runs the steps that are not done yet, and stores the state after the last one.
 
+    Where several processes train, they do the same steps, and end after the same one; what one of
+    them was told by a signal, or the lead failed with, all are told after the step.
+
     Args:
         run: what `set_up` made.
         console: shows the progress.
@@ -79,12 +86,11 @@ def train(
         RunDiverged: parameters or losses are not finite any more.
         OSError: for instance because the disk is full; the state stored before stays.
     """
-    plan, directory = run.plan, run.directory
+    plan, several = run.plan, jax.process_count() > 1
     model, layout = run.model, run.layout
     if layout is not None:
         model = on_devices(model, layout)
     trainable, frozen = model.trainable, model.frozen
-    training = plan.config.training
     optimizer = make_run_optimizer(plan)
     steps = _make_steps(run, optimizer)
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
@@ -92,23 +98,20 @@ def train(
         optimizer.init if layout is None else functools.partial(layout.init_state, optimizer.init)
     )
     state = init(trainable)
-    first, (trainable, state) = run.checkpoints.restore((trainable, state))
+    first, (trainable, state) = run.checkpoints.restore_in_all((trainable, state))
     remarks: tuple[str, ...] = ()
     evaluation = _Evaluation(run)
     watch = DivergenceWatch(noise_of(plan.recipe).batch_size, _ADVICE)
     progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
+    files = in_lead(lambda: StepFiles(run, first, note_progress, callbacks))
     with (
-        MetricsLog(directory.metrics, keep_steps=first) as log,
-        CheckpointWriter(
-            run.checkpoints,
-            note_progress,
-            seconds=training.checkpoint_every_seconds,
-            steps=training.checkpoint_every_steps,
-        ) as writer,
-        CallbackCaller(callbacks) as caller,
-        contextlib.ExitStack() as after_first_step,
+        contextlib.nullcontext() if files is None else files,
+        contextlib.ExitStack() as deferring,
         progress,
     ):
+        if several:
+            # One that stopped at once would leave the others waiting for it.
+            deferring.enter_context(interrupts.deferred())
         for done in run_steps(
             steps,
             functools.partial(_batches, run, steps),
@@ -120,34 +123,51 @@ def train(
             spent=spent,
             watch=watch,
         ):
-            if done.step == first + 1:
+            if done.step == first + 1 and not several:
                 # Until now an interruption lost nothing, and compiling may take minutes.
-                after_first_step.enter_context(interrupts.deferred())
+                deferring.enter_context(interrupts.deferred())
             row = done.row() | evaluation.if_due(done)
-            log.append(row)
-            caller.on_step(row)
             if done.remark is not None:
                 remarks += (done.remark,)
                 console.print(f"WARNING: {done.remark}", highlight=False, markup=False)
             progress.update(done.step, done.loss, done.epsilon, done.num_records)
+            with telling_failures():
+                is_due = files is not None and files.keep(row)
+            agreed = agree_with_lead(signal=interrupts.number, stores=is_due)
             watch.check_losses(done.step, done.num_records, done.num_losses)
             trainable, state = done.params, done.state
             is_last = done.step == plan.num_steps
-            is_interrupted = interrupts.number is not None
-            if writer.is_due() or is_interrupted or is_last:
+            if agreed.stores or agreed.signal is not None or is_last:
                 watch.check_parameters(done.step, bool(done.are_finite))
-                writer.store(done.step, (done.params, done.state))
-            if is_interrupted and not is_last:
-                writer.wait()
+                _store(files, done)
+            if agreed.signal is not None and not is_last:
+                _wait(files)
+                interrupts.acknowledge()
                 raise RunInterrupted(
                     f"stopped after step {done.step} of {plan.num_steps}; the same command with "
                     "--resume goes on from there",
                     done.step,
-                    interrupts.acknowledge(),
+                    agreed.signal,
                 )
-        writer.wait()
-    said = (*remarks, *evaluation.remarks, *caller.remarks)
-    return Trained(_exported(plan, trainable, state), log.rows, log.num_missing, said)
+        _wait(files)
+    exported = _exported(plan, trainable, state)
+    if files is None:
+        return Trained(exported, [], 0, (*remarks, *evaluation.remarks))
+    said = (*remarks, *evaluation.remarks, *files.remarks)
+    return Trained(exported, files.rows, files.num_missing, said)
+
+
+def _store(files: StepFiles | None, done: StepDone) -> None:
+    """Has the lead store the state after a step; it gets what other processes have of it."""
+    state = done.params, done.state
+    if jax.process_count() > 1:
+        state = whole_on_host(state)
+    in_lead(lambda: None if files is None else files.store(done.step, state))
+
+
+def _wait(files: StepFiles | None) -> None:
+    """Waits in all processes until the lead has stored what it was to store."""
+    in_lead(lambda: None if files is None else files.wait(), takes_long=True)
 
 
 def _exported(plan: Plan, trainable: PyTree, state: Any) -> PyTree:

@@ -349,12 +349,18 @@ def _filled(
                 row[...] = _read(weight, tensors[weight.hf_name], loading)
         else:
             value = _read(weights[0], tensors[weights[0].hf_name], loading)
-        dotted = ".".join(map(str, path))
-        sharding = None if loading.placement is None else loading.placement(dotted, value.shape)
         # Waits: until a copy is done, JAX holds what it is made from, and more would pile up.
-        owner[leaf] = jax.block_until_ready(jax.device_put(value, sharding))
+        owner[leaf] = jax.block_until_ready(_placed(value, path, loading))
         row = value = None
     return nnx.merge(graphdef, parameters)
+
+
+def _placed(value: np.ndarray, path: tuple, loading: Loading) -> jax.Array:
+    if loading.placement is None:
+        return jax.device_put(value)
+    sharding = loading.placement(".".join(map(str, path)), value.shape)
+    # Of several processes all have the same value: it need not be sent to be compared.
+    return jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
 
 
 class SameKey:

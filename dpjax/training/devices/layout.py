@@ -118,18 +118,27 @@ class Layout:
     def place(self, params: PyTree) -> PyTree:
         """Returns the parameters, each where it belongs; every process has the same ones."""
         where = self.shardings(params)
-        if jax.process_count() == 1:
+        if self._of_rows.is_fully_addressable:
             return jax.device_put(params, where)
 
         def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+            if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+                return jax.device_put(leaf, sharding)
             host = np.asarray(leaf)
             return jax.make_array_from_callback(host.shape, sharding, lambda part: host[part])
 
         return jax.tree.map(put, params, where)
 
     def place_rows(self, rows: PyTree) -> PyTree:
-        """Returns a microbatch, arrays `(b, ...)`, shared out over data and fsdp."""
-        return jax.device_put(rows, self._of_rows)
+        """Returns a microbatch, arrays `(b, ...)`, shared out over data and fsdp.
+
+        Where several processes share it, each has all rows.
+        """
+        if self._of_rows.is_fully_addressable:
+            return jax.device_put(rows, self._of_rows)
+        size = len(jax.tree.leaves(rows)[0])
+        own = self.own_rows(size)
+        return self.place_own_rows(jax.tree.map(lambda leaf: np.asarray(leaf)[own], rows), size)
 
     def own_rows(self, size: int) -> np.ndarray:
         """Returns which rows of a microbatch of `size` this process needs, ascending, int64."""

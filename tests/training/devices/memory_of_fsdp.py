@@ -23,7 +23,7 @@ import optax
 from dpjax_accounting import DPSGD
 from flax import nnx
 
-from dpjax.finetuning.setup.start import model_layout
+from dpjax.finetuning.setup.model.load import model_layout
 from dpjax.models import CausalLM, Trainable, causal_lm_loss, parse_config, split_trainable
 from dpjax.privatize import FlatClipping, RunKey
 from dpjax.privatize.devices.spread_sums import shardings_of

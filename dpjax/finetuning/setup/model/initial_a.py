@@ -22,7 +22,7 @@ from dpjax.models import (
     split_trainable,
     start_a_at_principal_directions,
 )
-from dpjax.training import partial_of
+from dpjax.training import partial_of, placed_from_lead
 
 
 def starts_at_principal_a(config: FinetuneConfig) -> bool:
@@ -46,13 +46,9 @@ def with_principal_a(split: SplitModel, checkpoint: Path, key: jax.Array) -> Spl
 
 def store_a(split: SplitModel, path: Path) -> None:
     """Writes A into the run's private folder."""
-    arrays = {
-        name: np.asarray(layer.lora_a[...])
-        for name, layer in _adapted_layers(split.merge()).items()
-    }
     partial = partial_of(path)
     with partial.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **_arrays(split))
     finish_file(partial, path)
 
 
@@ -66,6 +62,28 @@ def with_stored_a(split: SplitModel, path: Path) -> SplitModel:
     for name, layer in _adapted_layers(model).items():
         layer.lora_a[...] = arrays[name]
     return split_trainable(model, Trainable.lora())
+
+
+def with_a_of_lead(split: SplitModel, of_lead: SplitModel | None) -> SplitModel:
+    """Returns the model with the A of the lead, in every process; all must call it.
+
+    Args:
+        split: the model, perhaps spread over the devices of several processes.
+        of_lead: the same with A as it starts; read in the lead only.
+    """
+    model = split.merge()
+    layers = _adapted_layers(model)
+    like = {name: layer.lora_a[...] for name, layer in layers.items()}
+    placed = placed_from_lead(None if of_lead is None else _arrays(of_lead), like)
+    for name, layer in layers.items():
+        layer.lora_a[...] = placed[name]
+    return split_trainable(model, Trainable.lora())
+
+
+def _arrays(split: SplitModel) -> dict[str, np.ndarray]:
+    """A of each adapted layer, by path."""
+    layers = _adapted_layers(split.merge())
+    return {name: np.asarray(layer.lora_a[...]) for name, layer in layers.items()}
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
