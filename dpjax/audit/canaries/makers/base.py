@@ -60,9 +60,7 @@ class Canaries:
 
     def records_at(self, included: np.ndarray) -> CanaryRecords:
         """Returns the records where `included`, `(N,)` bool, is True."""
-        rows = np.flatnonzero(included)
-        columns = (getattr(self.records, field) for field in _fields(self.records))
-        return type(self.records)(*([column[row] for row in rows] for column in columns))
+        return self.records.take(np.flatnonzero(included))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all fields, ready for strict JSON; private."""
@@ -124,4 +122,5 @@ def canary_rng(run_key: RunKey, name: str) -> np.random.Generator:
 
 
 def _fields(records: CanaryRecords) -> list[str]:
-    return [field.name for field in dataclasses.fields(records)]
+    # A canary has no owner but itself.
+    return [field.name for field in dataclasses.fields(records) if field.name != "owners"]
