@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -36,9 +36,15 @@ class Owners:
 
     @classmethod
     def of(cls, names: Iterable[Hashable]) -> Owners:
-        """Returns the owners of rows, given for each row the name of its owner."""
+        """Returns the owners of rows, given for each row the name of its owner.
+
+        Raises:
+            ValueError: a name is missing: None or NaN, of which each would be an owner of its own.
+        """
         numbers: dict[Hashable, int] = {}
-        owner_of = np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+        owner_of = np.array(
+            [numbers.setdefault(name, len(numbers)) for name in _checked(names)], np.int64
+        )
         counts = np.bincount(owner_of, minlength=len(numbers))
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         return cls(np.argsort(owner_of, kind="stable"), starts.astype(np.int64))
@@ -221,6 +227,16 @@ def _owners_of(records: PyTree, names: Iterable[Hashable], at_most: int) -> Owne
             f"{' and '.join(map(str, lengths)) or 'no'} records"
         )
     return owners
+
+
+def _checked(names: Iterable[Hashable]) -> Iterator[Hashable]:
+    for row, name in enumerate(names):
+        if name is None or name != name:
+            raise ValueError(
+                f"each row must have the name of its owner, got {name} for row {row}. Name the "
+                "owner, or leave the row out"
+            )
+        yield name
 
 
 def _padded(chosen: list[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -166,8 +166,9 @@ def _start(
             highlight=False,
             soft_wrap=True,
         )
-        if not directory.privacy.exists():
-            _note_progress(run, ledger, 0)
+        if steps_on_record(directory.privacy, otherwise=-1) < 0:
+            # Of a run that resumes the file was lost; what its state came from was spent.
+            _note_progress(run, ledger, run.checkpoints.find().step)
         interrupts.raise_pending()
     return _Started(run, ledger, told)
 

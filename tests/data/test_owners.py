@@ -66,6 +66,14 @@ def test_draws_do_not_share_the_stream_of_sampling():
     assert KEY.unit_rng(2, 7).random() == KEY.unit_rng(2, 7).random()
 
 
+@pytest.mark.parametrize("missing", [None, float("nan"), np.float32("nan")])
+def test_a_row_without_an_owner_is_refused(missing):
+    words = "each row must have the name of its owner, got .* for row 1. Name the owner"
+    for make in (OwnedRecords, RecordsByOwner):
+        with pytest.raises(ValueError, match=words):
+            make(np.ones((3, 2)), ["ann", missing, "bo"], at_most=1)
+
+
 def test_a_fingerprint_tells_who_has_what():
     assert Owners.of("aab").fingerprint() == Owners.of("xxy").fingerprint()
     assert Owners.of("aab").fingerprint() != Owners.of("abb").fingerprint()

@@ -110,3 +110,19 @@ def test_steps_that_are_on_record_stay_there(stopped, monkeypatch):
     with pytest.raises(dpjax.RunInterrupted, match="goes on after step 2"):
         dpjax.finetune(**stopped)
     assert json.loads(path.read_text())["steps_completed"] == 3
+
+
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_a_lost_record_counts_the_steps_of_the_state(stopped, monkeypatch, is_missing):
+    path = stopped["output_dir"] / "privacy.json"
+    path.write_bytes(path.read_bytes()[:100])
+    if is_missing:
+        path.unlink()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_of_all, "_done", interrupt)
+    with pytest.raises(dpjax.RunInterrupted, match="goes on after step 2"):
+        dpjax.finetune(**stopped)
+    assert json.loads(path.read_text())["steps_completed"] == 2

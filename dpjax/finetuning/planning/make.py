@@ -50,21 +50,23 @@ def make_forecast(config: PlanConfig) -> Forecast:
     config = config.with_eval_data
     check_extra(config.privacy)
     if not config.has_model:
-        forecast = _with_noise(config, _count_units(config), None, None)
+        forecast = _with_noise(config, *_count_units(config), None, None)
     else:
         prepared = with_strategy(prepare(config), {})
         _check_batch_sizes(config, prepared.num_units)
         model = _forecast_model(config, prepared)
-        forecast = _with_noise(config, prepared.num_units, prepared, model)
+        forecast = _with_noise(config, prepared.num_units, prepared.num_units, prepared, model)
     return dataclasses.replace(forecast, advice=advise(forecast))
 
 
-def _count_units(config: PlanConfig) -> int:
+def _count_units(config: PlanConfig) -> tuple[int, int]:
+    """The units that count, and those that are protected: a coin may leave some of them out."""
     if config.num_units is not None:
-        num_units = config.audit.num_units(config.num_units)
+        num_protected, num_units = config.num_units, config.audit.num_units(config.num_units)
     else:
         records, _ = make_task(config, datetime.datetime.now()).read(config)
-        num_units = TrainingRecords.of(records, config).num_units(config)
+        units = TrainingRecords.of(records, config)
+        num_protected, num_units = units.num_protected(config), units.num_units(config)
     batch = config.training.expected_batch_size
     if config.privacy.sampling != "full-batch" and batch > num_units:
         raise ValueError(
@@ -72,7 +74,7 @@ def _count_units(config: PlanConfig) -> int:
             f"or owners; use at most {num_units}, better a tenth of it"
         )
     _check_batch_sizes(config, num_units)
-    return num_units
+    return num_units, max(num_units, num_protected)
 
 
 def _check_batch_sizes(config: PlanConfig, num_units: int) -> None:
@@ -84,14 +86,18 @@ def _check_batch_sizes(config: PlanConfig, num_units: int) -> None:
 
 
 def _with_noise(
-    config: PlanConfig, num_units: int, prepared: Plan | None, model: ModelForecast | None
+    config: PlanConfig,
+    num_units: int,
+    num_protected: int,
+    prepared: Plan | None,
+    model: ModelForecast | None,
 ) -> Forecast:
     if config.non_private:
         return Forecast(num_units, None, None, (), (), None, None, model)
     privacy, training = config.privacy, config.training
     if prepared is None:
-        delta = default_delta(num_units) if privacy.delta is None else privacy.delta
-        delta = validate_delta(delta, num_units)
+        delta = default_delta(num_protected) if privacy.delta is None else privacy.delta
+        delta = validate_delta(delta, num_protected)
         mechanism = fix_noise(make_recipe(privacy, training, num_units), privacy, delta)
     else:
         delta, mechanism = prepared.delta, prepared.mechanism

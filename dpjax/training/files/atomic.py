@@ -26,12 +26,12 @@ def write_json(path: Path, value: Any, mode: int = 0o644) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", mode=mode)
 
 
-def steps_on_record(privacy: Path) -> int:
-    """Returns how many steps a privacy.json counts; 0 if there is none, or none that is whole."""
+def steps_on_record(privacy: Path, otherwise: int = 0) -> int:
+    """Returns how many steps a privacy.json counts; `otherwise` if there is none that is whole."""
     try:
         return int(json.loads(privacy.read_bytes())["steps_completed"])
     except (OSError, ValueError, KeyError, TypeError):
-        return 0
+        return otherwise
 
 
 def delete(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,22 +15,27 @@ from dpjax.training.devices.lead import from_lead
 
 # What the description of a run calls its strategy.
 STRATEGY = "noise_strategy"
-_KIND = "kind"
+_KIND, _HASH = "kind", "sha256"
 # A fourth lowers the noise on sums by less than a percent at 10,000 steps.
 _NUM_BUFFERS = 3
 _KINDS = {"banded": BandedStrategy, "buffered": BufferedStrategy}
 
 
 def describe_strategy(strategy: NoiseStrategy) -> dict[str, Any]:
-    """Returns the kind and the numbers of a strategy, ready for JSON.
+    """Returns the kind and the numbers of a strategy, and a hash of them, ready for JSON.
 
     Example:
-        >>> describe_strategy(BandedStrategy((1.0, 0.5)))
-        {'kind': 'banded', 'coefs': [1.0, 0.5]}
+        >>> described = describe_strategy(BandedStrategy((1.0, 0.5)))
+        >>> described["kind"], described["coefs"], len(described["sha256"])
+        ('banded', [1.0, 0.5], 64)
     """
     kind = next(name for name, of in _KINDS.items() if isinstance(strategy, of))
     numbers = {name: list(value) for name, value in dataclasses.asdict(strategy).items()}
-    return {_KIND: kind, **numbers}
+    return {_KIND: kind, **numbers, _HASH: _hash_of(numbers)}
+
+
+def _hash_of(numbers: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 
 def _strategy_from(described: Mapping[str, Any]) -> NoiseStrategy:
@@ -41,7 +48,10 @@ def _strategy_from(described: Mapping[str, Any]) -> NoiseStrategy:
     try:
         if kind is None:
             raise ValueError(f"kind must be {' or '.join(_KINDS)}, got {described.get(_KIND)!r}")
-        return kind(**{name: tuple(value) for name, value in described.items() if name != _KIND})
+        numbers = {name: value for name, value in described.items() if name not in (_KIND, _HASH)}
+        if described.get(_HASH) != _hash_of(numbers):
+            raise ValueError("its numbers are not those that the run was started with")
+        return kind(**{name: tuple(value) for name, value in numbers.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"the description of a noise strategy is damaged ({error})") from error
 

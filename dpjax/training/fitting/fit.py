@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,10 +39,10 @@ from dpjax.training.fitting.records import (
     Records,
     check_records,
     count_records,
-    gives_batches,
     take_records,
 )
 from dpjax.training.fitting.run import Fit
+from dpjax.training.fitting.stored.fingerprints import comparable
 from dpjax.training.fitting.stored.open_run import FolderOptions, keep_files, open_folder
 from dpjax.training.reports.report import describe_claim
 from dpjax.training.steps import Loss, NonPrivateTraining, PrivateTraining, TrainingSteps
@@ -237,8 +238,8 @@ def fit(
             "noise strategies": repr(noise_strategy),
             "run keys": key.fingerprint(),
             "parameters": (start, frozen),
-            "data": len(data) if gives_batches(data) else data,
-            "meshes": _describe_layout(layout),
+            "data": comparable(data),
+            "meshes": _describe_layout(layout, start),
         }
     )
     if noise_strategy is None and isinstance(accounted, BandedDPSGD):
@@ -316,7 +317,7 @@ def fit(
                 "microbatch_size": microbatch_size,
                 "strategy": strategy,
                 STRATEGY: None if noise_strategy is None else describe_strategy(noise_strategy),
-                "mesh": _describe_layout(layout),
+                "mesh": _describe_layout(layout, start),
                 "audit": None if audited is None else audited.identity(start),
             },
         )
@@ -341,9 +342,13 @@ def _choose_layout(
     return None if chosen.mesh is None else Layout.make(chosen.mesh, rule)
 
 
-def _describe_layout(layout: Layout | None) -> str | None:
+def _describe_layout(layout: Layout | None, params: PyTree) -> str | None:
     if layout is None:
-        return None
+        leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+        spread = [str(leaf.sharding) for leaf in leaves if len(leaf.sharding.device_set) > 1]
+        # Placed by the caller: words for people, and a hash for what they leave out.
+        digest = hashlib.sha256("\n".join(spread).encode()).hexdigest()[:8]
+        return f"arrays as they were placed ({digest})" if spread else None
     number = jax.process_count()
     return describe_mesh(layout.mesh) + (f" in {number} processes" if number > 1 else "")
 

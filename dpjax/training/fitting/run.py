@@ -165,7 +165,7 @@ class Fit:
             TrainingProgress(shown, self.num_steps, self.steps_completed, is_private) as progress,
             CallbackCaller(callbacks) as caller,
         ):
-            for done in self._follow(shows=False):
+            for done in self._follow(shows=bool(callbacks)):
                 caller.on_step(done.row())
                 progress.update(done.step, done.loss, done.epsilon, done.num_records)
         for remark in caller.remarks:

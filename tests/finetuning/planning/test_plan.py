@@ -5,7 +5,14 @@ import json
 import math
 
 import pytest
-from dpjax_accounting import DPSGD, FixedSizeDPSGD, FullBatch, ShuffledDPSGD, calibrate_noise
+from dpjax_accounting import (
+    DPSGD,
+    FixedSizeDPSGD,
+    FullBatch,
+    ShuffledDPSGD,
+    calibrate_noise,
+    default_delta,
+)
 
 import dpjax
 from dpjax.cli.main import main
@@ -107,6 +114,17 @@ def test_too_few_records_for_epsilon():
 def test_picture(noise, tmp_path):
     plot_noise(noise, tmp_path / "noise.png")
     assert (tmp_path / "noise.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_records_that_a_coin_may_leave_out_count_for_delta():
+    forecast = dpjax.plan(
+        num_units=200_000,
+        privacy={"noise_multiplier": 2.0},
+        audit={"hold_out": 0.5},
+        training={"num_steps": 10},
+        batch_sizes=[100],
+    )
+    assert forecast.delta == default_delta(200_000) < default_delta(100_000)
 
 
 def test_the_same_command_with_plan_in_the_place_of_finetune(cheap_options, tmp_path, capsys):

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from rich.console import Console
 
 import dpjax
+from dpjax.data import RecordsByOwner
 from tests.training.devices.toy_model import CORRELATED, MECHANISM, make_options
 
 
@@ -56,6 +57,9 @@ def start(case, number):
     options = make_options()
     if case == "new key":
         del options["run_key"]
+    elif case == "owners":
+        names = np.arange(len(options["data"]["x"]))[:: 1 if number == 0 else -1]
+        options["data"] = RecordsByOwner(options["data"], names.tolist(), at_most=1)
     elif number == 1 and case == "data":
         options["data"]["x"][3, 2] += 1e-3
     elif number == 1 and case == "run keys":
@@ -80,7 +84,7 @@ def main():
                 dpjax.BandedStrategy.optimized = None
             found["correlated"] = run("fsdp=8", CORRELATED)
     else:
-        cases = ("new key", "data", "run keys", "mechanisms")
+        cases = ("new key", "data", "owners", "run keys", "mechanisms")
         found = {each: start(each, number) for each in cases}
     print("\n" + json.dumps(found), flush=True)
 

@@ -35,6 +35,10 @@ def test_two_processes_come_to_what_one_device_comes_to():
 def test_processes_share_a_new_key_and_refuse_to_disagree():
     one, other = in_two_processes(SCRIPT, "different")
     assert one["new key"] == other["new key"] and len(one["new key"]) == 32
+    # Units are in another order in one of them.
+    assert all(
+        "must be given the same, got different data" in each["owners"] for each in (one, other)
+    )
     for name in ("data", "run keys", "mechanisms"):
         for found in (one, other):
             assert found[name].startswith(

@@ -1,5 +1,7 @@
 """`fit` with noise that is correlated over steps: parameters, ε after each step, and the report."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -95,6 +97,16 @@ def test_another_strategy_is_refused_on_resume(tmp_path):
     # Another mechanism has another strategy, and is what is wrong.
     with pytest.raises(ValueError, match="mechanism bands was 3, now it is 2"):
         fit(kinds.banded(NUM, 6, 4.0, STEPS, 2, 1.0), output_dir=tmp_path / "run", resume=True)
+
+
+def test_a_stored_strategy_that_was_edited_is_refused(tmp_path):
+    next(iter(fit(output_dir=tmp_path / "run")))
+    path = tmp_path / "run" / "private" / "identity.json"
+    stored = json.loads(path.read_text())
+    stored["noise_strategy"]["coefs"][1] = 0.125
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="its numbers are not those that the run was started"):
+        fit(output_dir=tmp_path / "run", resume=True)
 
 
 @pytest.mark.slow

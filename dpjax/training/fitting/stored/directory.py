@@ -5,8 +5,6 @@ from __future__ import annotations
 import enum
 from pathlib import Path
 
-from dpjax_accounting import write_text
-
 from dpjax.training.files.atomic import PARTIAL, delete, partial_of
 from dpjax.training.files.private_folder import PrivateFolder
 
@@ -42,15 +40,7 @@ class FitDirectory:
         self.audit = self.path / "audit.json"
         self.audit_page = self.path / "audit.html"
         self.private = PrivateFolder(self.path / "private", "overwrite=True")
-        self._shown = self.private.path / "shown"
-
-    def note_shown(self) -> None:
-        """Notes that a loop sees the parameters between the steps of this run."""
-        write_text(self._shown, "", mode=0o600)
-
-    def was_shown(self) -> bool:
-        """Returns whether anybody may have seen parameters between the steps of this run."""
-        return self._shown.exists()
+        self.shown = self.private.path / "shown.jsonl"
 
     def state(self) -> FitState:
         """Returns what the folder holds.

@@ -12,9 +12,9 @@ import numpy as np
 from dpjax_accounting import DatasetIdentity
 from jax.extend import core
 
-from dpjax.data import OwnedRecords
+from dpjax.data import OwnedRecords, RecordsByOwner
 from dpjax.training.devices.lead import copy_whole
-from dpjax.training.fitting.records import Records, take_records
+from dpjax.training.fitting.records import Records, count_records, gives_batches, take_records
 from dpjax.typing import PyTree
 
 _ROWS_AT_ONCE = 1024
@@ -49,6 +49,19 @@ def identify_records(data: PyTree | Records, num_units: int, unit: str) -> tuple
         own = (b"".join(sorted(digests[row] for row in rows)) for rows in owners)
         identity = DatasetIdentity.of(own, unit)
     return identity, ordered.hexdigest()
+
+
+def comparable(data: PyTree | Records) -> Any:
+    """Returns what processes compare of their data: all of it, if it lies in memory.
+
+    Of an object that gives batches it is the number of records: it may read only those it needs.
+    Records of owners lie in memory, and are compared with who owns them.
+    """
+    if not gives_batches(data):
+        return data
+    if isinstance(data, OwnedRecords | RecordsByOwner) and jax.process_count() > 1:
+        return identify_records(data, len(data), "user")[1], data.owners.fingerprint()
+    return count_records(data)
 
 
 def contents_of(data: PyTree | Records, rows: np.ndarray) -> Iterator[bytes]:

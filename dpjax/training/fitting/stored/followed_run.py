@@ -8,12 +8,14 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-from dpjax.training.devices.lead import agree_with_lead, from_lead
+from dpjax.training.devices.lead import Agreed, agree_with_lead, from_lead
 from dpjax.training.files.interrupt import Interrupts, RunInterrupted
 from dpjax.training.fitting.stored.sentences import AGAIN, interrupted
+from dpjax.training.fitting.stored.shown import fingerprint
 from dpjax.training.fitting.stored.states import are_taken_over, state_to_store
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.loop import StepDone
+from dpjax.training.stopped import RunStopped, RunStoppedByFiles
 
 
 @dataclasses.dataclass(eq=False)
@@ -22,9 +24,11 @@ class FollowedRun:
 
     Attributes:
         floor: how many steps were on record before this process did any.
+        shown_until: the last step that anybody has seen the parameters of; 0 if none.
     """
 
     floor: int = 0
+    shown_until: int = 0
     _is_following: bool = False
     _is_finished: bool = False
     _is_put_down: bool = True
@@ -38,7 +42,7 @@ class FollowedRun:
 
         Args:
             run: that does the steps.
-            shows: whether anybody sees the parameters in between; the lead has noted it.
+            shows: whether anybody sees the parameters in between; the lead notes them.
 
         Raises:
             RunInterrupted: Ctrl-C or SIGTERM, in any process; the lead has stored the state.
@@ -52,7 +56,7 @@ class FollowedRun:
         try:
             with Interrupts() as interrupts:
                 try:
-                    yield from self._follow(run, interrupts)
+                    yield from self._follow(run, interrupts, shows)
                 finally:
                     number = interrupts.number
         except GeneratorExit:
@@ -79,7 +83,7 @@ class FollowedRun:
         """Returns what all runs on the data set have spent, by the lead's ledger."""
         return from_lead(lambda: None)
 
-    def _follow(self, run: StepwiseRun, interrupts: Interrupts) -> Iterator[StepDone]:
+    def _follow(self, run: StepwiseRun, interrupts: Interrupts, shows: bool) -> Iterator[StepDone]:
         first = run.steps_completed
         agree_with_lead(signal=None)
         try:
@@ -88,7 +92,9 @@ class FollowedRun:
                     self._is_put_down = False
                     if done.step == first + 1:
                         after_first_step.enter_context(interrupts.deferred())
-                    agreed = agree_with_lead(signal=interrupts.number)
+                    if shows or done.step <= self.shown_until:
+                        fingerprint(done.params)
+                    agreed = self._agree(run, interrupts)
                     if done.step == run.num_steps:
                         self._finish(run)
                     elif agreed.stores or agreed.signal is not None:
@@ -109,6 +115,17 @@ class FollowedRun:
                 run.steps_completed,
                 interrupts.acknowledge(),
             ) from None
+
+    def _agree(self, run: StepwiseRun, interrupts: Interrupts) -> Agreed:
+        try:
+            return agree_with_lead(signal=interrupts.number)
+        except RunStoppedByFiles:
+            raise
+        except RunStopped:
+            # As in the lead: the step was shown with other roundings before.
+            run.params = run.state = None
+            self._is_put_down = True
+            raise
 
     def _finish(self, run: StepwiseRun) -> None:
         state_to_store(run)

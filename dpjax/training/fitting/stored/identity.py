@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _AFRESH = "start afresh with overwrite=True or in a new folder"
 _RUN_ID = "run_id"
 # Which devices share the work changes results by rounding: `remark_on_mesh` says so.
-_MESH, _DEVICES = "mesh", "devices"
+_MESH, _DEVICES, _MESHES = "mesh", "devices", "meshes"
 
 
 def describe(
@@ -94,7 +94,7 @@ def read(path: Path) -> dict[str, Any]:
     what_to_do = f"put a copy of it back, or {_AFRESH}"
     try:
         stored = json.loads(path.read_bytes())
-        if not isinstance(stored[_RUN_ID], str) or "optimizer state" not in stored:
+        if not isinstance(stored[_RUN_ID], str) or not {"optimizer state", _MESHES} <= set(stored):
             raise ValueError("it is not that of a run of fit")
     except FileNotFoundError:
         raise FileNotFoundError(f"cannot resume: {path} is missing; {what_to_do}") from None
@@ -131,12 +131,25 @@ def check_same(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         )
 
 
+def with_meshes(given: Mapping[str, Any], stored: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what `describe` said, with all devices and meshes that the run was on until now.
+
+    Args:
+        given: what `describe` says now.
+        stored: the same with meshes, as it was when the run was last begun; None at its start.
+    """
+    before = [] if stored is None else stored[_MESHES]
+    now = _devices_and_mesh(given)
+    return {**given, _MESHES: before if now in before else [*before, now]}
+
+
 def remark_on_mesh(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
-    """Says so where devices share the work in another way than when the run was started."""
-    before, now = (
-        f"{each[_DEVICES]}, {each[_MESH] or 'without a mesh'}" for each in (stored, given)
-    )
-    return remark_on_devices(before, now)
+    """Says so where devices do not share the work in the one way that they did until now."""
+    return remark_on_devices(" and then ".join(stored[_MESHES]), _devices_and_mesh(given))
+
+
+def _devices_and_mesh(described: Mapping[str, Any]) -> str:
+    return f"{described[_DEVICES]}, {described[_MESH] or 'without a mesh'}"
 
 
 def _describe_rule(rule: ClippingRule, params: PyTree) -> dict[str, Any]:

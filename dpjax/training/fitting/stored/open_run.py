@@ -23,7 +23,14 @@ from dpjax.training.fitting.records import Records, count_records
 from dpjax.training.fitting.stored.directory import FitDirectory, FitState
 from dpjax.training.fitting.stored.fingerprints import identify_records
 from dpjax.training.fitting.stored.followed_run import FollowedRun
-from dpjax.training.fitting.stored.identity import check_same, describe, read, remark_on_mesh
+from dpjax.training.fitting.stored.identity import (
+    check_same,
+    describe,
+    read,
+    remark_on_mesh,
+    with_meshes,
+)
+from dpjax.training.fitting.stored.shown import last_shown
 from dpjax.training.fitting.stored.states import restore
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.fitting.stored.stored_run import StoredRun
@@ -209,7 +216,10 @@ def keep_files(
     try:
         if opened.stored is not None:
             stored.floor = restore(run, _checkpoints(opened), opened.directory)
-            from_lead(lambda: _check_mesh(run, opened, described, stored.floor))
+            stored.shown_until = from_lead(lambda: last_shown(opened.directory.shown))
+            remark = remark_on_mesh(opened.stored, described)
+            if remark is not None and is_lead():
+                warnings.warn(remark, RuntimeWarning, stacklevel=3)
     except BaseException:
         if made and made[0].lock is not None:
             made[0].lock.release()
@@ -227,7 +237,7 @@ def _make_stored(
     options = opened.options
     return StoredRun(
         directory=opened.directory,
-        identity={"run_id": opened.run_id, **described},
+        identity={"run_id": opened.run_id, **with_meshes(described, opened.stored)},
         run_key=opened.run_key,
         ledger=_find_ledger(opened, run, dataset),
         resumes=resumes,
@@ -241,27 +251,6 @@ def _make_stored(
 
 def _checkpoints(opened: OpenedFolder) -> Checkpoints:
     return Checkpoints(opened.directory.private.checkpoint, opened.options.keep_checkpoints)
-
-
-def _check_mesh(
-    run: StepwiseRun, opened: OpenedFolder, described: Mapping[str, Any], on_record: int
-) -> None:
-    """Warns where a run goes on on other devices, and refuses where that would reveal roundings.
-
-    A step that was shown and is done again has the same noise: what differs is without any.
-    """
-    assert opened.stored is not None
-    remark = remark_on_mesh(opened.stored, described)
-    if remark is None:
-        return
-    if opened.directory.was_shown() and on_record > run.steps_completed:
-        raise ValueError(
-            f"cannot resume on another mesh: {remark}, and steps up to {on_record} may have been "
-            f"shown, of which those after step {run.steps_completed} would be done again with the "
-            "noise that they had. Resume on the mesh that it was started on, or start afresh with "
-            "overwrite=True or in a new folder"
-        )
-    warnings.warn(remark, RuntimeWarning, stacklevel=5)
 
 
 def _find_ledger(

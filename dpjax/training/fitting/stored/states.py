@@ -41,7 +41,7 @@ def restore(run: StepwiseRun, checkpoints: Checkpoints, directory: FitDirectory)
     run.metrics = [row for row in rows if row["step"] <= step]
     privacy = directory.privacy
     # Without a record of what was seen, all that was planned may have been.
-    return from_lead(lambda: steps_on_record(privacy) if privacy.exists() else run.num_steps)
+    return from_lead(lambda: steps_on_record(privacy, otherwise=run.num_steps))
 
 
 def state_to_store(run: StepwiseRun) -> tuple[PyTree, PyTree]:

@@ -25,6 +25,7 @@ from dpjax.training.files.run_ledger import RunLedger
 from dpjax.training.fitting.stored.directory import FitDirectory
 from dpjax.training.fitting.stored.record import StepRecord
 from dpjax.training.fitting.stored.sentences import AGAIN, GOES_ON, interrupted
+from dpjax.training.fitting.stored.shown import ShownSteps, fingerprint
 from dpjax.training.fitting.stored.states import are_taken_over, state_to_store, write_params
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.loop import StepDone
@@ -49,6 +50,7 @@ class StoredRun:
         checkpoints: the states of the run.
         lock: of the folder, while it is held.
         floor: how many steps were on record before this process did any.
+        shown_until: the last step that anybody has seen the parameters of; 0 if none.
     """
 
     directory: FitDirectory
@@ -62,6 +64,7 @@ class StoredRun:
     checkpoints: Checkpoints
     lock: DirectoryLock | None = None
     floor: int = 0
+    shown_until: int = 0
     _is_begun: bool = False
     _is_finished: bool = False
     _is_put_down: bool = True
@@ -78,12 +81,13 @@ class StoredRun:
 
         Args:
             run: that does the steps.
-            shows: whether anybody sees the parameters in between.
+            shows: whether anybody sees the parameters in between: a loop does, callbacks may.
 
         Raises:
             RunInterrupted: Ctrl-C or SIGTERM; the state after the last whole step is stored.
             RunStoppedByFiles: for instance because the disk is full; earlier states stay.
             RunDiverged: parameters or losses are not finite any more.
+            RunStopped: a step that was shown comes out with other roundings now.
             RunInUse: another process has the folder.
         """
         if self._is_finished:
@@ -139,8 +143,8 @@ class StoredRun:
         try:
             with stopping_on_file_errors("in training", GOES_ON, AGAIN):
                 with _telling():
-                    self._begin(run, shows)
-                yield from self._train(run, interrupts)
+                    self._begin(run)
+                yield from self._train(run, interrupts, shows)
                 if not self._is_finished:
                     self._finish(run)
         except RunInterrupted:
@@ -159,7 +163,7 @@ class StoredRun:
                 interrupts.acknowledge(),
             ) from None
 
-    def _begin(self, run: StepwiseRun, shows: bool) -> None:
+    def _begin(self, run: StepwiseRun) -> None:
         """Writes what a resumption needs, the key last; then puts the run on record."""
         directory = self.directory
         if are_taken_over(run.params):
@@ -171,6 +175,7 @@ class StoredRun:
             self._check_still_ours(run)
         elif self.resumes:
             self.checkpoints.forget_after(run.steps_completed)
+            write_json(directory.private.identity, self.identity, mode=0o600)
         else:
             directory.clear_for_new_run(overwrite=self.overwrite)
             write_json(directory.private.identity, self.identity, mode=0o600)
@@ -178,8 +183,6 @@ class StoredRun:
             self.checkpoints.start()
             directory.private.store_key(self.run_key)
         self._is_begun = True
-        if shows:
-            directory.note_shown()
         if self.ledger is not None:
             self._charged = self.ledger.charge()
         if not directory.privacy.exists():
@@ -195,7 +198,7 @@ class StoredRun:
                 f"with this run, or replaced it. Make the run again, by {AGAIN}"
             )
 
-    def _train(self, run: StepwiseRun, interrupts: Interrupts) -> Iterator[StepDone]:
+    def _train(self, run: StepwiseRun, interrupts: Interrupts, shows: bool) -> Iterator[StepDone]:
         first = run.steps_completed
         seconds, steps = self.checkpoint_every_seconds, self.checkpoint_every_steps
         record = StepRecord(
@@ -206,13 +209,15 @@ class StoredRun:
             seconds=seconds,
             steps=steps,
         )
-        several = jax.process_count() > 1
+        several, shown = jax.process_count() > 1, None
         with contextlib.ExitStack() as opened:
             with _telling():
                 log = opened.enter_context(MetricsLog(self.directory.metrics, keep_steps=first))
                 writer = opened.enter_context(
                     CheckpointWriter(self.checkpoints, record.renew, seconds=seconds, steps=steps)
                 )
+                if shows or self.shown_until:
+                    shown = opened.enter_context(ShownSteps(self.directory.shown))
                 if first < run.num_steps:
                     record.cover(first + 1)
             agree_with_lead(signal=None)
@@ -223,7 +228,11 @@ class StoredRun:
                         # Until now an interruption lost nothing, and compiling may take minutes.
                         opened.enter_context(interrupts.deferred())
                     is_last = done.step == run.num_steps
+                    is_noted = shows or done.step <= self.shown_until
+                    bits = fingerprint(done.params) if is_noted else None
                     with _telling():
+                        if shown is not None and bits is not None:
+                            self._note_shown(run, shown, done.step, bits)
                         log.append(done.row())
                         is_due = not is_last and writer.is_due()
                         if is_last:
@@ -252,6 +261,15 @@ class StoredRun:
             except RunDiverged as diverged:
                 self._stop(run, diverged.step)
                 raise
+
+    def _note_shown(self, run: StepwiseRun, shown: ShownSteps, step: int, bits: jax.Array) -> None:
+        try:
+            shown.note(step, bits)
+        except RunStopped:
+            # Nobody may see these parameters, as what the run has come to either.
+            run.params = run.state = None
+            self._is_put_down = True
+            raise
 
     def _leave(self, run: StepwiseRun, writer: CheckpointWriter) -> None:
         """Stores the state of a run whose loop was left; nobody would see what is raised here."""

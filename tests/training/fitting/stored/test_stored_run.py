@@ -249,6 +249,12 @@ def test_without_a_record_all_planned_steps_count(left):
     assert run.result().epsilon == WHOLE
 
 
+def test_with_a_damaged_record_all_planned_steps_count(left):
+    path = left / "privacy.json"
+    path.write_bytes(path.read_bytes()[:200])
+    assert fit(left, resume=True).result().epsilon == WHOLE
+
+
 def test_a_folder_is_locked_while_it_is_used(whole, tmp_path):
     run = fit(tmp_path / "run")
     for done in run:

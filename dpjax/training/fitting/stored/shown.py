@@ -1,0 +1,105 @@
+"""What a run has shown of each step: a step that is done again may not show anything else.
+
+It has the noise that it had. Shown with other roundings, as other devices may have them, the
+difference of both would have no noise at all. Nor may later steps follow from other roundings.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpjax.training.files.metrics_log import MetricsLog, read_rows
+from dpjax.training.stopped import RunStopped
+from dpjax.typing import PyTree
+
+# Odd, so that no single change of bits is lost.
+_WEIGHT = 0x9E3779B1
+
+
+class ShownSteps:
+    """The fingerprints of the parameters after each step that somebody may have seen.
+
+    Args:
+        path: of the file that they are kept in; secret, like the state.
+
+    Example:
+        >>> with ShownSteps(Path("shown.jsonl")) as shown:
+        ...     shown.note(1, fingerprint({"w": jnp.ones(3)}))
+        >>> with ShownSteps(Path("shown.jsonl")) as shown:
+        ...     shown.note(1, fingerprint({"w": jnp.ones(3)}))
+    """
+
+    def __init__(self, path: Path) -> None:
+        # All rows: what was shown stays shown, whatever state the run goes on from.
+        self._log = MetricsLog(path, keep_steps=sys.maxsize)
+        self._bits = {row["step"]: row["bits"] for row in self._log.rows}
+
+    def note(self, step: int, bits: jax.Array) -> None:
+        """Notes what is about to be shown.
+
+        Args:
+            step: how many steps are done.
+            bits: the `fingerprint` of the parameters after it.
+
+        Raises:
+            RunStopped: something else was shown after this step.
+            OSError: for instance because the disk is full.
+        """
+        now = np.asarray(bits).tolist()
+        if step not in self._bits:
+            self._log.append({"step": step, "bits": now})
+            self._bits[step] = now
+        elif self._bits[step] != now:
+            raise RunStopped(
+                f"step {step} was shown before, and comes out with other roundings here, under the "
+                "same noise: what differs would be shown without any. Resume where the run was "
+                "then: the same number and kind of devices, processes and CPU cores. Or start "
+                "afresh with overwrite=True or in a new folder"
+            )
+
+    def __enter__(self) -> ShownSteps:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._log.__exit__(*exception)
+
+
+def last_shown(path: Path) -> int:
+    """Returns the last step that the file of a `ShownSteps` has; 0 if none."""
+    return max((row["step"] for row in read_rows(path)), default=0)
+
+
+@jax.jit
+def fingerprint(params: PyTree) -> jax.Array:
+    """Returns (2,) uint32 that depend on each bit of the parameters, however they are spread.
+
+    Sums modulo 2^32 are the same in any order. Two different sets of parameters agree by chance
+    with a probability of about 2^-64; nobody chooses them to.
+
+    Args:
+        params: pytree of floating point arrays.
+    """
+    total = jnp.zeros(2, jnp.uint32)
+    for leaf in jax.tree.leaves(params):
+        total = total * jnp.uint32(_WEIGHT) + _of_leaf(leaf)
+    return total
+
+
+def _of_leaf(leaf: Any) -> jax.Array:
+    words = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(leaf, words).astype(jnp.uint32)
+    # Not flattened: an array that is spread would be gathered.
+    index = jnp.zeros(bits.shape, jnp.uint32)
+    for axis in range(bits.ndim):
+        stride = math.prod(bits.shape[axis + 1 :]) % 2**32
+        index += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride)
+    first = bits * (2 * index + 1)
+    second = (bits ^ (bits >> 15)) * (index * jnp.uint32(_WEIGHT) | 1)
+    return jnp.stack([jnp.sum(first, dtype=jnp.uint32), jnp.sum(second, dtype=jnp.uint32)])
