@@ -58,8 +58,9 @@ def start(case, number):
     if case == "new key":
         del options["run_key"]
     elif case == "owners":
-        names = np.arange(len(options["data"]["x"]))[:: 1 if number == 0 else -1]
-        options["data"] = RecordsByOwner(options["data"], names.tolist(), at_most=1)
+        order = 1 if number == 0 else -1
+        records = {name: array[::order] for name, array in options["data"].items()}
+        options["data"] = RecordsByOwner(records, range(len(records["x"])), at_most=1)
     elif number == 1 and case == "data":
         options["data"]["x"][3, 2] += 1e-3
     elif number == 1 and case == "run keys":
