@@ -120,11 +120,11 @@ def fit(
             end `params.safetensors` and `privacy.html`. Until then private/ has its key and states.
             Of several processes the first keeps it, and the others write nothing.
         resume: go on with the run in the folder, with bit-equal results on the same hardware; start
-            it if it has not used its key. Arguments must be those of its start. Data, parameters, mechanism, rule,
-            versions and kinds of devices are compared, and the operations that JAX traces loss and
-            update into; for what runs outside JAX, such as callbacks, you vouch. On another mesh
-            results are equal up to rounding: a warning says so. A step that was shown is not shown
-            with other roundings.
+            it if it has not used its key. Arguments must be those of its start. Data, parameters,
+            mechanism, rule, versions and kinds of devices are compared, and the operations that JAX
+            traces loss and update into; for what runs outside JAX, such as callbacks, you vouch. On
+            another mesh results are equal up to rounding: a warning says so. A step that was shown
+            is not shown with other roundings.
         overwrite: delete an unfinished run in the folder.
         checkpoint_every_seconds: how often the state is stored, in a thread beside training: a
             crash loses no more work than that. None: only by steps.
