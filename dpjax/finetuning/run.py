@@ -65,7 +65,8 @@ def execute(
         RunInUse: another process has the folder.
 
     Example:
-        >>>         >>> from dpjax.data import DataSource
+        >>> from pathlib import Path
+        >>> from dpjax.data import DataSource
         >>> from dpjax.demo.checkpoint import find_minilm
         >>> from dpjax.demo.run import write_data
         >>> from dpjax.finetuning import FinetuneConfig, Privacy, Training, set_up
