@@ -95,11 +95,15 @@ def fingerprint(params: PyTree) -> jax.Array:
 def _of_leaf(leaf: Any) -> jax.Array:
     words = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
     bits = jax.lax.bitcast_convert_type(leaf, words).astype(jnp.uint32)
-    # Not flattened: an array that is spread would be gathered.
-    index = jnp.zeros(bits.shape, jnp.uint32)
-    for axis in range(bits.ndim):
-        stride = math.prod(bits.shape[axis + 1 :]) % 2**32
-        index += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride)
-    first = bits * (2 * index + 1)
-    second = (bits ^ (bits >> 15)) * (index * jnp.uint32(_WEIGHT) | 1)
+    # One pass, over rows. Not flattened: an array that is spread would be gathered.
+    index = jnp.zeros(bits.shape[:-1], jnp.uint32)
+    for axis in range(bits.ndim - 1):
+        stride = math.prod(bits.shape[axis + 1 : -1]) % 2**32
+        index += jax.lax.broadcasted_iota(jnp.uint32, index.shape, axis) * jnp.uint32(stride)
+    weighted = bits * (2 * index + 1)[..., None] if bits.ndim else bits[None]
+    axes = tuple(range(weighted.ndim - 1))
+    columns = jnp.sum(weighted, axis=axes, dtype=jnp.uint32)
+    place = jnp.arange(len(columns), dtype=jnp.uint32)
+    first = columns * (2 * place + 1)
+    second = (columns ^ (columns >> 15)) * (place * jnp.uint32(_WEIGHT) | 1)
     return jnp.stack([jnp.sum(first, dtype=jnp.uint32), jnp.sum(second, dtype=jnp.uint32)])
