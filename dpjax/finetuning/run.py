@@ -13,7 +13,6 @@ from dpjax_accounting import Ledger
 from rich.console import Console
 
 from dpjax.finetuning.after_training import Stages, measure
-from dpjax.finetuning.files.lead_alone import in_lead, raise_if_cut_off
 from dpjax.finetuning.reports import privacy_report
 from dpjax.finetuning.reports.headline import headline
 from dpjax.finetuning.result import FinetuneResult, result_of_lead
@@ -35,7 +34,9 @@ from dpjax.training import (
     RunDiverged,
     RunInterrupted,
     RunStopped,
+    in_lead,
     is_lead,
+    raise_if_cut_off,
     read_rows,
     steps_on_record,
     stopping_on_file_errors,

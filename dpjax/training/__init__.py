@@ -18,6 +18,9 @@ from dpjax.training.devices.lead import is_lead as is_lead
 from dpjax.training.devices.lead import placed_from_lead as placed_from_lead
 from dpjax.training.devices.lead import telling_failures as telling_failures
 from dpjax.training.devices.lead import whole_on_host as whole_on_host
+from dpjax.training.devices.lead_alone import in_all as in_all
+from dpjax.training.devices.lead_alone import in_lead as in_lead
+from dpjax.training.devices.lead_alone import raise_if_cut_off as raise_if_cut_off
 from dpjax.training.devices.mesh import choose_mesh as choose_mesh
 from dpjax.training.devices.mesh import describe_mesh as describe_mesh
 from dpjax.training.devices.mesh import parse_mesh as parse_mesh
@@ -33,9 +36,7 @@ from dpjax.training.files.atomic import write_json as write_json
 from dpjax.training.files.checkpoint_writer import CheckpointWriter as CheckpointWriter
 from dpjax.training.files.checkpoints import Checkpoints as Checkpoints
 from dpjax.training.files.directory_lock import DirectoryLock as DirectoryLock
-from dpjax.training.files.directory_lock import RunInUse as RunInUse
 from dpjax.training.files.interrupt import Interrupts as Interrupts
-from dpjax.training.files.interrupt import RunInterrupted as RunInterrupted
 from dpjax.training.files.metrics_log import MetricsLog as MetricsLog
 from dpjax.training.files.metrics_log import read_rows as read_rows
 from dpjax.training.files.private_folder import PrivateFolder as PrivateFolder
@@ -74,6 +75,8 @@ from dpjax.training.steps import NonPrivateTraining as NonPrivateTraining
 from dpjax.training.steps import PrivateTraining as PrivateTraining
 from dpjax.training.steps import TrainingSteps as TrainingSteps
 from dpjax.training.stopped import RunDiverged as RunDiverged
+from dpjax.training.stopped import RunInterrupted as RunInterrupted
+from dpjax.training.stopped import RunInUse as RunInUse
 from dpjax.training.stopped import RunStopped as RunStopped
 from dpjax.training.stopped import RunStoppedByFiles as RunStoppedByFiles
 from dpjax.training.stopped import stopping_on_file_errors as stopping_on_file_errors
@@ -135,6 +138,8 @@ __all__ = [
     "first_warnings",
     "fit",
     "from_lead",
+    "in_all",
+    "in_lead",
     "in_words",
     "initialize_distributed",
     "is_lead",
@@ -144,6 +149,7 @@ __all__ = [
     "parse_mesh",
     "partial_of",
     "placed_from_lead",
+    "raise_if_cut_off",
     "read_rows",
     "remark_on_devices",
     "run_steps",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import signal
 from collections.abc import Iterator
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -35,6 +36,28 @@ class RunDiverged(RunStopped):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """The run was stopped after `step` steps and can be resumed; the message says how.
+
+    Attributes:
+        step: how many steps were done.
+        signal_number: what stopped it, SIGINT or SIGTERM.
+
+    Example:
+        >>> RunInterrupted("interrupted after 7 steps; go on with --resume", step=7).step
+        7
+    """
+
+    def __init__(self, message: str, step: int, signal_number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.step = step
+        self.signal_number = signal_number
+
+
+class RunInUse(BlockingIOError):
+    """Another process has the run directory."""
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from dpjax.finetuning.training import loop
 from tests.support.owned_records import (
     COUNTS,
     author_of_each,
+    change,
     flat_sum,
     make_run,
     owned_file,
@@ -151,12 +152,7 @@ def make_run_mechanism(batch):
     ],
 )
 def test_what_does_not_fit_is_refused(options, changes, words):
-    for name, value in changes.items():
-        group, _, field = name.partition(".")
-        if field:
-            options[group][field] = value
-        else:
-            options[group] = value
+    change(options, changes)
     with pytest.raises(ValueError, match=words):
         make_run(options)
     assert not options["output_dir"].exists()

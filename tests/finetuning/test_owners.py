@@ -28,6 +28,7 @@ from tests.support.mechanisms import (
 from tests.support.owned_records import (
     COUNTS,
     author_of_each,
+    change,
     flat_sum,
     make_run,
     owned_file,
@@ -165,12 +166,7 @@ def test_dropout_adapters_and_no_privacy(options):
     ],
 )
 def test_what_does_not_fit_is_refused(options, changes, words):
-    for name, value in changes.items():
-        group, _, field = name.partition(".")
-        if field:
-            options[group][field] = value
-        else:
-            options[group] = value
+    change(options, changes)
     with pytest.raises(ValueError, match=words):
         make_run(options)
     assert not options["output_dir"].exists()

@@ -65,3 +65,13 @@ def flat_sum(run, steps, step):
         total = steps.add(total, params, batch, mask, run.model.frozen)
     leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(total.grads)]
     return np.concatenate(leaves), int(total.num_records)
+
+
+def change(options, changes):
+    """Changes options by the names that they have on the command line."""
+    for name, value in changes.items():
+        group, _, field = name.partition(".")
+        if field:
+            options[group][field] = value
+        else:
+            options[group] = value

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.files.lead_alone import in_lead
 from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.steps import abstract_split, step_programs
@@ -14,6 +13,7 @@ from dpjax.training import (
     StepMemory,
     StepPrograms,
     from_lead,
+    in_lead,
     in_words,
     largest_microbatch,
     memory_limit,

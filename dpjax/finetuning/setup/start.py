@@ -12,7 +12,6 @@ import numpy as np
 
 from dpjax.data import EncodedRecords
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.files.lead_alone import in_all, in_lead
 from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.result import FinetuneResult, load_result, result_of_lead
 from dpjax.finetuning.setup import identity
@@ -36,6 +35,8 @@ from dpjax.training import (
     choose_mesh,
     describe_mesh,
     from_lead,
+    in_all,
+    in_lead,
     initialize_distributed,
 )
 

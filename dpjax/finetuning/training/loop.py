@@ -14,7 +14,6 @@ from dpjax_accounting import EpsilonBySteps
 from rich.console import Console
 
 from dpjax.data import by_length
-from dpjax.finetuning.files.lead_alone import in_lead
 from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.model.load import on_devices
 from dpjax.finetuning.setup.plan import Plan
@@ -33,6 +32,7 @@ from dpjax.training import (
     TrainingSteps,
     agree_with_lead,
     average_of,
+    in_lead,
     run_steps,
     telling_failures,
     whole_on_host,

@@ -12,19 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax.training.stopped import RunStopped, RunStoppedByFiles
+from dpjax.training.devices.told_errors import describe_error, error_of
 from dpjax.typing import PyTree
 
 T = TypeVar("T")
 
 _LEAD = 0
 _LENGTH_BYTES = 8
-# What the lead may raise is raised by the others as what it is; a subclass as its parent.
-_ERRORS: tuple[type[Exception], ...] = (
-    *(RunStoppedByFiles, RunStopped, BlockingIOError),
-    *(FileExistsError, FileNotFoundError, OSError),
-    *(ImportError, ValueError, TypeError),
-)
 
 
 class Agreed(NamedTuple):
@@ -61,18 +55,15 @@ def from_lead(action: Callable[[], T]) -> T:
         return action()
     if not is_lead():
         told = json.loads(_broadcast(b""))
-        if told["error"] is None:
-            value: T = told["value"]
-            return value
-        kinds = {kind.__name__: kind for kind in _ERRORS}
-        raise kinds.get(told["error"], RuntimeError)(f"process 0: {told['message']}")
+        if told["error"] is not None:
+            raise error_of(told["error"], _LEAD)
+        value: T = told["value"]
+        return value
     try:
         found = action()
         message = json.dumps({"error": None, "value": found})
     except BaseException as error:
-        known = [kind.__name__ for kind in _ERRORS if isinstance(error, kind)]
-        name = known[0] if known else type(error).__name__
-        _broadcast(json.dumps({"error": name, "message": str(error) or name}).encode())
+        _broadcast(json.dumps({"error": describe_error(error)}).encode())
         raise
     _broadcast(message.encode())
     return found

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from dpjax_accounting import write_text
 
-from dpjax.training.devices.lead import copy_whole, from_lead, is_lead, placed_from_lead
+from dpjax.training.devices.lead import copy_whole, from_lead, placed_from_lead
+from dpjax.training.devices.lead_alone import in_lead
 from dpjax.training.files.array_folder import (
     has_no_entries,
     hash_of_folder,
@@ -163,26 +164,23 @@ class Checkpoints:
         """
         if jax.process_count() == 1:
             return self.restore(state)
-        held: list[PyTree] = []
-
-        def read() -> int:
-            step = self.find().step
-            leaves, structure = jax.tree.flatten(state)
-            if step:
-                plain = list(map(_plain_array, leaves))
-                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-                stored = self._read(step, plain, [here] * len(plain))
-                whole = [
-                    np.zeros(leaf.shape, leaf.dtype) if x is None else np.asarray(x)
-                    for leaf, x in zip(plain, stored, strict=True)
-                ]
-                held.append(jax.tree.unflatten(structure, whole))
-            return step
-
-        step = from_lead(read)
+        step = from_lead(lambda: self.find().step)
         if step == 0:
             return 0, state
-        return step, placed_from_lead(held[0] if is_lead() else None, state)
+        stored = in_lead(lambda: self._read_whole(step, state), takes_long=True)
+        return step, placed_from_lead(stored, state)
+
+    def _read_whole(self, step: int, state: PyTree) -> PyTree:
+        """A state as arrays on the host; of keys their numbers."""
+        leaves, structure = jax.tree.flatten(state)
+        plain = list(map(_plain_array, leaves))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        stored = self._read(step, plain, [here] * len(plain))
+        whole = [
+            np.zeros(leaf.shape, leaf.dtype) if found is None else np.asarray(found)
+            for leaf, found in zip(plain, stored, strict=True)
+        ]
+        return jax.tree.unflatten(structure, whole)
 
     def _read(
         self, step: int, like: Sequence[jax.Array], shardings: Sequence[jax.sharding.Sharding]

@@ -6,9 +6,7 @@ import os
 import weakref
 from pathlib import Path
 
-
-class RunInUse(BlockingIOError):
-    """Another process has the run directory."""
+from dpjax.training.stopped import RunInUse
 
 
 class DirectoryLock:

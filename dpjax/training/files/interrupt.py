@@ -9,27 +9,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from dpjax.training.stopped import RunInterrupted
+
 _SECONDS_UNTIL_RAISED_AGAIN = 0.5
 # JAX has a callback of the garbage collector, which runs at any time.
 _DROPPING = ("_xla_gc_callback", "__del__")
-
-
-class RunInterrupted(KeyboardInterrupt):
-    """The run was stopped after `step` steps and can be resumed; the message says how.
-
-    Attributes:
-        step: how many steps were done.
-        signal_number: what stopped it, SIGINT or SIGTERM.
-
-    Example:
-        >>> RunInterrupted("interrupted after 7 steps; go on with --resume", step=7).step
-        7
-    """
-
-    def __init__(self, message: str, step: int, signal_number: int = signal.SIGINT) -> None:
-        super().__init__(message)
-        self.step = step
-        self.signal_number = signal_number
 
 
 class Interrupts:
@@ -124,6 +108,22 @@ class Interrupts:
         if number is not None and main is not None:
             # A real signal, which ends a system call that the main thread waits in.
             signal.pthread_kill(main, number)
+
+
+@contextlib.contextmanager
+def interrupts_of_loop() -> Iterator[Interrupts]:
+    """Enters `Interrupts` for a generator; a signal that comes while it is left is not lost."""
+    interrupts, number = Interrupts(), None
+    try:
+        with interrupts:
+            try:
+                yield interrupts
+            finally:
+                number = interrupts.number
+    except GeneratorExit:
+        if number is not None:
+            signal.raise_signal(number)
+        raise
 
 
 class _Interrupted(KeyboardInterrupt):

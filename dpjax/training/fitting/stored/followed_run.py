@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 from collections.abc import Iterator
 from typing import Any
 
 from dpjax.training.devices.lead import Agreed, agree_with_lead, from_lead
-from dpjax.training.files.interrupt import Interrupts, RunInterrupted
+from dpjax.training.files.interrupt import Interrupts, interrupts_of_loop
 from dpjax.training.fitting.stored.sentences import AGAIN, interrupted
 from dpjax.training.fitting.stored.shown import fingerprint
 from dpjax.training.fitting.stored.states import are_taken_over, state_to_store
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.loop import StepDone
-from dpjax.training.stopped import RunStopped, RunStoppedByFiles
+from dpjax.training.stopped import RunInterrupted, RunStopped, RunStoppedByFiles
 
 
 @dataclasses.dataclass(eq=False)
@@ -52,18 +51,9 @@ class FollowedRun:
         if self._is_finished:
             return
         self._is_following = True
-        number = None
         try:
-            with Interrupts() as interrupts:
-                try:
-                    yield from self._follow(run, interrupts, shows)
-                finally:
-                    number = interrupts.number
-        except GeneratorExit:
-            # A signal that came while the loop was being left is not lost.
-            if number is not None:
-                signal.raise_signal(number)
-            raise
+            with interrupts_of_loop() as interrupts:
+                yield from self._follow(run, interrupts, shows)
         finally:
             self._is_following = False
 

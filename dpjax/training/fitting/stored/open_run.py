@@ -15,6 +15,7 @@ from dpjax_accounting import DatasetIdentity, Mechanism
 
 from dpjax.privatize import RunKey
 from dpjax.training.devices.lead import from_lead, is_lead
+from dpjax.training.devices.lead_alone import in_lead
 from dpjax.training.files.checkpoints import Checkpoints
 from dpjax.training.files.run_ledger import RunLedger
 from dpjax.training.fitting.checks import checked_run_key
@@ -210,9 +211,8 @@ def keep_files(
         records=records,
         settings=settings,
     )
-    made: list[StoredRun] = []
-    from_lead(lambda: made.append(_make_stored(run, opened, described, datasets[0])))
-    stored = made[0] if is_lead() else FollowedRun()
+    made = in_lead(lambda: _make_stored(run, opened, described, datasets[0]))
+    stored = made or FollowedRun()
     try:
         if opened.stored is not None:
             stored.floor = restore(run, _checkpoints(opened), opened.directory)
@@ -221,8 +221,8 @@ def keep_files(
             if remark is not None and is_lead():
                 warnings.warn(remark, RuntimeWarning, stacklevel=3)
     except BaseException:
-        if made and made[0].lock is not None:
-            made[0].lock.release()
+        if made is not None and made.lock is not None:
+            made.lock.release()
         raise
     run.run_id, run.stored = opened.run_id, stored
 

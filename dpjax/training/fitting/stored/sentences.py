@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dpjax.training.files.interrupt import RunInterrupted
+from dpjax.training.stopped import RunInterrupted
 
 AGAIN = "fit with resume=True"
 GOES_ON = "goes on from the state that was stored last"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from dpjax.training.files.atomic import write_json
 from dpjax.training.files.checkpoint_writer import CheckpointWriter
 from dpjax.training.files.checkpoints import Checkpoints
 from dpjax.training.files.directory_lock import DirectoryLock
-from dpjax.training.files.interrupt import Interrupts, RunInterrupted
+from dpjax.training.files.interrupt import Interrupts, interrupts_of_loop
 from dpjax.training.files.metrics_log import MetricsLog
 from dpjax.training.files.run_ledger import RunLedger
 from dpjax.training.fitting.stored.directory import FitDirectory
@@ -30,7 +29,7 @@ from dpjax.training.fitting.stored.states import are_taken_over, state_to_store,
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.loop import StepDone
 from dpjax.training.reports.report import TOTAL_UNKNOWN
-from dpjax.training.stopped import RunDiverged, RunStopped, stopping_on_file_errors
+from dpjax.training.stopped import RunDiverged, RunInterrupted, RunStopped, stopping_on_file_errors
 from dpjax.typing import PyTree
 
 
@@ -94,18 +93,9 @@ class StoredRun:
             return
         with telling_failures():
             self.lock = self.lock or self.directory.private.lock()
-        number = None
         try:
-            with Interrupts() as interrupts:
-                try:
-                    yield from self._follow(run, interrupts, shows)
-                finally:
-                    number = interrupts.number
-        except GeneratorExit:
-            # A signal that came while the loop was being left is not lost.
-            if number is not None:
-                signal.raise_signal(number)
-            raise
+            with interrupts_of_loop() as interrupts:
+                yield from self._follow(run, interrupts, shows)
         finally:
             lock, self.lock = self.lock, None
             if lock is not None:
