@@ -55,8 +55,8 @@ class Options:
     """What is measured."""
 
     tuning: Literal["full", "lora"] = "full"
-    expected_batch_size: int = 8
-    microbatch_size: int = 8
+    expected_batch_size: int = 32
+    microbatch_size: int = 32
     max_length: int = 48
     num_records: int = 512
     steps_per_turn: int = 2

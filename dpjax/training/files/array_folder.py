@@ -39,13 +39,9 @@ def write_arrays(folder: Path, arrays: Mapping[str, Any], *, secret: bool) -> st
     """
     partial = folder.with_name(folder.name + _PARTIAL)
     _delete_partial(partial)
-    parent = folder.parent.stat()
     try:
-        with _checkpointer() as checkpointer, _raising_os_errors(folder):
+        with _staying(folder.parent), _checkpointer() as checkpointer, _raising_os_errors(folder):
             checkpointer.save(partial.absolute(), args=_orbax().args.StandardSave(arrays))
-        if not os.path.samestat(parent, folder.parent.stat()):
-            # It was moved or deleted meanwhile, and orbax makes parents that are missing.
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder.parent))
         if secret:
             _keep_from_others(partial)
         digest = hash_of_folder(partial)
@@ -102,6 +98,30 @@ def _checkpointer() -> ocp.Checkpointer:
 
 
 @contextlib.contextmanager
+def _staying(folder: Path) -> Iterator[None]:
+    """Raises `FileNotFoundError` if a folder is moved or deleted meanwhile.
+
+    Orbax makes parents that are missing, and of files that go while it writes it says many things.
+    """
+    # While it is open, no other folder gets its number.
+    opened = os.open(folder, os.O_RDONLY)
+    failure: Exception | None = None
+    try:
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        if not (folder.exists() and os.path.samestat(os.fstat(opened), folder.stat())):
+            raise FileNotFoundError(
+                errno.ENOENT, os.strerror(errno.ENOENT), str(folder)
+            ) from failure
+        if failure is not None:
+            raise failure
+    finally:
+        os.close(opened)
+
+
+@contextlib.contextmanager
 def _raising_os_errors(folder: Path) -> Iterator[None]:
     """Turns what orbax makes of an error of the operating system into that error."""
     try:
@@ -112,8 +132,7 @@ def _raising_os_errors(folder: Path) -> Iterator[None]:
         found = _ERROR_CODE.search(str(error))
         if found is not None:
             code = int(found.group(1))
-        elif not folder.parent.exists() or _NOT_FOUND in str(error):
-            # Orbax may have made the parent again.
+        elif _NOT_FOUND in str(error):
             code = errno.ENOENT
         else:
             raise

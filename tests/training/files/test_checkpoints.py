@@ -76,6 +76,32 @@ def full_disk(number):
     return write
 
 
+@pytest.mark.parametrize("how", ["moved", "deleted", "made again"])
+@pytest.mark.parametrize("says", [None, "Cannot get parameters: {'a'}", "DATA_LOSS: no manifest"])
+def test_a_folder_that_goes_while_it_is_written_is_not_there(stored, monkeypatch, how, says):
+    """Whatever orbax makes of it: that depends on what it did just then."""
+    import orbax.checkpoint as ocp
+
+    original = ocp.Checkpointer.save
+
+    def save(self, path, args):
+        if how == "moved":
+            stored.folder.rename(stored.folder.with_name("moved"))
+        else:
+            shutil.rmtree(stored.folder)
+        if how == "made again":
+            stored.folder.mkdir()
+        if says is not None:
+            raise ValueError(says)
+        original(self, path, args=args)
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", save)
+    with pytest.raises(FileNotFoundError, match="No such file") as refused:
+        stored.save(30, state(30))
+    assert refused.value.filename == str(stored.folder)
+    assert refused.value.__cause__ is None or str(refused.value.__cause__) == says
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.ENOENT])
 def test_what_the_disk_refuses_is_an_error_of_the_system(stored, monkeypatch, number):
     import orbax.checkpoint as ocp

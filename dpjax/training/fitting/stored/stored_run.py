@@ -252,7 +252,7 @@ class StoredRun:
                 self._stop(run, diverged.step)
                 raise
 
-    def _note_shown(self, run: StepwiseRun, shown: ShownSteps, step: int, bits: jax.Array) -> None:
+    def _note_shown(self, run: StepwiseRun, shown: ShownSteps, step: int, bits: Any) -> None:
         try:
             shown.note(step, bits)
         except RunStopped:

@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpjax.training import RunStopped, TrainingProgress
+from dpjax.training.fitting.stored import shown
 from dpjax.training.fitting.stored.shown import ShownSteps, fingerprint
 from tests.training.fitting.stored.small_fit import QUIET, WHOLE, fit, leave_after
 
@@ -118,13 +120,13 @@ def test_all_meshes_that_a_run_was_on_are_told(tmp_path, whole):
 
 def test_half_a_line_was_never_shown(tmp_path):
     path = tmp_path / "shown.jsonl"
-    with ShownSteps(path) as shown:
-        shown.note(1, fingerprint({"w": jnp.ones(3)}))
+    with ShownSteps(path) as steps:
+        steps.note(1, fingerprint({"w": jnp.ones(3)}))
     path.write_bytes(path.read_bytes() + b'{"step": 2, "bi')
-    with ShownSteps(path) as shown:
-        shown.note(2, fingerprint({"w": jnp.zeros(3)}))
+    with ShownSteps(path) as steps:
+        steps.note(2, fingerprint({"w": jnp.zeros(3)}))
         with pytest.raises(RunStopped, match="step 1 was shown before"):
-            shown.note(1, fingerprint({"w": jnp.zeros(3)}))
+            steps.note(1, fingerprint({"w": jnp.zeros(3)}))
 
 
 @given(st.integers(0, 5), st.integers(0, 31), st.sampled_from([np.float32, jnp.bfloat16]))
@@ -143,3 +145,22 @@ def test_the_order_of_entries_and_arrays_counts():
     prints = [fingerprint(tree).tolist() for tree in ([a, b], [b, a], [a, a], [b, b])]
     assert len({tuple(each) for each in prints}) == 4
     assert fingerprint([-np.zeros(1)]).tolist() != fingerprint([np.zeros(1)]).tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16", "float8_e4m3fn"])
+def test_a_fingerprint_is_the_same_on_the_host_and_on_devices(monkeypatch, dtype):
+    shapes = [(), (5,), (3, 4), (2, 3, 4), (0, 3), (3, 0)]
+    leaves = [jax.random.normal(jax.random.key(0), shape).astype(dtype) for shape in shapes]
+    on_host = fingerprint(leaves)
+    monkeypatch.setattr(shown, "_is_of_host", lambda _: False)
+    on_devices = fingerprint(leaves)
+    assert isinstance(on_host, np.ndarray) and isinstance(on_devices, jax.Array)
+    assert on_host.tolist() == on_devices.tolist()
+
+
+def test_parameters_can_be_donated_after_their_fingerprint_is_taken():
+    params = jnp.ones((64, 64))
+    fingerprint(params)
+    address = params.unsafe_buffer_pointer()
+    later = jax.jit(lambda w: w + 1, donate_argnums=0)(params)
+    assert later.unsafe_buffer_pointer() == address
