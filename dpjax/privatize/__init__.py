@@ -6,6 +6,8 @@ Pure JAX. Knows nothing of models, text or files.
 from dpjax.privatize.clipping import ClippedGrad as ClippedGrad
 from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
 from dpjax.privatize.clipping import clipped_grad as clipped_grad
+from dpjax.privatize.devices.device_memory import device_memory as device_memory
+from dpjax.privatize.devices.device_memory import memory_stats as memory_stats
 from dpjax.privatize.randomness.correlated.strategies import BandedStrategy as BandedStrategy
 from dpjax.privatize.randomness.correlated.strategies import BufferedStrategy as BufferedStrategy
 from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy as NoiseStrategy
@@ -71,8 +73,10 @@ __all__ = [
     "TruncatedPoissonSampler",
     "clipped_grad",
     "describe_sampling",
+    "device_memory",
     "explain",
     "gaussian_noise",
+    "memory_stats",
     "microbatches",
     "noisy_mean",
     "num_steps_of",

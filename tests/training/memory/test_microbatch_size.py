@@ -3,8 +3,8 @@
 import jax
 import pytest
 
+from dpjax.privatize import device_memory
 from dpjax.training import StepMemory, largest_microbatch, memory_limit
-from dpjax.training.memory import limit as limits
 
 
 def affine(fixed, per_record):
@@ -48,11 +48,9 @@ def test_not_even_one_record():
     assert asked == [64, 1]
 
 
-def test_the_limit_is_below_what_the_machine_has(monkeypatch):
-    found = memory_limit()
-    assert found > 1e8
-    monkeypatch.setattr(limits, "_limit_in", lambda path: 1_000_000_000)
-    assert memory_limit() == min(found, 900_000_000)
+def test_the_limit_is_below_what_the_device_has():
+    assert memory_limit() == int(0.9 * device_memory(jax.devices()[0]))
+    assert memory_limit(device_memory_given=1000) == 900
 
 
 def test_an_accelerator_says_what_is_left(monkeypatch):
