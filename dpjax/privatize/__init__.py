@@ -7,7 +7,11 @@ from dpjax.privatize.clipping import ClippedGrad as ClippedGrad
 from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
 from dpjax.privatize.clipping import clipped_grad as clipped_grad
 from dpjax.privatize.devices.device_memory import device_memory as device_memory
+from dpjax.privatize.devices.device_memory import (
+    memory_of_default_device as memory_of_default_device,
+)
 from dpjax.privatize.devices.device_memory import memory_stats as memory_stats
+from dpjax.privatize.devices.room import check_device_memory as check_device_memory
 from dpjax.privatize.randomness.correlated.strategies import BandedStrategy as BandedStrategy
 from dpjax.privatize.randomness.correlated.strategies import BufferedStrategy as BufferedStrategy
 from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy as NoiseStrategy
@@ -71,11 +75,13 @@ __all__ = [
     "StepNoise",
     "StepTotal",
     "TruncatedPoissonSampler",
+    "check_device_memory",
     "clipped_grad",
     "describe_sampling",
     "device_memory",
     "explain",
     "gaussian_noise",
+    "memory_of_default_device",
     "memory_stats",
     "microbatches",
     "noisy_mean",

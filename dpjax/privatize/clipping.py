@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from dpjax.privatize import microbatch
 from dpjax.privatize.devices.effects import trace_gradient
 from dpjax.privatize.devices.explicit_axes import explicit_mesh, with_automatic_axes
+from dpjax.privatize.devices.room import Room, check_device_memory, devices_of_rows
 from dpjax.privatize.devices.varying import axes_of, check_reducible, example_types, vary
 from dpjax.privatize.rules.clipping_rules import (
     ClippingRule,
@@ -90,7 +91,7 @@ class ClippedGradFn:
     strategy: str
     microbatch_size: int | None
     has_aux: bool
-    num_vmapped: int = 1
+    room: Room
 
     @property
     def clip_norm(self) -> float | jax.Array:
@@ -136,7 +137,9 @@ class ClippedGradFn:
         batch_size = _checked_batch_size(batch)
         mesh = explicit_mesh((params, batch, mask))
         if mesh is not None:
-            return ClippedGrad(*with_automatic_axes(self, mesh, params, batch, mask))
+            # With automatic axes the rows no longer tell.
+            divided = dataclasses.replace(self, room=self._room_of(batch))
+            return ClippedGrad(*with_automatic_axes(divided, mesh, params, batch, mask))
         mask = _checked_mask(mask, batch_size)
         _check_params(params)
         check_reducible(params)
@@ -159,7 +162,7 @@ class ClippedGradFn:
         if batch_size == 0:
             return self._empty(loss_fn, params, batch)
         make_clip = strategy_named(self.strategy)
-        clip_one = make_clip(loss_fn, self.rule, self.has_aux, self.num_vmapped)
+        clip_one = make_clip(loss_fn, self.rule, self.has_aux, self._room_of(batch))
         try:
             if self.microbatch_size is None or self.microbatch_size >= batch_size:
                 return _assembled(*clip_one(params, batch, mask))
@@ -170,6 +173,10 @@ class ClippedGradFn:
                 "needs jax.vmap of it. For jax.lax.ragged_dot, multiply by every expert and select "
                 "with a one-hot mask, or write the operation with jax.lax.map"
             ) from error
+
+    def _room_of(self, batch: PyTree) -> Room:
+        num_devices = max(self.room.num_devices, devices_of_rows(batch))
+        return dataclasses.replace(self.room, num_devices=num_devices)
 
     def _empty(self, loss_fn: LossFn, params: PyTree, batch: PyTree) -> ClippedGrad:
         # vmap over no examples would leave reductions over an empty axis, which have no identity.
@@ -194,6 +201,8 @@ def clipped_grad(
     microbatch_size: int | None = None,
     has_aux: bool = False,
     num_vmapped: int = 1,
+    num_devices: int = 1,
+    device_memory: int | None = None,
 ) -> ClippedGradFn:
     """Transforms a loss of one example into a function that returns Σᵢ cᵢ ∇loss(params, exampleᵢ).
 
@@ -219,8 +228,8 @@ def clipped_grad(
         strategy: how the clipped sum is computed; every strategy gives the same result up to
             rounding. "materialize" computes all per-example gradients of a microbatch with
             `jax.vmap`; "one_backward" keeps the operands of every weight gradient instead;
-            "two_backwards" goes back twice and keeps neither; "auto" estimates which is cheapest
-            (`explain` says what it finds).
+            "two_backwards" goes back twice and keeps neither; "auto" estimates which is fastest
+            of those that take a small share of a device's memory (`explain` says what it finds).
         microbatch_size: process this many examples at a time, one after another; None takes the
             whole batch at once. Changes memory, not the result. With a batch spread over devices,
             a multiple of their number, so that each takes its share of every microbatch.
@@ -228,11 +237,17 @@ def clipped_grad(
         num_vmapped: how many calls `jax.vmap` of the function runs at once, for instance one for
             each of several models. Memory is limited for as many batches together; the function
             itself sees one. Changes memory and time, not the result.
+        num_devices: among how many devices the rows of a batch are divided, where its arrays do not
+            tell: inside `jax.jit`, with automatic axes.
+        device_memory: bytes that one device can use, for "auto"; default: those of the default
+            device, as `dpjax.privatize.device_memory` finds them, or 8 GiB where it finds none.
+            Where several processes compute together, give all of them the same number.
 
     Raises:
-        TypeError: `clip_norm` is not a number, `rule` not a rule, or not exactly one is given.
-        ValueError: the clip norm, microbatch size or number of calls is not positive, or the
-            strategy is unknown.
+        TypeError: `clip_norm` is not a number, `rule` not a rule, or not exactly one is given;
+            `device_memory` is not a whole number.
+        ValueError: the clip norm, microbatch size, number of calls or devices, or memory is not
+            positive, or the strategy is unknown.
 
     Example:
         The gradient of this loss is the example itself: norms 5, 1 and 0.
@@ -255,8 +270,12 @@ def clipped_grad(
         raise ValueError(f"microbatch_size must be at least 1, got {microbatch_size}")
     if num_vmapped < 1:
         raise ValueError(f"num_vmapped must be at least 1, got {num_vmapped}")
+    if num_devices < 1:
+        raise ValueError(f"num_devices must be at least 1, got {num_devices}")
+    check_device_memory(device_memory)
     strategy_named(strategy)
-    return ClippedGradFn(loss_fn, rule, strategy, microbatch_size, has_aux, num_vmapped)
+    room = Room(num_vmapped, num_devices, device_memory)
+    return ClippedGradFn(loss_fn, rule, strategy, microbatch_size, has_aux, room)
 
 
 def _checked_batch_size(batch: PyTree) -> int:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.privatize.devices.effects import trace_gradient
+from dpjax.privatize.devices.room import Room
 from dpjax.privatize.devices.varying import example_types
 from dpjax.privatize.float32.scaling import dense_norm
 from dpjax.privatize.rules.clipping_rules import ClippingRule, leaf_groups, scale
@@ -20,14 +21,14 @@ from dpjax.typing import PyTree
 
 
 def materialize(
-    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, num_vmapped: int = 1
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, room: Room | None = None
 ) -> Callable[..., Any]:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by `vmap` of `grad`.
 
-    Nothing here is done in portions that `num_vmapped` could make smaller. `clip` raises ValueError
+    Nothing here is done in portions that `room` could make smaller. `clip` raises ValueError
     if the gradient of one example exchanges values over a named axis.
     """
-    del num_vmapped
+    del room
     differentiate = jax.value_and_grad(loss_fn, has_aux=has_aux)
     value_and_grad = jax.vmap(differentiate, in_axes=(None, 0))
 

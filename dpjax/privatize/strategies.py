@@ -1,9 +1,9 @@
 """The ways to compute a clipped sum, by name.
 
-A strategy is a function `(loss_fn, rule, has_aux, num_vmapped) -> clip`, where
-`clip(params, batch, mask) -> (grads, rows, losses, aux)` handles one microbatch at once, and
-`jax.vmap` runs `num_vmapped` of them at once; `rows` are `RowStatistics`. Its output has the
-meaning of the fields of `ClippedGrad`, and equals that of "materialize".
+A strategy is a function `(loss_fn, rule, has_aux, room) -> clip`, where
+`clip(params, batch, mask) -> (grads, rows, losses, aux)` handles one microbatch at once, and `room`
+says what else is in the memory of a device; `rows` are `RowStatistics`. Its output has the meaning
+of the fields of `ClippedGrad`, and equals that of "materialize".
 """
 
 from __future__ import annotations

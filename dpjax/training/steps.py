@@ -86,6 +86,7 @@ class PrivateTraining:
         rule: bounds what one record contributes.
         run_key: the secret of the run.
         strategy: how the clipped sum is computed, as for `dpjax.clipped_grad`.
+        device_memory: bytes that one device can use; likewise.
         present: `(S,)` bool, which slots of records are taken; None for all.
         noise_strategy: of noise that is correlated over steps, as for `dpjax.private_gradient`.
         layout: where parameters and optimizer state lie; None for a single device.
@@ -103,6 +104,7 @@ class PrivateTraining:
         run_key: RunKey,
         *,
         strategy: str = "auto",
+        device_memory: int | None = None,
         present: np.ndarray | None = None,
         noise_strategy: NoiseStrategy | None = None,
         layout: Layout | None = None,
@@ -113,6 +115,7 @@ class PrivateTraining:
             rule=rule,
             run_key=run_key,
             strategy=strategy,
+            device_memory=device_memory,
             present=present,
             noise_strategy=noise_strategy,
         )
@@ -152,6 +155,7 @@ class NonPrivateTraining:
         optimizer: makes an update of the mean gradient.
         sampler: draws the batches.
         batch_size: mean size of a batch; the sum is divided by it.
+        device_memory: bytes that one device can use, as for `dpjax.clipped_grad`.
         layout: where parameters and optimizer state lie; None for a single device.
     """
 
@@ -162,9 +166,11 @@ class NonPrivateTraining:
         sampler: Sampler,
         batch_size: float,
         *,
+        device_memory: int | None = None,
         layout: Layout | None = None,
     ) -> None:
         self._sampler = sampler
+        num_devices = 1 if layout is None else layout.devices_of_rows
         loss = loss if layout is None else layout.gathering(loss)
 
         def add(
@@ -173,8 +179,13 @@ class NonPrivateTraining:
             def record_loss(params: PyTree, record: PyTree) -> jax.Array:
                 return loss(params, record, frozen)
 
-            summed = clipped_grad(record_loss, clip_norm=_UNREACHED_NORM)(params, batch, mask)
-            added = total.plus(summed, mask)
+            summed = clipped_grad(
+                record_loss,
+                clip_norm=_UNREACHED_NORM,
+                num_devices=num_devices,
+                device_memory=device_memory,
+            )
+            added = total.plus(summed(params, batch, mask), mask)
             if layout is None:
                 return added
             grads = jax.lax.with_sharding_constraint(added.grads, layout.shardings(params))

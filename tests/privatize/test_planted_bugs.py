@@ -118,7 +118,7 @@ def examples_left_out_are_scaled_by_zero(_):
 def the_batch_is_clipped_as_one(original):
     """With microbatches, each of them."""
 
-    def strategy(loss_fn, rule, has_aux, num_vmapped, name):
+    def strategy(loss_fn, rule, has_aux, room, name):
         def of_all(params, batch):
             rows, mask = batch
             return jnp.sum(jnp.where(mask, jax.vmap(loss_fn, (None, 0))(params, rows), 0.0))

@@ -91,8 +91,10 @@ def memory_stats(device: jax.Device) -> dict[str, Any]:
         return {}
 
 
-def memory_of_default_device() -> int | None:
-    """Returns `device_memory` of the device that JAX computes on unless told otherwise.
+def memory_of_default_device() -> int:
+    """Returns the bytes of the device that JAX computes on unless told otherwise.
+
+    `ASSUMED_DEVICE_MEMORY` where they are not known.
 
     Example:
         >>> memory_of_default_device() == device_memory(jax.devices()[0])
@@ -101,7 +103,8 @@ def memory_of_default_device() -> int | None:
     device = jax.config.jax_default_device
     if device is None or isinstance(device, str):
         device = jax.local_devices(backend=device)[0]
-    return device_memory(device)
+    known = device_memory(device)
+    return ASSUMED_DEVICE_MEMORY if known is None else known
 
 
 def _memory_of_machine() -> int:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD, BandedDPSGD, Mechanism
 
+from dpjax.privatize.devices.room import check_device_memory
 from dpjax.privatize.randomness.correlated.noise import CorrelatedNoise
 from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy
 from dpjax.privatize.randomness.run_key import RunKey
@@ -168,6 +169,7 @@ def private_gradient(
     run_key: RunKey,
     clip_norm: float,
     strategy: str = "auto",
+    device_memory: int | None = None,
     present: np.ndarray | None = None,
     noise_strategy: NoiseStrategy | None = None,
 ) -> PrivateGradient: ...
@@ -179,6 +181,7 @@ def private_gradient(
     run_key: RunKey,
     rule: ClippingRule,
     strategy: str = "auto",
+    device_memory: int | None = None,
     present: np.ndarray | None = None,
     noise_strategy: NoiseStrategy | None = None,
 ) -> PrivateGradient: ...
@@ -190,6 +193,7 @@ def private_gradient(
     run_key: RunKey,
     rule: AdaptiveClipping,
     strategy: str = "auto",
+    device_memory: int | None = None,
     present: np.ndarray | None = None,
 ) -> AdaptivePrivateGradient: ...
 
@@ -202,6 +206,7 @@ def private_gradient(
     clip_norm: float | None = None,
     rule: ClippingRule | AdaptiveClipping | None = None,
     strategy: str = "auto",
+    device_memory: int | None = None,
     present: np.ndarray | None = None,
     noise_strategy: NoiseStrategy | None = None,
 ) -> PrivateGradient | AdaptivePrivateGradient:
@@ -222,6 +227,7 @@ def private_gradient(
         clip_norm: C > 0, the most that one unit contributes, in L2 norm.
         rule: instead of `clip_norm`; with `AdaptiveClipping` the clip norm is the loop's state.
         strategy: how the clipped sum is computed, as for `clipped_grad`.
+        device_memory: bytes that one device can use, as for `clipped_grad`.
         present: `(S,)` bool for S slots of units, where not all are sure to be there; as for
             `sampler_for`. Default: all units of the mechanism.
         noise_strategy: for `BandedDPSGD`, the strategy matrix, public, such as that of another run.
@@ -265,6 +271,7 @@ def private_gradient(
     if (clip_norm is None) == (rule is None):
         raise TypeError("private_gradient needs either clip_norm or rule, and not both")
     strategy_named(strategy)
+    check_device_memory(device_memory)
     sampler_for(mechanism, run_key, present)
     if noise_strategy is not None and not isinstance(mechanism, BandedDPSGD):
         raise TypeError(
@@ -276,7 +283,9 @@ def private_gradient(
     if isinstance(rule, AdaptiveClipping):
         rule.noise_scales(mechanism)
         described = cast(DPSGD | AdaptiveClippingDPSGD, mechanism)
-        return AdaptivePrivateGradient(loss_fn, described, run_key, strategy, present, rule)
+        return AdaptivePrivateGradient(
+            loss_fn, described, run_key, strategy, device_memory, present, rule
+        )
     if not isinstance(rule, ClippingRule):
         raise TypeError(
             f"rule must be a clipping rule, such as FlatClipping(1.0) or AdaptiveClipping(), got "
@@ -292,4 +301,6 @@ def private_gradient(
         noise = CorrelatedNoise(mechanism, run_key, float(rule.clip_norm), noise_strategy)
     else:
         noise = IndependentNoise(mechanism, run_key, rule.clip_norm)
-    return PrivateGradient(loss_fn, mechanism, run_key, strategy, present, rule, noise)
+    return PrivateGradient(
+        loss_fn, mechanism, run_key, strategy, device_memory, present, rule, noise
+    )

@@ -12,6 +12,7 @@ import numpy as np
 from dpjax_accounting import Mechanism
 
 from dpjax.privatize.clipping import clipped_grad
+from dpjax.privatize.devices.room import devices_of_rows
 from dpjax.privatize.devices.spread_sums import Shardings, kept_at, shardings_of
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.rules.clipping_rules import ClippingRule
@@ -33,6 +34,7 @@ class PrivateSteps:
     mechanism: Mechanism
     run_key: RunKey
     strategy: str
+    device_memory: int | None
     present: np.ndarray | None
     _released_steps: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
     # In the totals: the object itself would print, and be kept by compiled functions.
@@ -102,8 +104,15 @@ class PrivateSteps:
         """
         self._check_mine(total)
         total.check_is_held()
-        where = shardings_of(params)
-        added: StepTotal = self._compiled_add(total, params, batch, mask, *shared, shardings=where)
+        added: StepTotal = self._compiled_add(
+            total,
+            params,
+            batch,
+            mask,
+            *shared,
+            shardings=shardings_of(params),
+            num_devices=devices_of_rows(batch),
+        )
         return added
 
     def lower_add(
@@ -119,8 +128,15 @@ class PrivateSteps:
             mask: which of them count.
             shared: what else the loss takes.
         """
-        total, where = self._abstract_total(params), shardings_of(params)
-        return self._compiled_add.lower(total, params, batch, mask, *shared, shardings=where)
+        return self._compiled_add.lower(
+            self._abstract_total(params),
+            params,
+            batch,
+            mask,
+            *shared,
+            shardings=shardings_of(params),
+            num_devices=devices_of_rows(batch),
+        )
 
     def _abstract_total(self, params: PyTree) -> StepTotal:
         """The shapes of the total that `zeros` makes."""
@@ -130,7 +146,8 @@ class PrivateSteps:
     def _compiled_add(self) -> jax.stages.Wrapped:
         # What is compiled must not refer to this object, which refers to it: Python's collector
         # does not see through JAX's caches, and neither would be freed.
-        loss_of_example, rule_of, strategy = self.loss_fn, self._make_rule_of(), self.strategy
+        loss_of_example, rule_of = self.loss_fn, self._make_rule_of()
+        strategy, device_memory = self.strategy, self.device_memory
 
         def add(
             total: StepTotal,
@@ -139,6 +156,7 @@ class PrivateSteps:
             mask: jax.Array,
             *shared: PyTree,
             shardings: Shardings = (),
+            num_devices: int = 1,
         ) -> StepTotal:
             # JAX traces again when a structure or shape differs: later steps do not pay for this.
             total.check_fits(params)
@@ -146,11 +164,17 @@ class PrivateSteps:
             def loss_fn(params: PyTree, example: PyTree) -> jax.Array:
                 return loss_of_example(params, example, *shared)
 
-            clipped = clipped_grad(loss_fn, rule=rule_of(total), strategy=strategy)
+            clipped = clipped_grad(
+                loss_fn,
+                rule=rule_of(total),
+                strategy=strategy,
+                num_devices=num_devices,
+                device_memory=device_memory,
+            )
             added = total.plus(clipped(params, batch, mask), mask)
             return dataclasses.replace(added, grads=kept_at(added.grads, shardings))
 
-        return jax.jit(add, static_argnames="shardings", donate_argnums=0)
+        return jax.jit(add, static_argnames=("shardings", "num_devices"), donate_argnums=0)
 
     def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
         """Makes the function from a total to the rule of its step."""

@@ -10,6 +10,7 @@ numbers whatever the model's custom rules do. `auto` estimates which is cheapest
 from __future__ import annotations
 
 import functools
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,10 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dpjax.privatize.devices.room import Room
 from dpjax.privatize.devices.varying import example_types
 from dpjax.privatize.materialize import materialize
 from dpjax.privatize.rules.clipping_rules import ClippingRule, RowStatistics, leaf_groups, scale
-from dpjax.privatize.structured.costs.cost import choose
+from dpjax.privatize.structured.costs.choice import choose
 from dpjax.privatize.structured.costs.methods import DEFAULT_BUDGET_VALUES, Budget, kept_formed
 from dpjax.privatize.structured.costs.notices import mention_dense_terms
 from dpjax.privatize.structured.gradient import GradientProgram, gradient_program
@@ -40,37 +42,39 @@ from dpjax.privatize.structured.requests import (
 from dpjax.privatize.structured.self_check import compare_strategies
 from dpjax.typing import Clip, PyTree
 
+_log = logging.getLogger(__name__)
+
 
 def one_backward(
-    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, num_vmapped: int = 1
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, room: Room | None = None
 ) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory: all operands."""
-    return _or_materialize(loss_fn, rule, has_aux, "one_backward", num_vmapped)
+    return _or_materialize(loss_fn, rule, has_aux, "one_backward", room)
 
 
 def two_backwards(
-    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, num_vmapped: int = 1
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, room: Room | None = None
 ) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)`; memory of a step."""
-    return _or_materialize(loss_fn, rule, has_aux, "two_backwards", num_vmapped)
+    return _or_materialize(loss_fn, rule, has_aux, "two_backwards", room)
 
 
 def auto(
-    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, num_vmapped: int = 1
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, room: Room | None = None
 ) -> Clip:
     """Returns `clip(params, batch, mask) -> (grads, rows, losses, aux)` by the cheapest way."""
-    return _or_materialize(loss_fn, rule, has_aux, "auto", num_vmapped)
+    return _or_materialize(loss_fn, rule, has_aux, "auto", room)
 
 
 def _or_materialize(
-    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, name: str, num_vmapped: int
+    loss_fn: Callable[..., Any], rule: ClippingRule, has_aux: bool, name: str, room: Room | None
 ) -> Clip:
     """A strategy by name; `materialize`, with a warning, where a program cannot be taken apart."""
 
     def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple[Any, ...]:
         try:
             check_readable()
-            clip_batch = clip_structured(loss_fn, rule, has_aux, num_vmapped, name=name)
+            clip_batch = clip_structured(loss_fn, rule, has_aux, room, name=name)
             return clip_batch(params, batch, mask)
         except UnreadableProgramError as error:
             warnings.warn(
@@ -97,7 +101,7 @@ def clip_structured(
     loss_fn: Callable[..., Any],
     rule: ClippingRule,
     has_aux: bool,
-    num_vmapped: int = 1,
+    room: Room | None = None,
     *,
     name: str,
 ) -> Clip:
@@ -108,8 +112,13 @@ def clip_structured(
 
     def clip(params: PyTree, batch: PyTree, mask: jax.Array) -> tuple[Any, ...]:
         gradient = gradient_program(loss_fn, has_aux, params, example_types(batch))
-        at_once = num_vmapped * mask.shape[0]
-        chosen = choose(gradient, at_once) if name == "auto" else name
+        shared = room or Room()
+        at_once = shared.examples_at_once(mask.shape[0])
+        chosen = name
+        if name == "auto":
+            choice = choose(gradient, at_once, shared.known_device_memory())
+            _log.info("%s", choice)
+            chosen = choice.strategy
         if chosen == "materialize":
             return materialize(loss_fn, rule, has_aux)(params, batch, mask)
         mention_dense_terms(gradient, params)
@@ -120,7 +129,7 @@ def clip_structured(
 
 
 class _Task(NamedTuple):
-    """What is to be summed up, and how many examples are in memory at once."""
+    """What is to be summed up, and how many examples a device has in memory at once."""
 
     gradient: GradientProgram
     rule: ClippingRule

@@ -9,16 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.privatize.devices.room import Room, check_device_memory, devices_of_rows
 from dpjax.privatize.devices.varying import example_types
 from dpjax.privatize.structured.clipped_sums import check_readable
-from dpjax.privatize.structured.costs.cost import (
-    AUTO_BUDGET_VALUES,
-    StrategyCost,
-    TermCost,
-    choose,
-    strategy_costs,
-    term_costs,
-)
+from dpjax.privatize.structured.costs.choice import StrategyChoice, choose
+from dpjax.privatize.structured.costs.cost import StrategyCost, TermCost, term_costs
 from dpjax.privatize.structured.costs.methods import kept_formed
 from dpjax.privatize.structured.gradient import gradient_program
 from dpjax.privatize.untrained_leaves import merged, split
@@ -36,23 +31,29 @@ class ParameterExplanation:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What `clipped_grad` found in a loss; printing it gives two tables.
+    """What `clipped_grad` found in a loss; printing it gives two tables and a sentence.
 
-    The last column of the second is the largest `microbatch_size` (or batch, without it) at which
-    "auto" still considers a strategy: a faster one may be had by a smaller microbatch.
+    The last column of the second is how many examples at once on a device "auto" still considers a
+    strategy for: a faster one may be had by a smaller microbatch.
 
     Attributes:
         parameters: those that are floating-point, in the order of the leaves.
-        strategies: estimates for one example, by strategy, and for the ordinary step as
-            "non_private".
-        batch_size: of the batch that was given.
-        choice: what strategy="auto" takes for a batch, or microbatch, of that size.
+        auto: what strategy="auto" takes for such a batch, or microbatch, and by what it was
+            decided; printing it gives a sentence.
     """
 
     parameters: tuple[ParameterExplanation, ...]
-    strategies: dict[str, StrategyCost]
-    batch_size: int
-    choice: str
+    auto: StrategyChoice
+
+    @property
+    def choice(self) -> str:
+        """The name of the strategy that "auto" takes."""
+        return self.auto.strategy
+
+    @property
+    def strategies(self) -> dict[str, StrategyCost]:
+        """Estimates for one example, and for the ordinary step as "non_private"."""
+        return self.auto.costs
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -61,6 +62,7 @@ class Explanation:
         with console.capture() as capture:
             console.print(self._parameter_table())
             console.print(self._strategy_table())
+            console.print(str(self.auto), highlight=False, markup=False)
         return capture.get().rstrip()
 
     def _parameter_table(self) -> Any:
@@ -83,24 +85,28 @@ class Explanation:
     def _strategy_table(self) -> Any:
         from rich.table import Table
 
-        ordinary = max(1, self.strategies["non_private"].operations)
+        auto = self.auto
         table = Table(
             "strategy",
             "time (estimate)",
-            f"extra memory, {self.batch_size} examples",
+            f"extra memory, {auto.num_examples} examples",
             "auto allows at once",
         )
-        for name, cost in self.strategies.items():
-            chosen = " (auto takes this)" if name == self.choice else ""
-            megabytes = 4e-6 * cost.values * self.batch_size
-            ratio = cost.operations / ordinary
-            most = f"{AUTO_BUDGET_VALUES // cost.values:,} examples" if cost.values else ""
-            table.add_row(name + chosen, f"{ratio:.2f}", f"{megabytes:,.1f} MB", most)
+        for name, cost in auto.costs.items():
+            chosen = " (auto takes this)" if name == auto.strategy else ""
+            megabytes = 1e-6 * auto.bytes_of(name)
+            most = f"{auto.budget // cost.num_bytes:,} examples" if cost.num_bytes else ""
+            table.add_row(name + chosen, f"{auto.time_of(name):.2f}", f"{megabytes:,.1f} MB", most)
         return table
 
 
 def explain(
-    loss_fn: Callable[..., Any], params: PyTree, batch: PyTree, *, has_aux: bool = False
+    loss_fn: Callable[..., Any],
+    params: PyTree,
+    batch: PyTree,
+    *,
+    has_aux: bool = False,
+    device_memory: int | None = None,
 ) -> Explanation:
     """Shows how each parameter's clipped gradient is computed, and what each strategy costs.
 
@@ -111,12 +117,15 @@ def explain(
         loss_fn: as for `clipped_grad`.
         params: as for `clipped_grad`; shapes will do.
         batch: the examples, a pytree of arrays or shapes with a leading example axis `(B, ...)`.
+            Where they are divided among devices, those of one device count.
         has_aux: the loss returns `(scalar, aux)`.
+        device_memory: as for `clipped_grad`.
 
     Returns:
         An `Explanation`: `print` it.
 
     Raises:
+        TypeError, ValueError: `device_memory` is not a positive whole number.
         UnreadableProgramError: the loss keeps state, or this version of JAX writes its programs in
             a way that is not known; `clipped_grad` then computes every per-example gradient.
 
@@ -132,6 +141,7 @@ def explain(
         >>> explanation.choice
         'two_backwards'
     """
+    check_device_memory(device_memory)
     check_readable()
     example = example_types(batch)
     batch_size = jnp.shape(jax.tree.leaves(batch)[0])[0]
@@ -142,15 +152,15 @@ def explain(
 
     # Shapes have no values that the loss could close over.
     gradient = gradient_program(compute_loss, has_aux, trained, (fixed, example))
-    choice = choose(gradient, batch_size)
-    kept = kept_formed(gradient.terms, batch_size) if choice == "one_backward" else ()
+    room = Room(num_devices=devices_of_rows(batch), device_memory=device_memory)
+    at_once = room.examples_at_once(batch_size)
+    auto = choose(gradient, at_once, room.known_device_memory())
+    kept = kept_formed(gradient.terms, at_once) if auto.strategy == "one_backward" else ()
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
     return Explanation(
         parameters=tuple(
             ParameterExplanation(name, leaf.shape, tuple(term_costs(terms, kept)))
             for name, leaf, terms in zip(names, gradient.params, gradient.terms, strict=True)
         ),
-        strategies=strategy_costs(gradient, batch_size),
-        batch_size=batch_size,
-        choice=choice,
+        auto=auto,
     )

@@ -158,10 +158,14 @@ class Layout:
     def _of_rows(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec(ROW_AXES))
 
+    @property
+    def devices_of_rows(self) -> int:
+        """Among how many devices the rows of a microbatch are divided."""
+        return math.prod(self.mesh.shape[axis] for axis in ROW_AXES)
+
     def divisible(self, number: int) -> int:
         """Returns the least number of rows from `number` that data and fsdp can share evenly."""
-        sharing = math.prod(self.mesh.shape[axis] for axis in ROW_AXES)
-        return -(-number // sharing) * sharing
+        return -(-number // self.devices_of_rows) * self.devices_of_rows
 
     def shardings_of_state(self, state: PyTree, params: PyTree) -> PyTree:
         """Returns where the optimizer's state lies: with the parameter that it is about.

@@ -12,7 +12,14 @@ import jax
 import numpy as np
 from dpjax_accounting import BandedDPSGD, EpsilonBySteps, Mechanism, default_delta
 
-from dpjax.privatize import ClippingRule, NoiseStrategy, PoissonSampler, RunKey, num_steps_of
+from dpjax.privatize import (
+    ClippingRule,
+    NoiseStrategy,
+    PoissonSampler,
+    RunKey,
+    check_device_memory,
+    num_steps_of,
+)
 from dpjax.training.devices.hosts import check_agreement
 from dpjax.training.devices.layout import Layout, Rule
 from dpjax.training.devices.mesh import choose_mesh, describe_mesh
@@ -31,6 +38,7 @@ from dpjax.training.fitting.correlated import STRATEGY, default_strategy, descri
 from dpjax.training.fitting.microbatch_size import (
     MicrobatchSize,
     check_microbatch_size,
+    default_device_memory,
     find_size,
     stored_size,
 )
@@ -69,6 +77,7 @@ def fit(
     run_key: RunKey | None = None,
     microbatch_size: MicrobatchSize = 32,
     strategy: str = "auto",
+    device_memory: int | None = None,
     noise_strategy: NoiseStrategy | None = None,
     mesh: jax.sharding.Mesh | str | None = None,
     sharding: Rule | None = None,
@@ -107,6 +116,8 @@ def fit(
             only, ε not at all. "auto" compiles the step and takes what fits into memory; a resumed
             run keeps what it was started with.
         strategy: how clipped sums are computed, as for `clipped_grad`.
+        device_memory: bytes that one device can use, as for `clipped_grad`; a resumed run keeps
+            what it was started with.
         noise_strategy: the strategy matrix of the correlated noise of `BandedDPSGD`, as for
             `private_gradient`.
         mesh: the devices to compute on, such as "data=4,fsdp=2", or a mesh with these axes and
@@ -178,6 +189,7 @@ def fit(
     """
     accounted = checked_mechanism(mechanism)
     check_microbatch_size(microbatch_size)
+    check_device_memory(device_memory)
     checked = checked_rule(accounted, clip_norm, rule)
     record_loss = _reading_frozen(loss) if frozen is None else loss
     if microbatch_size == "auto":
@@ -190,6 +202,7 @@ def fit(
             optimizer=optimizer,
             frozen=frozen,
             strategy=strategy,
+            device_memory=device_memory,
             noise_strategy=noise_strategy,
             batch_size=mean_batch_size(mechanism),
         )
@@ -235,7 +248,7 @@ def fit(
     check_agreement(
         {
             "mechanisms": repr(mechanism),
-            "clipping": (repr(checked), strategy, microbatch_size, delta),
+            "clipping": (repr(checked), strategy, microbatch_size, delta, device_memory),
             "noise strategies": repr(noise_strategy),
             "run keys": key.fingerprint(),
             "parameters": (start, frozen),
@@ -243,6 +256,9 @@ def fit(
             "meshes": _describe_layout(layout, start),
         }
     )
+    if device_memory is None:
+        # Another number may be another strategy, and that other roundings.
+        device_memory = default_device_memory(None if opened is None else opened.stored)
     if noise_strategy is None and isinstance(accounted, BandedDPSGD):
         noise_strategy = default_strategy(accounted, None if opened is None else opened.stored)
     if layout is not None:
@@ -257,7 +273,14 @@ def fit(
     if accounted is None or checked is None:
         num_slots = num_units if present is None else len(present)
         sampler = PoissonSampler(num_slots, batch_size / num_units, key, present)
-        steps = NonPrivateTraining(record_loss, optimizer, sampler, batch_size, layout=layout)
+        steps = NonPrivateTraining(
+            record_loss,
+            optimizer,
+            sampler,
+            batch_size,
+            device_memory=device_memory,
+            layout=layout,
+        )
         if noise_strategy is not None:
             raise TypeError("NoPrivacy adds no noise: leave out noise_strategy")
     else:
@@ -268,6 +291,7 @@ def fit(
             checked,
             key,
             strategy=strategy,
+            device_memory=device_memory,
             present=present,
             noise_strategy=noise_strategy,
             layout=layout,
@@ -317,6 +341,7 @@ def fit(
             settings={
                 "microbatch_size": microbatch_size,
                 "strategy": strategy,
+                "device_memory": device_memory,
                 STRATEGY: None if noise_strategy is None else describe_strategy(noise_strategy),
                 "mesh": _describe_layout(layout, start),
                 "audit": None if audited is None else audited.identity(start),

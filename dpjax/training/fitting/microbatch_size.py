@@ -1,15 +1,22 @@
-"""microbatch_size="auto" of `fit`: the number of records that a run gets."""
+"""What `fit` finds by the memory of the device: microbatch_size="auto", and that memory itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 from dpjax_accounting import BandedDPSGD, Mechanism
 
-from dpjax.privatize import BandedStrategy, ClippingRule, NoiseStrategy, PoissonSampler, RunKey
+from dpjax.privatize import (
+    BandedStrategy,
+    ClippingRule,
+    NoiseStrategy,
+    PoissonSampler,
+    RunKey,
+    memory_of_default_device,
+)
 from dpjax.training.devices.lead import from_lead
 from dpjax.training.fitting.records import Records, count_records, find_lengths
 from dpjax.training.fitting.stored.directory import FitDirectory, FitState
@@ -62,6 +69,23 @@ def stored_size(output_dir: str | Path | None, *, resume: bool) -> int | None:
     return from_lead(read_size)
 
 
+def default_device_memory(stored: Mapping[str, Any] | None) -> int:
+    """Returns the bytes of a device that a run is planned with that is given no number.
+
+    Those of its start, where it resumes: another number may mean another strategy, and that other
+    roundings. Process 0 says for all processes; every one must call it.
+
+    Args:
+        stored: what the run was started with, if it resumes.
+    """
+
+    def find() -> int:
+        at_start = None if stored is None else stored.get("device_memory")
+        return at_start if isinstance(at_start, int) else memory_of_default_device()
+
+    return from_lead(find)
+
+
 def find_size(
     loss: Callable[..., jax.Array],
     params: PyTree,
@@ -72,6 +96,7 @@ def find_size(
     optimizer: optax.GradientTransformation,
     frozen: PyTree,
     strategy: str,
+    device_memory: int | None,
     noise_strategy: NoiseStrategy | None,
     batch_size: float,
 ) -> int:
@@ -89,6 +114,7 @@ def find_size(
         optimizer: as `fit` takes it.
         frozen: what the loss reads beside the parameters.
         strategy: as `fit` takes it.
+        device_memory: likewise.
         noise_strategy: likewise.
         batch_size: mean number of records in a batch.
 
@@ -99,17 +125,26 @@ def find_size(
     if noise_strategy is None and isinstance(mechanism, BandedDPSGD):
         # Any with as many bands needs as much memory, and the best one takes a search.
         noise_strategy = BandedStrategy((1.0,) + (0.5,) * (mechanism.bands - 1))
-    limit = memory_limit(_OPTION)
+    limit = memory_limit(_OPTION, device_memory)
     find_lengths(data)
     # No number is drawn from the key: it makes the programs alone.
     key = RunKey.from_os_entropy()
     steps: TrainingSteps
     if mechanism is None or rule is None:
         sampler = PoissonSampler(count_records(data), 1.0, key)
-        steps = NonPrivateTraining(loss, optimizer, sampler, batch_size)
+        steps = NonPrivateTraining(
+            loss, optimizer, sampler, batch_size, device_memory=device_memory
+        )
     else:
         steps = PrivateTraining(
-            loss, optimizer, mechanism, rule, key, strategy=strategy, noise_strategy=noise_strategy
+            loss,
+            optimizer,
+            mechanism,
+            rule,
+            key,
+            strategy=strategy,
+            device_memory=device_memory,
+            noise_strategy=noise_strategy,
         )
     params, frozen = _shapes(params), _shapes(frozen)
     record = first_record(data)

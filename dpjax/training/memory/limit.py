@@ -10,22 +10,20 @@ from dpjax.privatize import device_memory, memory_stats
 _SHARE = 0.9
 
 
-def memory_limit(
-    option: str = "training.microbatch_size", device_memory_given: int | None = None
-) -> int:
+def memory_limit(option: str = "training.microbatch_size", given: int | None = None) -> int:
     """Returns the bytes that a step may use: nine tenths of what the first device can have.
 
     Of an accelerator that tells, without what it holds already.
 
     Args:
         option: what to give as a number where the device does not tell.
-        device_memory_given: bytes that the first device can use, where somebody has said so.
+        given: bytes that the first device can use, where somebody has said so.
 
     Raises:
         ValueError: it is not known.
     """
     device = jax.local_devices()[0]
-    known = device_memory(device) if device_memory_given is None else device_memory_given
+    known = device_memory(device) if given is None else given
     if known is None:
         raise ValueError(
             f"{device.device_kind} does not tell how much memory it has. Give {option} as a number."

@@ -247,13 +247,14 @@ def test_auto_takes_what_fits():
     def loss(p, x):
         return jnp.sum(jnp.tanh(x @ p["w"]) @ p["v"])
 
-    def choice(size, length, examples):
+    def choice(size, length, examples, device_memory=2**35):
         params = {name: jax.ShapeDtypeStruct((size, size), jnp.float32) for name in "wv"}
         batch = jax.ShapeDtypeStruct((examples, length, size), jnp.float32)
-        return dpjax.explain(loss, params, batch).choice
+        return dpjax.explain(loss, params, batch, device_memory=device_memory).choice
 
     assert choice(1024, 16, 32) == "one_backward"
     assert choice(1024, 16, 2**17) == "two_backwards"
+    assert choice(1024, 16, 32, device_memory=2**24) == "two_backwards"
     assert choice(4, 64, 32) == "materialize"
 
 

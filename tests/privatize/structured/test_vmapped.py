@@ -7,7 +7,7 @@ import pytest
 
 from dpjax.privatize import clipped_grad
 from dpjax.privatize.structured import clipped_sums
-from dpjax.privatize.structured.costs.cost import choose
+from dpjax.privatize.structured.costs.choice import choose
 
 MODELS, BATCH = 3, 4
 
@@ -41,8 +41,11 @@ def test_mapped_over_models_it_is_a_loop_over_models(strategy, num_vmapped):
 @pytest.mark.parametrize(("num_vmapped", "at_once"), [(1, BATCH), (50, 50 * BATCH)])
 def test_limits_are_those_of_all_batches_together(monkeypatch, num_vmapped, at_once):
     seen = []
+    choose = clipped_sums.choose
     monkeypatch.setattr(
-        clipped_sums, "choose", lambda program, size: seen.append(size) or "two_backwards"
+        clipped_sums,
+        "choose",
+        lambda program, size, memory: seen.append(size) or choose(program, size, memory),
     )
     budget = clipped_sums.Budget
     monkeypatch.setattr(
@@ -55,6 +58,7 @@ def test_limits_are_those_of_all_batches_together(monkeypatch, num_vmapped, at_o
 
 def test_many_batches_together_no_longer_fit():
     """Gradients of 2²² numbers: 2 GiB are 128 examples, whichever batches they come from."""
+    memory = 16 * 2**31
     shapes = {"w": jax.ShapeDtypeStruct((2048, 2048), jnp.float32)}
     rows = jax.ShapeDtypeStruct((16, 2048, 2048), jnp.float32)
 
@@ -62,15 +66,16 @@ def test_many_batches_together_no_longer_fit():
         return jnp.sum(params["w"] ** 2 * x)
 
     def program(**options):
-        clipped = clipped_grad(dense, clip_norm=1.0, **options)
+        clipped = clipped_grad(dense, clip_norm=1.0, device_memory=memory, **options)
         return str(jax.make_jaxpr(lambda *args: clipped(*args).grads)(shapes, rows))
 
     gradient = clipped_sums.gradient_program(
         dense, False, shapes, jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
     )
-    assert choose(gradient, 16) != choose(gradient, 16 * 100)
+    few, many = (choose(gradient, number, memory).strategy for number in (16, 1600))
+    assert few != many
     assert program() != program(num_vmapped=100)
-    assert program(num_vmapped=100) == program(num_vmapped=100, strategy=choose(gradient, 1600))
+    assert program(num_vmapped=100) == program(num_vmapped=100, strategy=many)
 
 
 def test_no_call_is_refused():

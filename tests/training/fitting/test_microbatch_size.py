@@ -43,7 +43,7 @@ def limit(monkeypatch):
     """Sets how much memory there is."""
 
     def set_limit(num_bytes):
-        monkeypatch.setattr(microbatch_size, "memory_limit", lambda option: num_bytes)
+        monkeypatch.setattr(microbatch_size, "memory_limit", lambda option, given: num_bytes)
 
     return set_limit
 

@@ -50,7 +50,7 @@ def test_not_even_one_record():
 
 def test_the_limit_is_below_what_the_device_has():
     assert memory_limit() == int(0.9 * device_memory(jax.devices()[0]))
-    assert memory_limit(device_memory_given=1000) == 900
+    assert memory_limit(given=1000) == 900
 
 
 def test_an_accelerator_says_what_is_left(monkeypatch):

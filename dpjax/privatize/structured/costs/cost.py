@@ -1,7 +1,6 @@
-"""Estimates from sizes alone: what norms and strategies cost, and which strategy is cheapest.
+"""Estimates from sizes alone: what norms and strategies cost, in operations and in memory.
 
-Operations are multiplications (with their addition); memory is counted in float32 values of one
-example.
+Operations are multiplications (with their addition); memory is in bytes of one example.
 """
 
 from __future__ import annotations
@@ -9,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Container, Iterator
+
+import jax.numpy as jnp
 
 from dpjax.privatize.structured.costs.methods import (
     DEFAULT_BUDGET_VALUES,
@@ -19,14 +20,11 @@ from dpjax.privatize.structured.costs.methods import (
     use_gram,
 )
 from dpjax.privatize.structured.gradient import GradientProgram
-from dpjax.privatize.structured.program.jaxpr import Equation, Program, Value, depends_on
+from dpjax.privatize.structured.program.jaxpr import Atom, Equation, Program, Value, depends_on
 from dpjax.privatize.structured.terms.roots import Contraction, Dense, LoopOutput, Rows, Terms
 
-AUTO_BUDGET_VALUES = 2**29
-"""What a strategy may keep over all examples before `auto` prefers another: 2 GiB of float32."""
-
-# Estimates that differ by less say nothing about which is faster.
-_CLOSE = 1.1
+_FLOAT32 = 4
+"""Bytes of a number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +35,9 @@ class TermCost:
         description: the structure, in words.
         method: how its norm is taken.
         operations: for the norm.
-        kept: values that `one_backward` holds until the clip factors are known.
-        transient: values that the norm needs while it is computed.
+        kept: bytes that `one_backward` holds until the clip factors are known.
+        transient: bytes that the norm needs while it is computed.
+        operands: bytes of what the program computes the term from; in a loop, in one iteration.
     """
 
     description: str
@@ -46,6 +45,7 @@ class TermCost:
     operations: int
     kept: int
     transient: int
+    operands: int
 
 
 def term_costs(
@@ -82,46 +82,56 @@ def term_costs(
 
 def _contraction_cost(root: Contraction, kept: bool, repeats: int, longer: int) -> TermCost:
     groups, length, inputs, outputs = root.sizes
+    operands = _bytes_of(root.a) + _bytes_of(root.g)
     groups, length = groups * repeats, length * longer
-    product, operands = inputs * outputs, length * (inputs + outputs)
+    product = inputs * outputs
     times = f"{groups} × " if groups > 1 else ""
     description = f"{times}contraction of {length}, {inputs} × {outputs}"
     if kept:
-        moved = OPERATIONS_PER_VALUE_MOVED * MOVES_OF_A_DENSE_VALUE * product
-        return TermCost(description, "formed and kept", groups * moved, groups * product, 0)
+        moved = groups * OPERATIONS_PER_VALUE_MOVED * MOVES_OF_A_DENSE_VALUE * product
+        formed = groups * product * _FLOAT32
+        return TermCost(description, "formed and kept", moved, formed, 0, operands)
     if use_gram(length, inputs, outputs):
         transient = 2 * length**2
         method, products = "Gram", round(gram_operations(length, inputs, outputs))
     else:
         transient = product
         method, products = "formed", length * product
-    operations = products + 2 * OPERATIONS_PER_VALUE_MOVED * transient
-    return TermCost(description, method, groups * operations, groups * operands, groups * transient)
+    operations = groups * (products + 2 * OPERATIONS_PER_VALUE_MOVED * transient)
+    held = repeats * longer * operands
+    return TermCost(description, method, operations, held, groups * transient * _FLOAT32, operands)
 
 
 def _rows_cost(root: Rows, repeats: int, longer: int) -> TermCost:
     count = math.prod(root.ids.shape[:-1]) * repeats * longer
     width = math.prod(root.shape[1:])
+    operands = _bytes_of(root.ids) + _bytes_of(root.updates)
     return TermCost(
         f"{count} rows of {width} into {root.shape[0] * repeats}",
         "sorted rows",
         2 * count * width,
-        count * (width + 1),
-        count * width,
+        repeats * longer * operands,
+        count * width * _FLOAT32,
+        operands,
     )
 
 
 def _dense_cost(root: Dense, repeats: int) -> TermCost:
-    size = math.prod(root.shape) * repeats
-    return TermCost(f"dense, from {root.reason}", "dense", size, size, size)
+    size, operands = math.prod(root.shape) * repeats, _bytes_of(root.value)
+    name = f"dense, from {root.reason}"
+    return TermCost(name, "dense", size, repeats * operands, size * _FLOAT32, operands)
+
+
+def _bytes_of(atom: Atom) -> int:
+    return math.prod(atom.shape) * jnp.dtype(atom.dtype).itemsize
 
 
 @dataclasses.dataclass(frozen=True)
 class StrategyCost:
-    """For one example: multiplications of the step, values held beyond those of an ordinary one."""
+    """For one example: multiplications of the step, bytes held beyond those of an ordinary one."""
 
     operations: int
-    values: int
+    num_bytes: int
 
 
 def strategy_costs(gradient: GradientProgram, batch_size: int) -> dict[str, StrategyCost]:
@@ -130,6 +140,7 @@ def strategy_costs(gradient: GradientProgram, batch_size: int) -> dict[str, Stra
     forward_products, backward_products = _products(gradient.program, backward)
     ordinary = forward_products + backward_products
     parameters = sum(leaf.size for leaf in gradient.params)
+    bytes_of_parameters = sum(_bytes_of(leaf) for leaf in gradient.params)
     kept = kept_formed(gradient.terms, batch_size)
     once = [cost for terms in gradient.terms for cost in term_costs(terms, kept)]
     twice = [cost for terms in gradient.terms for cost in term_costs(terms)]
@@ -138,35 +149,21 @@ def strategy_costs(gradient: GradientProgram, batch_size: int) -> dict[str, Stra
     moved = OPERATIONS_PER_VALUE_MOVED * MOVES_OF_A_DENSE_VALUE * parameters
     return {
         "non_private": StrategyCost(ordinary, 0),
-        "materialize": StrategyCost(ordinary + moved, parameters),
+        "materialize": StrategyCost(ordinary + moved, bytes_of_parameters),
         "one_backward": StrategyCost(
             ordinary + sum(cost.operations for cost in once), sum(cost.kept for cost in once)
         ),
         "two_backwards": StrategyCost(
             ordinary + sum(cost.operations for cost in twice) + max(0, backward_products - weights),
-            min(
-                DEFAULT_BUDGET_VALUES // max(1, batch_size),
+            # What the second pass starts from outlives the first: once more the largest operands,
+            # such as the logits of all tokens. Those of a loop are forgotten, chunk by chunk.
+            max((cost.operands for cost in twice), default=0)
+            + min(
+                DEFAULT_BUDGET_VALUES * _FLOAT32 // max(1, batch_size),
                 max((cost.transient for cost in twice), default=0),
             ),
         ),
     }
-
-
-def choose(gradient: GradientProgram, batch_size: int) -> str:
-    """Chooses the strategy for a batch of this size.
-
-    Of those that fit, it takes the smallest among those with about the fewest operations; if none
-    fits, the smallest.
-    """
-    costs = strategy_costs(gradient, batch_size)
-    del costs["non_private"]
-    fitting = {
-        name: cost for name, cost in costs.items() if cost.values * batch_size <= AUTO_BUDGET_VALUES
-    }
-    fewest = min((cost.operations for cost in fitting.values()), default=0)
-    close = [name for name, cost in fitting.items() if cost.operations <= _CLOSE * fewest]
-    candidates = close if close else list(costs)
-    return min(candidates, key=lambda name: costs[name].values)
 
 
 def _products(program: Program, backward: set[Value], times: int = 1) -> tuple[int, int]:

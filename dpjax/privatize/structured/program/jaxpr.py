@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.extend.core as jex
+import jax.numpy as jnp
 import numpy as np
 
 from dpjax.privatize.devices.effects import (
@@ -62,6 +63,11 @@ class Constant:
     def shape(self) -> tuple[int, ...]:
         """As of a `Value`."""
         return np.shape(self.value)
+
+    @property
+    def dtype(self) -> Any:
+        """As of a `Value`."""
+        return jnp.result_type(self.value)
 
 
 Atom = Value | Constant
