@@ -16,6 +16,7 @@ from dpjax.finetuning.after_training import Stages, measure
 from dpjax.finetuning.reports import privacy_report
 from dpjax.finetuning.reports.headline import headline
 from dpjax.finetuning.result import FinetuneResult, result_of_lead
+from dpjax.finetuning.setup.automatic.strategy import describe_clipping
 from dpjax.finetuning.setup.model.initial_a import (
     starts_at_principal_a,
     store_a,
@@ -164,7 +165,7 @@ def _start(
             write_json(directory.config, dataclasses.replace(plan.config, resume=False).to_dict())
         ledger = None if run.ledger is None else run.ledger.charge()
         console.print(
-            headline(plan, run.run_key, run.model.describe_share()),
+            headline(plan, run.run_key, run.model.describe_share(), _choices(run)),
             highlight=False,
             soft_wrap=True,
         )
@@ -173,6 +174,15 @@ def _start(
             _note_progress(run, ledger, run.checkpoints.find().step)
         interrupts.raise_pending()
     return _Started(run, ledger, told)
+
+
+def _choices(run: Run) -> tuple[str, ...]:
+    """Sentences on what was left to dpjax."""
+    plan = run.plan
+    if plan.mechanism is None:
+        return plan.choices
+    clipping = describe_clipping(plan, run.model, plan.microbatch_size, run.layout)
+    return (*plan.choices, clipping)
 
 
 def _complete(

@@ -61,9 +61,13 @@ from dpjax.models.text.losses import sequence_classification_loss as sequence_cl
 from dpjax.models.text.losses import token_classification_loss as token_classification_loss
 from dpjax.models.text.losses import token_losses as token_losses
 from dpjax.models.text.token_logits import measure_tokens as measure_tokens
+from dpjax.models.text.vocab_chunk import LOGITS_SHARE as LOGITS_SHARE
+from dpjax.models.text.vocab_chunk import bytes_of_logits as bytes_of_logits
+from dpjax.models.text.vocab_chunk import choose_vocab_chunk as choose_vocab_chunk
 
 __all__ = [
     "FAMILIES",
+    "LOGITS_SHARE",
     "TASKS",
     "CausalLM",
     "Generation",
@@ -84,9 +88,11 @@ __all__ = [
     "abstract_model",
     "add_lora",
     "base_model",
+    "bytes_of_logits",
     "causal_lm_loss",
     "check_adapter",
     "check_label_names",
+    "choose_vocab_chunk",
     "continuation_log_probs",
     "convert_gguf",
     "count_parameters",

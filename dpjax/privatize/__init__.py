@@ -47,6 +47,9 @@ from dpjax.privatize.steps.private_gradient import private_gradient as private_g
 from dpjax.privatize.steps.total import StepTotal as StepTotal
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
+from dpjax.privatize.structured.program.jaxpr import (
+    UnreadableProgramError as UnreadableProgramError,
+)
 
 __all__ = [
     "AdaptiveClipping",
@@ -75,6 +78,7 @@ __all__ = [
     "StepNoise",
     "StepTotal",
     "TruncatedPoissonSampler",
+    "UnreadableProgramError",
     "check_device_memory",
     "clipped_grad",
     "describe_sampling",

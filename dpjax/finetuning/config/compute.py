@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Literal
 
-from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
+from dpjax.option_checks import CheckedOptions, check_at_least, check_choice, did_you_mean
 from dpjax.training import parse_mesh
 
 if TYPE_CHECKING:
@@ -40,9 +41,14 @@ class Compute(CheckedOptions):
     distributed: Literal["auto", "off"] = "auto"
     """Whether the processes of SLURM, Open MPI, a TPU pod, Kubernetes or JAX_COORDINATOR_ADDRESS
     train together: auto joins them where there are several; off trains in this process alone."""
-    vocab_chunk: int | None = None
-    """With task=causal_lm, hold the logits of this many tokens of the vocabulary at once; default:
-    all. Some thousands save memory where the vocabulary is large."""
+    vocab_chunk: int | Literal["auto"] | None = "auto"
+    """With task=causal_lm, hold the logits of this many tokens of the vocabulary at once; None: of
+    all. auto takes 4096, or less, where all logits of a microbatch would be more than 1/32 of a
+    device's memory."""
+    device_memory_gb: float | None = None
+    """How many GB (10⁹ bytes) one device can use, for what dpjax chooses: how gradients are
+    clipped, vocab_chunk=auto and training.microbatch_size=auto; default: what the device tells or
+    is known to have."""
 
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
@@ -52,7 +58,23 @@ class Compute(CheckedOptions):
         check_choice("compute.distributed", self.distributed, ("auto", "off"))
         if self.mesh is not None:
             parse_mesh(self.mesh, name="compute.mesh")
-        check_at_least("compute.vocab_chunk", self.vocab_chunk, 1)
+        if isinstance(self.vocab_chunk, str) and self.vocab_chunk != "auto":
+            raise ValueError(
+                "compute.vocab_chunk must be a whole number, auto, or None for all tokens, got "
+                f"{self.vocab_chunk!r}." + did_you_mean(self.vocab_chunk, ("auto", "None"))
+            )
+        if not isinstance(self.vocab_chunk, str):
+            check_at_least("compute.vocab_chunk", self.vocab_chunk, 1)
+        if self.device_memory_gb is not None and not 1e-9 <= self.device_memory_gb < math.inf:
+            raise ValueError(
+                "compute.device_memory_gb must be a positive number of GB (10⁹ bytes), got "
+                f"{self.device_memory_gb}"
+            )
+
+    @property
+    def device_memory(self) -> int | None:
+        """Bytes that one device can use; None where nobody has said."""
+        return None if self.device_memory_gb is None else round(self.device_memory_gb * 1e9)
 
     def loading(self, placement: Placement | None = None) -> Loading:
         """Returns how the checkpoint is loaded; without a placement onto the first device."""

@@ -32,7 +32,7 @@ _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "training.label_smoothing": (0.0, _CLASSIFIERS),
     "separator": ("", _WRITERS),
     "training.loss_reduction": ("mean", _WRITERS),
-    "compute.vocab_chunk": (None, _WRITERS),
+    "compute.vocab_chunk": ("auto", _WRITERS),
 }
 
 

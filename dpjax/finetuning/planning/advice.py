@@ -80,6 +80,7 @@ def _on_batch_size(asked: NoiseChoice, full: NoiseChoice, flat: int) -> str:
 def _on_memory(model: ModelForecast | None) -> Iterator[str]:
     if model is None:
         return
+    yield from (f"{sentence}." for sentence in model.choices)
     peak, limit = model.memory.peak, model.limit
     if limit is not None and peak > limit:
         yield (

@@ -23,6 +23,8 @@ class ModelForecast:
         max_length: tokens of the texts that they were compiled for.
         units_at_once: units of a microbatch: records, or their owners.
         seconds: of a microbatch and of an update, measured on zeros; None if they were not.
+        choices: sentences on what is left to dpjax, and why: the strategy of clipping, and the
+            tokens whose logits are held at once.
 
     Example:
         >>> from dpjax.finetuning import ModelForecast
@@ -40,6 +42,7 @@ class ModelForecast:
     max_length: int
     units_at_once: int
     seconds: tuple[float, float] | None
+    choices: tuple[str, ...] = ()
 
     def seconds_of_run(self, expected_batch_size: int, num_steps: int) -> float | None:
         """How long all steps take with texts of the greatest length; None if it is not known."""

@@ -18,8 +18,10 @@ from dpjax.finetuning.planning.noise import (
     flat_from,
     of_full_batch,
 )
+from dpjax.finetuning.setup.automatic.microbatch_size import chosen_memory
+from dpjax.finetuning.setup.automatic.strategy import describe_clipping
+from dpjax.finetuning.setup.automatic.vocab_chunk import resolve_vocab_chunk
 from dpjax.finetuning.setup.mechanism import check_extra, find_strategy, fix_noise, make_recipe
-from dpjax.finetuning.setup.microbatch_size import chosen_memory
 from dpjax.finetuning.setup.owners import TrainingRecords
 from dpjax.finetuning.setup.plan import Plan, prepare, with_strategy
 from dpjax.finetuning.setup.steps import abstract_split, step_programs, units_at_once
@@ -52,7 +54,7 @@ def make_forecast(config: PlanConfig) -> Forecast:
     if not config.has_model:
         forecast = _with_noise(config, *_count_units(config), None, None)
     else:
-        prepared = with_strategy(prepare(config), {})
+        prepared = resolve_vocab_chunk(with_strategy(prepare(config), {}))
         _check_batch_sizes(config, prepared.num_units)
         model = _forecast_model(config, prepared)
         forecast = _with_noise(config, prepared.num_units, prepared.num_units, prepared, model)
@@ -154,13 +156,16 @@ def _fits(config: PlanConfig, num_units: int, size: int) -> bool:
 def _forecast_model(config: PlanConfig, prepared: Plan) -> ModelForecast:
     split = abstract_split(prepared)
     programs = step_programs(prepared, split)
-    size = config.training.microbatch_size
+    size, given = config.training.microbatch_size, config.compute.device_memory
     if size == "auto":
-        limit = memory_limit()
+        limit = memory_limit(given=given)
         memory = chosen_memory(prepared, programs, limit)
     else:
-        limit, memory = _limit_if_known(), programs.memory(size)
+        limit, memory = _limit_if_known(given), programs.memory(size)
     seconds = programs.measure_seconds(memory.microbatch_size) if config.measure else None
+    choices = prepared.choices
+    if prepared.mechanism is not None:
+        choices += (describe_clipping(prepared, split, memory.microbatch_size),)
     return ModelForecast(
         num_trained=count_parameters(split.trainable),
         num_frozen=count_parameters(split.frozen),
@@ -170,11 +175,12 @@ def _forecast_model(config: PlanConfig, prepared: Plan) -> ModelForecast:
         max_length=config.training.max_length,
         units_at_once=units_at_once(prepared, memory.microbatch_size),
         seconds=seconds,
+        choices=choices,
     )
 
 
-def _limit_if_known() -> int | None:
+def _limit_if_known(given: int | None) -> int | None:
     try:
-        return memory_limit()
+        return memory_limit(given=given)
     except ValueError:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dpjax_accounting import SEED_WARNING
 
 from dpjax.data import Owners
@@ -10,8 +12,8 @@ from dpjax.finetuning.setup.plan import Plan
 from dpjax.privatize import RunKey
 
 
-def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
-    """The records, what is trained, and what is promised, over a few lines."""
+def headline(plan: Plan, run_key: RunKey, trained_share: str, choices: Sequence[str]) -> str:
+    """The records, what is trained, what is promised and what dpjax chose, over a few lines."""
     lines = [
         f"{len(plan.train)} training records, {len(plan.evaluation)} held out, "
         f"{plan.task.summary()}, {plan.num_steps} steps, " + trained_share,
@@ -51,6 +53,7 @@ def headline(plan: Plan, run_key: RunKey, trained_share: str) -> str:
             f"{plan.train.num_truncated} training records are longer than "
             f"{plan.config.training.max_length} tokens and were cut"
         )
+    lines.extend(choices)
     if run_key.fixed_seed is not None and plan.mechanism is not None:
         lines.append(f"WARNING: {SEED_WARNING}")
     return "\n".join(lines)

@@ -42,7 +42,7 @@ _FREE_OPTIONS = (
     "tracking.wandb_private_metrics",
 )
 _FIELDS = {"run_id", "started_at", "config", "revision", "checkpoint", "labels", "data"}
-_FIELDS |= {"evaluation_data", "mechanism", "versions", "jax", "devices", "mesh"}
+_FIELDS |= {"evaluation_data", "mechanism", "versions", "jax", "devices", "mesh", "device_memory"}
 
 
 def describe(plan: Plan, mesh: str) -> dict[str, Any]:
@@ -57,6 +57,7 @@ def describe(plan: Plan, mesh: str) -> dict[str, Any]:
         "evaluation_data": plan.evaluation.fingerprint(),
         "mechanism": None if plan.mechanism is None else plan.mechanism.to_dict(),
         "mesh": mesh,
+        "device_memory": plan.device_memory,
         STRATEGY: None if strategy is None else describe_strategy(strategy),
         **describe_numerics(),
     }

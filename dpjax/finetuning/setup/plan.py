@@ -20,13 +20,13 @@ from dpjax.data import (
     RecordError,
     count_shared_texts,
 )
-from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.config import Compute, FinetuneConfig
 from dpjax.finetuning.setup.mechanism import check_extra, find_strategy, fix_noise, make_recipe
 from dpjax.finetuning.setup.owners import TrainingRecords, as_user_sampled
 from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
 from dpjax.finetuning.tasks.registry import make_task
 from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
-from dpjax.privatize import NoiseStrategy, num_steps_of
+from dpjax.privatize import NoiseStrategy, memory_of_default_device, num_steps_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Plan:
         delta_is_default: whether δ was left to dpjax.
         dataset: what a ledger knows the records by; None without a ledger.
         noise_strategy: of correlated noise, once it is found; None of independent noise.
+        device_memory: bytes that one device can use.
+        choices: sentences on what dpjax chose by that, and why.
     """
 
     config: FinetuneConfig
@@ -77,7 +79,9 @@ class Plan:
     delta: float | None
     delta_is_default: bool
     dataset: DatasetIdentity | None
+    device_memory: int
     noise_strategy: NoiseStrategy | None = None
+    choices: tuple[str, ...] = ()
 
     @property
     def num_units(self) -> int:
@@ -119,12 +123,19 @@ class Plan:
         return f"{self.train.fingerprint()}, owners {self.owners.fingerprint()}"
 
 
-def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = None) -> Plan:
+def prepare(
+    config: FinetuneConfig,
+    *,
+    started_at: datetime.datetime | None = None,
+    device_memory: int | None = None,
+) -> Plan:
     """Checks checkpoint and data, encodes the records, and fixes the mechanism.
 
     Args:
         config: what was asked for.
         started_at: local time at which a resumed run was started; default: now.
+        device_memory: bytes that one device can use; default: as `compute.device_memory_gb` says,
+            or those of the default device.
 
     Raises:
         FileNotFoundError, ValueError: something given does not exist or does not fit; the message
@@ -198,7 +209,13 @@ def prepare(config: FinetuneConfig, *, started_at: datetime.datetime | None = No
         delta_is_default=config.privacy.delta is None,
         num_left_out=records.num_left_out,
         dataset=None if config.privacy.ledger is None else records.identity(),
+        device_memory=device_memory or known_device_memory(config.compute),
     )
+
+
+def known_device_memory(compute: Compute) -> int:
+    """Returns the bytes of one device: what is given, or those of the default device."""
+    return compute.device_memory or memory_of_default_device()
 
 
 def with_strategy(plan: Plan, stored: Mapping[str, Any]) -> Plan:

@@ -16,14 +16,16 @@ from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.result import FinetuneResult, load_result, result_of_lead
 from dpjax.finetuning.setup import identity
 from dpjax.finetuning.setup.audited_records import AuditedRecords, prepare_audit
-from dpjax.finetuning.setup.microbatch_size import resolve_auto, resumed_auto
+from dpjax.finetuning.setup.automatic.microbatch_size import resolve_auto
+from dpjax.finetuning.setup.automatic.resumed import resumed_auto
+from dpjax.finetuning.setup.automatic.vocab_chunk import resolve_vocab_chunk
 from dpjax.finetuning.setup.model.initial_a import (
     starts_at_principal_a,
     with_a_of_lead,
     with_stored_a,
 )
 from dpjax.finetuning.setup.model.load import load_model, model_layout
-from dpjax.finetuning.setup.plan import Plan, prepare, with_strategy
+from dpjax.finetuning.setup.plan import Plan, known_device_memory, prepare, with_strategy
 from dpjax.finetuning.setup.run_ledger import ledger_of
 from dpjax.models import SplitModel
 from dpjax.privatize import RunKey
@@ -175,7 +177,10 @@ def _make_run(
     layout, on_devices = _choose_layout(
         config, jax.device_count() * config.records_per_unit if size == "auto" else size
     )
-    prepared = in_all(lambda: prepare(config, started_at=started_at))
+    # Another number may mean another strategy, and that other roundings.
+    memory = from_lead(lambda: stored.get("device_memory") or known_device_memory(config.compute))
+    prepared = in_all(lambda: prepare(config, started_at=started_at, device_memory=memory))
+    prepared = resolve_vocab_chunk(prepared, 1 if layout is None else layout.devices_of_rows)
     plan, said = resolve_auto(with_strategy(prepared, stored))
     notices += said
     if size == "auto":

@@ -54,13 +54,18 @@ def make_steps(
         present: `(S,)` bool, which slots of records are taken; None for all.
         layout: where parameters lie; None for a single device.
     """
-    loss = plan.task.loss_fn(graphdef)
-    if plan.samples_owners:
-        loss = owner_loss(loss)
+    loss = unit_loss_of(plan, graphdef)
     if plan.mechanism is None:
         sampler = sampler_for(plan.recipe, run_key, present)
         batch_size = step_noise(plan.recipe).batch_size
-        return NonPrivateTraining(loss, optimizer, sampler, batch_size, layout=layout)
+        return NonPrivateTraining(
+            loss,
+            optimizer,
+            sampler,
+            batch_size,
+            device_memory=plan.device_memory,
+            layout=layout,
+        )
     rule = FlatClipping(plan.config.privacy.clip_norm)
     return PrivateTraining(
         loss,
@@ -68,10 +73,17 @@ def make_steps(
         plan.mechanism,
         rule,
         run_key,
+        device_memory=plan.device_memory,
         present=present,
         noise_strategy=plan.noise_strategy,
         layout=layout,
     )
+
+
+def unit_loss_of(plan: Plan, graphdef: Any) -> Loss:
+    """Makes the loss of one unit: a record, or an owner where batches are of these."""
+    loss = plan.task.loss_fn(graphdef)
+    return owner_loss(loss) if plan.samples_owners else loss
 
 
 def owner_loss(loss: Loss) -> Loss:
@@ -133,12 +145,12 @@ def step_programs(plan: Plan, model: SplitModel) -> StepPrograms:
     steps = make_steps(plan, model.graphdef, optimizer, RunKey.from_os_entropy())
     state = jax.eval_shape(optimizer.init, model.trainable)
     return StepPrograms(
-        steps, model.trainable, state, model.frozen, lambda size: _abstract_batch(plan, size)
+        steps, model.trainable, state, model.frozen, lambda size: abstract_batch(plan, size)
     )
 
 
-def _abstract_batch(plan: Plan, size: int) -> PyTree:
-    """The shapes of a microbatch of the longest records; of owners with the most records."""
+def abstract_batch(plan: Plan, size: int) -> PyTree:
+    """Returns the shapes of a microbatch of the longest records; of owners with the most."""
     length, num_units = plan.config.training.max_length, units_at_once(plan, size)
     per_owner = plan.config.privacy.records_per_owner
     units = (num_units, per_owner) if plan.samples_owners else (num_units,)

@@ -124,6 +124,11 @@ class Task(abc.ABC):
     def from_config(cls, config: FinetuneConfig, started_at: datetime.datetime) -> Task:
         """Makes the task of a run that was started at `started_at`, in local time."""
 
+    def with_config(self, config: FinetuneConfig) -> Task:
+        """Returns the task with what "auto" in its options has come to."""
+        del config
+        return self
+
     @abc.abstractmethod
     def read(self, config: FinetuneConfig) -> tuple[RecordColumns, RecordColumns]:
         """Reads the training and the evaluation records."""

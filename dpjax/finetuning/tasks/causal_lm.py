@@ -93,13 +93,14 @@ class CausalLanguage(Task):
 
     Attributes:
         reduction: whether the loss of a record is the mean or the sum over its tokens that count.
-        vocab_chunk: how many tokens' logits are held at once; None for all.
+        vocab_chunk: how many tokens' logits are held at once; None for all. There is no loss while
+            it is "auto".
         separator: what stands between a prompt and its completion.
         today: the date and time that chat templates are given.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
-    vocab_chunk: int | None = None
+    vocab_chunk: int | Literal["auto"] | None = "auto"
     separator: str = ""
     today: datetime.datetime | None = None
 
@@ -129,6 +130,10 @@ class CausalLanguage(Task):
             separator=config.separator,
             today=started_at,
         )
+
+    def with_config(self, config: FinetuneConfig) -> CausalLanguage:
+        """Returns the task with the vocab_chunk of the configuration."""
+        return dataclasses.replace(self, vocab_chunk=config.compute.vocab_chunk)
 
     def read(self, config: FinetuneConfig) -> tuple[LanguageRecords, LanguageRecords]:
         """Reads texts, prompts with completions, or conversations."""
@@ -190,6 +195,7 @@ class CausalLanguage(Task):
 
     def loss_fn(self, graphdef: Any) -> Loss:
         """Makes the cross-entropy of the tokens that count, their sum or mean, in nats."""
+        vocab_chunk = self._resolved_chunk()
 
         def loss(trainable: PyTree, record: LanguageBatch, frozen: PyTree) -> jax.Array:
             model = merge_for_record(graphdef, trainable, frozen, record)
@@ -203,7 +209,7 @@ class CausalLanguage(Task):
                 targets=record.input_ids[1:],
                 loss_mask=record.loss_mask[1:],
                 reduction=self.reduction,
-                vocab_chunk=self.vocab_chunk,
+                vocab_chunk=vocab_chunk,
                 logit_softcap=model.config.logit_softcap,
             )
 
@@ -211,6 +217,7 @@ class CausalLanguage(Task):
 
     def measure_fn(self, graphdef: Any) -> Measure:
         """Makes the function to mean losses of the tokens that count, and their numbers."""
+        vocab_chunk = self._resolved_chunk()
 
         @jax.jit
         def measure(
@@ -219,7 +226,7 @@ class CausalLanguage(Task):
             model = nnx.merge(graphdef, trainable, frozen)
             hidden = model.hidden_states(batch.input_ids, batch.attention_mask)[:, :-1]
             head, vocab_axis = model.head_weights()
-            chunk = self.vocab_chunk or min(_VOCAB_CHUNK, model.config.vocab_size)
+            chunk = vocab_chunk or min(_VOCAB_CHUNK, model.config.vocab_size)
 
             def mean_loss(hidden: jax.Array, targets: jax.Array, counts: jax.Array) -> jax.Array:
                 each = token_losses(
@@ -244,6 +251,13 @@ class CausalLanguage(Task):
         """Keeps how many tokens of each text count."""
         del data
         return LanguageEvaluation(losses, outcomes)
+
+    def _resolved_chunk(self) -> int | None:
+        if isinstance(self.vocab_chunk, str):
+            raise ValueError(
+                f"compute.vocab_chunk={self.vocab_chunk} must be resolved before there is a loss"
+            )
+        return self.vocab_chunk
 
     def summary(self) -> str:
         """Says what the loss is."""

@@ -11,6 +11,8 @@ import jax
 ASSUMED_DEVICE_MEMORY = 8 * 2**30
 """Bytes taken for a device that does not tell and is of no known kind: rather too few."""
 
+# JAX gives its settings no types.
+_DEFAULT_DEVICE = "jax_default_device"
 _CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -100,7 +102,7 @@ def memory_of_default_device() -> int:
         >>> memory_of_default_device() == device_memory(jax.devices()[0])
         True
     """
-    device = jax.config.jax_default_device
+    device = getattr(jax.config, _DEFAULT_DEVICE)
     if device is None or isinstance(device, str):
         device = jax.local_devices(backend=device)[0]
     known = device_memory(device)

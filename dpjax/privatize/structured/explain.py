@@ -104,7 +104,7 @@ def explain(
     loss_fn: Callable[..., Any],
     params: PyTree,
     batch: PyTree,
-    *,
+    *shared: PyTree,
     has_aux: bool = False,
     device_memory: int | None = None,
 ) -> Explanation:
@@ -118,6 +118,8 @@ def explain(
         params: as for `clipped_grad`; shapes will do.
         batch: the examples, a pytree of arrays or shapes with a leading example axis `(B, ...)`.
             Where they are divided among devices, those of one device count.
+        shared: what the loss takes beside parameters and example, the same for all examples: arrays
+            or shapes, as for `PrivateGradient.add`.
         has_aux: the loss returns `(scalar, aux)`.
         device_memory: as for `clipped_grad`.
 
@@ -147,11 +149,12 @@ def explain(
     batch_size = jnp.shape(jax.tree.leaves(batch)[0])[0]
     trained, fixed = split(params)
 
-    def compute_loss(trained: PyTree, rest: tuple[PyTree, PyTree]) -> Any:
-        return loss_fn(merged(trained, rest[0]), rest[1])
+    def compute_loss(trained: PyTree, rest: tuple[PyTree, PyTree, tuple[PyTree, ...]]) -> Any:
+        fixed, example, shared = rest
+        return loss_fn(merged(trained, fixed), example, *shared)
 
     # Shapes have no values that the loss could close over.
-    gradient = gradient_program(compute_loss, has_aux, trained, (fixed, example))
+    gradient = gradient_program(compute_loss, has_aux, trained, (fixed, example, shared))
     room = Room(num_devices=devices_of_rows(batch), device_memory=device_memory)
     at_once = room.examples_at_once(batch_size)
     auto = choose(gradient, at_once, room.known_device_memory())

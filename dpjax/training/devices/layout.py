@@ -140,6 +140,10 @@ class Layout:
         own = self.own_rows(size)
         return self.place_own_rows(jax.tree.map(lambda leaf: np.asarray(leaf)[own], rows), size)
 
+    def abstract_rows(self, rows: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        """Returns the shape of rows with where `place_rows` puts them."""
+        return jax.ShapeDtypeStruct(rows.shape, rows.dtype, sharding=self._of_rows)
+
     def own_rows(self, size: int) -> np.ndarray:
         """Returns which rows of a microbatch of `size` this process needs, ascending, int64."""
         parts = self._of_rows.addressable_devices_indices_map((size,)).values()

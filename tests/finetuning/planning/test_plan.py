@@ -160,7 +160,7 @@ def test_no_weights_are_read(cheap_options, tmp_path, monkeypatch):
     for file in cheap_options["model"].iterdir():
         if file.suffix != ".safetensors":
             (folder / file.name).write_bytes(file.read_bytes())
-    monkeypatch.setattr(make, "memory_limit", lambda: 1000)
+    monkeypatch.setattr(make, "memory_limit", lambda given: 1000)
     options = {name: cheap_options[name] for name in ("train_data", "privacy", "training")}
     forecast = dpjax.plan(**options, model=folder, tuning="head", batch_sizes=[40])
     assert forecast.model.memory.microbatch_size == 16

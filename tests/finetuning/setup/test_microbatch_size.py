@@ -9,7 +9,7 @@ import pytest
 import dpjax
 from dpjax.cli.main import main
 from dpjax.finetuning import FinetuneConfig, set_up
-from dpjax.finetuning.setup import microbatch_size
+from dpjax.finetuning.setup.automatic import microbatch_size
 from dpjax.finetuning.setup.plan import prepare
 from dpjax.finetuning.setup.steps import abstract_split, step_programs
 
@@ -26,7 +26,7 @@ def limit(monkeypatch):
     """Sets how much memory there is."""
 
     def set_limit(num_bytes):
-        monkeypatch.setattr(microbatch_size, "memory_limit", lambda: num_bytes)
+        monkeypatch.setattr(microbatch_size, "memory_limit", lambda given: num_bytes)
 
     return set_limit
 

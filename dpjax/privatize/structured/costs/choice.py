@@ -1,4 +1,4 @@
-"""`auto`: the strategy that is fast and leaves most of a device's memory to the rest of the step."""
+"""`auto`: the fastest strategy that leaves most of a device's memory to the rest of the step."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.setup.mechanism import noise_of
@@ -37,10 +36,15 @@ def chosen_memory(plan: Plan, programs: StepPrograms, limit: int) -> StepMemory:
     Raises:
         ValueError: a single record does not fit.
     """
+    return largest_microbatch(programs.memory, limit, largest_wanted(plan))
+
+
+def largest_wanted(plan: Plan) -> int:
+    """Returns the records of the largest microbatch that is not wasteful."""
     largest = max(1, int(noise_of(plan.recipe).batch_size) // _LARGEST_SHARE)
     if plan.samples_owners:
         largest *= plan.config.privacy.records_per_owner
-    return largest_microbatch(programs.memory, limit, largest)
+    return largest
 
 
 def with_microbatch_size(config: FinetuneConfig, size: int) -> FinetuneConfig:
@@ -66,26 +70,10 @@ def resolve_auto(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
 
 def _choose(plan: Plan) -> tuple[int, str]:
     """The number of records at once, and a sentence on it."""
-    limit = memory_limit()
+    limit = memory_limit(given=plan.config.compute.device_memory)
     memory = chosen_memory(plan, step_programs(plan, abstract_split(plan)), limit)
     size = memory.microbatch_size
     return size, (
         f"{OPTION}=auto: {size} records at once. The compiled step needs {in_words(memory.peak)}"
         f" for texts of {plan.config.training.max_length} tokens; {in_words(limit)} may be used"
     )
-
-
-def resumed_auto(
-    config: FinetuneConfig, stored: dict[str, Any]
-) -> tuple[FinetuneConfig, tuple[str, ...]]:
-    """Returns the configuration with the size that the interrupted run had, in the place of auto.
-
-    Args:
-        config: what was asked for.
-        stored: the identity of the interrupted run.
-    """
-    size = stored["config"].get(OPTION)
-    if config.training.microbatch_size != "auto" or not isinstance(size, int):
-        return config, ()
-    notice = f"{OPTION}=auto: {size} records at once, as the run was started with"
-    return with_microbatch_size(config, size), (notice,)

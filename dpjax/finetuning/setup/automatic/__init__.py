@@ -1,0 +1,1 @@
+"""What is left to dpjax, decided by the memory of the device."""

@@ -1,0 +1,39 @@
+"""How gradients are clipped: what `auto` takes for the steps of a run, in a sentence."""
+
+from __future__ import annotations
+
+import jax
+
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.finetuning.setup.steps import abstract_batch, unit_loss_of
+from dpjax.models import SplitModel
+from dpjax.privatize import UnreadableProgramError, explain
+from dpjax.training import Layout
+
+
+def describe_clipping(
+    plan: Plan, model: SplitModel, microbatch_size: int, layout: Layout | None = None
+) -> str:
+    """Says which strategy computes the clipped sums of a run, and why. Traces the loss.
+
+    Args:
+        plan: what was asked for.
+        model: arrays or shapes.
+        microbatch_size: records of a microbatch.
+        layout: where they lie; None for a single device.
+    """
+    batch = abstract_batch(plan, microbatch_size)
+    if layout is not None:
+        batch = jax.tree.map(layout.abstract_rows, batch)
+    loss = unit_loss_of(plan, model.graphdef)
+    try:
+        explanation = explain(
+            loss if layout is None else layout.gathering(loss),
+            model.trainable,
+            batch,
+            model.frozen,
+            device_memory=plan.device_memory,
+        )
+    except UnreadableProgramError as error:
+        return f"strategy=auto: materialize. {error}"
+    return str(explanation.auto)
