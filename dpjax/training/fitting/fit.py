@@ -38,8 +38,8 @@ from dpjax.training.fitting.correlated import STRATEGY, default_strategy, descri
 from dpjax.training.fitting.microbatch_size import (
     MicrobatchSize,
     check_microbatch_size,
-    default_device_memory,
     find_size,
+    planned_memory,
     stored_size,
 )
 from dpjax.training.fitting.no_privacy import NoPrivacy
@@ -116,8 +116,7 @@ def fit(
             only, ε not at all. "auto" compiles the step and takes what fits into memory; a resumed
             run keeps what it was started with.
         strategy: how clipped sums are computed, as for `clipped_grad`.
-        device_memory: bytes that one device can use, as for `clipped_grad`; a resumed run keeps
-            what it was started with.
+        device_memory: bytes of one device, as for `clipped_grad`; a resumed run keeps its number.
         noise_strategy: the strategy matrix of the correlated noise of `BandedDPSGD`, as for
             `private_gradient`.
         mesh: the devices to compute on, such as "data=4,fsdp=2", or a mesh with these axes and
@@ -256,9 +255,7 @@ def fit(
             "meshes": _describe_layout(layout, start),
         }
     )
-    if device_memory is None:
-        # Another number may be another strategy, and that other roundings.
-        device_memory = default_device_memory(None if opened is None else opened.stored)
+    device_memory = planned_memory(device_memory, None if opened is None else opened.stored)
     if noise_strategy is None and isinstance(accounted, BandedDPSGD):
         noise_strategy = default_strategy(accounted, None if opened is None else opened.stored)
     if layout is not None:

@@ -69,17 +69,20 @@ def stored_size(output_dir: str | Path | None, *, resume: bool) -> int | None:
     return from_lead(read_size)
 
 
-def default_device_memory(stored: Mapping[str, Any] | None) -> int:
-    """Returns the bytes of a device that a run is planned with that is given no number.
+def planned_memory(given: int | None, stored: Mapping[str, Any] | None) -> int:
+    """Returns the bytes of a device that a run is planned with.
 
-    Those of its start, where it resumes: another number may mean another strategy, and that other
-    roundings. Process 0 says for all processes; every one must call it.
+    Without a given number those of its start, where it resumes: another number may mean another
+    strategy, and that other roundings. Process 0 says for all processes; every one must call it.
 
     Args:
+        given: what `fit` was given.
         stored: what the run was started with, if it resumes.
     """
 
     def find() -> int:
+        if given is not None:
+            return given
         at_start = None if stored is None else stored.get("device_memory")
         return at_start if isinstance(at_start, int) else memory_of_default_device()
 

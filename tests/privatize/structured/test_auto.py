@@ -38,7 +38,7 @@ def explain(size, device_memory, batch_size, dtype="float32", chunk=None, shardi
 @pytest.mark.parametrize(
     ("size", "device_memory", "batch_size", "dtype", "chunk", "strategy"),
     [
-        # As measured: one_backward 0.9 to 1.05 of the ordinary step's time, two_backwards 1.4 to 1.6.
+        # Measured: one_backward 0.9 to 1.05 of the ordinary time, two_backwards 1.4 to 1.6.
         (SMALL, CPU, 16, "float32", None, "one_backward"),
         (SMALL, CPU, 4, "float32", None, "one_backward"),
         # one_backward needs five times the memory of the ordinary step, two_backwards 1.06.

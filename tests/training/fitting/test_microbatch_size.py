@@ -38,6 +38,23 @@ def options(**changes):
     return given | changes
 
 
+def test_a_resumed_run_keeps_the_memory_it_was_planned_with(tmp_path, monkeypatch):
+    """Another number may be another strategy, and that other roundings."""
+    folder = options(microbatch_size=8, run_key=None, output_dir=tmp_path / "run")
+
+    def interrupt():
+        for _ in dpjax.fit(**folder, resume=True):
+            break
+        return json.loads((tmp_path / "run" / "private" / "identity.json").read_text())
+
+    monkeypatch.setattr(microbatch_size, "memory_of_default_device", lambda: 10**10)
+    assert interrupt()["device_memory"] == 10**10
+    monkeypatch.setattr(microbatch_size, "memory_of_default_device", lambda: 10**6)
+    assert interrupt()["device_memory"] == 10**10
+    with pytest.raises(ValueError, match="device_memory was 10000000000, now it is 1000000"):
+        dpjax.fit(**folder, resume=True, device_memory=10**6)
+
+
 @pytest.fixture
 def limit(monkeypatch):
     """Sets how much memory there is."""
