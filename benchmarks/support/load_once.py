@@ -1,6 +1,6 @@
-"""Loads a checkpoint once and prints what that took as JSON; `loading.py` runs it as a process.
+"""Loads a checkpoint once and prints what that took as JSON; `loading` runs it as a process.
 
-python benchmarks/load_once.py FOLDER unrolled|scanned
+python -m benchmarks.support.load_once FOLDER unrolled|scanned
 """
 
 from __future__ import annotations

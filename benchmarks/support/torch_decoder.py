@@ -1,18 +1,14 @@
-"""The same decoder in PyTorch, and its clipped-gradient step by Opacus, for comparison.
+"""The same decoder in PyTorch, and its ordinary step.
 
 The head has a table of its own: ghost clipping in Opacus 1.6 refuses a tied one. Norms have biases,
-which its hooks ask for. All steps return
-after the clipped sum is in the gradients.
+which its hooks ask for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
-from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 from torch import nn
 from torch.nn import functional
 
@@ -59,22 +55,8 @@ class Decoder(nn.Module):
         return self.head(self.norm(h))
 
 
-def opacus_steps(ids: np.ndarray, **sizes: int) -> dict[str, Callable[[], None]]:
-    """The ordinary step of PyTorch, Opacus with per-example gradients, and its ghost clipping."""
-    batch = torch.tensor(np.asarray(ids), dtype=torch.long)
-
-    def make() -> Decoder:
-        torch.manual_seed(0)
-        return Decoder(**sizes)
-
-    return {
-        "torch non-private": _ordinary(make(), batch),
-        "Opacus hooks": _hooks(make(), batch),
-        "Opacus ghost": _ghost(make(), batch),
-    }
-
-
-def _losses(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+def losses_of(model: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor) -> torch.Tensor:
+    """Mean next-token cross-entropy of each sequence, `(B,)`."""
     logits = model(batch[:, :-1].contiguous())
     tokens = functional.cross_entropy(
         logits.reshape(-1, logits.shape[-1]), batch[:, 1:].reshape(-1), reduction="none"
@@ -82,39 +64,11 @@ def _losses(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return tokens.reshape(len(batch), -1).mean(1)
 
 
-def _ordinary(model: nn.Module, batch: torch.Tensor) -> Callable[[], None]:
+def ordinary_step(model: nn.Module, batch: torch.Tensor) -> Callable[[], None]:
+    """Returns the step without privacy."""
+
     def step() -> None:
         model.zero_grad()
-        _losses(model, batch).sum().backward()
-
-    return step
-
-
-def _hooks(model: nn.Module, batch: torch.Tensor) -> Callable[[], None]:
-    wrapped = GradSampleModule(model, loss_reduction="sum")
-
-    def step() -> None:
-        wrapped.zero_grad()
-        _losses(wrapped, batch).sum().backward()
-        per_example = [p.grad_sample for p in wrapped.parameters()]
-        norms = torch.stack([g.flatten(1).norm(dim=1) for g in per_example]).norm(dim=0)
-        factors = (1.0 / (norms + 1e-6)).clamp(max=1.0)
-        for p, g in zip(wrapped.parameters(), per_example, strict=True):
-            p.grad = torch.einsum("i,i...->...", factors, g)
-            p.grad_sample = None
-
-    return step
-
-
-def _ghost(model: nn.Module, batch: torch.Tensor) -> Callable[[], None]:
-    wrapped = GradSampleModuleFastGradientClipping(
-        model, loss_reduction="sum", max_grad_norm=1.0, use_ghost_clipping=True
-    )
-    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.0)
-
-    def step() -> None:
-        wrapped.zero_grad()
-        losses = _losses(wrapped, batch)
-        DPTensorFastGradientClipping(wrapped, optimizer, losses, loss_reduction="sum").backward()
+        losses_of(model, batch).sum().backward()
 
     return step

@@ -1,7 +1,7 @@
 """Prints the figures of docs/accounting, as Markdown tables.
 
-    python benchmarks/accountant.py                # all; `allocation` takes longest
-    python benchmarks/accountant.py sampling       # one table: see --help
+    python -m benchmarks accounting                # all; `allocation` takes longest
+    python -m benchmarks accounting --tables sampling
 
 What other accountants answer, and the reference, were measured once: they are in
 tests/accounting/engine/reference.json. Ours are computed now, without the cache on disk. Random
@@ -10,7 +10,7 @@ allocation needs the extra `allocation`.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import json
 import math
 import pathlib
@@ -18,7 +18,8 @@ import sys
 import time
 import tracemalloc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Literal, get_args
 
 from dpjax_accounting import (
     DPSGD,
@@ -66,6 +67,15 @@ _PUBLISHED = (
     (0.01, 4.0, 10_000, 1e-5),
     (256 / 60_000, 1.1, 14_062, 1e-5),
 )
+
+TableName = Literal["others", "sampling", "allocation", "published", "answers", "memory"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is computed."""
+
+    tables: tuple[TableName, ...] = get_args(TableName)
 
 
 def poisson(q: float, noise: float, steps: int) -> DPSGD:
@@ -230,22 +240,12 @@ def _known(mechanism: Mechanism, delta: float) -> float | None:
         return None
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables that are asked for, all by default."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(_TABLES))
-    asked = parser.parse_args(arguments).tables or list(_TABLES)
-    unknown = [name for name in asked if name not in _TABLES]
-    if unknown:
-        parser.error(f"no table {', '.join(unknown)}; there are {', '.join(_TABLES)}.")
+def main(options: Options) -> None:
+    """Prints the tables that are asked for."""
     # PLD_accounting warns that numba, which is optional, is missing.
     warnings.simplefilter("ignore", ImportWarning)
     with computed_afresh():
-        for name in asked:
+        for name in options.tables:
             print(f"\n{name}: {_TABLES[name].__doc__}\n")
             _TABLES[name]()
             sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()
