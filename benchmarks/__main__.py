@@ -30,7 +30,8 @@ def main(arguments: Sequence[str]) -> int:
         table = Table("name", "what it measures", box=None)
         for name in BENCHMARKS:
             table.add_row(name, describe(name))
-        Console().print(_USAGE, table, sep="\n")
+        Console().print(_USAGE, markup=False)
+        Console().print(table)
         return 0
     name, *rest = arguments
     if name not in BENCHMARKS:

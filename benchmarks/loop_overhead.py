@@ -307,7 +307,7 @@ def main(options: Options) -> None:
         f"{state['worked']:.2f} s of processors: {100 * state['share']:.1f} % of the time at one "
         f"in {DEFAULT_SECONDS:.0f} s"
     )
-    # With the whole of a step's time beside them, differences of a percent are no ratios to compare.
+    # A few percent of noise in an overhead of one percent: no ratios that `compare` could read.
     write_results(options.output, options, [*rows, state], keys=("loop",))
 
 

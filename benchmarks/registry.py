@@ -1,4 +1,4 @@
-"""The names of the benchmarks: each is a module here, with a dataclass `Options` and `main(options)`.
+"""The benchmarks: each is a module here, with a dataclass `Options` and `main(options)`.
 
 The first line of a module's docstring says what it measures.
 """
@@ -10,6 +10,9 @@ from pathlib import Path
 
 BENCHMARKS = (
     "clipping",
+    "finetune",
+    "scaling",
+    "utility",
     "accounting",
     "audit",
     "compile_time",
@@ -19,6 +22,7 @@ BENCHMARKS = (
     "reference_attacks",
     "shadows",
     "smollm2_parity",
+    "compare",
 )
 
 
