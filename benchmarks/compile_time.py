@@ -131,5 +131,5 @@ def main(options: Options) -> None:
         rows,
         keys=("layers", "step"),
         ratios=("total_ratio", "trace_ratio", "compile_ratio"),
-        title=f"trace and compile: by the ordinary step, {options.size.num_layers} layers, {device}",
+        title=f"by the ordinary step, {options.size.num_layers} layers, {device}",
     )

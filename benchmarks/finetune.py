@@ -19,7 +19,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from benchmarks.support.timing import median_ratio, spread_of, time_in_turns
 from benchmarks.support.training import ORDINARY, Case, Trainings
 from dpjax.models import Loading
 from dpjax.option_checks import check_choice
+from dpjax.training import StepDone
 
 _FORM = "MODEL:full|lora:LENGTH:MICROBATCH"
 
@@ -196,7 +197,8 @@ def _risen(trainings: Trainings, compiled: dict[str, int]) -> dict[str, tuple[in
     return risen
 
 
-def stepping(steps: Iterator[Any]) -> Any:
+def stepping(steps: Iterator[StepDone]) -> Callable[[], object]:
+    """Returns what does one step and waits for it."""
     return lambda: jax.block_until_ready(next(steps).params)
 
 

@@ -9,6 +9,7 @@ import ast
 from pathlib import Path
 
 BENCHMARKS = (
+    "suite",
     "clipping",
     "finetune",
     "scaling",

@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks.results_file import write_results
 from dpjax.demo.checkpoint import find_minilm
 from dpjax.demo.run import Demo, make_config, write_data
-from dpjax.finetuning import FinetuneConfig, execute, set_up
+from dpjax.finetuning import Audit, FinetuneConfig, execute, set_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def configs(options: Options, folder: Path) -> dict[str, FinetuneConfig]:
         made[name] = dataclasses.replace(
             config,
             privacy=privacy,
-            audit=None,
+            audit=Audit(),
             training=dataclasses.replace(config.training, num_epochs=options.num_epochs),
             output_dir=str(folder / f"run-{len(made)}"),
         )

@@ -220,14 +220,14 @@ class Trainings:
         Args:
             kind: among `kinds`.
         """
-        shapes = jax.tree.map(_shape_of, (self.split.trainable, self.split.frozen))
+        shapes = jax.tree.map(self._shape_of, (self.split.trainable, self.split.frozen))
         state = jax.eval_shape(self._optimizer.init, shapes[0])
         programs = StepPrograms(
             self._makers[kind](),
             shapes[0],
             state,
             shapes[1],
-            lambda size: jax.tree.map(_shape_of, self._batch(np.zeros(size, int))),
+            lambda size: jax.tree.map(self._shape_of, self._batch(np.zeros(size, int))),
         )
         return programs.memory(self._case.microbatch_size).peak
 
@@ -235,6 +235,7 @@ class Trainings:
         ids = self._ids[rows]
         return LanguageBatch(ids, np.ones(ids.shape, bool), np.ones(ids.shape, bool))
 
-
-def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+    def _shape_of(self, leaf: Any) -> jax.ShapeDtypeStruct:
+        # Of a single device nothing is said, as the loop does: the programs are the same.
+        sharding = None if self._layout is None else getattr(leaf, "sharding", None)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
