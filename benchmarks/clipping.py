@@ -5,9 +5,10 @@
 
 All steps run on a random model of the given size, at the same batch and in turn: the ordinary step,
 every strategy with and without microbatches, and other libraries where they are installed:
-jax_privacy (`pip install -e ".[bench]"`) and jaxdpopt in this process, Opacus (hooks and ghost
-clipping) and opake in a process of their own. These two are compared with the ordinary step of
-PyTorch: on CPU it takes less time than XLA's. Writes a JSON file and a picture beside it.
+jax_privacy (`pip install -e ".[bench]"`) and jaxdpopt (`pip install --no-deps jaxdpopt`) in this
+process, Opacus (hooks and ghost clipping) and opake in another. These two are compared with the
+ordinary step of PyTorch: on CPU it takes less time than XLA's. Writes a JSON file and a picture
+beside it.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
     python -m benchmarks suite --preset h200 --rehearse
 
 Each runs in a process of its own and leaves its JSON file and picture in one folder. The list for a
-CPU takes under 15 minutes on two cores. The one for a GPU takes under 10 on an H200: clipping beside
-jax_privacy, fine-tuning in full and with LoRA up to 7 billion parameters, and einsum against the
-attention of cuDNN. A benchmark that fails does not keep the others from running; the exit status is
-then 1.
+CPU is made for 15 minutes on two cores. The one for a GPU is made for 10 on an H200: clipping
+beside jax_privacy, fine-tuning in full and with LoRA up to 7 billion parameters, and einsum beside
+the attention of cuDNN. A benchmark that fails does not keep the others from running; the exit
+status is then 1.
 """
 
 from __future__ import annotations

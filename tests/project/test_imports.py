@@ -106,7 +106,7 @@ def test_folders_can_be_surveyed():
     assert {room for room, entries in rooms.items() if len(entries) > MOST_ENTRIES} == set()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda p: p.stem)
 def test_benchmarks_import_what_exists(path):
     # No test runs them: a name that has moved would be noticed by the next who measures.
     missing = [
