@@ -103,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "size": DecoderSize(
             num_layers=1, hidden_size=32, vocab_size=64, head_size=16, batch_size=4, length=16
         ),
-        "strategies": ("materialize", "two_backwards"),
+        "strategies": ("one_backward",),
         "peers": False,
         "repeats": 2,
     },
@@ -112,7 +112,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "v5e-4": _ON_TPU,
     "v5p-8": _ON_TPU,
     "v6e-8": _ON_TPU,
-    "pod": _ON_TPU,
 }
 
 

@@ -88,7 +88,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "gpt2:lora:256:32",
             "llama-3.2-1b:full:512:16",
             "llama-3.2-1b:lora:512:16",
-            "qwen2.5-7b:lora:512:16",
+            "qwen2.5-7b:lora:512:8",
         ),
         "dtype": "bfloat16",
         "vocab_chunk": 8192,
@@ -97,7 +97,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "v5p-8": _LARGE
     | {"cases": ("gpt2:full:256:64", "llama-3.2-1b:full:512:16", "llama-3-8b:lora:512:16")},
     "v6e-8": _LARGE | {"cases": ("gpt2:full:256:64", "llama-3.2-1b:lora:512:16")},
-    "pod": _LARGE | {"cases": ("gpt2:full:256:64", "llama-3.2-1b:lora:512:8")},
 }
 
 

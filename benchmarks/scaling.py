@@ -31,6 +31,8 @@ from benchmarks.results_file import write_results
 from benchmarks.support.presets import Preset
 from benchmarks.support.timing import median_ratio, spread_of, time_in_turns
 from benchmarks.support.training import ORDINARY, Trainings
+from dpjax import initialize_distributed
+from dpjax.training import is_lead
 
 _ROOT = Path(__file__).parents[1]
 _FLAG = "--xla_force_host_platform_device_count"
@@ -43,7 +45,7 @@ class Options:
     preset: Preset = "cpu"
     """Sizes for a kind of machine; default: this one. Other options change parts of it."""
     counts: tuple[int, ...] = (1, 2)
-    """Numbers of devices; the first is what the others are compared with."""
+    """Numbers of devices; the first is what the others are compared with. None: all of them."""
     case: str = "gpt2-4x256:full:128:4"
     """MODEL:full|lora:LENGTH:RECORDS, of which each device has so many."""
     axis: Literal["data", "fsdp"] = "data"
@@ -54,7 +56,7 @@ class Options:
 
     def __post_init__(self) -> None:
         self.of_finetune(1)
-        if not self.counts or min(self.counts) < 1 or self.repeats < 1:
+        if min(self.counts, default=1) < 1 or self.repeats < 1:
             raise ValueError(
                 f"counts and repeats must be at least 1, got {self.counts} and {self.repeats}"
             )
@@ -78,7 +80,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "v5e-4": _of_chips(4, "gpt2:full:256:16"),
     "v5p-8": _of_chips(8, "llama-3.2-1b:full:512:4") | {"axis": "fsdp"},
     "v6e-8": _of_chips(8, "gpt2:full:256:32"),
-    "pod": _of_chips(1, "gpt2:full:256:16"),
+    # All hosts share each step: a part of the devices would leave some hosts without any.
+    "pod": _of_chips(1, "gpt2:full:256:16") | {"counts": ()},
 }
 
 
@@ -141,6 +144,9 @@ def _measure_on_forced_devices(options: Options) -> list[dict[str, Any]]:
 
 def main(options: Options) -> int | None:
     """Measures, prints a table, writes the JSON file and the picture."""
+    if options.preset == "pod":
+        initialize_distributed()
+    options = dataclasses.replace(options, counts=options.counts or (jax.device_count(),))
     is_cpu = jax.default_backend() == "cpu"
     has_enough = jax.device_count() >= max(options.counts)
     if not (has_enough or is_cpu):
@@ -155,6 +161,8 @@ def main(options: Options) -> int | None:
             rows = measure(options)
     else:
         rows = _measure_on_forced_devices(options)
+    if not is_lead():
+        return None
     table = Table("devices", "step", "records/s", "spread", "by ordinary step", "efficiency")
     for row in rows:
         table.add_row(

@@ -104,14 +104,14 @@ _LISTS: dict[str, tuple[Entry, ...]] = {
             "finetune",
             file="finetune_cudnn.json",
             gpu_only=(
-                *("--cases", "gpt2:full:256:32", "qwen2.5-7b:lora:512:16"),
+                *("--cases", "gpt2:full:256:32", "qwen2.5-7b:lora:512:8"),
                 *("--attention", "cudnn"),
             ),
         ),
     ),
     **dict.fromkeys(("v5e-4", "v5p-8", "v6e-8"), _ON_TPU),
-    # Where several processes share the devices, every one of them must run the same programs.
-    "pod": (_FINETUNE,),
+    # Of the others, every host would measure a device of its own.
+    "pod": (_SCALING,),
 }
 
 

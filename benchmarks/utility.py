@@ -36,7 +36,7 @@ def configs(options: Options, folder: Path) -> dict[str, FinetuneConfig]:
     """Returns the runs by name: at each ε, and without privacy."""
     demo = Demo(folder, find_minilm())
     train, held_out = write_data(folder / "data")
-    made = {}
+    made: dict[str, FinetuneConfig] = {}
     for epsilon in (*options.epsilons, None):
         config = make_config(demo, train, held_out, non_private=epsilon is None)
         privacy = config.privacy
@@ -55,7 +55,7 @@ def configs(options: Options, folder: Path) -> dict[str, FinetuneConfig]:
 
 def measure(options: Options, console: Console) -> list[dict[str, Any]]:
     """Returns a row for each run."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
         for run, config in configs(options, Path(name)).items():
             result = execute(set_up(config), console)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import jax
 
@@ -33,13 +33,11 @@ def choose_preset(asked: str | None, known: Collection[str]) -> Preset:
     """
     preset = preset_of_devices() if asked is None else asked
     check_choice("preset", preset, tuple(known))
-    # check_choice returns nothing that a type checker could narrow by.
-    [chosen] = [name for name in get_args(Preset) if name == preset]
-    return chosen  # type: ignore[no-any-return]
+    return cast(Preset, preset)
 
 
 def preset_of_devices() -> str:
-    """Returns cpu, h200 for any GPU, or the preset of the TPU; pod where processes share it.
+    """Returns cpu, h200 for any GPU, or that of the TPU; pod has to be asked for.
 
     Raises:
         ValueError: a kind of TPU for which there is no preset.
@@ -47,8 +45,6 @@ def preset_of_devices() -> str:
     backend = jax.default_backend()
     if backend != "tpu":
         return "cpu" if backend == "cpu" else "h200"
-    if jax.process_count() > 1:
-        return "pod"
     kind = jax.devices()[0].device_kind
     if kind not in _TPU_PRESETS:
         raise ValueError(

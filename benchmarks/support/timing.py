@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
+
+_Name = TypeVar("_Name", bound=Hashable)
 
 
-def time_in_turns(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def time_in_turns(
+    runs: Mapping[_Name, Callable[[], object]], repeats: int
+) -> dict[_Name, list[float]]:
     """Calls each run once to warm up, then all of them `repeats` times in turn.
 
     Every round starts with the next of them: none always follows the same one.
@@ -22,7 +27,7 @@ def time_in_turns(runs: Mapping[str, Callable[[], object]], repeats: int) -> dic
     for run in runs.values():
         run()
     names = list(runs)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    seconds: dict[_Name, list[float]] = {name: [] for name in names}
     for turn in range(repeats):
         first = turn % len(names)
         for name in names[first:] + names[:first]:
