@@ -78,7 +78,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cases": (
             "gpt2-4x256:full:128:8",
             "gpt2-4x256:lora:128:8",
-            "llama-4x256:full:128:8",
             "llama-4x256:lora:128:8",
         )
     },

@@ -89,10 +89,10 @@ _LISTS: dict[str, tuple[Entry, ...]] = {
             file="loading.json",
         ),
         Entry("accounting", ("--tables", "sampling", "answers"), has_preset=False),
-        Entry("audit", ("--repeats", "100"), has_preset=False, file="audit.json"),
+        Entry("audit", ("--tables", "validity", "--repeats", "100", "--sizes", "1000"), has_preset=False, file="audit.json"),
         Entry(
             "utility",
-            ("--epsilons", "1", "8", "--num-epochs", "1"),
+            ("--epsilons", "3", "--num-epochs", "1"),
             has_preset=False,
             file="utility.json",
         ),
