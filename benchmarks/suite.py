@@ -89,7 +89,12 @@ _LISTS: dict[str, tuple[Entry, ...]] = {
             file="loading.json",
         ),
         Entry("accounting", ("--tables", "sampling", "answers"), has_preset=False),
-        Entry("audit", ("--tables", "validity", "--repeats", "100", "--sizes", "1000"), has_preset=False, file="audit.json"),
+        Entry(
+            "audit",
+            ("--tables", "validity", "--repeats", "100", "--sizes", "1000"),
+            has_preset=False,
+            file="audit.json",
+        ),
         Entry(
             "utility",
             ("--epsilons", "3", "--num-epochs", "1"),
