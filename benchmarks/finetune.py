@@ -57,8 +57,8 @@ class Options:
     attention: Literal["einsum", "cudnn"] = "einsum"
     rematerialise: bool = False
     scan_layers: bool = True
-    vocab_chunk: int | None = None
-    """Logits held at once; default: as dpjax chooses."""
+    vocab_chunk: int | Literal["auto"] | None = "auto"
+    """Logits held at once, of every step; None: all; auto: as dpjax chooses."""
     strategies: tuple[str, ...] = ("auto",)
     repeats: int = 9
     """Turns of one step of each kind; at least 1."""
@@ -71,7 +71,7 @@ class Options:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}")
 
 
-_LARGE: dict[str, Any] = {"dtype": "bfloat16", "rematerialise": True, "vocab_chunk": 8192}
+_LARGE: dict[str, Any] = {"dtype": "bfloat16", "rematerialise": True}
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"cases": ("gpt2-1x32:full:16:2", "llama-1x32:lora:16:2"), "rank": 2, "repeats": 2},
     "cpu": {
@@ -90,7 +90,6 @@ PRESETS: dict[str, dict[str, Any]] = {
             "qwen2.5-7b:lora:512:8",
         ),
         "dtype": "bfloat16",
-        "vocab_chunk": 8192,
     },
     "v5e-4": _LARGE | {"cases": ("gpt2:full:256:32", "llama-3.2-1b:lora:512:8")},
     "v5p-8": _LARGE
@@ -162,6 +161,7 @@ def measure(options: Options, text: str) -> list[dict[str, Any]]:
         row = {
             "case": text,
             "step": kind,
+            "vocab_chunk": trainings.vocab_chunk,
             "seconds": each,
             "spread": spread_of(each),
             "records_per_second": case.batch_size / median,

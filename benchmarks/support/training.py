@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,14 @@ from dpjax_accounting import EpsilonBySteps, FixedSizeDPSGD
 from benchmarks.support.models import CONFIGS, Tuning, draw_model
 from dpjax.finetuning.setup.model.load import model_layout, on_devices
 from dpjax.finetuning.tasks.causal_lm import CausalLanguage, LanguageBatch
-from dpjax.models import Loading, SplitModel
-from dpjax.privatize import FlatClipping, RunKey, StepTotal, sampler_for
+from dpjax.models import Loading, SplitModel, choose_vocab_chunk
+from dpjax.privatize import (
+    FlatClipping,
+    RunKey,
+    StepTotal,
+    memory_of_default_device,
+    sampler_for,
+)
 from dpjax.training import (
     DivergenceWatch,
     Layout,
@@ -46,7 +52,7 @@ class Case:
         batch_size: records of a step.
         rank: of the adapters.
         loading: dtypes, attention, loops over layers, rematerialisation.
-        vocab_chunk: logits held at once; None for dpjax's default.
+        vocab_chunk: logits held at once; None for all, "auto" for what dpjax chooses.
     """
 
     model: str
@@ -56,7 +62,7 @@ class Case:
     batch_size: int
     rank: int
     loading: Loading
-    vocab_chunk: int | None = None
+    vocab_chunk: int | Literal["auto"] | None = "auto"
 
 
 class Ordinary:
@@ -133,6 +139,7 @@ class Trainings:
 
     Attributes:
         split: the model.
+        vocab_chunk: logits held at once; None for all.
         kinds: names of the steps, the ordinary ones first.
     """
 
@@ -154,8 +161,8 @@ class Trainings:
             noise_multiplier=1.0,
             num_steps=num_steps,
         )
-        chunk = {} if case.vocab_chunk is None else {"vocab_chunk": case.vocab_chunk}
-        loss = CausalLanguage(**chunk).loss_fn(split.graphdef)
+        self.vocab_chunk = _vocab_chunk(case, self._layout)
+        loss = CausalLanguage(vocab_chunk=self.vocab_chunk).loss_fn(split.graphdef)
         sampler = sampler_for(self._mechanism, RunKey.from_seed(0))
         without = (loss, self._optimizer, sampler, case.batch_size)
 
@@ -239,3 +246,14 @@ class Trainings:
         # Of a single device nothing is said, as the loop does: the programs are the same.
         sharding = None if self._layout is None else getattr(leaf, "sharding", None)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _vocab_chunk(case: Case, layout: Layout | None) -> int | None:
+    """The number of a case; for "auto", what `finetune` would take."""
+    if not isinstance(case.vocab_chunk, str):
+        return case.vocab_chunk
+    records = -(-case.microbatch_size // (1 if layout is None else layout.devices_of_rows))
+    vocab_size = CONFIGS[case.model]["vocab_size"]
+    return choose_vocab_chunk(
+        records * (case.length - 1), vocab_size, device_memory=memory_of_default_device()
+    )

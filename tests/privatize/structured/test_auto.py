@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import dpjax
-from benchmarks.decoder import DecoderSize, decoder_loss
+from benchmarks.support.decoder import DecoderSize, decoder_loss
 from dpjax.privatize import clipped_grad
 from dpjax.privatize.devices.room import Room, devices_of_rows
 from dpjax.privatize.structured.costs.choice import AUTO_SHARE
