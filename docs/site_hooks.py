@@ -44,8 +44,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if entry.startswith(f"{API}/"):
             module = source.stem
             page = File.generated(config, entry, content=f"# {module}\n\n::: {module}\n")
-        elif entry.startswith("notebooks/"):
-            notebook = source.with_suffix(".ipynb")
+        elif (notebook := source.with_suffix(".ipynb")).is_file():
             page = File.generated(config, entry, content=notebook_page(notebook))
         else:
             page = File.generated(config, entry, abs_src_path=str(source))
@@ -64,8 +63,7 @@ def source_of(file: File) -> Path:
     """Returns the file of the repository that a file of the site shows."""
     if file.abs_src_path is not None:
         return Path(file.abs_src_path).resolve()
-    source = ROOT / file.src_uri
-    return source.with_suffix(".ipynb") if source.parent.name == "notebooks" else source
+    return (ROOT / file.src_uri).with_suffix(".ipynb")
 
 
 def notebook_page(notebook: Path) -> str:
