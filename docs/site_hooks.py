@@ -1,9 +1,9 @@
 """What the site is made of beside the pages in docs/, and where links out of docs/ lead.
 
-mkdocs calls these functions (mkdocs.yml). Pages are written to be read as files of the repository
-too. Their links are therefore looked up there, and lead to a page of the site, or to the file in the
-repository if mkdocs.yml has a `repo_url`. Without one the file is named instead of linked. A link
-to nothing is a warning, which ends the build.
+mkdocs calls these functions (mkdocs.yml). Pages can be read as files of the repository too. Their
+links are looked up there, and lead to a page of the site, or to the file in the repository if
+mkdocs.yml has a `repo_url`. Without one the file is named instead of linked. A link to nothing is a
+warning, which ends the build.
 """
 
 from __future__ import annotations
