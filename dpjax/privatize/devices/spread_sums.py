@@ -11,6 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from dpjax.typing import PyTree
 
 Shardings = tuple[NamedSharding | None, ...]
+# A shape may say where its array would lie, on devices that are not there.
+_WITH_PLACE = (jax.Array, jax.ShapeDtypeStruct)
 
 
 def shardings_of(params: PyTree) -> Shardings:
@@ -32,7 +34,7 @@ def kept_at(sums: PyTree, shardings: Shardings) -> PyTree:
 
 
 def _automatic(leaf: object) -> NamedSharding | None:
-    if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array):
+    if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, _WITH_PLACE):
         return None
     sharding = leaf.sharding
     if not isinstance(sharding, NamedSharding) or sharding.num_devices == 1:

@@ -139,8 +139,14 @@ class PrivateSteps:
         )
 
     def _abstract_total(self, params: PyTree) -> StepTotal:
-        """The shapes of the total that `zeros` makes."""
-        return jax.eval_shape(lambda params: StepTotal.zeros(params, owner=self._owner), params)
+        """The shapes of the total that `zeros` makes, its sums where the parameters lie."""
+        total = jax.eval_shape(lambda params: StepTotal.zeros(params, owner=self._owner), params)
+        where = shardings_of(params)
+        if not where:
+            return total
+        leaves, treedef = jax.tree.flatten(total.grads)
+        placed = [leaf.update(sharding=at) for leaf, at in zip(leaves, where, strict=True)]
+        return dataclasses.replace(total, grads=jax.tree.unflatten(treedef, placed))
 
     @functools.cached_property
     def _compiled_add(self) -> jax.stages.Wrapped:

@@ -1,0 +1,1 @@
+"""Programs of a training step, compiled for TPUs that are not there."""

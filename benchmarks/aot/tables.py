@@ -1,0 +1,82 @@
+"""The results of `tpu_aot`, with what they are of, as JSON and as tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from importlib.metadata import version
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dpjax.training import in_words
+
+
+def described(options: Any, measured: dict[str, Any]) -> dict[str, Any]:
+    """Returns the results with date, versions and options."""
+    asked = dataclasses.asdict(options)
+    return {
+        "device": f"{options.topology}, compiled and not run",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": {name: version(name) for name in ("jax", "libtpu")},
+        "options": {key: asked[key] for key in asked if key not in ("json", "output")},
+    } | measured
+
+
+def print_tables(result: dict[str, Any]) -> None:
+    """Prints memory, exchanges, and the least seconds on each chip."""
+    console = Console(width=110)
+    steps = {"ordinary": result["ordinary"]} | result["private"]
+    held = ", ".join(f"{name} {in_words(size)}" for name, size in result["held"].items())
+    console.print(f"{result['device']}. On each device: {held}.")
+    console.print(_memory(result, steps))
+    for name, step in steps.items():
+        if step["refusal"]:
+            console.print(f"{name} {step['refusal']}.")
+    for name, added in result["exchanges_added"].items():
+        console.print(_sentence(name, added))
+    console.print(_roofline(steps))
+
+
+def _memory(result: dict[str, Any], steps: dict[str, Any]) -> Table:
+    table = Table("step", "peak", "ratio", "beside what is held", "DP adds", "compiled in")
+    ordinary = result["ordinary"]["peak_memory"]
+    for name, step in steps.items():
+        peak = step["peak_memory"]
+        ratio = result["ratios"]["peak_memory"].get(name)
+        table.add_row(
+            name,
+            "does not fit" if peak is None else in_words(peak),
+            "" if ratio is None else f"{ratio:.2f}",
+            "" if peak is None else in_words(step["workspace"]),
+            "" if peak is None or ordinary is None or ratio is None else _signed(peak - ordinary),
+            f"{step['compile_processor_seconds']:.0f} s",
+        )
+    return table
+
+
+def _sentence(name: str, added: dict[str, Any]) -> str:
+    larger = "; ".join(
+        f"{kind} {pair['number'][0]} → {pair['number'][1]} with {in_words(int(pair['bytes'][0]))} "
+        f"→ {in_words(int(pair['bytes'][1]))}"
+        for kind, pair in added["larger"].items()
+    )
+    return (
+        f"{name}: DP adds {added['numbers_per_record']} exchanges of numbers per record. "
+        f"Larger ones, ordinary → DP: {larger or 'none'}."
+    )
+
+
+def _roofline(steps: dict[str, Any]) -> Table:
+    table = Table("least seconds", "step", "matrix products", "memory", "exchanges")
+    for name, step in steps.items():
+        if step["refusal"]:
+            continue
+        for chip, seconds in step["roofline_seconds"].items():
+            table.add_row(chip, name, *(f"{value:.2e}" for value in seconds.values()))
+    return table
+
+
+def _signed(number: int) -> str:
+    return ("+" if number >= 0 else "−") + in_words(abs(number))
