@@ -2,6 +2,7 @@
 what they compile is compiled once, quickly.
 """
 
+import importlib.util
 import tempfile
 import zlib
 
@@ -27,11 +28,16 @@ def pytest_runtest_makereport(item, call):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Marks as slow all cases of a test but those that `quick_cases(n)` leaves.
 
-    Names are hashed: every n-th case would often be of one strategy.
+    Names are hashed: every n-th case would often be of one strategy. What needs the compiler for
+    TPUs is left out where that is not installed: it is large, and no platform but Linux has it.
     """
+    if importlib.util.find_spec("libtpu") is None:
+        left_out = [item for item in items if item.get_closest_marker("tpu_aot")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
     cases = {}
     for item in items:
         mark = item.get_closest_marker("quick_cases")

@@ -50,9 +50,7 @@ def make_configured_steps(options: Configuration) -> tuple[Steps, int]:
         scan_layers=options.scan_layers,
         rematerialise=options.rematerialise,
     )
-    split = abstract_split(
-        options.model, tuning=options.tuning, rank=options.rank, loading=loading
-    )
+    split = abstract_split(options.model, tuning=options.tuning, rank=options.rank, loading=loading)
     steps = make_steps(
         split,
         mesh,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from dpjax_accounting import DPSGD
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dpjax.finetuning.setup.model.load import model_layout
 from dpjax.finetuning.tasks.causal_lm import CausalLanguage, LanguageBatch
@@ -57,14 +57,14 @@ class Steps:
 
     Attributes:
         shapes: what both take.
-        layout: where parameters lie; None for a single device.
+        layout: where parameters lie.
         loss: of one record.
         optimizer: of both.
         mechanism: whose noise is added.
     """
 
     shapes: StepShapes
-    layout: Layout | None
+    layout: Layout
     loss: Callable[..., jax.Array]
     optimizer: optax.GradientTransformation
     mechanism: DPSGD
@@ -85,20 +85,19 @@ class Steps:
     def ordinary(self, *arguments: PyTree) -> tuple[PyTree, PyTree]:
         """Parameters and state after one step without privacy: the mean of the loss, and Adam."""
         params, state, batch, mask, frozen = arguments
-        loss = self.loss if self.layout is None else self.layout.gathering(self.loss)
+        loss = self.layout.gathering(self.loss)
 
         def mean(params: PyTree) -> jax.Array:
             losses = jax.vmap(loss, (None, 0, None))(params, batch, frozen)
             return jnp.sum(jnp.where(mask, losses, 0.0)) / mask.shape[0]
 
         updates, state = self.optimizer.update(jax.grad(mean)(params), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state) if self.layout is None else self.layout.keep(params, state)
+        return self.layout.keep(optax.apply_updates(params, updates), state)
 
 
 def make_steps(
     split: SplitModel,
-    mesh: Mesh | None,
+    mesh: Mesh | AbstractMesh,
     *,
     batch_size: int,
     length: int,
@@ -108,7 +107,7 @@ def make_steps(
 
     Args:
         split: the model, of shapes.
-        mesh: with the axes data, fsdp and tensor; None for a single device, of any backend.
+        mesh: with the axes data, fsdp and tensor.
         batch_size: records of a step on all devices: its one microbatch.
         length: tokens of a record.
         vocab_chunk: as `compute.vocab_chunk`.
@@ -123,7 +122,7 @@ def make_steps(
     shapes = StepShapes(
         split.trainable, state, split.frozen, batch, jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
     )
-    layout = None if mesh is None else model_layout(mesh)
+    layout = model_layout(mesh)
     mechanism = DPSGD(
         num_units=100 * batch_size,
         expected_batch_size=batch_size,
@@ -131,7 +130,7 @@ def make_steps(
         num_steps=1000,
     )
     return Steps(
-        shapes if layout is None else _placed(shapes, layout),
+        _placed(shapes, layout),
         layout,
         CausalLanguage(vocab_chunk=vocab_chunk).loss_fn(split.graphdef),
         optimizer,

@@ -32,8 +32,8 @@ class Chip:
     num_dimensions: int
 
 
-# Google Cloud's pages "TPU v5e", "TPU v5p" and "TPU v6e" (docs.cloud.google.com/tpu/docs), tables of
-# the chip: peak compute in bfloat16, memory bandwidth, bidirectional inter-chip bandwidth.
+# Google Cloud's pages "TPU v5e", "TPU v5p" and "TPU v6e" (docs.cloud.google.com/tpu/docs), the
+# tables of a chip: peak compute in bfloat16, memory bandwidth, bidirectional inter-chip bandwidth.
 CHIPS = {
     chip.name: chip
     for chip in (
