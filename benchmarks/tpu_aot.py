@@ -103,7 +103,7 @@ def main(options: Options) -> None:
     measured = measure(options)
     from benchmarks.aot.tables import described, print_tables
 
-    result = described(options, measured)
+    result = described(options, measured, device=f"{options.topology}, compiled and not run")
     text = json.dumps(result, indent=2)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import jax
 from benchmarks.aot.counts import Collective, collectives_of, memory_traffic_of
 from benchmarks.aot.hlo import Program
 from dpjax.training import in_words
+from dpjax.training.memory.step_memory import workspace_of
 
 # Two ways in which the compiler says it; both in units of 1024.
 _TOO_LARGE = (
@@ -48,7 +49,9 @@ class CompiledProgram:
     """What a compiled program needs on one device.
 
     Attributes:
-        peak: the most bytes at once, arguments included.
+        peak: the most bytes that are in use at once, arguments included.
+        allocated: bytes that are set aside for it: more than the peak, where pieces do not fit
+            into the gaps that others leave.
         arguments: bytes of the arguments.
         collectives: its exchanges with other devices.
         memory_traffic: bytes to and from memory in a call.
@@ -57,6 +60,7 @@ class CompiledProgram:
     """
 
     peak: int
+    allocated: int
     arguments: int
     collectives: list[Collective]
     memory_traffic: int
@@ -83,6 +87,7 @@ def compile_program(lowered: jax.stages.Lowered) -> CompiledProgram | Refusal:
     program = Program.parse(compiled.as_text())
     return CompiledProgram(
         peak=memory.peak_memory_in_bytes,
+        allocated=memory.argument_size_in_bytes + workspace_of(compiled),
         arguments=memory.argument_size_in_bytes,
         collectives=collectives_of(program),
         memory_traffic=memory_traffic_of(program),

@@ -23,7 +23,8 @@ class StepCost:
 
     Attributes:
         name: ordinary, or the strategy.
-        peak: the most bytes at once; None where a program is refused.
+        peak: the most bytes in use at once; None where a program is refused.
+        allocated: the most bytes that are set aside; None likewise.
         refusal: of the program that does not fit.
         workspace: bytes at the peak beside what is held.
         collectives: of all programs of the step.
@@ -35,6 +36,7 @@ class StepCost:
 
     name: str
     peak: int | None
+    allocated: int | None
     refusal: Refusal | None
     workspace: int | None
     collectives: list[Collective]
@@ -61,6 +63,7 @@ class StepCost:
             "needed": None if self.refusal is None else self.refusal.needed,
             "available": None if self.refusal is None else self.refusal.available,
             "peak_memory": self.peak,
+            "allocated_memory": self.allocated,
             "workspace": self.workspace,
             "matmul_flops": self.flops,
             "memory_traffic": self.memory_traffic,
@@ -115,6 +118,9 @@ def ratios(ordinary: StepCost, private: list[StepCost]) -> dict[str, dict[str, f
 
     return {
         "peak_memory": {cost.name: ratio(cost.peak, ordinary.peak) for cost in private},
+        "allocated_memory": {
+            cost.name: ratio(cost.allocated, ordinary.allocated) for cost in private
+        },
         "matmul_flops": {cost.name: ratio(cost.flops, ordinary.flops) for cost in private},
         "memory_traffic": {
             cost.name: ratio(cost.memory_traffic, ordinary.memory_traffic)
@@ -171,10 +177,12 @@ def _cost(
 ) -> StepCost:
     compiled = {key: p for key, p in programs.items() if isinstance(p, CompiledProgram)}
     refusal = next((p for p in programs.values() if isinstance(p, Refusal)), None)
-    peaks = {key: program.peak + beside[key] for key, program in compiled.items()}
+    peaks = [program.peak + beside[key] for key, program in compiled.items()]
+    allocated = [program.allocated + beside[key] for key, program in compiled.items()]
     return StepCost(
         name=name,
-        peak=None if refusal else max(peaks.values()),
+        peak=None if refusal else max(peaks),
+        allocated=None if refusal else max(allocated),
         refusal=refusal,
         workspace=None if refusal else max(p.peak - p.arguments for p in compiled.values()),
         collectives=[one for program in compiled.values() for one in program.collectives],

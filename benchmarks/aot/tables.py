@@ -13,11 +13,11 @@ from rich.table import Table
 from dpjax.training import in_words
 
 
-def described(options: Any, measured: dict[str, Any]) -> dict[str, Any]:
-    """Returns the results with date, versions and options."""
+def described(options: Any, measured: dict[str, Any], *, device: str) -> dict[str, Any]:
+    """Returns the results with device, date, versions and options."""
     asked = dataclasses.asdict(options)
     return {
-        "device": f"{options.topology}, compiled and not run",
+        "device": device,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("jax", "libtpu")},
         "options": {key: asked[key] for key in asked if key not in ("json", "output")},
@@ -40,18 +40,24 @@ def print_tables(result: dict[str, Any]) -> None:
 
 
 def _memory(result: dict[str, Any], steps: dict[str, Any]) -> Table:
-    table = Table("step", "peak", "ratio", "beside what is held", "DP adds", "compiled in")
-    ordinary = result["ordinary"]["peak_memory"]
+    table = Table("step", "peak", "ratio", "DP adds", "allocated", "ratio", "compiled in")
+    ordinary = result["ordinary"]
     for name, step in steps.items():
-        peak = step["peak_memory"]
-        ratio = result["ratios"]["peak_memory"].get(name)
+        ratios = [result["ratios"][key].get(name) for key in ("peak_memory", "allocated_memory")]
+        peak_ratio, allocated_ratio = ("" if x is None else f"{x:.2f}" for x in ratios)
+        seconds = f"{step['compile_processor_seconds']:.0f} s"
+        if step["refusal"]:
+            table.add_row(name, "does not fit", "", "", "", "", seconds)
+            continue
+        added = step["peak_memory"] - ordinary["peak_memory"] if peak_ratio else None
         table.add_row(
             name,
-            "does not fit" if peak is None else in_words(peak),
-            "" if ratio is None else f"{ratio:.2f}",
-            "" if peak is None else in_words(step["workspace"]),
-            "" if peak is None or ordinary is None or ratio is None else _signed(peak - ordinary),
-            f"{step['compile_processor_seconds']:.0f} s",
+            in_words(step["peak_memory"]),
+            peak_ratio,
+            "" if added is None else _signed(added),
+            in_words(step["allocated_memory"]),
+            allocated_ratio,
+            seconds,
         )
     return table
 

@@ -58,10 +58,12 @@ replica_groups={{0,1},{2,3}}, to_apply=%add
 ENTRY %main (stack.1: f32[12,256], rows.1: bf16[8,64]) -> s32[] {
   %stack.1 = f32[12,256]{1,0} parameter(0)
   %rows.1 = bf16[8,64]{1,0} parameter(1)
-  %start = (bf16[8,64]{1,0:S(1)}, bf16[16,64]{1,0:S(1)}) fusion(%rows.1), kind=kCustom, calls=%starts
+  %start = (bf16[8,64]{1,0:S(1)}, bf16[16,64]{1,0:S(1)}) fusion(%rows.1), kind=kCustom, \
+calls=%starts
   %zero = s32[] constant(0)
   %tuple = (s32[], f32[12,256]{1,0}, bf16[8,64]{1,0}) tuple(%zero, %stack.1, %rows.1)
-  %while = (s32[], f32[12,256]{1,0}, bf16[8,64]{1,0}) while(%tuple), condition=%condition, body=%body
+  %while = (s32[], f32[12,256]{1,0}, bf16[8,64]{1,0}) while(%tuple), \
+condition=%condition, body=%body
   %count = s32[] get-tuple-element(%while), index=0
   %alone = s32[] all-reduce(%count), channel_id=3, replica_groups=[4,1]<=[4], to_apply=%add
   ROOT %all = s32[] all-reduce(%alone), channel_id=2, replica_groups=[1,4]<=[4], to_apply=%add

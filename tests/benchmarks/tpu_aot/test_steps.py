@@ -79,7 +79,7 @@ def test_models_have_as_many_parameters_as_published(name, published):
 
 
 def test_an_unknown_model_is_refused():
-    with pytest.raises(ValueError, match="got 'gtp2'. Did you mean 'gpt2'"):
+    with pytest.raises(ValueError, match=r"got 'gtp2'\. Did you mean 'gpt2'"):
         abstract_split("gtp2", tuning="full", rank=1, loading=LOADING)
     assert "gpt2" in CONFIGS
 
