@@ -1,7 +1,6 @@
 """The command, with the compiler for TPUs."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -10,10 +9,24 @@ import pytest
 pytestmark = pytest.mark.tpu_aot
 TINY = ["--model", "tiny", "--batch-size", "16", "--length", "32", "--vocab-chunk", "128"]
 
+# Two vectors of 32 GB on each of four devices.
+TOO_LARGE = """
+from benchmarks.aot.topologies import make_mesh, prepare_environment
+prepare_environment()
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from benchmarks.aot.compiled import compile_program
+mesh = make_mesh("v5e:2x2", {"data": 4, "fsdp": 1, "tensor": 1})
+where = NamedSharding(mesh, PartitionSpec())
+print(compile_program(jax.jit(jnp.sin).lower(
+    jax.ShapeDtypeStruct((8 * 10**9,), jnp.float32, sharding=where)
+)))
+"""
+
 
 def compile_steps(*options):
     command = [sys.executable, "-m", "benchmarks.tpu_aot", *TINY, *options]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_a_tiny_step_compiles_and_adds_no_exchange_but_numbers(tmp_path):
@@ -25,7 +38,8 @@ def test_a_tiny_step_compiles_and_adds_no_exchange_but_numbers(tmp_path):
     assert 0.5 < result["ratios"]["peak_memory"]["one_backward"] < 2
     assert result["held"]["optimizer"] > result["held"]["sums"] > 0
     for step in (result["ordinary"], *result["private"].values()):
-        assert step["fits"] and not step["loops_counted_once"]
+        # One leaves out records that are not finite, and is hardly ever entered.
+        assert step["fits"] and step["loops_counted_once"] <= 1
         assert set(step["collectives"]) == {"all-reduce"}
         for seconds in step["roofline_seconds"].values():
             assert all(value > 0 for value in seconds.values())
@@ -35,11 +49,11 @@ def test_a_tiny_step_compiles_and_adds_no_exchange_but_numbers(tmp_path):
 
 
 def test_a_program_that_is_too_large_is_refused_in_a_sentence():
-    done = compile_steps("--strategies", "materialize", "--batch-size", "262144")
+    done = subprocess.run([sys.executable, "-c", TOO_LARGE], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    assert "materialize does not fit: the compiler needs" in said
-    assert "are available" in said
+    assert done.stdout.strip() == (
+        "does not fit: the compiler needs 64 GB on each device, and 16.9 GB are available"
+    )
 
 
 def test_a_topology_that_there_is_not_is_refused():
