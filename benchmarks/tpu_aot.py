@@ -1,4 +1,4 @@
-"""The real training step compiled for TPUs that are not there: does it fit, and what does DP add?
+"""The training step compiled for TPUs that are not there: whether it fits, and what DP adds.
 
     python -m benchmarks tpu_aot --model gpt2 --topology v6e:2x2 --mesh data=4
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,9 +99,17 @@ def measure(options: Options) -> dict[str, Any]:
     }
 
 
-def main(options: Options) -> None:
-    """Compiles, prints tables or JSON, and writes the JSON file if there is to be one."""
-    measured = measure(options)
+def main(options: Options) -> int:
+    """Compiles, prints tables or JSON, and writes the JSON file if there is to be one.
+
+    Returns:
+        The exit status: 2 where the options cannot be, or the compiler for TPUs is missing.
+    """
+    try:
+        measured = measure(options)
+    except (ImportError, ValueError) as error:
+        print(f"tpu_aot: {error}", file=sys.stderr)
+        return 2
     from benchmarks.aot.tables import described, print_tables
 
     result = described(options, measured, device=f"{options.topology}, compiled and not run")
@@ -112,7 +121,8 @@ def main(options: Options) -> None:
         print(text)
     else:
         print_tables(result)
+    return 0
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    sys.exit(main(tyro.cli(Options)))

@@ -1,4 +1,4 @@
-"""What grows with the number of chips, and what stays: the same step for larger and larger TPUs.
+"""The training step compiled for more and more TPU chips: what grows, and what stays.
 
     python -m benchmarks tpu_scaling
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,13 @@ def on_paper(row: dict[str, Any], chips: int) -> dict[str, Any]:
     }
 
 
-def main(options: Options) -> None:
-    """Compiles, prints a table and writes the JSON file."""
-    rows = measure(options)
+def main(options: Options) -> int:
+    """Compiles, prints a table and writes the JSON file; returns the exit status as `tpu_aot`."""
+    try:
+        rows = measure(options)
+    except (ImportError, ValueError) as error:
+        print(f"tpu_scaling: {error}", file=sys.stderr)
+        return 2
     from benchmarks.aot.tables import described
 
     table = Table("chips", "records", "peak MB", "ratio", "GFLOP", "exchanges", "sent MB")
@@ -119,7 +124,8 @@ def main(options: Options) -> None:
     result = described(options, {"rows": rows}, device=named)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    sys.exit(main(tyro.cli(Options)))

@@ -58,5 +58,5 @@ def test_a_program_that_is_too_large_is_refused_in_a_sentence():
 
 def test_a_topology_that_there_is_not_is_refused():
     done = compile_steps("--topology", "v5e:3x5", "--batch-size", "15")
-    assert done.returncode != 0
-    assert "topology 'v5e:3x5' is none that the compiler knows" in done.stderr
+    assert done.returncode == 2
+    assert "tpu_aot: topology 'v5e:3x5' is none that the compiler knows" in done.stderr
