@@ -47,7 +47,7 @@ class Options:
     scan_layers: bool = True
     strategies: tuple[str, ...] = ("auto",)
     """auto, materialize, one_backward, two_backwards."""
-    vocab_chunk: int | Literal["none"] = "none"
+    vocab_chunk: int | Literal["auto", "none"] = "auto"
     """As compute.vocab_chunk, of all steps that are compared; none for all logits at once."""
     json: bool = False
     """Print JSON in place of tables."""
@@ -59,7 +59,7 @@ class Options:
             check_choice("strategies", name, _STRATEGIES)
         for name in ("rank", "batch_size", "length"):
             check_at_least(name, getattr(self, name), 1)
-        if self.vocab_chunk != "none":
+        if not isinstance(self.vocab_chunk, str):
             check_at_least("vocab_chunk", self.vocab_chunk, 1)
 
 
@@ -83,10 +83,11 @@ def measure(options: Options) -> dict[str, Any]:
         ratios,
     )
 
-    steps, num_devices = make_configured_steps(options)
+    steps, vocab_chunk, num_devices = make_configured_steps(options)
     ordinary = measure_ordinary(steps, num_devices)
     private = [measure_private(steps, name, num_devices) for name in options.strategies]
     return {
+        "chosen": {"vocab_chunk": vocab_chunk, "auto": str(steps.choice())},
         "held": held_by_class(steps),
         "ordinary": ordinary.to_dict(),
         "private": {cost.name: cost.to_dict() for cost in private},

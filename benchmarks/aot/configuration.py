@@ -8,8 +8,9 @@ from typing import Protocol
 from benchmarks.aot.models import CONFIGS, Tuning, abstract_split
 from benchmarks.aot.steps import Steps, make_steps
 from benchmarks.aot.topologies import check_fits, make_mesh, parse_topology
-from dpjax.models import Loading
+from dpjax.models import Loading, choose_vocab_chunk
 from dpjax.option_checks import check_choice
+from dpjax.privatize import device_memory
 from dpjax.training import parse_mesh
 
 
@@ -29,8 +30,10 @@ class Configuration(Protocol):
     vocab_chunk: int | str
 
 
-def make_configured_steps(options: Configuration) -> tuple[Steps, int]:
-    """Makes the steps for the topology, and returns them with its number of devices.
+def make_configured_steps(options: Configuration) -> tuple[Steps, int | None, int]:
+    """Makes the steps for the topology.
+
+    Returns them, the tokens whose logits are held at once, and the number of devices.
 
     Everything that can be wrong with the options is found before anything is traced.
 
@@ -51,14 +54,36 @@ def make_configured_steps(options: Configuration) -> tuple[Steps, int]:
         rematerialise=options.rematerialise,
     )
     split = abstract_split(options.model, tuning=options.tuning, rank=options.rank, loading=loading)
+    memory = device_memory(mesh.devices.flat[0])
+    chunk = _vocab_chunk(options, sizes, memory)
     steps = make_steps(
         split,
         mesh,
         batch_size=options.batch_size,
         length=options.length,
-        vocab_chunk=None if options.vocab_chunk == "none" else options.vocab_chunk,
+        vocab_chunk=chunk,
+        device_memory=memory,
     )
-    return steps, num_devices
+    return steps, chunk, num_devices
+
+
+def _vocab_chunk(options: Configuration, sizes: dict[str, int], memory: int | None) -> int | None:
+    """How many tokens' logits are held at once: as asked for, or as `finetune` chooses it."""
+    if options.vocab_chunk == "none":
+        return None
+    if options.vocab_chunk != "auto":
+        return int(options.vocab_chunk)
+    if memory is None:
+        raise ValueError(
+            f"how much memory a device of {options.topology} has is not known. Give vocab_chunk as "
+            "a number, or none"
+        )
+    records = options.batch_size // (sizes["data"] * sizes["fsdp"])
+    return choose_vocab_chunk(
+        records * max(1, options.length - 1),
+        CONFIGS[options.model]["vocab_size"],
+        memory,
+    )
 
 
 def _check_batch_size(batch_size: int, sizes: dict[str, int]) -> None:

@@ -102,7 +102,8 @@ def measure_private(steps: Steps, strategy: str, num_devices: int) -> StepCost:
         programs[name] = compile_program(lowered)
         if isinstance(programs[name], Refusal):
             break
-    private = steps.private(strategy)
+    # Traced without devices, auto would choose for a single one.
+    private = steps.private(steps.choice().strategy if strategy == "auto" else strategy)
     total = jax.eval_shape(lambda params: private.zeros(params, 0), shapes.params)
     arguments = (total, shapes.params, shapes.batch, shapes.mask, shapes.frozen)
     flops = matmul_flops(private.add, *arguments) / num_devices

@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from dpjax_accounting import DPSGD
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh
 
 from dpjax.finetuning.setup.model.load import model_layout
 from dpjax.finetuning.tasks.causal_lm import CausalLanguage, LanguageBatch
 from dpjax.models import SplitModel
-from dpjax.privatize import FlatClipping, RunKey
+from dpjax.privatize import FlatClipping, RunKey, explain
+from dpjax.privatize.structured.costs.choice import StrategyChoice
 from dpjax.training import Layout, PrivateTraining
 
 PyTree = Any
-_ROWS = PartitionSpec(("data", "fsdp"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Steps:
         loss: of one record.
         optimizer: of both.
         mechanism: whose noise is added.
+        device_memory: bytes that one device can use, for what `auto` chooses.
     """
 
     shapes: StepShapes
@@ -68,6 +69,19 @@ class Steps:
     loss: Callable[..., jax.Array]
     optimizer: optax.GradientTransformation
     mechanism: DPSGD
+    device_memory: int | None
+
+    def choice(self) -> StrategyChoice:
+        """What `auto` takes for these steps, and why."""
+        shapes = self.shapes
+        explanation = explain(
+            self.layout.gathering(self.loss),
+            shapes.params,
+            shapes.batch,
+            shapes.frozen,
+            device_memory=self.device_memory,
+        )
+        return explanation.auto
 
     def private(self, strategy: str) -> PrivateTraining:
         """The steps with privacy, as `finetune` makes them."""
@@ -79,6 +93,7 @@ class Steps:
             # No number is drawn from it: it makes the programs alone.
             RunKey.from_os_entropy(),
             strategy=strategy,
+            device_memory=self.device_memory,
             layout=self.layout,
         )
 
@@ -101,7 +116,8 @@ def make_steps(
     *,
     batch_size: int,
     length: int,
-    vocab_chunk: Any,
+    vocab_chunk: int | None,
+    device_memory: int | None = None,
 ) -> Steps:
     """Makes the steps of a model of shapes.
 
@@ -110,7 +126,8 @@ def make_steps(
         mesh: with the axes data, fsdp and tensor.
         batch_size: records of a step on all devices: its one microbatch.
         length: tokens of a record.
-        vocab_chunk: as `compute.vocab_chunk`.
+        vocab_chunk: tokens whose logits are held at once; None for all.
+        device_memory: bytes that one device can use; None for those of the default device.
     """
     optimizer = optax.adam(1e-4)
     state = jax.eval_shape(optimizer.init, split.trainable)
@@ -135,6 +152,7 @@ def make_steps(
         CausalLanguage(vocab_chunk=vocab_chunk).loss_fn(split.graphdef),
         optimizer,
         mechanism,
+        device_memory,
     )
 
 
@@ -156,16 +174,12 @@ def lower_private(steps: Steps, strategy: str) -> dict[str, jax.stages.Lowered]:
 
 def _placed(shapes: StepShapes, layout: Layout) -> StepShapes:
     """The same shapes, each where the layout of a run puts the array."""
-
-    def rows(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        return leaf.update(sharding=NamedSharding(layout.mesh, _ROWS))
-
     return StepShapes(
         _at(shapes.params, layout.shardings(shapes.params)),
         _at(shapes.state, layout.shardings_of_state(shapes.state, shapes.params)),
         _at(shapes.frozen, layout.shardings(shapes.frozen)),
-        jax.tree.map(rows, shapes.batch),
-        rows(shapes.mask),
+        jax.tree.map(layout.abstract_rows, shapes.batch),
+        layout.abstract_rows(shapes.mask),
     )
 
 

@@ -30,6 +30,9 @@ def print_tables(result: dict[str, Any]) -> None:
     steps = {"ordinary": result["ordinary"]} | result["private"]
     held = ", ".join(f"{name} {in_words(size)}" for name, size in result["held"].items())
     console.print(f"{result['device']}. On each device: {held}.")
+    chunk = result["chosen"]["vocab_chunk"]
+    console.print(f"Logits of {'all' if chunk is None else chunk} tokens at once.")
+    console.print(result["chosen"]["auto"], highlight=False)
     console.print(_memory(result, steps))
     for name, step in steps.items():
         if step["refusal"]:
