@@ -17,6 +17,8 @@ BENCHMARKS = (
     "accounting",
     "audit",
     "compile_time",
+    "tpu_aot",
+    "tpu_scaling",
     "loading",
     "loop_overhead",
     "positive_control",

@@ -1,4 +1,4 @@
-"""Language models of named shapes with random weights; nothing is downloaded."""
+"""Language models of named shapes, abstract or with random weights; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ from dpjax.option_checks import check_choice
 Tuning = Literal["full", "lora"]
 
 _GPT2 = {"model_type": "gpt2", "vocab_size": 50257, "n_positions": 1024}
-_LLAMA = {"model_type": "llama", "vocab_size": 128256, "rms_norm_eps": 1e-5}
-# Sizes as in the config.json that the authors of each family published; the first four are smaller.
+_LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+}
+# Sizes as in the config.json that the authors of each family published; the first five are smaller.
 CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2-1x32": {
         "model_type": "gpt2",
@@ -62,6 +68,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 512,
         "tie_word_embeddings": False,
     },
+    "tiny": {
+        "model_type": "gpt2",
+        "vocab_size": 512,
+        "n_positions": 64,
+        "n_embd": 128,
+        "n_layer": 2,
+        "n_head": 2,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    },
     "gpt2": _GPT2 | {"n_embd": 768, "n_layer": 12, "n_head": 12},
     "gpt2-medium": _GPT2 | {"n_embd": 1024, "n_layer": 24, "n_head": 16},
     "llama-3.2-1b": _LLAMA
@@ -70,9 +86,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "intermediate_size": 8192,
         "num_hidden_layers": 16,
         "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 8192,
+        "head_dim": 64,
         "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
     },
     "llama-3-8b": _LLAMA
     | {
@@ -80,9 +103,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "intermediate_size": 14336,
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
-        "num_key_value_heads": 8,
         "max_position_embeddings": 8192,
         "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500000.0},
     },
     "qwen2.5-7b": {
         "model_type": "qwen2",
@@ -95,12 +118,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-6,
         "max_position_embeddings": 32768,
         "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
     },
 }
 
 
-def draw_model(name: str, *, tuning: Tuning, rank: int, loading: Loading) -> SplitModel:
-    """Returns a model with random weights, split by what is trained.
+def abstract_split(name: str, *, tuning: Tuning, rank: int, loading: Loading) -> SplitModel:
+    """Makes a model of shapes alone, split by what is trained, as `dpjax plan` makes its own.
 
     Args:
         name: among `CONFIGS`.
@@ -110,13 +134,26 @@ def draw_model(name: str, *, tuning: Tuning, rank: int, loading: Loading) -> Spl
 
     Raises:
         ValueError: there is no such model; the message names the nearest.
+
+    Example:
+        >>> split = abstract_split("tiny", tuning="lora", rank=4, loading=Loading())
+        >>> split.describe_share()
+        '15,360 of 485,888 parameters trained (3.16 %)'
     """
     check_choice("model", name, tuple(CONFIGS))
     lora = LoraConfig(rank=rank) if tuning == "lora" else None
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(CONFIGS[name]), encoding="utf-8")
         model = abstract_model(folder, "causal_lm", lora=lora, loading=loading)
-    split = split_trainable(model, Trainable(tuning))
+    return split_trainable(model, Trainable(tuning))
+
+
+def draw_model(name: str, *, tuning: Tuning, rank: int, loading: Loading) -> SplitModel:
+    """Returns a model with random weights, split by what is trained.
+
+    The arguments are those of `abstract_split`.
+    """
+    split = abstract_split(name, tuning=tuning, rank=rank, loading=loading)
     return split._replace(trainable=_draw(split.trainable, 0), frozen=_draw(split.frozen, 1))
 
 

@@ -7,8 +7,8 @@ from jax.sharding import AbstractMesh, AxisType
 
 from benchmarks.aot.counts import matmul_flops
 from benchmarks.aot.measure import held_by_class
-from benchmarks.aot.models import CONFIGS, abstract_split
 from benchmarks.aot.steps import make_steps
+from benchmarks.support.models import CONFIGS, abstract_split
 from dpjax.models import Loading, count_parameters
 from dpjax.privatize.devices.spread_sums import shardings_of
 
