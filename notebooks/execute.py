@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-_TIMING = re.compile(r"^.* records/s .*\n", flags=re.MULTILINE)
+# How fast this machine is, and how much memory it has.
+_OF_MACHINE = re.compile(
+    r"^(.* records/s |strategy=auto: |compute\.vocab_chunk=auto: ).*\n", re.MULTILINE
+)
 
 
 def run_notebook(notebook: dict[str, Any], name: str) -> Iterator[tuple[dict, str, list[bytes]]]:
@@ -35,7 +38,7 @@ def run_notebook(notebook: dict[str, Any], name: str) -> Iterator[tuple[dict, st
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile("".join(cell["source"]), f"{name}:{cell['id']}", "exec"), names)
-        yield cell, _TIMING.sub("", printed.getvalue()), take_pictures()
+        yield cell, _OF_MACHINE.sub("", printed.getvalue()), take_pictures()
 
 
 def take_pictures() -> list[bytes]:

@@ -46,7 +46,7 @@ def test_half_of_the_records_count_in_the_guarantee(options):
     assert any("audit.json" in use["explanation"] for use in report["data_uses"])
     assert any("audit.json" in line for line in report["trust"]["kept_secret"])
     assert "each training record is left out if a fair coin says so" in headline(
-        run.plan, run.run_key, "all"
+        run.plan, run.run_key, "all", ()
     )
 
 

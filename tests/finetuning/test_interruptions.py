@@ -94,16 +94,43 @@ def test_an_interruption_while_the_command_is_loading():
     assert done.stderr.strip() == "dpjax: interrupted before anything was started"
 
 
-def test_what_a_garbage_collector_drops_is_raised_again():
-    code = """
-import gc, signal, time
-from dpjax.training import Interrupts
+DESTRUCTOR = """
 class Dropping:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
+def drop():
+    Dropping()
+"""
+FINALIZER = """
+class Dropping:
+    pass
+def drop():
+    weakref.finalize(Dropping(), signal.raise_signal, signal.SIGINT)
+"""
+WEAK_DICTIONARY = """
+class Dropping:
+    pass
+class Names(weakref.WeakKeyDictionary):
+    # What its callback looks at first.
+    _pending_removals = property(
+        lambda self: signal.raise_signal(signal.SIGINT) or [], lambda *_: None
+    )
+def drop():
+    names = Names()
+    names._iterating = {None}
+    names[Dropping()] = 1
+"""
+
+
+@pytest.mark.parametrize("dropping", [DESTRUCTOR, FINALIZER, WEAK_DICTIONARY])
+def test_what_a_callback_drops_is_raised_again(dropping):
+    code = f"""
+import signal, time, weakref
+from dpjax.training import Interrupts
+{dropping}
 with Interrupts() as interrupts:
     try:
-        Dropping()
+        drop()
         time.sleep(60)
     except KeyboardInterrupt:
         print(interrupts.acknowledge() == signal.SIGINT)

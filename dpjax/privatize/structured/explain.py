@@ -141,7 +141,7 @@ def explain(
         ['b'] ['dense, from reduce_sum']
         ['w'] ['contraction of 3, 2 × 5']
         >>> explanation.choice
-        'two_backwards'
+        'one_backward'
     """
     check_device_memory(device_memory)
     check_readable()

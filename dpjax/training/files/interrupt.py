@@ -14,6 +14,8 @@ from dpjax.training.stopped import RunInterrupted
 _SECONDS_UNTIL_RAISED_AGAIN = 0.5
 # JAX has a callback of the garbage collector, which runs at any time.
 _DROPPING = ("_xla_gc_callback", "__del__")
+# What weak dictionaries, weak sets and finalizers do once their object is gone.
+_DROPPING_MODULES = ("weakref", "_weakrefset")
 
 
 class Interrupts:
@@ -137,7 +139,8 @@ class _Interrupted(KeyboardInterrupt):
 def _would_be_dropped(frame: FrameType | None) -> bool:
     """Whether Python would print what is raised here and go on: in a callback or a destructor."""
     while frame is not None:
-        if frame.f_code.co_name in _DROPPING:
+        is_callback = frame.f_globals.get("__name__") in _DROPPING_MODULES
+        if is_callback or frame.f_code.co_name in _DROPPING:
             return True
         frame = frame.f_back
     return False
