@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import jax
 
+from benchmarks.aot.topologies import CHIPS
+
 # Dense bfloat16 operations per second, by what the device's kind begins with; the makers' numbers.
 _PEAK_FLOPS = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
+    "TPU v5 lite": CHIPS["v5e"].flops,
+    "TPU v5e": CHIPS["v5e"].flops,
+    "TPU v5": CHIPS["v5p"].flops,
+    "TPU v6": CHIPS["v6e"].flops,
 }
 
 

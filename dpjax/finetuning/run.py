@@ -163,12 +163,10 @@ def _start(
             run = _begin(run)
         elif not directory.has_config():
             write_json(directory.config, dataclasses.replace(plan.config, resume=False).to_dict())
+        # Before anything is charged: the loss is traced for it.
+        begins = headline(plan, run.run_key, run.model.describe_share(), _choices(run))
         ledger = None if run.ledger is None else run.ledger.charge()
-        console.print(
-            headline(plan, run.run_key, run.model.describe_share(), _choices(run)),
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(begins, highlight=False, soft_wrap=True)
         if steps_on_record(directory.privacy, otherwise=-1) < 0:
             # Of a run that resumes the file was lost; what its state came from was spent.
             _note_progress(run, ledger, run.checkpoints.find().step)
