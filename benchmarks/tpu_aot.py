@@ -47,8 +47,8 @@ class Options:
     scan_layers: bool = True
     strategies: tuple[str, ...] = ("auto",)
     """auto, materialize, one_backward, two_backwards."""
-    vocab_chunk: int | Literal["auto", "none"] = "auto"
-    """As compute.vocab_chunk, of all steps that are compared; none for all logits at once."""
+    vocab_chunk: int | Literal["auto"] | None = "auto"
+    """As compute.vocab_chunk, of all steps that are compared; None for all logits at once."""
     json: bool = False
     """Print JSON in place of tables."""
     output: Path | None = None

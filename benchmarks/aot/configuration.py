@@ -69,14 +69,14 @@ def make_configured_steps(options: Configuration) -> tuple[Steps, int | None, in
 
 def _vocab_chunk(options: Configuration, sizes: dict[str, int], memory: int | None) -> int | None:
     """How many tokens' logits are held at once: as asked for, or as `finetune` chooses it."""
-    if options.vocab_chunk == "none":
+    if options.vocab_chunk is None:
         return None
     if options.vocab_chunk != "auto":
         return int(options.vocab_chunk)
     if memory is None:
         raise ValueError(
             f"how much memory a device of {options.topology} has is not known. Give vocab_chunk as "
-            "a number, or none"
+            "a number, or None"
         )
     records = options.batch_size // (sizes["data"] * sizes["fsdp"])
     return choose_vocab_chunk(
