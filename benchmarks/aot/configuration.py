@@ -27,7 +27,7 @@ class Configuration(Protocol):
     dtype: str
     rematerialise: bool
     scan_layers: bool
-    vocab_chunk: int | str
+    vocab_chunk: int | str | None
 
 
 def make_configured_steps(options: Configuration) -> tuple[Steps, int | None, int]:
