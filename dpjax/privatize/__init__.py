@@ -50,6 +50,7 @@ from dpjax.privatize.structured.explain import explain as explain
 from dpjax.privatize.structured.program.jaxpr import (
     UnreadableProgramError as UnreadableProgramError,
 )
+from dpjax.privatize.structured.program.where_used import change_where_used as change_where_used
 
 __all__ = [
     "AdaptiveClipping",

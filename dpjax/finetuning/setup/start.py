@@ -274,9 +274,4 @@ def _choose_layout(
         raise ValueError(f"several processes must share all devices, but {notice}")
     if mesh is None:
         return None, notices
-    if config.compute.scan_layers and mesh.shape["fsdp"] > 1:
-        raise ValueError(
-            "compute.scan_layers=True gathers the parameters of all layers at once, which fsdp in "
-            f"compute.mesh={config.compute.mesh} is to avoid: give one of them"
-        )
     return model_layout(mesh), notices

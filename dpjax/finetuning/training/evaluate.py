@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -12,7 +10,6 @@ from dpjax.data import EncodedRecords, by_length, microbatches, trim_padding
 from dpjax.finetuning.tasks.base import Evaluation, Measure, Task
 from dpjax.models import SplitModel
 from dpjax.training import Layout
-from dpjax.typing import PyTree
 
 
 def evaluate(
@@ -43,10 +40,7 @@ def _gathering(measure: Measure, layout: Layout | None) -> Measure:
     """The same measure; parameters that are spread over devices are gathered where it uses them."""
     if layout is None:
         return measure
-
-    def gathering(trainable: PyTree, frozen: PyTree, batch: Any) -> tuple[jax.Array, jax.Array]:
-        return measure(layout.gathered(trainable), layout.gathered(frozen), batch)
-
+    gathering = layout.gathering(measure, params_at=(0, 1))
     whole = NamedSharding(layout.mesh, PartitionSpec())
     if whole.is_fully_addressable:
         return jax.jit(gathering)

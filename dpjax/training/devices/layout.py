@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dpjax.privatize import change_where_used
 from dpjax.training.devices.mesh import ROW_AXES
 from dpjax.typing import PyTree
 
@@ -18,11 +19,6 @@ from dpjax.typing import PyTree
 Rule = Callable[[str, tuple[int, ...]], PartitionSpec]
 # Vectors with fewer entries are cheaper held everywhere than gathered.
 _SMALLEST_VECTOR = 2**16
-# What is computed again in the backward pass: gathering, and what only moves or casts numbers.
-# Everything else is kept, as if nothing were computed again.
-_COMPUTED_AGAIN = frozenset(
-    ("sharding_constraint", "convert_element_type", "transpose", "reshape", "squeeze", "copy")
-)
 
 
 def spread(
@@ -205,38 +201,57 @@ class Layout:
         where = self.shardings(params), self.shardings_of_state(state, params)
         return jax.lax.with_sharding_constraint((params, state), where)
 
-    def gathered(self, params: PyTree) -> PyTree:
-        """Returns the parameters as a computation uses them: fsdp gathered; inside `jax.jit`."""
-        if self.mesh.shape["fsdp"] == 1:
-            return params
+    def gathering(
+        self, function: Callable[..., PyTree], params_at: tuple[int, ...] = (0, 2)
+    ) -> Callable[..., PyTree]:
+        """Returns the same function, which gathers parameters where it uses them.
 
-        def gather(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-            spec = self.sharding(_dotted(path), leaf.shape).spec
-            kept = PartitionSpec(*(_without_fsdp(axes) for axes in spec))
-            if kept == spec:
-                return leaf
-            return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, kept))
+        Left to itself, the compiler spreads activations like the parameters and exchanges those.
+        The backward pass gathers once more (fully sharded data parallelism: Zhao et al. 2023,
+        "PyTorch FSDP", arXiv:2304.11277): else a device would hold all parameters in between.
+        Parameters that a `jax.lax.scan` takes slice by slice, such as those of stacked layers, are
+        gathered slice by slice inside the loop, unless fsdp spreads their first axis.
 
-        return jax.tree_util.tree_map_with_path(gather, params)
-
-    def gathering(self, loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        """Returns `(params, record, frozen) -> loss` that gathers parameters where it uses them.
-
-        The backward pass gathers them once more (fully sharded data parallelism: Zhao et al. 2023,
-        "PyTorch FSDP", arXiv:2304.11277): else a device would hold all of them in between. Left to
-        itself, the compiler spreads activations like the parameters and exchanges those.
+        Args:
+            function: `(params, record, frozen) -> loss`, or another.
+            params_at: which of its arguments are parameters.
         """
         if self.mesh.shape["fsdp"] == 1:
-            return loss
+            return function
 
-        def gathered(params: PyTree, record: PyTree, frozen: PyTree) -> jax.Array:
-            return loss(self.gathered(params), record, self.gathered(frozen))
+        def gathering(*args: PyTree) -> PyTree:
+            gathers: list[_Gather | None] = []
+            for index, arg in enumerate(args):
+                leaves = jax.tree_util.tree_leaves_with_path(arg)
+                gathers += [
+                    self._gather(path, leaf) if index in params_at else None
+                    for path, leaf in leaves
+                ]
+            return change_where_used(function, args, gathers)
 
-        return jax.checkpoint(gathered, policy=_keeps)
+        return gathering
+
+    def _gather(self, path: tuple[Any, ...], leaf: jax.Array) -> _Gather | None:
+        spec = self.sharding(_dotted(path), leaf.shape).spec
+        kept = PartitionSpec(*(_without_fsdp(axes) for axes in spec))
+        return None if kept == spec else _Gather(self.mesh, spec, kept)
 
 
-def _keeps(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive.name not in _COMPUTED_AGAIN
+@dataclasses.dataclass(frozen=True)
+class _Gather:
+    """Gathers an array that is spread, and keeps what it is spread over beside fsdp."""
+
+    mesh: Mesh
+    spread: PartitionSpec
+    kept: PartitionSpec
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, self.kept))
+
+    def of_slice(self) -> _Gather | None:
+        if self.spread[0] is not None:
+            return None
+        return _Gather(self.mesh, PartitionSpec(*self.spread[1:]), PartitionSpec(*self.kept[1:]))
 
 
 def _without_fsdp(axes: Any) -> Any:

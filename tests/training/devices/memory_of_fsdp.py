@@ -3,6 +3,7 @@
 A small causal language model is tuned as a whole with Adam; nothing is run, only compiled.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -92,13 +93,20 @@ def memory_of(split, layout, num_rows):
     return {"held": held, "beside": beside}
 
 
+def make_split(**changes):
+    config = dataclasses.replace(parse_config(CONFIG), **changes)
+    return split_trainable(CausalLM(config, rngs=nnx.Rngs(0)), Trainable.full())
+
+
 def main():
-    model = CausalLM(parse_config(CONFIG), rngs=nnx.Rngs(0))
-    split = split_trainable(model, Trainable.full())
+    split, looped = make_split(), make_split(scan_layers=True)
+    again = make_split(scan_layers=True, rematerialise=True)
     spread = model_layout(choose_mesh("fsdp=8", DEVICES, size_name="size").mesh)
     whole = model_layout(choose_mesh("data=8", DEVICES, size_name="size").mesh)
     report = {
         "fsdp": memory_of(split, spread, DEVICES),
+        "fsdp, layers in a loop": memory_of(looped, spread, DEVICES),
+        "fsdp, layers in a loop, rematerialised": memory_of(again, spread, DEVICES),
         "data": memory_of(split, whole, DEVICES),
         "one record": memory_of(split, None, 1),
         "largest": max(leaf.nbytes for leaf in jax.tree.leaves(split.trainable)),

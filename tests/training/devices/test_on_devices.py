@@ -110,5 +110,14 @@ def test_fsdp_holds_an_eighth_on_each_device(memory):
     assert memory["fsdp"]["beside"]["add"] < memory["parameters"] / 3
 
 
+def test_layers_in_a_loop_are_gathered_one_by_one(memory):
+    """All of them at once would be as much as the parameters."""
+    loop, again = "fsdp, layers in a loop", "fsdp, layers in a loop, rematerialised"
+    assert memory[loop]["beside"]["add"] < memory["parameters"] / 2
+    assert memory[again]["beside"]["add"] < memory["parameters"] / 3
+    # What rematerialisation drops, gathering does not keep.
+    assert memory[again]["beside"]["add"] < 0.8 * memory[loop]["beside"]["add"]
+
+
 def test_parameters_on_every_device_would_be_noticed(memory):
     assert most_held(memory, "data") > 3 * bound(memory)

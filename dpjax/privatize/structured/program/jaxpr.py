@@ -192,10 +192,10 @@ class _Reader:
 
     def _add_equation(self, eqn: Any, operands: tuple[Atom, ...]) -> tuple[Atom, ...]:
         name = eqn.primitive.name
-        if name in _INLINED_CALLS and _is_plain_call(eqn):
+        if name in _INLINED_CALLS and is_plain_call(eqn):
             if eqn.params.get("prevent_cse") and eqn.params.get("differentiated"):
                 operands = self._barrier(operands)
-            return self.add(_body(eqn), operands)
+            return self.add(body_of(eqn), operands)
         outputs = tuple(_new_value(var) for var in eqn.outvars)
         self.equations.append(
             Equation(
@@ -203,7 +203,7 @@ class _Reader:
                 operands,
                 outputs,
                 eqn.params,
-                _applier(eqn),
+                applier(eqn),
                 prints(eqn),
                 _read_loop(eqn) if name == "scan" else None,
             )
@@ -229,7 +229,8 @@ class _Reader:
         return tuple(outputs[atom] if isinstance(atom, Value) else atom for atom in operands)
 
 
-def _body(eqn: Any) -> Any:
+def body_of(eqn: Any) -> Any:
+    """The jaxpr that a call runs."""
     for name in _BODY_PARAMS:
         if name in eqn.params:
             return eqn.params[name]
@@ -238,7 +239,7 @@ def _body(eqn: Any) -> Any:
     )
 
 
-def _is_plain_call(eqn: Any) -> bool:
+def is_plain_call(eqn: Any) -> bool:
     """A call that asks for no placement of its own; one that does stays as it is."""
     placements = [
         item
@@ -248,7 +249,8 @@ def _is_plain_call(eqn: Any) -> bool:
     return all(item is None or type(item).__name__ == "UnspecifiedValue" for item in placements)
 
 
-def _applier(eqn: Any) -> Callable[..., Sequence[Any]]:
+def applier(eqn: Any) -> Callable[..., Sequence[Any]]:
+    """A function of an equation's inputs, literals among them, that returns its outputs."""
     variables = [var for var in eqn.invars if not isinstance(var, jex.Literal)]
     unique = list(dict.fromkeys(variables))
     names = tuple(f"input{i}" for i in range(len(unique)))
@@ -268,14 +270,14 @@ def _applier(eqn: Any) -> Callable[..., Sequence[Any]]:
 
 def _read_loop(eqn: Any) -> Loop:
     params = eqn.params
-    num_consts, num_carry = _loop_arity(params)
+    num_consts, num_carry = loop_arity(params)
     body = read(params["jaxpr"])
     return Loop(
         body, num_consts, num_carry, params["length"], params["reverse"], params.get("unroll", 1)
     )
 
 
-def _loop_arity(params: Mapping[str, Any]) -> tuple[int, int]:
+def loop_arity(params: Mapping[str, Any]) -> tuple[int, int]:
     """Numbers of constants and of carried values of a scan."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
