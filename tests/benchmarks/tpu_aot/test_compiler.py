@@ -9,6 +9,8 @@ import pytest
 pytestmark = pytest.mark.tpu_aot
 TINY = ["--model", "tiny", "--batch-size", "16", "--length", "32", "--vocab-chunk", "128"]
 
+NUM_LAYERS = 2
+
 # Two vectors of 32 GB on each of four devices.
 TOO_LARGE = """
 from benchmarks.aot.topologies import make_mesh, prepare_environment
@@ -46,6 +48,19 @@ def test_a_tiny_step_compiles_and_adds_no_exchange_but_numbers(tmp_path):
     added = result["exchanges_added"]["one_backward"]
     assert set(added["larger"]) == {"all-reduce"}
     assert added["numbers_per_record"] <= 3
+
+
+def test_layers_that_are_spread_are_gathered_inside_their_loop():
+    done = compile_steps("--strategies", "one_backward", "--mesh", "fsdp=4", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    for step in (result["ordinary"], *result["private"].values()):
+        gathered = step["collectives"]["all-gather"]
+        # Four matrices of each layer, for both passes; outside are the tables.
+        assert gathered["number_in_loops"] >= 2 * 4 * NUM_LAYERS
+        assert gathered["number"] - gathered["number_in_loops"] <= 4
+    ordinary, private = result["exchanges_added"]["one_backward"]["larger"]["all-gather"]["number"]
+    assert private <= ordinary
 
 
 def test_a_program_that_is_too_large_is_refused_in_a_sentence():
