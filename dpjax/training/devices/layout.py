@@ -30,8 +30,8 @@ def spread(
 ) -> PartitionSpec:
     """Spreads an array: one axis over tensor, the largest of the others that fits over fsdp.
 
-    An axis fits if the number of devices divides it. Vectors of fewer than 65,536 entries stay
-    whole, unless tensor splits them.
+    An axis fits if the number of devices divides it. Vectors of fewer than 65,536 entries, also
+    those of stacked layers, stay whole, unless tensor splits them.
 
     Args:
         shape: of the array.
@@ -54,7 +54,7 @@ def spread(
         and shape[tensor_axis] % sizes["tensor"] == 0
     ):
         names[tensor_axis] = "tensor"
-    is_small = len(shape) - first_axis < 2 and math.prod(shape) < _SMALLEST_VECTOR
+    is_small = len(shape) - first_axis < 2 and math.prod(shape[first_axis:]) < _SMALLEST_VECTOR
     if sizes["fsdp"] > 1 and not is_small:
         free = [
             axis
