@@ -57,6 +57,15 @@ def test_leaves_and_steps_have_independent_noise():
         assert abs(np.corrcoef(left, right)[0, 1]) < 5 / np.sqrt(SIZE)
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 128, 160), (2, 300, 128), (1, 200, 128)])
+def test_matrices_that_are_drawn_in_turn_are_normal_and_independent(shape):
+    draws = gaussian_noise(RunKey.from_seed(3).noise_keys(0), [jnp.zeros(shape)] * 2, 1.5)
+    matrices = np.concatenate(draws).reshape(-1, shape[-2] * shape[-1])
+    assert all(stats.kstest(matrix / 1.5, "norm").pvalue > 1e-3 for matrix in matrices)
+    correlations = np.corrcoef(matrices) - np.eye(len(matrices))
+    assert np.abs(correlations).max() < 5 / np.sqrt(matrices.shape[1])
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_lower_precision_is_refused(dtype):
     with pytest.raises(TypeError, match="float32 only"):
