@@ -255,7 +255,8 @@ def test_auto_takes_what_fits():
     assert choice(1024, 16, 32) == "one_backward"
     assert choice(1024, 16, 2**17) == "two_backwards"
     assert choice(1024, 16, 32, device_memory=2**24) == "two_backwards"
-    assert choice(4, 64, 32) == "materialize"
+    assert choice(4, 64, 32) == "one_backward"
+    assert choice(20, 20, 32) == "materialize"
 
 
 @pytest.mark.parametrize("strategy", FAST)

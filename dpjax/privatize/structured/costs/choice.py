@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from dpjax.privatize.structured.costs.cost import StrategyCost, strategy_costs
 from dpjax.privatize.structured.gradient import GradientProgram
@@ -13,8 +14,14 @@ optimizer and activations need the rest, and a larger microbatch gains more than
 for GPT-2 small on TPU v6e, 32 texts of 256 tokens on each chip, `one_backward` needs five times the
 memory of the ordinary step and `two_backwards` 1.06."""
 
-# Estimates that differ by less say nothing about which is faster.
-_CLOSE = 1.1
+NEAR_TIE = 1.1
+"""Estimates whose ratio is below say nothing about which strategy is faster, or which needs less
+memory: on the benchmark's shapes measured ratios of strategies are off the estimated ones by that
+much and more."""
+
+# Where estimates agree, what compiled programs need, from least to most. With LoRA both of the last
+# two hold the gradients of all examples; `materialize` also copies them to leave examples out.
+_BY_COMPILED_MEMORY = ("two_backwards", "one_backward", "materialize")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +74,21 @@ def choose(gradient: GradientProgram, num_examples: int, device_memory: int) -> 
     fits, the smallest.
     """
     costs = strategy_costs(gradient, num_examples)
-    budget = device_memory // AUTO_SHARE
-    names = [name for name in costs if name != "non_private"]
-    fitting = [name for name in names if costs[name].num_bytes * num_examples <= budget]
-    fewest = min((costs[name].operations for name in fitting), default=0)
-    close = [name for name in fitting if costs[name].operations <= _CLOSE * fewest]
-    strategy = min(close or names, key=lambda name: costs[name].num_bytes)
+    strategy = fastest_that_fits(costs, device_memory // AUTO_SHARE // max(1, num_examples))
     return StrategyChoice(strategy, costs, num_examples, device_memory)
+
+
+def fastest_that_fits(costs: Mapping[str, StrategyCost], most_bytes: int) -> str:
+    """Names the strategy to take, given how many bytes of an example it may hold.
+
+    Near-ties in time are decided by memory, and near-ties in memory by what compiled programs need.
+    """
+    names = [name for name in _BY_COMPILED_MEMORY if costs[name].num_bytes <= most_bytes]
+    fewest = min((costs[name].operations for name in names), default=0)
+    names = [name for name in names if costs[name].operations <= NEAR_TIE * fewest]
+    names = names or list(_BY_COMPILED_MEMORY)
+    least = min(costs[name].num_bytes for name in names)
+    return next(name for name in names if costs[name].num_bytes <= NEAR_TIE * least)
 
 
 def _in_words(num_bytes: int) -> str:
