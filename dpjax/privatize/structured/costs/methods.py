@@ -48,9 +48,12 @@ def gram_block(length: int, groups: int, budget: Budget) -> int:
 
     A quarter of them, since the forms are symmetric and only pairs of blocks on one side of the
     diagonal are computed; but enough for large matrix products, and `(B, groups, block, block)`
-    within the budget.
+    within the budget. All of them where they are few: a loop over blocks copies the operands, and
+    takes longer to compile, which costs more than the symmetry saves.
     """
     wanted = min(_LARGEST_GRAM_BLOCK, max(_SMALLEST_GRAM_BLOCK, -(-length // 4)))
+    if length <= _LARGEST_GRAM_BLOCK:
+        wanted = length
     fitting = math.isqrt(budget.portion(length**2, groups))
     return min(length, wanted, fitting)
 
