@@ -31,6 +31,7 @@ from rich.table import Table
 from transformers import BertConfig
 
 from benchmarks.results_file import write_results
+from benchmarks.support.auto_choice import BesideBest, compare_auto
 from benchmarks.support.decoder import DecoderSize, decoder_loss
 from benchmarks.support.peers import jax_peer_steps
 from benchmarks.support.presets import Preset
@@ -45,7 +46,8 @@ from dpjax.models import (
     parse_config,
     split_trainable,
 )
-from dpjax.privatize import clipped_grad
+from dpjax.privatize import clipped_grad, explain
+from dpjax.privatize.structured.costs.choice import StrategyChoice
 
 DEFAULT_SIZE = DecoderSize(
     num_layers=4, hidden_size=256, vocab_size=8192, head_size=64, batch_size=16, length=128
@@ -193,13 +195,29 @@ def make_steps(options: Options, problem: Problem) -> dict[str, Callable]:
         return step
 
     steps = {"ordinary": ordinary}
-    for size in (None, *options.microbatch_sizes):
-        suffix = f", {size} at once" if size else ""
+    for size, suffix in _suffixes(options).items():
         steps |= {name + suffix: clipped(name, size) for name in options.strategies}
         if options.peers:
             peers = jax_peer_steps(problem.loss, size, is_full=options.tuning == "full")
             steps |= {name + suffix: step for name, step in peers.items()}
     return steps
+
+
+def _suffixes(options: Options) -> dict[int | None, str]:
+    """What follows the names of steps in microbatches, by their size; None: the whole batch."""
+    return {None: ""} | {size: f", {size} at once" for size in options.microbatch_sizes}
+
+
+def choice_of_auto(problem: Problem, microbatch_size: int | None) -> StrategyChoice:
+    """What `auto` takes for a batch, or for microbatches of it, and by what it decides."""
+    rows = jax.tree.map(lambda leaf: leaf[:microbatch_size], problem.batch)
+    explanation = explain(
+        lambda params, example, frozen: problem.loss(params, frozen, example),
+        problem.params,
+        rows,
+        problem.frozen,
+    )
+    return explanation.auto
 
 
 @contextlib.contextmanager
@@ -243,6 +261,11 @@ def measure(options: Options) -> list[dict[str, Any]]:
             row["spread"] = spread_of(row["seconds"])
         if "temporary_bytes" in row:
             row["memory_ratio"] = row["temporary_bytes"] / base["temporary_bytes"]
+    if "auto" in options.strategies:
+        for size, suffix in _suffixes(options).items():
+            compared = compare_auto(by_name, choice_of_auto(problem, size), suffix)
+            if compared is not None:
+                by_name["auto" + suffix]["beside_best"] = dataclasses.asdict(compared)
     return rows
 
 
@@ -269,6 +292,9 @@ def main(options: Options) -> None:
             _cell(row.get("compile_seconds"), ".1f"),
         )
     Console(width=100).print(table)
+    for row in rows:
+        if "beside_best" in row:
+            Console(width=100).print(f"{row['step']} {BesideBest(**row['beside_best'])}.")
     if any(row["base"] == "torch ordinary" for row in rows):
         Console().print("Ratios of steps of PyTorch are to PyTorch's ordinary step.")
     size = options.size

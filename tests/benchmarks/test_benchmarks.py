@@ -16,9 +16,12 @@ from benchmarks.registry import BENCHMARKS, describe
 from benchmarks.suite import _LISTS
 from benchmarks.suite import PRESETS as SUITES
 from benchmarks.suite import Options as SuiteOptions
+from benchmarks.support.auto_choice import compare_auto
 from benchmarks.support.models import CONFIGS, draw_model, flops_per_token
 from benchmarks.support.timing import median_ratio, spread_of, time_in_turns
 from dpjax.models import Loading, count_parameters
+from dpjax.privatize.structured.costs.choice import StrategyChoice
+from dpjax.privatize.structured.costs.cost import StrategyCost
 
 PNG = b"\x89PNG"
 
@@ -95,15 +98,75 @@ def test_a_case_that_is_none_is_refused(case, message):
 @pytest.mark.slow
 def test_a_tiny_run_of_clipping_is_written_with_ratios_to_the_ordinary_step(tmp_path):
     path = tmp_path / "new" / "clipping.json"
-    assert main(["clipping", "--preset", "tiny", "--output", str(path)]) == 0
+    strategies = ["--strategies", "one_backward", "auto"]
+    assert main(["clipping", "--preset", "tiny", *strategies, "--output", str(path)]) == 0
     results = results_of(path)
     assert results["benchmark"] == "clipping"
     assert (results["device"], results["options"]["preset"]) == ("cpu", "tiny")
     assert {"python", "jax"} <= results["versions"].keys()
     rows = {row["step"]: row for row in results["rows"]}
-    assert rows.keys() == {"ordinary", "one_backward"}
+    assert rows.keys() == {"ordinary", "one_backward", "auto"}
+    assert rows["auto"]["beside_best"]["strategy"] == "one_backward"
+    assert rows["auto"]["beside_best"]["memory"] == 1.0
     assert rows["ordinary"]["time_ratio"] == rows["ordinary"]["memory_ratio"] == 1.0
     assert all(len(row["seconds"]) == 2 for row in rows.values())
+
+
+def choice(strategy, **costs):
+    """With costs of an example, (operations, bytes); 1,000 bytes may be held."""
+    costs = {name: StrategyCost(*cost) for name, cost in costs.items()}
+    return StrategyChoice(strategy, costs | {"non_private": StrategyCost(100, 0)}, 1, 16_000)
+
+
+@pytest.mark.parametrize(
+    ("took", "expected"),
+    [
+        (("two_backwards", 1.5, 110), (1.5, 0.55)),
+        (("one_backward", 1.05, 300), (1.05, 1.5)),
+        # What does not fit is not compared, though it is faster.
+        (("close", 1.0, 200), (1.0, 1.0)),
+    ],
+)
+def test_what_auto_took_beside_the_best_that_fits(took, expected):
+    strategy, time, memory = took
+    measured = {
+        "two_backwards": (1.5, 110),
+        "one_backward": (1.0, 300),
+        "close": (1.08, 200),
+        "materialize": (0.5, 900),
+        "auto": (time, memory),
+    }
+    rows = {
+        f"{name}, 4 at once": {"time_ratio": time, "temporary_bytes": memory}
+        for name, (time, memory) in measured.items()
+    }
+    found = choice(
+        strategy,
+        two_backwards=(150, 10),
+        one_backward=(100, 1000),
+        close=(108, 500),
+        materialize=(50, 1001),
+    )
+    compared = compare_auto(rows, found, ", 4 at once")
+    assert (compared.time, compared.memory) == pytest.approx(expected)
+    assert compared.is_timed
+    assert f"took {strategy}: {expected[0]:.2f} of the time" in str(compared)
+    assert compare_auto(rows, found) is None
+
+
+def test_without_times_auto_is_compared_by_its_estimates():
+    rows = {
+        "two_backwards": {"temporary_bytes": 110},
+        "one_backward": {"temporary_bytes": 300},
+        "auto": {"temporary_bytes": 110},
+    }
+    found = choice("two_backwards", two_backwards=(150, 10), one_backward=(100, 1000))
+    compared = compare_auto(rows, found)
+    assert (compared.time, compared.memory) == pytest.approx((1.5, 110 / 300))
+    assert "1.50 of the estimated time" in str(compared)
+    # Where nothing fits, with what is smallest.
+    crowded = choice("two_backwards", two_backwards=(150, 1001), one_backward=(100, 1002))
+    assert compare_auto(rows, crowded).time == pytest.approx(1.5)
 
 
 @pytest.mark.slow

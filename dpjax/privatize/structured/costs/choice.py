@@ -19,8 +19,8 @@ NEAR_TIE = 1.1
 memory: on the benchmark's shapes measured ratios of strategies are off the estimated ones by that
 much and more."""
 
-# Where estimates agree, what compiled programs need, from least to most. With LoRA both of the last
-# two hold the gradients of all examples; `materialize` also copies them to leave examples out.
+# Where estimates agree, what compiled programs need, from least to most: with LoRA and on the
+# decoders of the benchmark, `materialize` needs more than `one_backward`.
 _BY_COMPILED_MEMORY = ("two_backwards", "one_backward", "materialize")
 
 
