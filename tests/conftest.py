@@ -2,12 +2,17 @@
 what they compile is compiled once, quickly.
 """
 
+import gc
 import importlib.util
 import tempfile
 import zlib
+from pathlib import Path
 
 import jax
 import pytest
+from dpjax_accounting.report import pictures
+
+from dpjax.audit.reports import audit_pictures, plots
 
 _COMPILED = pytest.StashKey[str]()
 
@@ -15,6 +20,9 @@ _COMPILED = pytest.StashKey[str]()
 def pytest_addoption(parser):
     parser.addoption(
         "--forbid-skips", action="store_true", help="a skipped test counts as a failed one"
+    )
+    parser.addoption(
+        "--compiled", metavar="FOLDER", help="of compiled functions, for several test runs"
     )
 
 
@@ -48,6 +56,16 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.slow)
 
 
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not look through it any more.
+
+    Tracing makes so many small objects that it would do so several times for each run.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 10)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_answers_from_disk():
     """Neither the user's nor an earlier test's; tests of the cache have a folder of their own."""
@@ -57,9 +75,13 @@ def _no_answers_from_disk():
 
 
 def pytest_configure(config):
-    """One folder of compiled functions for all processes of a test run, empty at its start."""
-    if hasattr(config, "workerinput"):
-        config.stash[_COMPILED] = config.workerinput["compiled"]
+    """One folder of compiled functions for all processes of a test run, empty at its start.
+
+    Versions of the compiler and its options are in the names of what lies there.
+    """
+    given = config.getoption("compiled")
+    if hasattr(config, "workerinput") or given:
+        config.stash[_COMPILED] = given or config.workerinput["compiled"]
         return
     folder = tempfile.TemporaryDirectory(prefix="dpjax-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
@@ -77,16 +99,37 @@ def _compiled_once_and_quickly(pytestconfig):
     """Small models take longer to compile than to run: LLVM, XLA's back end, optimises little.
 
     XLA's own passes, which decide what is computed and held in memory, stay. Programs of one shape
-    are compiled once, although every test makes its own functions.
+    are compiled once, although every test makes its own functions. Processes that tests start read
+    the same from their environment.
     """
-    jax.config.update("jax_compilation_cache_dir", pytestconfig.stash[_COMPILED])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    settings = {
+        "jax_compilation_cache_dir": pytestconfig.stash[_COMPILED],
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_disable_most_optimizations": True,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))
+        yield
+
+
+@pytest.fixture
+def full_optimisation(monkeypatch):
+    """For tests of what comes out of the compiler as users run it: roundings, memory, programs."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "False")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
     jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
-def full_optimisation():
-    """For tests of what comes out of the compiler as users run it: roundings, memory, programs."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
+def unrendered_pictures(monkeypatch):
+    """For tests that run much and look at no picture: each is composed, but matplotlib draws none.
+
+    That would take longer than the steps of a small run. Pictures have tests of their own.
+    """
+    signature = b"\x89PNG\r\n\x1a\n"
+    for module in (audit_pictures, pictures):
+        monkeypatch.setattr(module, "_png", lambda *_: signature)
+    monkeypatch.setattr(plots, "_write", lambda _, path: Path(path).write_bytes(signature))

@@ -66,9 +66,6 @@ def run(options, number):
 def main():
     number, port, file = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # One run after another compiles the same programs.
-    jax.config.update("jax_compilation_cache_dir", str(file.with_name("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.distributed.initialize(
         f"127.0.0.1:{port}", num_processes=2, process_id=number, heartbeat_timeout_seconds=10
     )

@@ -116,9 +116,6 @@ def resumed(folder, number):
 def main():
     number, port, cases, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # Each run compiles the same functions.
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.distributed.initialize(
         f"127.0.0.1:{port}", num_processes=2, process_id=number, heartbeat_timeout_seconds=10
     )
