@@ -22,9 +22,10 @@ demo: $(STAMP)
 	$(BIN)/dpjax demo
 
 # Without the slow tests, which .ci/run runs too. With the extra `parity` every comparison with the
-# originals runs, and none may be skipped.
+# originals runs, and none may be skipped. Tests beside each other, which share what is made for
+# them, are run by one process as long as no other one is idle.
 test: lint
-	$(BIN)/python -m pytest -n auto $(if $(findstring parity,$(EXTRAS)),--forbid-skips) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(findstring parity,$(EXTRAS)),--forbid-skips) $(PYTEST_ARGS)
 
 # Speed, memory and accuracy, in under 15 minutes on two CPU cores; other libraries that are
 # installed are measured too. BENCH_ARGS takes options of `python -m benchmarks suite`.
