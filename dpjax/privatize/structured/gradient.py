@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from dpjax.privatize.devices.varying import abstract
+from dpjax.privatize.devices.varying import abstract, axes_of
 from dpjax.privatize.structured.program.jaxpr import Atom, Program, Value, trace
 from dpjax.privatize.structured.terms.roots import Terms, find_terms
 from dpjax.typing import PyTree
@@ -39,6 +40,13 @@ class GradientProgram:
     params_tree: Any
 
 
+class _OtherCotangentError(Exception):
+    """The loss is of another type than the cotangent that it was traced with."""
+
+    def __init__(self, expected: jax.ShapeDtypeStruct):
+        self.expected = expected
+
+
 def gradient_program(
     loss_fn: Callable[..., Any], has_aux: bool, params: PyTree, example: PyTree
 ) -> GradientProgram:
@@ -54,11 +62,16 @@ def gradient_program(
 
     def gradient(params: PyTree, example: PyTree, cotangent: jax.Array) -> tuple[Any, ...]:
         loss, backward, aux = jax.vjp(lambda p: with_aux(p, example), params, has_aux=True)
+        if (loss.dtype, axes_of(loss)) != (cotangent.dtype, axes_of(cotangent)):
+            raise _OtherCotangentError(abstract((), loss))
         return loss, aux, backward(cotangent)[0]
 
-    loss = jax.eval_shape(with_aux, params, example)[0]
-    cotangent = abstract((), loss)
-    program, (_, aux, _) = trace(gradient, params, example, cotangent)
+    # Tracing takes long, and most losses are of this type: none is traced to find it out.
+    cotangent = jax.ShapeDtypeStruct((), jnp.float32)
+    try:
+        program, (_, aux, _) = trace(gradient, params, example, cotangent)
+    except _OtherCotangentError as other:
+        program, (_, aux, _) = trace(gradient, params, example, other.expected)
     num_params, num_aux = len(jax.tree.leaves(params)), len(jax.tree.leaves(aux))
     gradients = program.outputs[1 + num_aux :]
     return GradientProgram(

@@ -170,3 +170,15 @@ def test_explain_says_why():
 def test_misuse(options, error, message):
     with pytest.raises(error, match=message):
         clipped_grad(lambda p, x: jnp.sum(p * x), clip_norm=1.0, **options)
+
+
+@pytest.mark.parametrize(("dtype", "num_traces"), [(jnp.float32, 1), (jnp.bfloat16, 2)])
+def test_an_ordinary_loss_is_traced_once(dtype, num_traces):
+    traced = []
+
+    def loss(params, x):
+        traced.append(x)
+        return jnp.sum(params * x).astype(dtype)
+
+    dpjax.explain(loss, jnp.ones(3), jnp.ones((4, 3)))
+    assert len(traced) == num_traces
