@@ -126,6 +126,7 @@ def cheap_options(base_options):
         "privacy": {"noise_multiplier": 4.0, "delta": 1e-5, "clip_norm": 0.5},
         "training": base_options["training"] | {"num_steps": 4},
         "tuning": "head",
+        "num_layers": 1,
     }
     return copy.deepcopy(base_options) | changes
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 from dpjax_accounting import safe_files
 
@@ -92,9 +91,8 @@ def test_a_killed_process_is_resumed_bit_for_bit(cheap_options, whole, tmp_path,
         said = process.communicate()[1].decode()
     assert process.returncode == -9, said
     result = dpjax.finetune(**options, resume=True)
-    # Another process compiles for speed, and rounds differently from this one.
-    changed = weights(folder) != weights(whole.output_dir)
-    assert not changed or np.allclose(losses(result), losses(whole), rtol=1e-3)
+    # The other process had the programs of this one, compiled in the same way.
+    assert weights(folder) == weights(whole.output_dir) and losses(result) == losses(whole)
     assert not (folder / "private").exists()
 
 

@@ -130,7 +130,14 @@ def test_records_that_a_coin_may_leave_out_count_for_delta():
 def test_the_same_command_with_plan_in_the_place_of_finetune(cheap_options, tmp_path, capsys):
     arguments = ["--model", cheap_options["model"], "--output-dir", tmp_path / "run"]
     arguments += ["--train-data.path", cheap_options["train_data"]]
-    arguments += ["--eval-data.path", cheap_options["eval_data"], "--tuning", "head"]
+    arguments += [
+        "--eval-data.path",
+        cheap_options["eval_data"],
+        "--tuning",
+        "head",
+        "--num-layers",
+        1,
+    ]
     arguments += ["--privacy.noise-multiplier", 4, "--privacy.clip-norm", 0.5]
     arguments += ["--training.expected-batch-size", 40, "--training.num-steps", 4]
     arguments += ["--training.microbatch-size", "auto", "--training.max-length", 16]
