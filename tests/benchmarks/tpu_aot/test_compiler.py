@@ -26,6 +26,12 @@ print(compile_program(jax.jit(jnp.sin).lower(
 """
 
 
+@pytest.fixture(autouse=True)
+def _as_users_compile(full_optimisation, monkeypatch):
+    """Of such programs there is nothing that could be loaded and run here."""
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+
+
 def compile_steps(*options):
     command = [sys.executable, "-m", "benchmarks.tpu_aot", *TINY, *options]
     return subprocess.run(command, capture_output=True, text=True)
