@@ -15,6 +15,7 @@ from dpjax.privatize.devices.room import check_device_memory as check_device_mem
 from dpjax.privatize.randomness.correlated.strategies import BandedStrategy as BandedStrategy
 from dpjax.privatize.randomness.correlated.strategies import BufferedStrategy as BufferedStrategy
 from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy as NoiseStrategy
+from dpjax.privatize.randomness.noise import NOISE_VERSION as NOISE_VERSION
 from dpjax.privatize.randomness.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.randomness.noise import noisy_mean as noisy_mean
 from dpjax.privatize.randomness.run_key import RunKey as RunKey

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from dpjax.privatize import NOISE_VERSION
+
 _SECONDS = 10.0
 _PACKAGES = ("dpjax", "jax", "jaxlib", "flax", "optax", "numpy")
 # Of the CPU; `devices` has it.
@@ -47,7 +49,7 @@ def jax_settings() -> dict[str, str]:
 def describe_numerics() -> dict[str, Any]:
     """Returns the versions, settings and devices that draws and roundings depend on."""
     return {
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in _PACKAGES} | {"noise": NOISE_VERSION},
         "jax": jax_settings(),
         "devices": f"{jax.default_backend()}: {describe_environment()['devices']}",
     }

@@ -20,6 +20,10 @@ from dpjax.typing import PyTree
 # Privacy", section 4).
 NUM_DRAWS = 4
 
+NOISE_VERSION = 2
+"""Is raised whenever the same keys give other noise. A run that goes on with other noise than it
+began with could release one step twice, with two draws."""
+
 # Fewer entries would be drawn faster together than one such array after the other.
 _SMALLEST_IN_A_LOOP = 2**14
 
