@@ -208,16 +208,18 @@ def _suffixes(options: Options) -> dict[int | None, str]:
     return {None: ""} | {size: f", {size} at once" for size in options.microbatch_sizes}
 
 
-def choice_of_auto(problem: Problem, microbatch_size: int | None) -> StrategyChoice:
-    """What `auto` takes for a batch, or for microbatches of it, and by what it decides."""
-    rows = jax.tree.map(lambda leaf: leaf[:microbatch_size], problem.batch)
-    explanation = explain(
-        lambda params, example, frozen: problem.loss(params, frozen, example),
-        problem.params,
-        rows,
-        problem.frozen,
-    )
-    return explanation.auto
+def choices_of_auto(options: Options, problem: Problem) -> dict[str, StrategyChoice]:
+    """What `auto` takes for the batch and for microbatches, and by what it decides; by suffix."""
+    choices = {}
+    for size, suffix in _suffixes(options).items() if "auto" in options.strategies else ():
+        explanation = explain(
+            lambda params, example, frozen: problem.loss(params, frozen, example),
+            problem.params,
+            jax.tree.map(lambda leaf, size=size: leaf[:size], problem.batch),
+            problem.frozen,
+        )
+        choices[suffix] = explanation.auto
+    return choices
 
 
 @contextlib.contextmanager
@@ -239,7 +241,16 @@ def measure(options: Options) -> list[dict[str, Any]]:
     arguments = (problem.params, problem.frozen, problem.batch)
     runs: dict[str, Callable[[], object]] = {}
     rows: list[dict[str, Any]] = []
-    for name, step in make_steps(options, problem).items():
+    steps, choices = make_steps(options, problem), choices_of_auto(options, problem)
+    # The program of `auto` is that of another row: measured twice, it would differ by noise.
+    same = {
+        "auto" + suffix: choice.strategy + suffix
+        for suffix, choice in choices.items()
+        if choice.strategy in options.strategies
+    }
+    for name, step in steps.items():
+        if name in same:
+            continue
         start = time.perf_counter()
         compiled = jax.jit(step).lower(*arguments).compile()
         seconds = time.perf_counter() - start
@@ -261,12 +272,13 @@ def measure(options: Options) -> list[dict[str, Any]]:
             row["spread"] = spread_of(row["seconds"])
         if "temporary_bytes" in row:
             row["memory_ratio"] = row["temporary_bytes"] / base["temporary_bytes"]
-    if "auto" in options.strategies:
-        for size, suffix in _suffixes(options).items():
-            compared = compare_auto(by_name, choice_of_auto(problem, size), suffix)
-            if compared is not None:
-                by_name["auto" + suffix]["beside_best"] = dataclasses.asdict(compared)
-    return rows
+    by_name |= {name: by_name[other] | {"step": name} for name, other in same.items()}
+    for suffix, choice in choices.items():
+        compared = compare_auto(by_name, choice, suffix)
+        if compared is not None:
+            by_name["auto" + suffix]["beside_best"] = dataclasses.asdict(compared)
+    order = [*steps, *(name for name in by_name if name not in steps)]
+    return [by_name[name] for name in order]
 
 
 def _run(compiled: Callable, arguments: tuple) -> None:

@@ -81,7 +81,12 @@ _LISTS: dict[str, tuple[Entry, ...]] = {
         _CLIPPING,
         _FINETUNE,
         _SCALING,
-        Entry("compile_time", ("--num-layers", "8"), has_preset=False, file="compile_time.json"),
+        Entry(
+            "compile_time",
+            ("--num-layers", "8", "--repeats", "3"),
+            has_preset=False,
+            file="compile_time.json",
+        ),
         Entry(
             "loading",
             ("--num-layers", "4", "--vocab-size", "32000"),

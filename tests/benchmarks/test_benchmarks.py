@@ -108,6 +108,7 @@ def test_a_tiny_run_of_clipping_is_written_with_ratios_to_the_ordinary_step(tmp_
     assert rows.keys() == {"ordinary", "one_backward", "auto"}
     assert rows["auto"]["beside_best"]["strategy"] == "one_backward"
     assert rows["auto"]["beside_best"]["memory"] == 1.0
+    assert rows["auto"]["seconds"] == rows["one_backward"]["seconds"] != []
     assert rows["ordinary"]["time_ratio"] == rows["ordinary"]["memory_ratio"] == 1.0
     assert all(len(row["seconds"]) == 2 for row in rows.values())
 
