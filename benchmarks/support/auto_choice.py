@@ -45,12 +45,12 @@ def compare_auto(
         suffix: of the names of the rows that are compared.
 
     Returns:
-        The comparison; None where not both `auto` and another strategy that fits were measured.
+        The comparison; None where `auto` or all strategies that fit were not measured, or none
+        fits, so that the smallest was taken.
     """
     own = rows.get("auto" + suffix)
     names = [name for name in choice.costs if name + suffix in rows]
-    # Where nothing fits, the smallest may be taken.
-    fitting = [name for name in names if choice.bytes_of(name) <= choice.budget] or names
+    fitting = [name for name in names if choice.bytes_of(name) <= choice.budget]
     if own is None or not fitting:
         return None
     is_timed = "time_ratio" in own
