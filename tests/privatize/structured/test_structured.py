@@ -228,6 +228,17 @@ def test_a_large_parameter_without_known_structure_is_named_once(caplog):
     assert "conv_general_dilated" in record.getMessage()
 
 
+def test_a_parameter_that_is_a_small_share_of_all_is_not_named(caplog):
+    params = {"scales": jnp.ones((32, 2048)), "w": jnp.ones((2048, 8192))}
+
+    def loss(p, x):
+        return jnp.sum(jax.lax.map(lambda scale: jnp.sum(jnp.sin(x * scale) @ p["w"]), p["scales"]))
+
+    fn = dpjax.clipped_grad(loss, clip_norm=1.0, strategy="two_backwards")
+    jax.eval_shape(fn, params, jnp.ones((2, 4, 2048)))
+    assert not caplog.records
+
+
 def test_explain_says_what_was_found():
     params, batch, loss, _ = loop("tied_scanned_rematerialised_decoder")
     found = dpjax.explain(loss, params, batch)

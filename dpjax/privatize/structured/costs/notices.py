@@ -13,11 +13,23 @@ from dpjax.privatize.structured.terms.roots import Dense, LoopOutput, Terms
 
 _log = logging.getLogger(__name__)
 _LARGE = 2**16
+# Less than this share of all values is not worth a word, such as the scales of stacked layers.
+_SHARE = 0.01
 _mentioned: set[tuple[str, str]] = set()
 
 
 def mention_dense_terms(gradient: GradientProgram, params: Any) -> None:
-    """Logs a warning for each large matrix whose per-example gradients are formed."""
+    """Logs a warning for each large matrix whose per-example gradients are formed.
+
+    Only where all parameters of which they are formed have a notable share of the values.
+    """
+    formed = [
+        leaf.size
+        for leaf, terms in zip(gradient.params, gradient.terms, strict=True)
+        if any(_dense_reasons(terms))
+    ]
+    if sum(formed) < _SHARE * sum(leaf.size for leaf in gradient.params):
+        return
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for name, leaf, terms in zip(names, gradient.params, gradient.terms, strict=True):
         if leaf.size < _LARGE or len(leaf.shape) < 2:
