@@ -272,6 +272,13 @@ def test_bad_calls(params, batch, mask, error, message):
         dpjax.clipped_grad(mlp_loss, clip_norm=1.0)(params, batch, mask)
 
 
+@pytest.mark.parametrize("strategy", ["auto", "materialize", "one_backward", "two_backwards"])
+def test_a_loss_that_is_a_number_of_python_has_no_gradient(strategy):
+    clipped = dpjax.clipped_grad(lambda p, x: 0.5, clip_norm=1.0, strategy=strategy)
+    result = clipped({"w": jnp.ones(3)}, jnp.ones((2, 3)))
+    np.testing.assert_array_equal(result.grads["w"], np.zeros(3))
+
+
 def test_a_loss_that_is_not_scalar_is_refused():
     fn = dpjax.clipped_grad(lambda p, x: p["first"]["b"], clip_norm=1.0)
     with pytest.raises(ValueError, match="one scalar for one example"):

@@ -62,8 +62,9 @@ def gradient_program(
 
     def gradient(params: PyTree, example: PyTree, cotangent: jax.Array) -> tuple[Any, ...]:
         loss, backward, aux = jax.vjp(lambda p: with_aux(p, example), params, has_aux=True)
-        if (loss.dtype, axes_of(loss)) != (cotangent.dtype, axes_of(cotangent)):
-            raise _OtherCotangentError(abstract((), loss))
+        expected = abstract((), loss)
+        if (expected.dtype, axes_of(loss)) != (cotangent.dtype, axes_of(cotangent)):
+            raise _OtherCotangentError(expected)
         return loss, aux, backward(cotangent)[0]
 
     # Tracing takes long, and most losses are of this type: none is traced to find it out.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import dpjax
 from dpjax.privatize import UnreadableProgramError, change_where_used
 from dpjax.privatize.structured.program import where_used
 
@@ -110,6 +111,18 @@ def test_stacked_arrays_are_changed_slice_by_slice(params):
     assert first == matrices == shared == {(WIDTH, WIDTH)}
 
 
+def test_stacked_arrays_that_are_cast_before_the_loop_are_changed_slice_by_slice(params):
+    def loss(params, x):
+        matrices = params["layers"]["w"].astype(jnp.bfloat16)
+        return jax.lax.scan(lambda h, w: (jnp.sin(h @ w), None), x, matrices)[0].sum()
+
+    change, x = Scaling(2.0, []), jnp.ones(WIDTH, jnp.bfloat16)
+    found = changing(loss, [None, None, change, None, None])(params, x)
+    assert set(change.shapes) == {(WIDTH, WIDTH)}
+    doubled = params | {"layers": {"w": 2 * params["layers"]["w"]}}
+    np.testing.assert_array_equal(found, loss(doubled, x))
+
+
 def test_what_cannot_be_changed_in_slices_is_changed_before_the_loop(params):
     change = Scaling(2.0, [], is_for_slices=False)
     changing(taken_twice, [None, None, change, None, None])(params, jnp.ones(WIDTH))
@@ -171,3 +184,53 @@ def test_a_loop_that_cannot_be_read_is_given_changed_arrays(params, monkeypatch)
     assert set(change.shapes) == {(LAYERS, WIDTH, WIDTH)}
     doubled = params | {"layers": {"w": 2 * params["layers"]["w"], "b": params["layers"]["b"]}}
     np.testing.assert_allclose(found, taken_twice(doubled, x), rtol=1e-6)
+
+
+class Placing(Scaling):
+    """As gathering: a sharding constraint, here to the one device that there is."""
+
+    def __call__(self, x):
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return jax.lax.with_sharding_constraint(x, device)
+
+
+def in_chunks(params, x):
+    """As a loss that holds few logits at once."""
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def add(total, rows):
+        return total + jnp.exp(x @ rows.T).sum(), None
+
+    total, _ = jax.lax.scan(add, 0.0, params["w"][:4].reshape(2, 2, -1))
+    return jnp.log(total + jax.checkpoint(lambda rows: jnp.exp(x @ rows.T).sum())(params["w"][4:]))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda p, x: jnp.tanh(x @ (p["w"][:4] * 0.5)).sum(),
+        lambda p, x: jnp.tanh(x @ p["stack"][1]).sum(),
+        lambda p, x: sum(jnp.tanh(x @ part).sum() for part in jnp.split(p["stack"][0], 2, axis=1)),
+        lambda p, x: jax.lax.scan(lambda h, w: (jnp.sin(h @ -w), None), x, p["stack"])[0].sum(),
+        in_chunks,
+    ],
+    ids=["scaled", "one of a stack", "split", "in a loop", "chunks"],
+)
+def test_gradients_keep_the_structure_that_they_have_without_changes(loss):
+    params = {"stack": jnp.ones((3, 4, 4)), "w": jnp.ones((6, 4))}
+    changed = changing(loss, [Placing(1.0, []), Placing(1.0, []), None])
+    plain, found = (dpjax.explain(f, params, jnp.ones((2, 6, 4))) for f in (loss, changed))
+    terms = [[term.description for term in each.terms] for each in plain.parameters]
+    assert [[term.description for term in each.terms] for each in found.parameters] == terms
+    assert "contraction" in str(terms)
+
+
+def test_a_loss_that_writes_into_an_array_may(params):
+    def loss(params, x):
+        reference = jax.new_ref(params["first"])
+        reference[...] *= x[0]
+        return reference[...].sum()
+
+    changed = changing(loss, [Placing(1.0, [])] * 4 + [None])
+    x = jnp.full(WIDTH, 3.0)
+    np.testing.assert_allclose(changed(params, x), loss(params, x), rtol=1e-6)

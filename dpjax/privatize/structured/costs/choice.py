@@ -15,7 +15,7 @@ for GPT-2 small on TPU v6e, 32 texts of 256 tokens on each chip, `one_backward` 
 memory of the ordinary step and `two_backwards` 1.06."""
 
 NEAR_TIE = 1.1
-"""Estimates whose ratio is below say nothing about which strategy is faster, or which needs less
+"""Estimates whose ratio is at most this say nothing about which strategy is faster, or needs less
 memory: on the benchmark's shapes measured ratios of strategies are off the estimated ones by that
 much and more."""
 
@@ -86,7 +86,8 @@ def fastest_that_fits(costs: Mapping[str, StrategyCost], most_bytes: int) -> str
     names = [name for name in _BY_COMPILED_MEMORY if costs[name].num_bytes <= most_bytes]
     fewest = min((costs[name].operations for name in names), default=0)
     names = [name for name in names if costs[name].operations <= NEAR_TIE * fewest]
-    names = names or list(_BY_COMPILED_MEMORY)
+    if not names:
+        return min(_BY_COMPILED_MEMORY, key=lambda name: costs[name].num_bytes)
     least = min(costs[name].num_bytes for name in names)
     return next(name for name in names if costs[name].num_bytes <= NEAR_TIE * least)
 

@@ -22,8 +22,9 @@ from dpjax.typing import PyTree
 # Calls that are taken apart, and those of rematerialisation, which stay.
 _CALLS = {"jit", "pjit", "closed_call", "core_call"}
 _REMATERIALISED = {"remat", "remat2", "checkpoint"}
-# They only move or cast numbers: done again in the backward pass, as the change is.
-_MOVES = {"convert_element_type", "transpose", "reshape", "squeeze", "copy"}
+# They only cast or move numbers: done again in the backward pass, as the change is.
+_CASTS = {"convert_element_type", "copy"}
+_MOVES = _CASTS | {"transpose", "reshape", "squeeze"}
 
 
 class Change(Protocol):
@@ -43,7 +44,8 @@ def change_where_used(
 ) -> PyTree:
     """Computes `function(*args)` of changed arrays, each of which is changed as late as can be.
 
-    What a `jax.lax.scan` takes slice by slice is changed slice by slice, inside the loop. Where the
+    What a `jax.lax.scan` takes slice by slice, as it is or cast, is changed slice by slice, inside
+    the loop. What else is done to an array before a loop is done to the changed array. Where the
     function computes something again in its backward pass (`jax.checkpoint`), the change is done
     again with it. Elsewhere it is done again in the backward pass of each operation, if it is a
     sharding constraint: no changed array is kept for it. There are two exceptions, of which a
@@ -65,16 +67,18 @@ def change_where_used(
 
 @dataclasses.dataclass(frozen=True)
 class _Moved:
-    """A change, and moves of the changed array after it."""
+    """A change, and a move of the changed array after it; a cast is one of each slice too."""
 
     change: Change
     move: Callable[..., Sequence[Any]]
+    is_cast: bool
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.move(self.change(x))[0]
 
-    def of_slice(self) -> None:
-        return None
+    def of_slice(self) -> Change | None:
+        inner = self.change.of_slice() if self.is_cast else None
+        return None if inner is None else _Moved(inner, self.move, True)
 
 
 def _evaluate(
@@ -102,7 +106,7 @@ def _evaluate(
         elif name in _MOVES and len(inputs) == 1:
             # Nothing is moved before it is needed.
             outputs = inputs
-            pending[eqn.outvars[0]] = _Moved(changed[0], applier(eqn))
+            pending[eqn.outvars[0]] = _Moved(changed[0], applier(eqn), name in _CASTS)
         elif name in _CALLS and is_plain_call(eqn):
             outputs = _evaluate(body_of(eqn), inputs, of_inputs, again=again)
         elif name in _REMATERIALISED:
@@ -110,7 +114,9 @@ def _evaluate(
         elif name == "scan" and (of_slices := _changes_of_slices(eqn, of_inputs)):
             outputs = _run_loop(eqn, inputs, of_inputs, of_slices, again=again)
         else:
-            outputs = _use(applier(eqn), inputs, of_inputs, again and not _rematerialises(eqn))
+            # JAX rematerialises nothing that keeps state.
+            once = bool(eqn.effects) or _rematerialises(eqn)
+            outputs = _use(applier(eqn), inputs, of_inputs, again and not once)
         given |= zip(eqn.outvars, outputs, strict=True)
     return [_change(*read(var)) for var in jaxpr.outvars]
 

@@ -105,6 +105,8 @@ def is_structured(terms: Terms) -> bool:
 
 
 def _expand(program: Program, atom: Atom) -> list[Term]:
+    # A barrier of rematerialisation is about when, not about what.
+    atom = program.through_barriers(atom)
     if isinstance(atom, Constant):
         # A gradient that does not depend on the example.
         return [] if scalar_constant(atom) == 0.0 else [(Dense(atom, "a constant"), ())]
