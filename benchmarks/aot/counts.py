@@ -184,8 +184,12 @@ def _group_size(attributes: str) -> int:
 
 def _traffic(instruction: Instruction, arrays: dict[str, Instruction], program: Program) -> int:
     opcode = instruction.opcode
-    if opcode in ("dynamic-slice", "slice", "gather", "slice-start", "dynamic-slice-start"):
-        return 2 * instruction.results[0].size
+    if opcode.removesuffix("-start") in ("dynamic-slice", "slice", "gather"):
+        # What starts a slice has its operands in front of its results, and moves the slice alone.
+        part = instruction.results[len(instruction.operands) if opcode.endswith("-start") else 0]
+        source = arrays.get(instruction.operands[0])
+        is_read = source is None or source.results[0].in_memory
+        return part.size * (is_read + part.in_memory)
     fused = program.computations[instruction.called[0]] if opcode == "fusion" else {}
     read = 0
     for place, name in enumerate(instruction.operands):

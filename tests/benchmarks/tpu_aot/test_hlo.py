@@ -105,6 +105,26 @@ def test_a_loop_reads_a_layer_in_each_turn_and_not_all_of_them():
     assert memory_traffic_of(Program.parse(PROGRAM)) == expected
 
 
+SLICES = """\
+HloModule jit_slices, is_scheduled=true
+
+ENTRY %main (table: s8[4096], place: s32[]) -> s8[64] {
+  %table = s8[4096]{0:T(1024)(128)(4,1)} parameter(0)
+  %place = s32[]{:T(128)S(6)} parameter(1)
+  %begun = ((s8[4096]{0:T(1024)}), s8[1024]{0:T(1024)S(1)}, s32[]{:S(2)}) slice-start(%table), \
+slice={[0:1024]}
+  %near = s8[1024]{0:T(1024)S(1)} slice-done(%begun)
+  %kept = s8[128]{0} slice(%near), slice={[0:128]}
+  ROOT %part = s8[64]{0} dynamic-slice(%table, %place), dynamic_slice_sizes={64}
+}
+"""
+
+
+def test_a_slice_moves_itself_and_not_what_it_is_of():
+    # Read into the vector unit; written from there; read and written.
+    assert memory_traffic_of(Program.parse(SLICES)) == 1024 + 128 + 2 * 64
+
+
 def test_a_loop_without_a_bound_is_named():
     program = Program.parse(PROGRAM.replace("direction=LT", "direction=NE"))
     assert program.unknown_loops() == ("while",)
