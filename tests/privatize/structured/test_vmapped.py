@@ -57,13 +57,15 @@ def test_limits_are_those_of_all_batches_together(monkeypatch, num_vmapped, at_o
 
 
 def test_many_batches_together_no_longer_fit():
-    """Gradients of 2²² numbers: 2 GiB are 128 examples, whichever batches they come from."""
-    memory = 16 * 2**31
-    shapes = {"w": jax.ShapeDtypeStruct((2048, 2048), jnp.float32)}
-    rows = jax.ShapeDtypeStruct((16, 2048, 2048), jnp.float32)
+    """What is kept of 16 examples fits, of 1600 it does not, whichever batches they come from."""
+    memory = 16 * 2**27
+    shapes = {"w": jax.ShapeDtypeStruct((512, 512), jnp.float32)}
+    rows = jax.ShapeDtypeStruct((16, 64, 512), jnp.float32)
 
     def dense(params, x):
-        return jnp.sum(params["w"] ** 2 * x)
+        for _ in range(4):
+            x = jnp.tanh(x @ params["w"])
+        return jnp.sum(x)
 
     def program(**options):
         clipped = clipped_grad(dense, clip_norm=1.0, device_memory=memory, **options)
@@ -73,7 +75,7 @@ def test_many_batches_together_no_longer_fit():
         dense, False, shapes, jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
     )
     few, many = (choose(gradient, number, memory).strategy for number in (16, 1600))
-    assert few != many
+    assert (few, many) == ("one_backward", "two_backwards")
     assert program() != program(num_vmapped=100)
     assert program(num_vmapped=100) == program(num_vmapped=100, strategy=many)
 
