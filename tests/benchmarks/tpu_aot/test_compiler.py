@@ -65,7 +65,10 @@ def test_layers_that_are_spread_are_gathered_inside_their_loop():
         # Four matrices of each layer, for both passes; outside are the tables.
         assert gathered["number_in_loops"] >= 2 * 4 * NUM_LAYERS
         assert gathered["number"] - gathered["number_in_loops"] <= 4
-    ordinary, private = result["exchanges_added"]["one_backward"]["larger"]["all-gather"]["number"]
+    ordinary, private = (
+        step["collectives"]["all-gather"]["number_in_loops"]
+        for step in (result["ordinary"], result["private"]["one_backward"])
+    )
     assert private <= ordinary
 
 
