@@ -6,13 +6,9 @@ import gc
 import importlib.util
 import tempfile
 import zlib
-from pathlib import Path
 
 import jax
 import pytest
-from dpjax_accounting.report import pictures
-
-from dpjax.audit.reports import audit_pictures, plots
 
 _COMPILED = pytest.StashKey[str]()
 
@@ -121,15 +117,3 @@ def full_optimisation(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
-
-
-@pytest.fixture
-def unrendered_pictures(monkeypatch):
-    """For tests that run much and look at no picture: each is composed, but matplotlib draws none.
-
-    That would take longer than the steps of a small run. Pictures have tests of their own.
-    """
-    signature = b"\x89PNG\r\n\x1a\n"
-    for module in (audit_pictures, pictures):
-        monkeypatch.setattr(module, "_png", lambda *_: signature)
-    monkeypatch.setattr(plots, "_write", lambda _, path: Path(path).write_bytes(signature))

@@ -34,11 +34,6 @@ TINY_BERT = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _unrendered_pictures(unrendered_pictures):
-    """Runs that many tests read are made before it, with their pictures."""
-
-
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
     """A random two-layer BERT as a Hugging Face folder."""

@@ -32,8 +32,7 @@ def gaussian_noise(keys: jax.Array, like: PyTree, stddev: float | jax.Array) -> 
     """Independent N(0, stddev²) noise for every coordinate of `like`, float32.
 
     Under a mesh, inside `jax.jit`, it is the same noise as on one device, drawn once for the whole
-    array: each device draws the part that it holds, as long as it is the longest axis that is
-    shared.
+    array. Each device draws the part that it holds, where devices share the longest axis.
 
     Args:
         keys: `(4,)` typed JAX keys, used for nothing else; `RunKey.noise_keys` makes them.
@@ -87,9 +86,9 @@ def _draw(like: PyTree, keys: jax.Array, stddev: float | jax.Array) -> PyTree:
 def _stacked(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal draws, those of large matrices one matrix after the other.
 
-    The compiler for TPUs takes ten times as long for a generator of three axes as for one of two.
-    A loop goes along no axis that is the longest, which devices share as a rule. Where they share
-    one that it goes along, each of them draws all of it.
+    The compiler for TPUs takes far longer for a generator of three axes than for one of two. No
+    loop goes along the longest axis, which devices share as a rule. Where they share an axis that a
+    loop goes along, each of them draws all of it.
     """
     count, *rest = shape
     if len(rest) < 2 or count >= max(rest) or math.prod(rest) < _SMALLEST_IN_A_LOOP:

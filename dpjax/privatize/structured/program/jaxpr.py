@@ -26,7 +26,9 @@ from dpjax.privatize.devices.effects import (
 )
 from dpjax.typing import PyTree
 
-_INLINED_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+CALLS = frozenset(("jit", "pjit", "closed_call", "core_call"))
+REMATERIALISED = frozenset(("remat", "remat2", "checkpoint"))
+_INLINED_CALLS = CALLS | REMATERIALISED
 _BARRIER = "optimization_barrier"
 _BODY_PARAMS = ("jaxpr", "call_jaxpr")
 

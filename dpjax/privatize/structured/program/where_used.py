@@ -11,6 +11,8 @@ import jax.extend.core as jex
 
 from dpjax.privatize.devices.effects import inner_jaxprs, open_jaxpr
 from dpjax.privatize.structured.program.jaxpr import (
+    CALLS,
+    REMATERIALISED,
     UnreadableProgramError,
     applier,
     body_of,
@@ -19,9 +21,6 @@ from dpjax.privatize.structured.program.jaxpr import (
 )
 from dpjax.typing import PyTree
 
-# Calls that are taken apart, and those of rematerialisation, which stay.
-_CALLS = {"jit", "pjit", "closed_call", "core_call"}
-_REMATERIALISED = {"remat", "remat2", "checkpoint"}
 # They only cast or move numbers: done again in the backward pass, as the change is.
 _CASTS = {"convert_element_type", "copy"}
 _MOVES = _CASTS | {"transpose", "reshape", "squeeze"}
@@ -107,9 +106,9 @@ def _evaluate(
             # Nothing is moved before it is needed.
             outputs = inputs
             pending[eqn.outvars[0]] = _Moved(changed[0], applier(eqn), name in _CASTS)
-        elif name in _CALLS and is_plain_call(eqn):
+        elif name in CALLS and is_plain_call(eqn):
             outputs = _evaluate(body_of(eqn), inputs, of_inputs, again=again)
-        elif name in _REMATERIALISED:
+        elif name in REMATERIALISED:
             outputs = _run_rematerialised(eqn, inputs, of_inputs)
         elif name == "scan" and (of_slices := _changes_of_slices(eqn, of_inputs)):
             outputs = _run_loop(eqn, inputs, of_inputs, of_slices, again=again)
@@ -144,7 +143,7 @@ def _keeps(primitive: Any, *_: Any, **__: Any) -> bool:
 def _rematerialises(eqn: Any) -> bool:
     """Whether an equation has rematerialisation inside, which one around it would undo."""
     return any(
-        inner.primitive.name in _REMATERIALISED or _rematerialises(inner)
+        inner.primitive.name in REMATERIALISED or _rematerialises(inner)
         for body in inner_jaxprs(eqn)
         for inner in open_jaxpr(body)[0].eqns
     )

@@ -8,11 +8,6 @@ import dpjax
 from tests.training.fitting.stored.small_fit import KEY, QUIET, leave_after, make_options
 
 
-@pytest.fixture(autouse=True)
-def _unrendered_pictures(unrendered_pictures):
-    """Of every run with a folder there is a page with pictures."""
-
-
 @pytest.fixture(scope="session")
 def whole():
     """The parameters of the run without a folder."""
