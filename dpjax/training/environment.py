@@ -46,10 +46,15 @@ def jax_settings() -> dict[str, str]:
     return settings | {"XLA_FLAGS": " ".join(flags)}
 
 
+def versions_of_numerics() -> dict[str, Any]:
+    """Returns the versions of packages and of the noise, which draws and roundings depend on."""
+    return {name: version(name) for name in _PACKAGES} | {"noise": NOISE_VERSION}
+
+
 def describe_numerics() -> dict[str, Any]:
     """Returns the versions, settings and devices that draws and roundings depend on."""
     return {
-        "versions": {name: version(name) for name in _PACKAGES} | {"noise": NOISE_VERSION},
+        "versions": versions_of_numerics(),
         "jax": jax_settings(),
         "devices": f"{jax.default_backend()}: {describe_environment()['devices']}",
     }

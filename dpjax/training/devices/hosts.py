@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import jax
 import numpy as np
 
 from dpjax.privatize import RunKey
+from dpjax.training.environment import versions_of_numerics
 from dpjax.typing import PyTree
-
-_PACKAGES = ("dpjax", "jax", "jaxlib", "optax", "numpy")
 
 
 def shared_run_key(run_key: RunKey | None) -> RunKey:
@@ -36,7 +34,7 @@ def check_agreement(parts: Mapping[str, Any]) -> None:
 
     Args:
         parts: what must be the same everywhere, by name: text, numbers, or pytrees of arrays. The
-            versions of packages are compared too.
+            versions of packages and noise are compared too.
 
     Raises:
         ValueError: the processes disagree; the message names what about.
@@ -45,7 +43,7 @@ def check_agreement(parts: Mapping[str, Any]) -> None:
         return
     from jax.experimental import multihost_utils
 
-    compared = {**parts, "versions": {name: version(name) for name in _PACKAGES}}
+    compared = {**parts, "versions": versions_of_numerics()}
     own = np.stack([np.frombuffer(_digest(value), np.uint8) for value in compared.values()])
     everywhere = np.asarray(multihost_utils.process_allgather(own))
     agree = (everywhere == everywhere[:1]).all(axis=(0, 2))
