@@ -49,7 +49,8 @@ def test_the_state_before_takes_the_place_of_a_damaged_one(stored, how):
         shutil.rmtree(newest)
     else:
         path = newest / "manifest.ocdbt"
-        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     found = stored.find()
     (remark,) = found.remarks
     assert found.step == 10
