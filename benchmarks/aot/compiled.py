@@ -8,8 +8,9 @@ import time
 
 import jax
 
-from benchmarks.aot.counts import Collective, collectives_of, memory_traffic_of
+from benchmarks.aot.counts import Collective, collectives_of
 from benchmarks.aot.hlo import Program
+from benchmarks.aot.traffic import memory_traffic_of
 from dpjax.training import in_words
 from dpjax.training.memory.step_memory import workspace_of
 
@@ -54,7 +55,7 @@ class CompiledProgram:
             into the gaps that others leave.
         arguments: bytes of the arguments.
         collectives: its exchanges with other devices.
-        memory_traffic: bytes to and from memory in a call.
+        memory_traffic: bytes to and from memory in a call, by part of the step.
         unknown_loops: loops that are counted once, because their turns are not in the text.
         processor_seconds: of compiling, of all threads.
     """
@@ -63,7 +64,7 @@ class CompiledProgram:
     allocated: int
     arguments: int
     collectives: list[Collective]
-    memory_traffic: int
+    memory_traffic: dict[str, int]
     unknown_loops: tuple[str, ...]
     processor_seconds: float
 

@@ -33,6 +33,7 @@ _OPCODE = re.compile(r"\s*([\w\-]+)\(")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations)=\{?((?:%[\w.\-]+(?:, )?)+)\}?")
 _CONDITION = re.compile(r"condition=%([\w.\-]+)")
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
 # They apply a function of two numbers to each entry, which is not run as a computation.
 _APPLY = ("all-reduce", "all-reduce-start", "reduce", "reduce-scatter", "reduce-window", "scatter")
 # In a layout: a memory other than the chip's large one, such as that of the vector unit.
@@ -80,6 +81,12 @@ class Instruction:
         lists = _CALLED.findall(self.attributes)
         return tuple(name for names in lists for name in _OPERAND.findall(names))
 
+    @property
+    def op_name(self) -> str:
+        """The operation of JAX that it comes from, with the names of its scopes; may be empty."""
+        found = _OP_NAME.search(self.attributes)
+        return found[1] if found else ""
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -87,12 +94,14 @@ class Run:
 
     Attributes:
         instruction: what is run.
+        computation: the name of the one that it is a line of.
         times: how often in one call of the program.
         in_loop: whether a loop runs it.
         in_fusion: whether it is a part of a fused instruction.
     """
 
     instruction: Instruction
+    computation: str
     times: int
     in_loop: bool
     in_fusion: bool
@@ -140,7 +149,7 @@ class Program:
 
     def _walk(self, name: str, times: int, in_loop: bool, in_fusion: bool) -> Iterator[Run]:
         for instruction in self.computations[name].values():
-            yield Run(instruction, times, in_loop, in_fusion)
+            yield Run(instruction, name, times, in_loop, in_fusion)
             is_loop = instruction.opcode == "while"
             turns = (self._turns(instruction) or 1) if is_loop else 1
             for called in instruction.called:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import jax
@@ -28,8 +29,8 @@ class StepCost:
         refusal: of the program that does not fit.
         workspace: bytes at the peak beside what is held.
         collectives: of all programs of the step.
-        memory_traffic: bytes to and from memory.
-        flops: operations of matrix products.
+        traffic: bytes to and from memory, by part of the step.
+        multiplied: operations of matrix products, by part of the step.
         processor_seconds: of compiling.
         unknown_loops: loops that are counted once.
     """
@@ -40,10 +41,20 @@ class StepCost:
     refusal: Refusal | None
     workspace: int | None
     collectives: list[Collective]
-    memory_traffic: int
-    flops: float
+    traffic: dict[str, int]
+    multiplied: dict[str, float]
     processor_seconds: float
     unknown_loops: int
+
+    @property
+    def memory_traffic(self) -> int:
+        """Bytes to and from memory."""
+        return sum(self.traffic.values())
+
+    @property
+    def flops(self) -> float:
+        """Operations of matrix products."""
+        return sum(self.multiplied.values())
 
     def seconds_on(self, chip: Chip) -> dict[str, float]:
         """The least seconds of each resource of a chip, were it used at its peak all the time."""
@@ -66,7 +77,9 @@ class StepCost:
             "allocated_memory": self.allocated,
             "workspace": self.workspace,
             "matmul_flops": self.flops,
+            "matmul_flops_by_part": self.multiplied,
             "memory_traffic": self.memory_traffic,
+            "memory_traffic_by_part": self.traffic,
             "collectives": summed_by_kind(self.collectives),
             "compile_processor_seconds": self.processor_seconds,
             "loops_counted_once": self.unknown_loops,
@@ -86,8 +99,8 @@ def measure_ordinary(steps: Steps, num_devices: int) -> StepCost:
     shapes = steps.shapes
     program = compile_program(lower_ordinary(steps))
     arguments = (shapes.params, shapes.state, shapes.batch, shapes.mask, shapes.frozen)
-    flops = matmul_flops(steps.ordinary, *arguments) / num_devices
-    return _cost("ordinary", {"step": program}, {"step": 0}, flops)
+    flops = matmul_flops(steps.ordinary, *arguments)
+    return _cost("ordinary", {"step": program}, {"step": 0}, flops, num_devices)
 
 
 def measure_private(steps: Steps, strategy: str, num_devices: int) -> StepCost:
@@ -106,9 +119,9 @@ def measure_private(steps: Steps, strategy: str, num_devices: int) -> StepCost:
     private = steps.private(steps.choice().strategy if strategy == "auto" else strategy)
     total = jax.eval_shape(lambda params: private.zeros(params, 0), shapes.params)
     arguments = (total, shapes.params, shapes.batch, shapes.mask, shapes.frozen)
-    flops = matmul_flops(private.add, *arguments) / num_devices
+    flops = matmul_flops(private.add, *arguments)
     beside = {"add": held["optimizer"], "update": held["parameters_frozen"]}
-    return _cost(strategy, programs, beside, flops)
+    return _cost(strategy, programs, beside, flops, num_devices)
 
 
 def ratios(ordinary: StepCost, private: list[StepCost]) -> dict[str, dict[str, float | None]]:
@@ -174,7 +187,8 @@ def _cost(
     name: str,
     programs: dict[str, CompiledProgram | Refusal],
     beside: dict[str, int],
-    flops: float,
+    flops: dict[str, int],
+    num_devices: int,
 ) -> StepCost:
     compiled = {key: p for key, p in programs.items() if isinstance(p, CompiledProgram)}
     refusal = next((p for p in programs.values() if isinstance(p, Refusal)), None)
@@ -187,8 +201,8 @@ def _cost(
         refusal=refusal,
         workspace=None if refusal else max(p.peak - p.arguments for p in compiled.values()),
         collectives=[one for program in compiled.values() for one in program.collectives],
-        memory_traffic=sum(program.memory_traffic for program in compiled.values()),
-        flops=flops,
+        traffic=dict(sum((Counter(p.memory_traffic) for p in compiled.values()), Counter())),
+        multiplied={part: number / num_devices for part, number in flops.items()},
         processor_seconds=sum(program.processor_seconds for program in compiled.values()),
         unknown_loops=sum(len(program.unknown_loops) for program in compiled.values()),
     )

@@ -106,8 +106,10 @@ class Steps:
             losses = jax.vmap(loss, (None, 0, None))(params, batch, frozen)
             return jnp.sum(jnp.where(mask, losses, 0.0)) / mask.shape[0]
 
-        updates, state = self.optimizer.update(jax.grad(mean)(params), state, params)
-        return self.layout.keep(optax.apply_updates(params, updates), state)
+        grads = jax.grad(mean)(params)
+        with jax.named_scope("optimizer"):
+            updates, state = self.optimizer.update(grads, state, params)
+            return self.layout.keep(optax.apply_updates(params, updates), state)
 
 
 def make_steps(

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.aot.traffic import PARTS
 from dpjax.training import in_words
 
 
@@ -40,6 +41,7 @@ def print_tables(result: dict[str, Any]) -> None:
     for name, added in result["exchanges_added"].items():
         console.print(_sentence(name, added))
     console.print(_roofline(steps))
+    console.print(_parts(steps))
 
 
 def _memory(result: dict[str, Any], steps: dict[str, Any]) -> Table:
@@ -85,6 +87,23 @@ def _roofline(steps: dict[str, Any]) -> Table:
         for chip, seconds in step["roofline_seconds"].items():
             table.add_row(chip, name, *(f"{value:.2e}" for value in seconds.values()))
     return table
+
+
+def _parts(steps: dict[str, Any]) -> Table:
+    columns = [part for part in (*PARTS, "model") if _occurs(part, steps)]
+    table = Table("shares of a step", "of", *columns)
+    for name, step in steps.items():
+        for quantity in ("matmul_flops", "memory_traffic"):
+            whole, by_part = step[quantity], step[f"{quantity}_by_part"]
+            if whole and not step["refusal"]:
+                shares = (f"{by_part.get(part, 0) / whole:.1%}" for part in columns)
+                table.add_row(quantity.replace("_", " "), name, *shares)
+    return table
+
+
+def _occurs(part: str, steps: dict[str, Any]) -> bool:
+    names = ("matmul_flops_by_part", "memory_traffic_by_part")
+    return any(part in step[name] for step in steps.values() for name in names)
 
 
 def _signed(number: int) -> str:

@@ -233,6 +233,7 @@ def are_finite(tree: PyTree) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
+@jax.named_scope("optimizer")
 def _updated(
     optimizer: optax.GradientTransformation,
     mean: PyTree,

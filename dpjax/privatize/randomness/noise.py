@@ -28,6 +28,7 @@ began with could release one step twice, with two draws."""
 _SMALLEST_IN_A_LOOP = 2**14
 
 
+@jax.named_scope("noise")
 def gaussian_noise(keys: jax.Array, like: PyTree, stddev: float | jax.Array) -> PyTree:
     """Independent N(0, stddev²) noise for every coordinate of `like`, float32.
 

@@ -51,6 +51,10 @@ def test_a_tiny_step_compiles_and_adds_no_exchange_but_numbers(tmp_path):
         assert set(step["collectives"]) == {"all-reduce"}
         for seconds in step["roofline_seconds"].values():
             assert all(value > 0 for value in seconds.values())
+        for name in ("matmul_flops", "memory_traffic"):
+            assert sum(step[f"{name}_by_part"].values()) == pytest.approx(step[name])
+    parts = result["private"]["one_backward"]["memory_traffic_by_part"]
+    assert set(parts) == {"gram", "example_norms", "clipped_sums", "noise", "optimizer", "model"}
     added = result["exchanges_added"]["one_backward"]
     assert set(added["larger"]) == {"all-reduce"}
     assert added["numbers_per_record"] <= 3
@@ -65,6 +69,8 @@ def test_layers_that_are_spread_are_gathered_inside_their_loop():
         # Four matrices of each layer, for both passes; outside are the tables.
         assert gathered["number_in_loops"] >= 2 * 4 * NUM_LAYERS
         assert gathered["number"] - gathered["number_in_loops"] <= 4
+        # The compiler for TPUs writes it as a sum of which each device takes its part.
+        assert step["collectives"]["reduce-scatter"]["number_in_loops"] >= 2
     ordinary, private = (
         step["collectives"]["all-gather"]["number_in_loops"]
         for step in (result["ordinary"], result["private"]["one_backward"])

@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks.aot.counts import Collective, collectives_of, memory_traffic_of, summed_by_kind
+from benchmarks.aot.counts import Collective, collectives_of, summed_by_kind
 from benchmarks.aot.hlo import Program
+from benchmarks.aot.traffic import memory_traffic_of
 
 # A loop of 12 turns with an exchange of 2048 bytes in bfloat16 in it; one that runs beside other
 # work, in three pieces with one channel; counts over all four devices; one within a single device.
@@ -102,7 +103,7 @@ def test_a_loop_reads_a_layer_in_each_turn_and_not_all_of_them():
     counter = 4
     expected = 12 * (layer + counter + rows) + rows + 2 * (4 + 4)
     # The result of an instruction in a loop that is elsewhere is read from there.
-    assert memory_traffic_of(Program.parse(PROGRAM)) == expected
+    assert memory_traffic_of(Program.parse(PROGRAM)) == {"model": expected}
 
 
 SLICES = """\
@@ -122,7 +123,49 @@ slice={[0:1024]}
 
 def test_a_slice_moves_itself_and_not_what_it_is_of():
     # Read into the vector unit; written from there; read and written.
-    assert memory_traffic_of(Program.parse(SLICES)) == 1024 + 128 + 2 * 64
+    assert memory_traffic_of(Program.parse(SLICES)) == {"model": 1024 + 128 + 2 * 64}
+
+
+SCATTERED = """\
+HloModule jit_scattered, is_scheduled=true
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %add.1 = f32[] add(%x, %y)
+}
+
+%all-reduce-scatter.1 (given_0: f32[64], given_1: f32[32]) -> (f32[16], f32[8]) {
+  %given_0 = f32[64]{0:S(1)} parameter(0)
+  %given_1 = f32[32]{0:S(1)} parameter(1)
+  %all-reduce.1 = (f32[64]{0}, f32[32]{0}) all-reduce(%given_0, %given_1), channel_id=1, \
+replica_groups={{0,1,2,3}}, to_apply=%add
+  %first = f32[64]{0} get-tuple-element(%all-reduce.1), index=0
+  %second = f32[32]{0} get-tuple-element(%all-reduce.1), index=1
+  %device = u32[] partition-id()
+  %part_0 = f32[16]{0} dynamic-slice(%first, %device), dynamic_slice_sizes={16}
+  %part_1 = f32[8]{0} dynamic-slice(%second, %device), dynamic_slice_sizes={8}
+  ROOT %parts = (f32[16]{0}, f32[8]{0}) tuple(%part_0, %part_1)
+}
+
+ENTRY %main (sum_0: f32[64], sum_1: f32[32]) -> (f32[16], f32[8]) {
+  %sum_0 = f32[64]{0:S(1)} parameter(0)
+  %sum_1 = f32[32]{0:S(1)} parameter(1)
+  ROOT %scattered = (f32[16]{0}, f32[8]{0}) fusion(%sum_0, %sum_1), kind=kCustom, \
+calls=%all-reduce-scatter.1, metadata={op_name="jit(add)/vmap(clipped_sums)/dot_general"}
+}
+"""
+
+
+def test_a_sum_of_which_each_device_takes_a_part_is_scattered():
+    program = Program.parse(SCATTERED)
+    scattered = Collective("reduce-scatter", size=96, group=4, times=1, in_loop=False)
+    assert collectives_of(program) == [scattered]
+    assert memory_traffic_of(program) == {"clipped_sums": 96}
+    # Not where one of the sums is used as a whole.
+    whole = SCATTERED.replace("%part_1 = f32[8]{0} dynamic-slice(", "%part_1 = f32[32]{0} negate(")
+    (reduced,) = collectives_of(Program.parse(whole))
+    assert (reduced.kind, reduced.size) == ("all-reduce", 4 * 96)
 
 
 def test_a_loop_without_a_bound_is_named():

@@ -13,7 +13,9 @@ GATHER = Collective("all-gather", size=4096, group=4, times=1, in_loop=False)
 
 
 def cost(name, collectives, peak=100, refusal=None):
-    return StepCost(name, peak, peak, refusal, 10, collectives, 1000, 2e6, 1.0, 0)
+    return StepCost(
+        name, peak, peak, refusal, 10, collectives, {"model": 1000}, {"model": 2e6}, 1.0, 0
+    )
 
 
 def test_more_chips_on_paper_send_hardly_more():

@@ -91,7 +91,21 @@ def test_products_are_counted_in_loops_and_branches():
         x, _ = jax.lax.scan(lambda x, _: (jax.checkpoint(jnp.dot)(x, x), None), x, None, length=3)
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
 
-    assert matmul_flops(fn, x) == 5 * 2 * 4**3
+    assert matmul_flops(fn, x) == {"model": 5 * 2 * 4**3}
+
+
+def test_products_in_a_scope_are_counted_apart():
+    x = jnp.zeros((4, 4))
+
+    @jax.named_scope("example_norms")
+    def norms(x):
+        # A scope around a loop is one of what is inside.
+        gram = jax.named_scope("gram")(jnp.dot)
+        x, _ = jax.lax.scan(lambda x, _: (x @ x, None), x, None, length=3)
+        return gram(x, x)
+
+    found = matmul_flops(jax.vmap(lambda x: norms(x) + jnp.dot(x, x)), x[None])
+    assert found == {"example_norms": 3 * 128, "gram": 128, "model": 128}
 
 
 @pytest.mark.slow
@@ -99,8 +113,9 @@ def test_two_backward_passes_multiply_more_than_an_ordinary_step():
     steps = tiny("full")
     shapes = steps.shapes
     arguments = (shapes.params, shapes.state, shapes.batch, shapes.mask, shapes.frozen)
-    ordinary = matmul_flops(steps.ordinary, *arguments)
+    ordinary = sum(matmul_flops(steps.ordinary, *arguments).values())
     private = steps.private("two_backwards")
     total = jax.eval_shape(lambda params: private.zeros(params, 0), shapes.params)
     twice = matmul_flops(private.add, total, *arguments[:1], *arguments[2:])
-    assert 1.3 < twice / ordinary < 2
+    assert 1.3 < sum(twice.values()) / ordinary < 2
+    assert 0 < twice["gram"] < ordinary

@@ -45,6 +45,7 @@ def contraction_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     return enlarged(_formed_norm(arrays, budget), length)
 
 
+@jax.named_scope("gram")
 def _gram_norm(arrays: ContractionArrays, budget: Budget) -> jax.Array:
     """√(Σ_{t,s} (a_t·a_s)(g_t·g_s) + margin), with nothing of it scaled.
 

@@ -41,6 +41,7 @@ from dpjax.privatize.structured.terms.pieces import (
 )
 
 
+@jax.named_scope("example_norms")
 def norm(pieces: Sequence[Piece], budget: Budget) -> jax.Array:
     """‖Σ pieces‖₂ and what rounding may add to it in the sum over examples, float32 scalar.
 
@@ -186,6 +187,7 @@ class Cross(NamedTuple):
     scales: tuple[jax.Array, jax.Array, jax.Array]
 
 
+@jax.named_scope("example_norms")
 def cross(
     contraction: ContractionArrays,
     rows: RowsArrays,
@@ -230,6 +232,7 @@ def picked_columns(a: jax.Array, ids: jax.Array, first: int | jax.Array) -> jax.
     return jnp.where(there, picked, 0.0)
 
 
+@jax.named_scope("example_norms")
 def with_rows(
     norms: Sequence[jax.Array],
     crosses: Sequence[Cross],

@@ -161,6 +161,7 @@ class _Norms(NamedTuple):
     orthogonal: jax.Array
 
 
+@jax.named_scope("example_norms")
 def _norms_of(arrays: ContractionArrays, crossed: bool, budget: Budget) -> _Norms:
     slack = jnp.asarray(rounding_slack(arrays), jnp.float32)
     orthogonal = norm_if_orthogonal(arrays, budget) if crossed else jnp.zeros((), jnp.float32)

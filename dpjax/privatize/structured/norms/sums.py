@@ -69,6 +69,7 @@ def without(left_out: jax.Array, arrays: PyTree, axis: int = 0) -> PyTree:
     return jax.tree.map(replaced, arrays)
 
 
+@jax.named_scope("clipped_sums")
 def sum_over_batch(factors: jax.Array, arrays: Arrays, form: Form) -> jax.Array:
     """Σ_i c_i · root_i in the root's shape, from finite arrays with a leading batch axis."""
     if isinstance(arrays, ContractionArrays):
