@@ -13,7 +13,8 @@ def check(options):
         for name, value in options.items()
     }
     ready = set_up(FinetuneConfig.from_options(plain))
-    ready.lock.release()
+    if ready.lock is not None:
+        ready.lock.release()
     return ready
 
 

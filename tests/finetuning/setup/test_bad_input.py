@@ -9,6 +9,7 @@ from dpjax_accounting import DeltaWarning
 
 import dpjax
 from dpjax.cli.main import main
+from tests.support.runs import check
 
 
 @pytest.fixture
@@ -167,11 +168,10 @@ def test_output_directory_that_is_not_empty(refuse, tmp_path):
     assert "not empty" in refuse(output_dir=folder)
 
 
-@pytest.mark.slow
 def test_delta_of_one_over_n_or_more_warns(options):
     options["privacy"] = {"noise_multiplier": 1.0, "delta": 0.01}
     with pytest.warns(DeltaWarning, match=r"0\.01"):
-        dpjax.finetune(**options)
+        check(options)
 
 
 @pytest.mark.parametrize(
