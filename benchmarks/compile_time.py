@@ -10,7 +10,7 @@ operations, not with their sizes. Writes a JSON file. Runs on CPU, GPU or TPU.
 from __future__ import annotations
 
 import dataclasses
-import statistics
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +49,7 @@ class Options:
     """Keep only the inputs of layers, as in training of large models."""
     strategies: tuple[str, ...] = ("materialize", "one_backward", "two_backwards")
     repeats: int = 1
-    """How often everything is traced and compiled; medians are reported."""
+    """In how many rounds everything is traced and compiled; medians over rounds are reported."""
     output: Path = Path("benchmarks/results/compile_time.json")
 
 
@@ -76,35 +78,59 @@ def measure(options: Options) -> list[dict[str, Any]]:
             compute_dtype=jnp.float32,
         )
         params = unstack_layers(stacked) if layers == "unrolled" else stacked
-        of_layers = [
-            {"layers": layers, "step": name} | _times(options, step, params, ids)
-            for name, step in make_steps(options, loss).items()
+        times = _times(make_steps(options, loss), options.repeats, params, ids)
+        rows += [
+            {"layers": layers, "step": name} | _medians(found, times["ordinary"])
+            for name, found in times.items()
         ]
-        base = of_layers[0]
-        for row in of_layers:
-            row["trace_ratio"] = row["trace_seconds"] / base["trace_seconds"]
-            row["compile_ratio"] = row["compile_seconds"] / base["compile_seconds"]
-            total, base_total = (r["trace_seconds"] + r["compile_seconds"] for r in (row, base))
-            row["total_ratio"] = total / base_total
-        rows += of_layers
     return rows
 
 
-def _times(options: Options, step: Callable, *arguments: PyTree) -> dict[str, float]:
-    """Processor seconds of this process: other work on the machine does not count."""
-    trace, compiling = [], []
-    for _ in range(options.repeats):
-        jax.clear_caches()
-        start = time.process_time()
-        lowered = jax.jit(step).lower(*arguments)
-        traced = time.process_time()
-        lowered.compile()
-        trace.append(traced - start)
-        compiling.append(time.process_time() - traced)
+def _medians(times: NDArray[np.float64], ordinary: NDArray[np.float64]) -> dict[str, float]:
+    """The row of a step: `(R, 2)` seconds of R rounds, beside those of the ordinary step.
+
+    A machine is faster in one minute than in another: a ratio is of two times of one round.
+    """
+    seconds = np.median(times, axis=0)
+    trace, compiling = np.median(times / ordinary, axis=0)
+    total = np.median(times.sum(axis=1) / ordinary.sum(axis=1))
     return {
-        "trace_seconds": statistics.median(trace),
-        "compile_seconds": statistics.median(compiling),
+        "trace_seconds": float(seconds[0]),
+        "compile_seconds": float(seconds[1]),
+        "trace_ratio": float(trace),
+        "compile_ratio": float(compiling),
+        "total_ratio": float(total),
     }
+
+
+def _times(
+    steps: dict[str, Callable], repeats: int, *arguments: PyTree
+) -> dict[str, NDArray[np.float64]]:
+    """`(R, 2)` seconds of each step, to trace and to compile; steps take turns in R rounds.
+
+    They are processor seconds of this process: other work on the machine hardly counts. Python
+    collects garbage between steps, as in `timeit`.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for _ in range(repeats):
+        for name, step in steps.items():
+            # A trace takes a fraction of a second: one alone is timed badly.
+            traces = [_seconds(lambda step=step: jax.jit(step).lower(*arguments)) for _ in range(3)]
+            lowered = jax.jit(step).lower(*arguments)
+            times[name].append((sum(traces) / len(traces), _seconds(lowered.compile)))
+    return {name: np.array(found) for name, found in times.items()}
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    jax.clear_caches()
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+    finally:
+        gc.enable()
 
 
 def main(options: Options) -> None:
