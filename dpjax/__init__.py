@@ -1,13 +1,14 @@
 """dpjax: differentially private fine-tuning of language models in JAX.
 
-`finetune` is a whole run, `plan` says what it would cost, and `fit` trains any model.
+`finetune` is a whole run, `plan` says what it would cost, `synthesize` writes synthetic records
+with what was tuned, and `fit` trains any model.
 `private_gradient` is the private part of a training loop of your own; `clipped_grad`,
 `gaussian_noise`, `noisy_mean`, `RunKey` and `sampler_for` are its parts. The accountant is the
 package `dpjax_accounting`.
 """
 
 # First: it takes care of Ctrl-C while the rest is loaded.
-from dpjax import startup as startup
+from dpjax.cli import startup as startup
 from dpjax.data import DataSource as DataSource
 from dpjax.finetuning import Audit as Audit
 from dpjax.finetuning import Compute as Compute
@@ -41,6 +42,8 @@ from dpjax.privatize import noisy_mean as noisy_mean
 from dpjax.privatize import private_gradient as private_gradient
 from dpjax.privatize import sampler_for as sampler_for
 from dpjax.privatize import unit_loss as unit_loss
+from dpjax.synthesis import SynthesisResult as SynthesisResult
+from dpjax.synthesis import synthesize as synthesize
 from dpjax.training import Fit as Fit
 from dpjax.training import FitAudit as FitAudit
 from dpjax.training import FitResult as FitResult
@@ -81,6 +84,7 @@ __all__ = [
     "RunStopped",
     "StepDone",
     "StepTotal",
+    "SynthesisResult",
     "Training",
     "average_of",
     "clipped_grad",
@@ -95,6 +99,7 @@ __all__ = [
     "private_gradient",
     "sampler_for",
     "scale_by_adam_bc",
+    "synthesize",
     "unit_loss",
 ]
 

@@ -1,4 +1,4 @@
-"""The command `dpjax`, with its commands finetune, plan, audit, epsilon, and others."""
+"""The command `dpjax`, with its commands finetune, plan, synthesize, and others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from dpjax import startup
+from dpjax.cli import startup
 from dpjax.cli.accountant import CalibrateCommand, EpsilonCommand
 from dpjax.cli.audit import AuditCommand
 from dpjax.cli.command import Command, Refusal
@@ -19,6 +19,7 @@ from dpjax.cli.finetune import FinetuneCommand
 from dpjax.cli.numbers import NUMBERS
 from dpjax.cli.plan import PlanCommand
 from dpjax.cli.report_and_ledger import LedgerCommand, ReportCommand
+from dpjax.cli.synthesize import SynthesizeCommand
 from dpjax.finetuning import FinetuneConfig, Interrupts, RunStopped
 from dpjax.option_checks import CheckedOptions, check_all, checks_deferred
 
@@ -29,6 +30,7 @@ _USAGE_ERROR = 2
 Options = (
     Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
+    | Annotated[SynthesizeCommand, tyro.conf.subcommand("synthesize")]
     | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
     | Annotated[EpsilonCommand, tyro.conf.subcommand("epsilon")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]

@@ -12,6 +12,7 @@ from dpjax.finetuning.config import PlanConfig as PlanConfig
 from dpjax.finetuning.config import Privacy as Privacy
 from dpjax.finetuning.config import Tracking as Tracking
 from dpjax.finetuning.config import Training as Training
+from dpjax.finetuning.config.parse import build_options as build_options
 from dpjax.finetuning.files.run_directory import RunDirectory as RunDirectory
 from dpjax.finetuning.files.run_directory import RunState as RunState
 from dpjax.finetuning.finetune import finetune as finetune
@@ -49,6 +50,7 @@ __all__ = [
     "RunStopped",
     "Tracking",
     "Training",
+    "build_options",
     "execute",
     "finetune",
     "make_forecast",

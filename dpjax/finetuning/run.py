@@ -162,7 +162,7 @@ def _start(
         if not run.resumes:
             run = _begin(run)
         elif not directory.has_config():
-            write_json(directory.config, dataclasses.replace(plan.config, resume=False).to_dict())
+            write_json(directory.config, plan.options())
         # Before anything is charged: the loss is traced for it.
         begins = headline(plan, run.run_key, run.model.describe_share(), _choices(run))
         ledger = None if run.ledger is None else run.ledger.charge()
@@ -219,7 +219,7 @@ def _begin(run: Run) -> Run:
         model = run.model if is_here else load_model(run.plan, run.run_key, None)
         run = dataclasses.replace(run, model=with_principal_a(model, run.plan.checkpoint, key))
     write_json(directory.identity, run.identity, mode=0o600)
-    write_json(directory.config, run.plan.config.to_dict())
+    write_json(directory.config, run.plan.options())
     if starts_at_principal_a(run.plan.config):
         store_a(run.model, directory.start_a)
     if run.audited is not None:

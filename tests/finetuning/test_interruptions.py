@@ -86,7 +86,7 @@ def test_an_interruption_is_a_sentence_and_a_status(
 
 def test_an_interruption_while_the_command_is_loading():
     code = (
-        "import sys; sys.argv = ['dpjax']; import dpjax.startup, os, signal;"
+        "import sys; sys.argv = ['dpjax']; import dpjax.cli.startup, os, signal;"
         "os.kill(os.getpid(), signal.SIGTERM); print('went on')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -10,7 +10,7 @@ import pkgutil
 import dpjax_accounting
 import pytest
 
-from dpjax import audit, data, finetuning, models, privatize, training
+from dpjax import audit, data, finetuning, models, privatize, synthesis, training
 
 
 def names_of_modules(package):
@@ -33,7 +33,9 @@ def with_examples(*packages):
 _SLOW = ("dpjax.finetuning.finetune", "dpjax.finetuning.run", "dpjax.finetuning.setup.start")
 _MODULES = [
     "dpjax.lora_config",
-    *with_examples(audit, data, dpjax_accounting, finetuning, models, privatize, training),
+    *with_examples(
+        audit, data, dpjax_accounting, finetuning, models, privatize, synthesis, training
+    ),
 ]
 
 
@@ -98,7 +100,9 @@ def test_every_part_of_private_training_has_an_example(name):
     assert ">>> " in getattr(privatize, name).__doc__
 
 
-@pytest.mark.parametrize("face", [data, models, finetuning], ids=lambda face: face.__name__)
+@pytest.mark.parametrize(
+    "face", [data, models, finetuning, synthesis], ids=lambda face: face.__name__
+)
 def test_every_public_class_and_function_has_an_example(face):
     public = {name: getattr(face, name) for name in face.__all__}
     assert not [

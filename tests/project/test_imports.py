@@ -17,7 +17,16 @@ PACKAGES = {"dpjax": ROOT / "dpjax", "dpjax_accounting": ROOT / "accounting" / "
 FACES = {"dpjax_accounting"}
 FACES |= {
     f"dpjax.{room}"
-    for room in ("data", "models", "privatize", "training", "audit", "demo", "finetuning")
+    for room in (
+        "data",
+        "models",
+        "privatize",
+        "training",
+        "audit",
+        "demo",
+        "finetuning",
+        "synthesis",
+    )
 }
 MOST_ENTRIES, MOST_LINES = 12, 400
 

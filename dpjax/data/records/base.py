@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+from dpjax.data.source import RecordFormat
 
 Columns = TypeVar("Columns", bound="RecordColumns")
 
@@ -16,6 +18,8 @@ class RecordColumns:
 
     Attributes:
         owners: whose each record is; None where the source does not say. It is no part of a record.
+        record_format: the one of `DataSource` in which such records are read; auto where there is
+            no choice.
 
     Raises:
         ValueError: the lists differ in length.
@@ -28,6 +32,7 @@ class RecordColumns:
     """
 
     owners: list[str] | None = dataclasses.field(default=None, kw_only=True, repr=False)
+    record_format: ClassVar[RecordFormat] = "auto"
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in self._names()}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import ClassVar
 
 from dpjax.data.read.columns import Layout, RawColumns, Wanted
 from dpjax.data.read.read import read_columns
 from dpjax.data.records.base import RecordColumns
 from dpjax.data.records.checks import Checked, check_records, check_text
 from dpjax.data.records.messages import Message, check_messages
-from dpjax.data.source import DataSource
+from dpjax.data.source import DataSource, RecordFormat
 
 Content = str | list[Message]
 """A prompt or a completion: plain text, or messages that a chat template turns into text."""
@@ -26,6 +27,7 @@ class Texts(RecordColumns):
     """
 
     texts: list[str]
+    record_format: ClassVar[RecordFormat] = "text"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Completions(RecordColumns):
 
     prompts: list[Content]
     completions: list[Content]
+    record_format: ClassVar[RecordFormat] = "prompt_completion"
 
     @property
     def are_texts(self) -> bool:
@@ -61,6 +64,7 @@ class Conversations(RecordColumns):
     """
 
     conversations: list[list[Message]]
+    record_format: ClassVar[RecordFormat] = "messages"
 
 
 LanguageRecords = Texts | Completions | Conversations

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from dpjax.data import DataSource
 from dpjax.finetuning.config.audit import Audit
 from dpjax.finetuning.config.compute import Compute, Generation
-from dpjax.finetuning.config.parse import build
+from dpjax.finetuning.config.parse import build_options
 from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.sampling import check_audit, check_relation
 from dpjax.finetuning.config.tracking import Tracking
@@ -134,7 +134,7 @@ class FinetuneConfig(CheckedOptions):
             TypeError: an option is unknown (the nearest valid name is given) or missing, or its
                 value has the wrong type.
         """
-        return build(cls, options)
+        return build_options(cls, options)
 
     def _check_privacy(self) -> None:
         privacy = self.privacy

@@ -13,7 +13,7 @@ from dpjax.data import DataSource
 from dpjax.option_checks import did_you_mean
 
 
-def build(cls: type, options: Mapping[str, Any], prefix: str = "") -> Any:
+def build_options(cls: type, options: Mapping[str, Any], prefix: str = "") -> Any:
     """Makes a dataclass of nested mappings, and checks the type of each value.
 
     Args:
@@ -23,6 +23,10 @@ def build(cls: type, options: Mapping[str, Any], prefix: str = "") -> Any:
 
     Raises:
         TypeError: an option is unknown or missing, or its value has the wrong type.
+
+    Example:
+        >>> build_options(DataSource, {"path": "train.csv", "text_column": "message"}).text_column
+        'message'
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in options:
@@ -53,7 +57,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         if hint is DataSource and isinstance(value, (str, os.PathLike)):
             return DataSource(path=os.fspath(value))
         if isinstance(value, Mapping):
-            return build(hint, value, f"{name}.")
+            return build_options(hint, value, f"{name}.")
         raise TypeError(f"{name} must be a {hint.__name__} or a mapping, got {value!r}")
     if isinstance(value, list):
         value = tuple(value)

@@ -116,6 +116,14 @@ class Plan:
         """δ of what an audit finds: that of the guarantee, or the default one without privacy."""
         return default_delta(len(self.train)) if self.delta is None else self.delta
 
+    def options(self) -> dict[str, Any]:
+        """Returns the options as a run keeps them: with the format of records that auto found."""
+        source = dataclasses.replace(
+            self.config.train_data, record_format=self.train_records.record_format
+        )
+        config = dataclasses.replace(self.config, train_data=source, resume=False)
+        return config.to_dict()
+
     def fingerprint(self) -> str:
         """SHA-256 of the encoded training data: tells whether a resumed run sees the same."""
         if self.owners is None:

@@ -72,7 +72,9 @@ def generate(
         attention_mask: `(N, P)` bool, False at padding.
         max_new_tokens: at most so many are written.
         key: a JAX key for sampling. The draws of a row depend on the key and on the row's place,
-            not on other rows or their number, nor on `max_new_tokens`. Greedy decoding uses none.
+            not on other rows or their number, nor on `max_new_tokens`. Or `(N,)` keys of
+            `jax.random.key`, one for each row: its draws then depend on that key alone. Greedy
+            decoding uses none.
         temperature: tokens are drawn from softmax(logits / temperature); None or 0 takes the most
             probable token, the lowest of equals, and `top_k` and `top_p` change nothing.
         top_k: draw among the k most probable tokens only.
@@ -84,8 +86,8 @@ def generate(
     Raises:
         TypeError: the model has no causal head, ids are not integers, or the mask is not bool.
         ValueError: shapes do not fit, a prompt is empty or not padded on the left, an id is not in
-            the vocabulary, prompt and new tokens exceed the learned positions of the model, or a
-            setting is outside its range.
+            the vocabulary, prompt and new tokens exceed the learned positions of the model, keys
+            are not as many as rows, or a setting is outside its range.
 
     Example:
         >>> from dpjax.models import CausalLM, parse_config
@@ -108,6 +110,11 @@ def generate(
     config = model.config
     sampling = parse_sampling(key, temperature, top_k, top_p)
     ids, mask = checked_batch(input_ids, attention_mask, config.vocab_size)
+    if sampling is not None and sampling.has_key_per_row and len(sampling.key) != len(ids):
+        raise ValueError(
+            f"key must be one key, or one for each of the {len(ids)} prompts, got "
+            f"{len(sampling.key)} keys"
+        )
     _check_left_padded(mask)
     _check_length(config, ids.shape[1], max_new_tokens)
     _check_known("eos_token_ids", eos_token_ids, config)
@@ -201,13 +208,17 @@ def _choose(
     """Tokens `(N,)` int32, every row and column drawn with a key of its own."""
     if sampling is None:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    key = jax.random.fold_in(sampling.key, column)
+    fold_in = jax.random.fold_in
+    if sampling.has_key_per_row:
+        keys = jax.vmap(fold_in, in_axes=(0, None))(sampling.key, column)
+    else:
+        rows = jnp.arange(len(logits))
+        keys = jax.vmap(fold_in, in_axes=(None, 0))(fold_in(sampling.key, column), rows)
 
-    def choose(row: jax.Array, logits: jax.Array) -> jax.Array:
-        row_key = jax.random.fold_in(key, row)
-        return sample_tokens(logits, row_key, sampling.temperature, top_k, sampling.top_p)
+    def choose(key: jax.Array, logits: jax.Array) -> jax.Array:
+        return sample_tokens(logits, key, sampling.temperature, top_k, sampling.top_p)
 
-    return jax.vmap(choose)(jnp.arange(len(logits)), logits)
+    return jax.vmap(choose)(keys, logits)
 
 
 def _check_left_padded(mask: np.ndarray) -> None:

@@ -10,11 +10,16 @@ import jax.numpy as jnp
 
 
 class Sampling(NamedTuple):
-    """How tokens are drawn: the key of all draws, temperature and top_p as float32 scalars."""
+    """How tokens are drawn: the key or keys, temperature and top_p as float32 scalars."""
 
     key: jax.Array
     temperature: jax.Array
     top_p: jax.Array | None
+
+    @property
+    def has_key_per_row(self) -> bool:
+        """Whether each row has a key of its own; a key of raw numbers is one key."""
+        return jnp.issubdtype(self.key.dtype, jax.dtypes.prng_key) and self.key.ndim == 1
 
 
 def parse_sampling(

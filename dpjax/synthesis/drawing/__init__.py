@@ -1,0 +1,1 @@
+"""Drawing texts: which ones, by which keys, and the file that keeps them."""
