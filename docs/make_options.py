@@ -1,4 +1,4 @@
-"""Writes guide/options.md: every option of a run, as the dataclasses of `FinetuneConfig` say.
+"""Writes guide/options.md: every option of a run and of a synthesis, as their dataclasses say.
 
 python docs/make_options.py
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpjax.finetuning import FinetuneConfig, make_task
+from dpjax.synthesis import SynthesisConfig
 
 PAGE = Path(__file__).parent / "guide" / "options.md"
 _HEADER = """\
@@ -54,6 +55,9 @@ def options_page() -> str:
     for group, cls in _groups():
         title, about = group.replace("_", " ").capitalize(), _first_line(cls)
         sections.append(_section(f"{title}: `{group}`", _options(cls, f"{group}."), about))
+    about = "Of `dpjax.synthesize` and `dpjax synthesize` ([synthetic text](../synthesis.md))."
+    options = _options(SynthesisConfig, "")
+    sections.append(_section("Synthetic records", options, about, of_tasks=False))
     return "\n".join(sections)
 
 
@@ -64,13 +68,15 @@ def _groups() -> list[tuple[str, type]]:
     return [(name, cls) for name, cls in groups if name != "eval_data"]
 
 
-def _section(title: str, options: list[Option], about: str = "") -> str:
+def _section(title: str, options: list[Option], about: str = "", *, of_tasks: bool = True) -> str:
+    heads = ["Option", "Type", "Default", *(["Task"] if of_tasks else []), "Meaning"]
     rows = [f"## {title}\n", *([f"{about}\n"] if about else [])]
-    rows += ["| Option | Type | Default | Task | Meaning |", "|---|---|---|---|---|"]
+    rows += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for option in options:
         default = "required" if option.default is dataclasses.MISSING else f"`{option.default!r}`"
-        cells = (f"`{option.name}`", f"`{_type_name(option.hint)}`", default, _tasks_of(option))
-        rows.append("| " + " | ".join((*map(_escaped, cells), _escaped(option.meaning))) + " |")
+        cells = [f"`{option.name}`", f"`{_type_name(option.hint)}`", default]
+        cells += [_tasks_of(option)] if of_tasks else []
+        rows.append("| " + " | ".join(map(_escaped, (*cells, option.meaning))) + " |")
     return "\n".join(rows) + "\n"
 
 

@@ -9,12 +9,12 @@ from dpjax.synthesis.result import SynthesisResult as SynthesisResult
 from dpjax.synthesis.synthesize import synthesize as synthesize
 
 if TYPE_CHECKING:
-    from dpjax.synthesis.execute import execute as execute
-    from dpjax.synthesis.execute import set_up as set_up
+    from dpjax.synthesis.run import execute as execute
+    from dpjax.synthesis.run import set_up as set_up
 
-__all__ = ["SynthesisConfig", "SynthesisResult", "execute", "set_up", "synthesize"]
+__all__ = ["SynthesisConfig", "SynthesisResult", "synthesize"]
 
-# They load models, which takes a second or two.
+# For the command. They load models, which takes a second or two.
 _LOADED_LATE = ("execute", "set_up")
 
 
@@ -22,5 +22,5 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     if name in _LOADED_LATE:
-        return getattr(importlib.import_module("dpjax.synthesis.execute"), name)
+        return getattr(importlib.import_module("dpjax.synthesis.run"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

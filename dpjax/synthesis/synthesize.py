@@ -40,7 +40,7 @@ def synthesize(run: str | os.PathLike[str], **options: Any) -> SynthesisResult:
         ...     print(error)
         no run runs/none: it must be the folder that dpjax finetune wrote
     """
-    from dpjax.synthesis.execute import execute, set_up
+    from dpjax.synthesis.run import execute, set_up
 
     paths = {name: os.fspath(options[name]) for name in _PATHS if options.get(name) is not None}
     given = {"run": os.fspath(run)} | options | paths

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import dpjax
-from dpjax.audit import flip_coins, make_canaries, seal
+from dpjax.audit import Canaries, flip_coins, number_ids, seal
+from dpjax.data import Texts
 from dpjax.privatize import RunKey
 from dpjax.synthesis.comparison.canaries import find_canaries
 from dpjax.synthesis.comparison.copies import count_copies
@@ -85,16 +86,16 @@ def test_copies_are_found_whatever_their_case():
 def test_canaries_are_found_where_their_texts_are_kept(tmp_path):
     assert find_canaries(tmp_path, ["x"]) is None
     run_key = RunKey.from_seed(1)
-    canaries = make_canaries("random-labelled", 40, run_key=run_key, label_names=("a", "b"))
-    coins = flip_coins(canaries.ids, run_key=run_key)
+    ids = number_ids("random-tokens", 8)
+    secrets = tuple(f"secret number {number} of eight" for number in range(8))
+    canaries = Canaries(kind="random-tokens", ids=ids, records=Texts([*secrets]), secrets=secrets)
+    coins = flip_coins(ids, run_key=run_key)
     seal(tmp_path, coins, run_key=run_key, canaries=canaries)
-    texts = [f"Well: {canaries.secrets[0].upper()}!"]
-    expected = {True: 0, False: 0}
-    for secret, is_in in zip(canaries.secrets, coins.included, strict=True):
-        expected[bool(is_in)] += secret.casefold() in texts[0].casefold()
+    included = np.flatnonzero(coins.included)
+    assert 0 < len(included) < 8
+    texts = [f"Well: SECRET  number\n{number} of eight!" for number in included[:2]]
     found = find_canaries(tmp_path, texts)
-    assert (found["in_training"], found["left_out"]) == (expected[True], expected[False])
-    assert sum(expected.values()) > 0
+    assert (found["in_training"], found["left_out"]) == (len(texts), 0)
     (tmp_path / "private" / "canaries.json").unlink()
     gone = find_canaries(tmp_path, texts)
     assert gone["in_training"] is None and "private/ is deleted" in gone["reason"]

@@ -159,7 +159,7 @@ def test_draws_follow_temperature_and_top_p(completions_run, tmp_path):
     from dpjax.synthesis.config import SynthesisConfig
     from dpjax.synthesis.finished_run import read_run
 
-    temperature, top_p, num = 2.0, 0.3, 2000
+    temperature, top_p, num = 2.0, 0.3, 1000
     config = SynthesisConfig(
         run=str(completions_run),
         num=num,
@@ -276,7 +276,11 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("config.json", {"task": "sequence_classification"}, "must be a run with task=causal_lm"),
+        (
+            "config.json",
+            {"task": "sequence_classification", "compute": {}},
+            "must be a run with task=causal_lm",
+        ),
         ("privacy.json", {"status": "unfinished"}, "must be the report of a finished run"),
         ("privacy.json", {"guarantee": {}}, "no privacy report: 'epsilon' is missing"),
     ],
@@ -295,7 +299,7 @@ def test_runs_that_are_not_finished_are_refused(completions_run, options, tmp_pa
     (folder / "private" / "run_key.json").write_text("{}")
     with pytest.raises(ValueError, match=r"a run that was interrupted\. Finish it"):
         dpjax.synthesize(folder, **options)
-    with pytest.raises(ValueError, match="a run that dpjax finetune finished, it holds no run"):
+    with pytest.raises(ValueError, match=r"must be a finished run .* but holds no run"):
         dpjax.synthesize(tmp_path, **options)
 
 
@@ -322,7 +326,8 @@ def test_the_command_has_the_same_options(completions_run, options, capsys):
     assert "7 of 7 asked for" in capsys.readouterr().out
     given = read_json(options["output_dir"] / "synthesis.json")["options"]["prompt"]
     assert given == "the {thing} is\n"
-    assert main([*words, "--prompt", "the {thin} is"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "--prompt", "the {thin} is"])
     assert "Did you mean 'thing'?" in capsys.readouterr().err
 
 

@@ -218,6 +218,21 @@ def test_a_row_is_drawn_the_same_in_a_smaller_batch(gpt2):
     assert (alike[0] != alike[1]).any()
 
 
+def test_a_row_with_a_key_of_its_own_is_drawn_by_it_alone(gpt2):
+    ids, mask = ragged_prompts()
+    keys = jax.random.split(jax.random.key(0), 4)
+    options = {"temperature": 3.0, "top_k": 20, "top_p": 0.9}
+    whole = run(gpt2, key=keys, **options)
+    order = np.array([3, 1])
+    part = run(gpt2, (ids[order], mask[order]), key=keys[order], **options)
+    np.testing.assert_array_equal(part.tokens, whole.tokens[order])
+    same = run(gpt2, one_prompt(3), key=keys[np.array([0, 1, 0])], temperature=1.0).tokens
+    np.testing.assert_array_equal(same[0], same[2])
+    assert not np.array_equal(same[0], same[1])
+    with pytest.raises(ValueError, match="one for each of the 4 prompts, got 2 keys"):
+        run(gpt2, key=keys[:2], **options)
+
+
 def test_the_most_probable_of_one_is_the_greedy_token(gpt2, unending):
     sampled = run(gpt2, key=jax.random.key(0), temperature=5.0, top_k=1)
     np.testing.assert_array_equal(sampled.tokens, unending.tokens)
