@@ -112,6 +112,8 @@ def _say_fault(error: Exception, command: Command | None) -> int:
             "The memory is too small: give training.microbatch_size=auto or a lower number, lower "
             "training.max_length, or set compute.rematerialise."
         )
+        if isinstance(command, SynthesizeCommand):
+            advice = "The memory is too small: give --resume and a lower --batch-size."
     else:
         advice = (
             "This is a fault of dpjax or of what it runs on; please report it with the lines below."

@@ -18,7 +18,8 @@ POST_PROCESSING = (
     "prompts and options that whoever asked for them gave, and from fresh random numbers; no "
     "training record and no other data file of the run was read. So the guarantee of the model is "
     "that of the records too, however many are drawn and whatever is done with them (Dwork and "
-    "Roth 2014, proposition 2.1). They cost no further ε, and belong into no ledger."
+    "Roth 2014, proposition 2.1). They cost no further ε, and belong into no ledger. The guarantee "
+    "is copied from privacy.json of the run; `dpjax report verify` computes its ε again."
 )
 _NO_GUARANTEE = (
     "The records come from a model without privacy and may hold training records word by word. "
@@ -42,6 +43,7 @@ def describe(
     conditions: Sequence[Condition],
     chosen: Chosen,
     draws: Mapping[Place, Draw],
+    max_new_tokens: int,
 ) -> dict[str, Any]:
     """Returns synthesis.json, without what must be the same on resumption.
 
@@ -64,6 +66,7 @@ def describe(
             "drawn": len(draws),
             "dropped_empty": chosen.num_empty,
             "dropped_repeated": chosen.num_repeated,
+            "max_new_tokens": max_new_tokens,
             "cut_at_max_new_tokens": sum(not draws[place].has_ended for place in chosen.records),
             "tokens": sum(draws[place].num_tokens for place in chosen.records),
         },
@@ -98,7 +101,7 @@ def report_markdown(summary: Mapping[str, Any]) -> str:
         ("Records", f"{records['written']} of {records['asked_for']} asked for"),
         ("Texts drawn", str(records["drawn"])),
         ("Dropped", f"{records['dropped_empty']} empty, {records['dropped_repeated']} repeated"),
-        ("Cut at the longest text", str(records["cut_at_max_new_tokens"])),
+        ("Cut", f"{records['cut_at_max_new_tokens']} after {records['max_new_tokens']} tokens"),
         ("Temperature, top-p", f"{options['temperature']:g}, {options['top_p']:g}"),
         ("Seed", str(options["seed"])),
         ("Run", f"{summary['run']['id']}, of {_line(summary['run']['base_model'])}"),

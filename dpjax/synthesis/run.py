@@ -149,7 +149,8 @@ def _draw_and_write(synthesis: Synthesis, console: Console) -> None:
         _draw(synthesis, log, console)
         chosen = choose(conditions, log.draws, synthesis.config.max_tries)
         write_records(synthesis.folder, synthesis.columns, conditions, chosen.records, log.draws)
-        summary = describe(synthesis.run, folder, conditions, chosen, log.draws)
+        longest = synthesis.prepared.max_new_tokens
+        summary = describe(synthesis.run, folder, conditions, chosen, log.draws, longest)
         write_report(folder, summary | synthesis.identity)
         # Last: where it is, the records are whole.
         write_json(folder.summary, summary | synthesis.identity)

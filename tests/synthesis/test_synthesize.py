@@ -1,5 +1,6 @@
 """Synthetic records of finished runs: what is written, promised, resumed and refused."""
 
+import errno
 import json
 import shutil
 import signal
@@ -16,7 +17,9 @@ from dpjax.data import DataSource, read_records
 from dpjax.models import load_causal_lm
 from dpjax.synthesis.drawing import writer as module
 from dpjax.synthesis.drawing.draws import Place
-from dpjax.training import RunInterrupted
+from dpjax.synthesis.folder import SynthesisFolder
+from dpjax.training import RunInterrupted, RunInUse, RunStopped
+from tests.finetuning.conftest import COLOURS
 
 
 def read_json(path):
@@ -140,6 +143,28 @@ def test_an_interruption_changes_no_record(completions_run, whole, tmp_path, sto
     assert counted == []
 
 
+def test_what_a_full_disk_stops_is_finished_without_the_model(
+    completions_run, options, monkeypatch
+):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dpjax.synthesis.run.write_report", refuse)
+        with pytest.raises(RunStopped, match="make room on the disk"):
+            dpjax.synthesize(completions_run, **options)
+    monkeypatch.setattr(module, "load_causal_lm", None)
+    # The seed is that of the draws.
+    result = dpjax.synthesize(completions_run, **options | {"seed": None}, resume=True)
+    assert result.num_records == 7 and result.summary["options"]["seed"] == options["seed"]
+
+
+def test_a_second_process_is_refused(completions_run, options):
+    folder = SynthesisFolder(options["output_dir"], is_private=True, file_format="jsonl")
+    with folder.lock(), pytest.raises(RunInUse, match="in use by another process"):
+        dpjax.synthesize(completions_run, **options)
+
+
 def nucleus(logits, temperature, top_p):
     """Probabilities after top-p, in NumPy, one token after the other."""
     scaled = logits.astype(np.float64) / temperature
@@ -238,12 +263,10 @@ def test_repeated_texts_are_drawn_again_up_to_the_limit(completions_run, tmp_pat
     assert "3 records are missing" in (result.output_dir / "report.md").read_text()
 
 
-def test_a_run_without_privacy_is_refused_and_labelled(make_run, tmp_path):
-    run = make_run("text", privacy={}, non_private=True)
-    options = {"num": 2, "output_dir": tmp_path / "new", "max_new_tokens": 4}
+def check_refused_and_labelled(run, options):
     with pytest.raises(ValueError, match=r"WITHOUT privacy.*allow_non_private"):
         dpjax.synthesize(run, **options)
-    assert not (tmp_path / "new").exists()
+    assert not options["output_dir"].exists()
     result = dpjax.synthesize(run, **options, allow_non_private=True)
     assert result.epsilon is None and result.summary["private"] is False
     assert result.records.name == "records_WITHOUT_PRIVACY.jsonl"
@@ -251,6 +274,46 @@ def test_a_run_without_privacy_is_refused_and_labelled(make_run, tmp_path):
     report = (result.output_dir / "report.md").read_text()
     assert report.startswith("# Synthetic records WITHOUT privacy")
     assert "post-processing" not in report and "ε" not in result.summary["statement"]
+
+
+def test_a_run_without_privacy_is_refused_and_labelled(changed_run, options):
+    nothing = dict.fromkeys(("guarantee", "mechanism", "accountant", "implementation"))
+    run = changed_run("privacy.json", private=False, warnings=["WITHOUT privacy"], **nothing)
+    check_refused_and_labelled(run, options)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_trained_without_privacy_is_refused_and_labelled(make_run, tmp_path):
+    run = make_run("text", privacy={}, non_private=True)
+    options = {"num": 2, "output_dir": tmp_path / "new", "max_new_tokens": 4}
+    check_refused_and_labelled(run, options)
+
+
+@pytest.mark.slow
+def test_what_was_learnt_is_written(make_run, tmp_path):
+    training = {"expected_batch_size": 32, "num_steps": 40, "learning_rate": 1e-2, "max_length": 24}
+    run = make_run(
+        "prompt_completion",
+        tuning="full",
+        lora={},
+        privacy={"noise_multiplier": 0.5, "delta": 1e-4},
+        training=training,
+    )
+    result = dpjax.synthesize(
+        run,
+        num=8,
+        by="thing",
+        values=tuple(COLOURS),
+        prompt="the {thing} is",
+        top_p=0.5,
+        seed=1,
+        max_tries=2,
+        output_dir=tmp_path / "new",
+    )
+    rows = read_lines(result.records)
+    assert {row["thing"] for row in rows} == set(COLOURS)
+    first = {row["thing"]: row["text"] for row in reversed(rows)}
+    assert sum(COLOURS[thing] in text for thing, text in first.items()) >= 3
 
 
 @pytest.mark.parametrize(
