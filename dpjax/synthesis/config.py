@@ -18,6 +18,7 @@ from dpjax.option_checks import (
 FileFormat = Literal["jsonl", "csv"]
 
 _FIELD = re.compile(r"\{(\w+)\}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SEEDS = 2**32
 
 
@@ -94,6 +95,7 @@ class SynthesisConfig(CheckedOptions):
         for name in ("run", "output_dir"):
             if not getattr(self, name):
                 raise ValueError(f"{name} must name a folder, got ''")
+        self._check_unicode()
         check_at_least("num", self.num, 1)
         self._check_conditions()
         check_positive("temperature", self.temperature)
@@ -110,6 +112,13 @@ class SynthesisConfig(CheckedOptions):
     def to_dict(self) -> dict[str, Any]:
         """Returns plain, JSON-ready values."""
         return dataclasses.asdict(self)
+
+    def _check_unicode(self) -> None:
+        # They are written into files, after the drawing.
+        for name, value in self.to_dict().items():
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and _SURROGATE.search(text):
+                    raise ValueError(f"{name} must be valid Unicode, got {text!r}")
 
     def _check_conditions(self) -> None:
         if self.prompts is not None and (self.by is not None or self.prompt is not None):

@@ -10,6 +10,7 @@ from typing import Any
 from dpjax.training import DirectoryLock, delete, write_json
 
 _OWNER_ONLY = 0o600
+_IDENTITY = ("run_id", "options", "prompts_sha256", "versions")
 
 
 class FolderState(enum.Enum):
@@ -87,7 +88,7 @@ class SynthesisFolder:
         path = self.summary if self.summary.exists() else self.identity
         try:
             stored = json.loads(path.read_bytes())
-            return {name: stored[name] for name in ("run_id", "options", "versions")}
+            return {name: stored[name] for name in _IDENTITY}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"cannot resume: {path} is damaged ({error}); put a copy of it back, or name a new "

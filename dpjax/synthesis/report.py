@@ -30,7 +30,7 @@ _PUBLIC = (
 )
 _LIMITS = (
     "A synthetic record may resemble a training record, or be equal to one, as a common text is. "
-    "ε bounds how much more probable any record can make this.",
+    "(ε, δ) bounds how much more probable any one training record can make this.",
     "Temperature, top_p and other options of sampling that were chosen by comparing synthetic "
     "with private records. private_comparison.json and .md are computed from private records, "
     "without noise. Do not publish them.",

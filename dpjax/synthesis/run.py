@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from dpjax.synthesis.result import SynthesisResult
 from dpjax.training import Interrupts, describe_versions, stopping_on_file_errors, write_json
 
 _SEED_BITS = 32
-# Neither changes a record, but by rounding.
+# None of them changes a record, but by rounding.
 _FREE_OPTIONS = {"run", "output_dir", "batch_size", "resume", "allow_non_private"}
 _FREE_OPTIONS |= {"compare_with", "test_data", "classifier"}
 _STOPPED = "stopped; what is drawn is stored, and the same command with --resume goes on"
@@ -63,6 +64,8 @@ class Synthesis:
         identity: dict[str, Any] = {
             "run_id": self.run.privacy["run"]["id"],
             "options": json.loads(json.dumps(kept | {"seed": self.seed})),
+            # The file of prompts may have changed.
+            "prompts_sha256": _hash_of(self.conditions),
             "versions": describe_versions(),
         }
         return identity
@@ -126,9 +129,12 @@ def execute(synthesis: Synthesis, console: Console | None = None) -> SynthesisRe
                 stopping_on_file_errors("while records were written", "goes on from there"),
             ):
                 _draw_and_write(synthesis, console)
-        with interrupts.saying("stopped in the comparison; --resume makes it again", 0):
-            comparison = _compare(synthesis, console)
-        folder.finish()
+        try:
+            with interrupts.saying("stopped in the comparison; --resume makes it again", 0):
+                comparison = _compare(synthesis, console)
+        finally:
+            # The records are written, whatever they are compared with.
+            folder.finish()
     summary = json.loads(folder.summary.read_bytes())
     guarantee = synthesis.run.privacy["guarantee"] or {"epsilon": None, "delta": None}
     return SynthesisResult(
@@ -222,3 +228,14 @@ def _check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
                 raise ValueError(
                     f"cannot resume: it was started with {name}={was}, now it is {now}"
                 )
+    if stored["prompts_sha256"] != given["prompts_sha256"]:
+        raise ValueError(
+            "cannot resume: the prompts are not those that it was started with. Put a copy of "
+            "their file back, or name a new folder"
+        )
+
+
+def _hash_of(conditions: list[Condition]) -> str:
+    """SHA-256 of what the records are written for."""
+    fields = [dataclasses.astuple(condition) for condition in conditions]
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()

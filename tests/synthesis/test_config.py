@@ -12,6 +12,8 @@ REQUIRED = {"run": "runs/first", "num": 10, "output_dir": "synthetic"}
     ("options", "message"),
     [
         ({"run": ""}, "run must name a folder, got ''"),
+        ({"prompt": "a\udcff"}, "prompt must be valid Unicode"),
+        ({"by": "label", "values": ("a\udcff",)}, "values must be valid Unicode"),
         ({"num": 0}, "num must be at least 1, got 0"),
         ({"by": "label"}, "by='label' needs the values"),
         ({"by": "label", "values": ("a", "b", "a")}, "values must differ, got 'a' twice"),

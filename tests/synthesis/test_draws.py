@@ -92,4 +92,10 @@ def test_a_log_is_read_again_without_half_a_line(tmp_path):
     path.write_bytes(whole + b'{"condition": 1, "num')
     with DrawLog(path) as log:
         assert log.draws == written
-    assert path.read_bytes() == whole
+        log.append({Place(1, 1): draw("next")})
+    with DrawLog(path) as log:
+        assert log.draws == written | {Place(1, 1): draw("next")}
+    # Lines after a damaged one are drawn again.
+    path.write_bytes(b"{}\n" + whole)
+    with DrawLog(path) as log:
+        assert log.draws == {}

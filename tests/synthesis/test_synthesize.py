@@ -245,6 +245,16 @@ def test_prompts_of_a_file_stand_in_the_records(completions_run, tmp_path):
     )
     asked = [each["asked_for"] for each in result.summary["conditions"]]
     assert asked == [2, 2, 1]
+    prompts.write_text("prompt\nthe moon is\nthe sea is\nthe fern is\n")
+    with pytest.raises(ValueError, match="the prompts are not those"):
+        dpjax.synthesize(
+            completions_run,
+            num=5,
+            prompts=prompts,
+            output_dir=tmp_path / "new",
+            top_p=0.95,
+            resume=True,
+        )
 
 
 def test_repeated_texts_are_drawn_again_up_to_the_limit(completions_run, tmp_path, capsys):

@@ -18,20 +18,20 @@ class DrawLog:
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens the file; half a line at its end, as after a crash, is dropped."""
+        """Opens the file, up to the first damaged line, such as half a line after a crash."""
         self.draws: dict[Place, Draw] = {}
-        whole = b""
-        if path.exists():
-            whole = b"".join(line for line in path.read_bytes().splitlines(True) if _is_whole(line))
-        for line in whole.splitlines():
+        path.touch(mode=_OWNER_ONLY)
+        length = 0
+        for line in path.read_bytes().splitlines(keepends=True):
+            if not _is_whole(line):
+                break
             fields = json.loads(line)
             place = Place(fields["condition"], fields["number"])
             self.draws[place] = Draw(fields["text"], fields["num_tokens"], fields["has_ended"])
-        path.touch(mode=_OWNER_ONLY)
+            length += len(line)
         # Unbuffered: what a full disk refuses is not tried again when the file is closed.
-        self._file = path.open("r+b", buffering=0)
-        self._file.truncate(0)
-        self._write(whole)
+        self._file = path.open("ab", buffering=0)
+        self._file.truncate(length)
 
     def append(self, draws: dict[Place, Draw]) -> None:
         """Adds draws, and hands them to the operating system.
