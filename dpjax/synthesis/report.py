@@ -51,13 +51,14 @@ def describe(
     """
     privacy = run.privacy
     copied = ("private", "guarantee", "mechanism", "dataset_total", "warnings")
-    own = [*privacy["assumptions"], _PUBLIC] if run.is_private else []
+    assumptions = {"run": privacy["assumptions"], "records": [_PUBLIC]}
+    not_covered = {"run": privacy["not_covered"], "records": list(_LIMITS)}
     return {
         "schema_version": SCHEMA_VERSION,
         **{name: privacy[name] for name in copied},
         "statement": POST_PROCESSING if run.is_private else _NO_GUARANTEE,
-        "assumptions": own,
-        "not_covered": [*privacy["not_covered"], *_LIMITS] if run.is_private else [],
+        "assumptions": assumptions if run.is_private else {},
+        "not_covered": not_covered if run.is_private else {},
         "run": privacy["run"] | {"num_steps": privacy["steps_completed"]},
         "records": {
             "file": folder.records.name,
@@ -103,20 +104,22 @@ def report_markdown(summary: Mapping[str, Any]) -> str:
         ("Dropped", f"{records['dropped_empty']} empty, {records['dropped_repeated']} repeated"),
         ("Cut", f"{records['cut_at_max_new_tokens']} after {records['max_new_tokens']} tokens"),
         ("Temperature, top-p", f"{options['temperature']:g}, {options['top_p']:g}"),
-        ("Seed", str(options["seed"])),
+        ("Seed of the draws", str(options["seed"])),
         ("Run", f"{summary['run']['id']}, of {_line(summary['run']['base_model'])}"),
         *_total(summary),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    warnings = [*summary["warnings"], *_shortage(records)]
     sections = [f"# {title}", f"| | |\n|---|---|\n{table}"]
-    sections += [f"> **Warning.** {_line(text)}" for text in warnings]
+    sections += [f"> **Warning on the run.** {_line(text)}" for text in summary["warnings"]]
+    sections += [f"> **Warning.** {text}" for text in _shortage(records)]
     sections.append(summary["statement"])
     if len(summary["conditions"]) > 1:
         sections += ["## Written for", _conditions(summary["conditions"])]
-    for heading, key in (("Assumptions", "assumptions"), ("Not covered", "not_covered")):
-        if summary[key]:
-            sections += [f"## {heading}", "\n".join(f"- {line}" for line in summary[key])]
+    lists = (("Assumptions", "assumptions"), ("Not covered", "not_covered"))
+    for heading, key in lists:
+        for whose, lines in summary[key].items():
+            title = f"## {heading} ({whose})"
+            sections += [title, "\n".join(f"- {line}" for line in lines)]
     return "\n\n".join(sections) + "\n"
 
 

@@ -20,6 +20,7 @@ from dpjax.synthesis.drawing.draws import Place
 from dpjax.synthesis.folder import SynthesisFolder
 from dpjax.training import RunInterrupted, RunInUse, RunStopped
 from tests.finetuning.conftest import COLOURS
+from tests.support.tiny_checkpoints import run as compute_logits
 
 
 def read_json(path):
@@ -200,7 +201,7 @@ def test_draws_follow_temperature_and_top_p(completions_run, tmp_path):
     drawn = writer.write([Place(0, number) for number in range(num)])
     assert list(drawn) == [Place(0, number) for number in range(num)]
     ids = jnp.asarray(prepared.encoded.input_ids[0])
-    logits = load_causal_lm(run.model)(ids, jnp.ones(len(ids), bool))[-1]
+    logits = compute_logits(load_causal_lm(run.model), ids, jnp.ones(len(ids), bool))[-1]
     expected = nucleus(np.asarray(logits), temperature, top_p)
     decode = prepared.tokenizer.decode
     by_text = {}
@@ -306,24 +307,24 @@ def test_what_was_learnt_is_written(make_run, tmp_path):
         "prompt_completion",
         tuning="full",
         lora={},
-        privacy={"noise_multiplier": 0.5, "delta": 1e-4},
+        privacy={},
+        non_private=True,
         training=training,
     )
     result = dpjax.synthesize(
         run,
-        num=8,
+        num=4,
         by="thing",
         values=tuple(COLOURS),
         prompt="the {thing} is",
-        top_p=0.5,
+        top_p=0.2,
         seed=1,
-        max_tries=2,
+        allow_non_private=True,
         output_dir=tmp_path / "new",
     )
     rows = read_lines(result.records)
     assert {row["thing"] for row in rows} == set(COLOURS)
-    first = {row["thing"]: row["text"] for row in reversed(rows)}
-    assert sum(COLOURS[thing] in text for thing, text in first.items()) >= 3
+    assert sum(row["text"] == COLOURS[row["thing"]] for row in rows) >= 3
 
 
 @pytest.mark.parametrize(

@@ -50,13 +50,13 @@ class SynthesisProgress:
     def drawn(self, num_texts: int) -> None:
         """Reports texts that were drawn, each of them a record until it was looked at."""
         self._drawn += num_texts
-        self._show(min(self._num, self._done + num_texts))
+        self._show(min(self._num, self._done + num_texts), is_due=False)
 
     def looked_at(self, num_records: int) -> None:
         """Reports how many records there are without those that were dropped."""
-        self._show(num_records)
+        self._show(num_records, is_due=num_records == self._num)
 
-    def _show(self, num_records: int) -> None:
+    def _show(self, num_records: int, *, is_due: bool) -> None:
         self._done = num_records
         speed = self._drawn / (time.monotonic() - self._start)
         status = f"{speed:.3g} texts/s"
@@ -64,7 +64,7 @@ class SynthesisProgress:
             self._bar.update(self._task, completed=num_records, status=status)
             return
         now = time.monotonic()
-        if num_records == self._num or now - self._last_line >= _SECONDS_BETWEEN_LINES:
+        if is_due or now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             line = f"record {num_records}/{self._num} · {status}"
             self._console.print(line, highlight=False, soft_wrap=True)
