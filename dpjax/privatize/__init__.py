@@ -7,6 +7,7 @@ from dpjax.privatize.clipping import ClippedGrad as ClippedGrad
 from dpjax.privatize.clipping import ClippedGradFn as ClippedGradFn
 from dpjax.privatize.clipping import clipped_grad as clipped_grad
 from dpjax.privatize.devices.device_memory import device_memory as device_memory
+from dpjax.privatize.devices.device_memory import host_memory as host_memory
 from dpjax.privatize.devices.device_memory import (
     memory_of_default_device as memory_of_default_device,
 )
@@ -48,6 +49,8 @@ from dpjax.privatize.steps.private_gradient import private_gradient as private_g
 from dpjax.privatize.steps.total import StepTotal as StepTotal
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
+from dpjax.privatize.structured.program.frozen_part import FrozenPart as FrozenPart
+from dpjax.privatize.structured.program.frozen_part import split_frozen_part as split_frozen_part
 from dpjax.privatize.structured.program.jaxpr import (
     UnreadableProgramError as UnreadableProgramError,
 )
@@ -66,6 +69,7 @@ __all__ = [
     "Explanation",
     "FixedSizeSampler",
     "FlatClipping",
+    "FrozenPart",
     "FullBatchSampler",
     "NoiseStrategy",
     "PerGroupClipping",
@@ -87,6 +91,7 @@ __all__ = [
     "device_memory",
     "explain",
     "gaussian_noise",
+    "host_memory",
     "memory_of_default_device",
     "memory_stats",
     "microbatches",
@@ -94,6 +99,7 @@ __all__ = [
     "num_steps_of",
     "private_gradient",
     "sampler_for",
+    "split_frozen_part",
     "step_noise",
     "unit_loss",
     "why_all_must_be_present",

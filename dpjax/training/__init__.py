@@ -2,6 +2,7 @@
 
 from dpjax.training.callbacks.callback import Callback as Callback
 from dpjax.training.callbacks.callback import CallbackCaller as CallbackCaller
+from dpjax.training.callbacks.progress import CountProgress as CountProgress
 from dpjax.training.callbacks.progress import TrainingProgress as TrainingProgress
 from dpjax.training.callbacks.tensorboard import TensorBoard as TensorBoard
 from dpjax.training.callbacks.weights_and_biases import WeightsAndBiases as WeightsAndBiases
@@ -92,6 +93,7 @@ __all__ = [
     "CallbackCaller",
     "CheckpointWriter",
     "Checkpoints",
+    "CountProgress",
     "DirectoryLock",
     "DivergenceWatch",
     "Fit",

@@ -45,6 +45,10 @@ class Compute(CheckedOptions):
     """With task=causal_lm, hold the logits of this many tokens of the vocabulary at once; None: of
     all. auto takes 4096, or less, where all logits of a microbatch would be more than 1/32 of a
     device's memory."""
+    cache_frozen: Literal["auto", "never"] = "auto"
+    """auto computes what the frozen layers below everything trained make of a record once, before
+    the first step, and keeps it in this machine's memory, where it fits: steps of tuning=head or
+    last_layers, or of lora in upper layers, are faster. never computes it in each step again."""
     device_memory_gb: float | None = None
     """How many GB (10⁹ bytes) one device can use, for what dpjax chooses: how gradients are
     clipped, vocab_chunk=auto and training.microbatch_size=auto; default: what the device tells or
@@ -56,6 +60,7 @@ class Compute(CheckedOptions):
         check_choice("compute.frozen_dtype", self.frozen_dtype, ("float32", "bfloat16"))
         check_choice("compute.attention", self.attention, ("einsum", "cudnn"))
         check_choice("compute.distributed", self.distributed, ("auto", "off"))
+        check_choice("compute.cache_frozen", self.cache_frozen, ("auto", "never"))
         if self.mesh is not None:
             parse_mesh(self.mesh, name="compute.mesh")
         if isinstance(self.vocab_chunk, str) and self.vocab_chunk != "auto":

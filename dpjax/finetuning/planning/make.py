@@ -18,6 +18,7 @@ from dpjax.finetuning.planning.noise import (
     flat_from,
     of_full_batch,
 )
+from dpjax.finetuning.setup.automatic.cache_frozen import resolve_cache
 from dpjax.finetuning.setup.automatic.microbatch_size import chosen_memory
 from dpjax.finetuning.setup.automatic.strategy import describe_clipping
 from dpjax.finetuning.setup.automatic.vocab_chunk import resolve_vocab_chunk
@@ -55,6 +56,7 @@ def make_forecast(config: PlanConfig) -> Forecast:
         forecast = _with_noise(config, *_count_units(config), None, None)
     else:
         prepared = resolve_vocab_chunk(with_strategy(prepare(config), {}))
+        prepared = resolve_cache(prepared, {})
         _check_batch_sizes(config, prepared.num_units)
         model = _forecast_model(config, prepared)
         forecast = _with_noise(config, prepared.num_units, prepared.num_units, prepared, model)

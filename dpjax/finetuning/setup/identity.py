@@ -24,6 +24,8 @@ from dpjax.training import (
     remark_on_devices,
 )
 
+COMPUTED_ONCE = "computed_once"
+"""Whether what is frozen was computed before the first step: roundings differ a little."""
 _MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
 # Where a run is written, how often, and who is told: none of it changes what it computes.
 # Which devices share the work changes results by rounding: `remarks_on_devices` says so.
@@ -42,7 +44,16 @@ _FREE_OPTIONS = (
     "tracking.wandb_private_metrics",
 )
 _FIELDS = {"run_id", "started_at", "config", "revision", "checkpoint", "labels", "data"}
-_FIELDS |= {"evaluation_data", "mechanism", "versions", "jax", "devices", "mesh", "device_memory"}
+_FIELDS |= {
+    "evaluation_data",
+    "mechanism",
+    "versions",
+    "jax",
+    "devices",
+    "mesh",
+    "device_memory",
+    COMPUTED_ONCE,
+}
 
 
 def describe(plan: Plan, mesh: str) -> dict[str, Any]:
@@ -58,6 +69,7 @@ def describe(plan: Plan, mesh: str) -> dict[str, Any]:
         "mechanism": None if plan.mechanism is None else plan.mechanism.to_dict(),
         "mesh": mesh,
         "device_memory": plan.device_memory,
+        COMPUTED_ONCE: plan.features is not None,
         STRATEGY: None if strategy is None else describe_strategy(strategy),
         **describe_numerics(),
     }

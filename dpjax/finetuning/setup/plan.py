@@ -24,6 +24,7 @@ from dpjax.finetuning.config import Compute, FinetuneConfig
 from dpjax.finetuning.setup.mechanism import check_extra, find_strategy, fix_noise, make_recipe
 from dpjax.finetuning.setup.owners import TrainingRecords, as_user_sampled
 from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
+from dpjax.finetuning.tasks.features import Features
 from dpjax.finetuning.tasks.registry import make_task
 from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
 from dpjax.privatize import NoiseStrategy, memory_of_default_device, num_steps_of
@@ -59,6 +60,8 @@ class Plan:
         noise_strategy: of correlated noise, once it is found; None of independent noise.
         device_memory: bytes that one device can use.
         choices: sentences on what dpjax chose by that, and why.
+        features: what is computed once per record before the first step; None where steps compute
+            everything.
     """
 
     config: FinetuneConfig
@@ -82,6 +85,7 @@ class Plan:
     device_memory: int
     noise_strategy: NoiseStrategy | None = None
     choices: tuple[str, ...] = ()
+    features: Features | None = None
 
     @property
     def num_units(self) -> int:

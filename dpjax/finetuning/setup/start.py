@@ -16,9 +16,11 @@ from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.result import FinetuneResult, load_result, result_of_lead
 from dpjax.finetuning.setup import identity
 from dpjax.finetuning.setup.audited_records import AuditedRecords, prepare_audit
+from dpjax.finetuning.setup.automatic.cache_frozen import resolve_cache
 from dpjax.finetuning.setup.automatic.microbatch_size import resolve_auto
 from dpjax.finetuning.setup.automatic.resumed import resumed_auto
 from dpjax.finetuning.setup.automatic.vocab_chunk import resolve_vocab_chunk
+from dpjax.finetuning.setup.model.feature_store import FeatureStore
 from dpjax.finetuning.setup.model.initial_a import (
     starts_at_principal_a,
     with_a_of_lead,
@@ -60,6 +62,8 @@ class Run:
         lock: of the folder, where that was there already; None where another process keeps files.
         resumes: whether it goes on with one that was interrupted.
         notices: sentences for whoever asked for the run.
+        features: of the records that training may draw from; None before they are computed, and
+            where steps compute everything.
     """
 
     plan: Plan
@@ -74,6 +78,12 @@ class Run:
     lock: DirectoryLock | None
     resumes: bool
     notices: tuple[str, ...]
+    features: FeatureStore | None = None
+
+    @property
+    def slots(self) -> EncodedRecords:
+        """All records that training may draw from, those too that coins leave out."""
+        return self.plan.train if self.audited is None else self.audited.slots
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -181,7 +191,8 @@ def _make_run(
     memory = from_lead(lambda: stored.get("device_memory") or known_device_memory(config.compute))
     prepared = in_all(lambda: prepare(config, started_at=started_at, device_memory=memory))
     prepared = resolve_vocab_chunk(prepared, 1 if layout is None else layout.devices_of_rows)
-    plan, said = resolve_auto(with_strategy(prepared, stored))
+    prepared = resolve_cache(with_strategy(prepared, stored), stored)
+    plan, said = resolve_auto(prepared)
     notices += said
     if size == "auto":
         layout, on_devices = _choose_layout(config, plan.microbatch_size)

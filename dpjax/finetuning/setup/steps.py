@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.setup.model.features import abstract_records, loss_of_features
 from dpjax.finetuning.setup.optimizer import make_optimizer
 from dpjax.finetuning.setup.plan import Plan
-from dpjax.finetuning.tasks.base import Batch, Loss
+from dpjax.finetuning.tasks.base import Loss
+from dpjax.finetuning.tasks.features import FeatureRecord
 from dpjax.models import SplitModel, Trainable, abstract_model, split_trainable
 from dpjax.privatize import FlatClipping, RunKey, sampler_for, step_noise, unit_loss
 from dpjax.training import (
@@ -81,8 +83,13 @@ def make_steps(
 
 
 def unit_loss_of(plan: Plan, graphdef: Any) -> Loss:
-    """Makes the loss of one unit: a record, or an owner where batches are of these."""
+    """Makes the loss of one unit: a record, or an owner where batches are of these.
+
+    Where the plan has features, records are `FeatureRecord`s.
+    """
     loss = plan.task.loss_fn(graphdef)
+    if plan.features is not None:
+        loss = loss_of_features(plan, plan.features, loss)
     return owner_loss(loss) if plan.samples_owners else loss
 
 
@@ -151,17 +158,17 @@ def step_programs(plan: Plan, model: SplitModel) -> StepPrograms:
 
 def abstract_batch(plan: Plan, size: int) -> PyTree:
     """Returns the shapes of a microbatch of the longest records; of owners with the most."""
-    length, num_units = plan.config.training.max_length, units_at_once(plan, size)
-    per_owner = plan.config.privacy.records_per_owner
+    num_units, per_owner = units_at_once(plan, size), plan.config.privacy.records_per_owner
     units = (num_units, per_owner) if plan.samples_owners else (num_units,)
-
-    def with_axes(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
-        tokens = () if leaf.ndim == 1 else (length,)
-        return jax.ShapeDtypeStruct((*units, *tokens), leaf.dtype)
-
-    batch: Batch = jax.tree.map(with_axes, plan.task.batch(plan.train.take(np.zeros(1, int))))
+    batch = abstract_records(plan, units)
     if drops_inputs(plan.config):
         batch = batch._replace(dropout_keys=jax.ShapeDtypeStruct((*units, 2), jnp.uint32))
+    if plan.features is not None:
+        arrays = tuple(
+            jax.ShapeDtypeStruct((*units, *array.shape), array.dtype)
+            for array in plan.features.arrays
+        )
+        batch = FeatureRecord(arrays, plan.features.without_unread(batch))
     if not plan.samples_owners:
         return batch
     return {"examples": batch, "mask": jax.ShapeDtypeStruct(units, jnp.bool_)}

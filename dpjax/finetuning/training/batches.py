@@ -12,13 +12,21 @@ from dpjax.data import EncodedRecords, Owners, trim_padding
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.setup.steps import drops_inputs, units_at_once
 from dpjax.finetuning.tasks.base import Batch
+from dpjax.finetuning.tasks.features import FeatureRecord
 from dpjax.training import TrainingSteps
 from dpjax.typing import PyTree
 
 
-def encode_batch(run: Run, records: EncodedRecords, rows: np.ndarray, step: int) -> Batch:
-    """Returns the records at `rows`, `(b,)`; each drops what its own key says."""
+def encode_batch(
+    run: Run, records: EncodedRecords, rows: np.ndarray, step: int
+) -> Batch | FeatureRecord:
+    """Returns the records at `rows`, `(b,)`, with their features where these were computed.
+
+    Each drops what its own key says.
+    """
     batch = run.plan.task.batch(trim_padding(records.take(rows)))
+    if run.features is not None:
+        return run.features.records(rows, batch)
     if not drops_inputs(run.plan.config):
         return batch
     return batch._replace(dropout_keys=_keys_of(run.run_key.dropout_key(step), rows))

@@ -21,6 +21,7 @@ from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.setup.steps import make_run_optimizer, make_steps
 from dpjax.finetuning.training.batches import encode_batch, owner_batches
 from dpjax.finetuning.training.evaluate import evaluate
+from dpjax.finetuning.training.features import with_features
 from dpjax.finetuning.training.step_files import StepFiles
 from dpjax.training import (
     Callback,
@@ -91,6 +92,7 @@ def train(
     if layout is not None:
         model = on_devices(model, layout)
     trainable, frozen = model.trainable, model.frozen
+    run = with_features(run, model, console)
     optimizer = make_run_optimizer(plan)
     steps = _make_steps(run, optimizer)
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
@@ -230,7 +232,7 @@ def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, A
 def _drawn(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, np.ndarray]]:
     """Yields the microbatches of a step; each record drops what its own key says."""
     plan = run.plan
-    records = plan.train if run.audited is None else run.audited.slots
+    records = run.slots
     owners = plan.owners if run.audited is None else run.audited.owners
     if owners is not None and plan.samples_owners:
         yield from owner_batches(run, records, owners, steps, step)

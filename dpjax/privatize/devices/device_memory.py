@@ -73,7 +73,7 @@ def device_memory(device: jax.Device) -> int | None:
     if "bytes_limit" in stats:
         return int(stats["bytes_limit"])
     if device.platform == "cpu":
-        return _memory_of_machine() // len(device.client.local_devices())
+        return host_memory() // len(device.client.local_devices())
     return _MEMORY_OF_KINDS.get(device.device_kind)
 
 
@@ -109,7 +109,13 @@ def memory_of_default_device() -> int:
     return ASSUMED_DEVICE_MEMORY if known is None else known
 
 
-def _memory_of_machine() -> int:
+def host_memory() -> int:
+    """Returns the bytes of this machine: its physical memory, or the control group's limit if less.
+
+    Example:
+        >>> host_memory() > 10**8
+        True
+    """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [_limit_in(path) for path in _CGROUP_LIMITS]
     return min(physical, *(physical if limit is None else limit for limit in limits))

@@ -62,3 +62,51 @@ class TrainingProgress:
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+class CountProgress:
+    """Shows how many of the things to be done are done, and the time left.
+
+    Args:
+        console: where it is shown.
+        what: is being done, such as "computing features".
+        total: how many there are.
+    """
+
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        self._console, self._what, self._total = console, what, total
+        self._start = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> CountProgress:
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn(self._what),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._task = self._bar.add_task("count", total=self._total)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int) -> None:
+        """Reports how many are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (now - self._start) / done * (self._total - done)
+            self._console.print(
+                f"{self._what} {done}/{self._total} · {left:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
+            )

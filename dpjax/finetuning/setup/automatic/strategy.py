@@ -36,6 +36,8 @@ def describe_clipping(
         )
     except UnreadableProgramError as error:
         return f"strategy=auto: materialize. {error}"
+    if plan.features is not None and not plan.features.has_tokens:
+        return str(explanation.auto)
     # Microbatches are cut to their longest text, and what is chosen depends on the shape.
     length = plan.config.training.max_length
     return f"{explanation.auto}. That is for texts of {length} tokens; shorter ones may differ"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -144,8 +144,15 @@ class Program:
         )
 
 
-def trace(function: Callable[..., PyTree], *args: PyTree) -> tuple[Program, PyTree]:
+def trace(
+    function: Callable[..., PyTree], *args: PyTree, inlined: Collection[str] = _INLINED_CALLS
+) -> tuple[Program, PyTree]:
     """Traces `function(*args)`; args may be abstract.
+
+    Args:
+        function: of pytrees of arrays.
+        args: pytrees of arrays or shapes.
+        inlined: names of the calls that are replaced by their equations, outside of loops.
 
     Returns:
         The program of the flat function, and the output as a pytree of shapes.
@@ -158,12 +165,12 @@ def trace(function: Callable[..., PyTree], *args: PyTree) -> tuple[Program, PyTr
     effect = unknown_effect(closed)
     if effect is not None:
         raise UnreadableProgramError(f"{effect}, whose order matters")
-    return read(closed), out_shape
+    return read(closed, inlined), out_shape
 
 
-def read(closed: Any) -> Program:
+def read(closed: Any, inlined: Collection[str] = _INLINED_CALLS) -> Program:
     """A (closed) jaxpr as a program, with calls inlined."""
-    reader = _Reader()
+    reader = _Reader(inlined)
     inputs = open_jaxpr(closed)[0].invars
     values = tuple(_new_value(var) for var in inputs)
     outputs = reader.add(closed, values)
@@ -175,8 +182,9 @@ def _new_value(var: Any) -> Value:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, inlined: Collection[str]) -> None:
         self.equations: list[Equation] = []
+        self._inlined = inlined
 
     def add(self, closed: Any, inputs: Sequence[Atom]) -> tuple[Atom, ...]:
         """Appends the equations of a jaxpr applied to `inputs`; returns its outputs."""
@@ -194,7 +202,7 @@ class _Reader:
 
     def _add_equation(self, eqn: Any, operands: tuple[Atom, ...]) -> tuple[Atom, ...]:
         name = eqn.primitive.name
-        if name in _INLINED_CALLS and is_plain_call(eqn):
+        if name in self._inlined and is_plain_call(eqn):
             if eqn.params.get("prevent_cse") and eqn.params.get("differentiated"):
                 operands = self._barrier(operands)
             return self.add(body_of(eqn), operands)
