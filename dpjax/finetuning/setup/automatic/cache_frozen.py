@@ -10,6 +10,7 @@ import jax
 
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.setup.identity import COMPUTED_ONCE
+from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.model.features import find_features
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.steps import abstract_split, drops_inputs
@@ -38,21 +39,30 @@ def resolve_cache(plan: Plan, stored: Mapping[str, Any]) -> Plan:
     features = _find(plan) if _may_be_cached(plan.config) else None
     if features is None:
         return plan
-    needed, limit = _most_bytes(plan, features), host_memory() // _SHARE_OF_MEMORY
+    why_not = _why_not(plan, features, stored.get(COMPUTED_ONCE))
+    if why_not is None:
+        said = _sentence(features, _most_bytes(plan, features))
+        return dataclasses.replace(plan, choices=(*plan.choices, said), features=features)
+    said = f"{OPTION}=auto: steps compute the frozen part of the model again, because {why_not}"
+    return dataclasses.replace(plan, choices=(*plan.choices, said))
+
+
+def _why_not(plan: Plan, features: Features, was_computed: bool | None) -> str | None:
+    """Why nothing is computed once; None if it is. Everything that decides is public."""
     if jax.process_count() > 1:
-        why = "several processes train"
-    elif not stored.get(COMPUTED_ONCE, True):
-        why = "so it was in the steps that are done"
-    elif needed > limit and COMPUTED_ONCE not in stored:
-        why = (
+        return "several processes train"
+    if was_computed is not None:
+        return None if was_computed else "the run was started so"
+    num_records, num_read = _num_records(plan), _num_read(plan)
+    if num_read <= num_records:
+        return f"all steps together read about {num_read:.0f} records, and there are {num_records}"
+    needed, limit = _most_bytes(plan, features), host_memory() // _SHARE_OF_MEMORY
+    if needed > limit:
+        return (
             f"its results would take up to {in_words(needed)}, and 1/{_SHARE_OF_MEMORY} of this "
             f"machine's memory is {in_words(limit)}"
         )
-    else:
-        said = _sentence(features, needed)
-        return dataclasses.replace(plan, choices=(*plan.choices, said), features=features)
-    said = f"{OPTION}=auto: each step computes the frozen part of the model again, because {why}"
-    return dataclasses.replace(plan, choices=(*plan.choices, said))
+    return None
 
 
 def _may_be_cached(config: FinetuneConfig) -> bool:
@@ -78,16 +88,26 @@ def _find(plan: Plan) -> Features | None:
     return features if features.share >= _LEAST_GAIN * step else None
 
 
+def _num_records(plan: Plan) -> int:
+    return len(plan.train) + plan.config.audit.num_canaries
+
+
+def _num_read(plan: Plan) -> float:
+    """How many records the steps of a run read together, about, each as often as it is drawn."""
+    per_unit = plan.config.privacy.records_per_owner if plan.samples_owners else 1
+    return plan.num_steps * noise_of(plan.recipe).batch_size * per_unit
+
+
 def _most_bytes(plan: Plan, features: Features) -> int:
     """Bytes if all records were of the greatest length: public, whatever the records are."""
-    num_records = len(plan.train) + plan.config.audit.num_canaries
-    return num_records * features.bytes_of_longest
+    return _num_records(plan) * features.bytes_of_longest
 
 
 def _sentence(features: Features, most_bytes: int) -> str:
     shapes = " and ".join("×".join(map(str, array.shape)) for array in features.arrays)
     return (
         f"{OPTION}=auto: what the frozen part of the model makes of a record is computed once, "
-        f"before the first step: {shapes} numbers for each, at most {in_words(most_bytes)} of this "
-        f"machine's memory. It is {features.share:.0%} of the multiplications of a forward pass"
+        f"before the first step: {shapes} numbers for each record, at most {in_words(most_bytes)} "
+        "of this machine's memory. That saves each step "
+        f"{features.share:.0%} of the multiplications of a forward pass"
     )
