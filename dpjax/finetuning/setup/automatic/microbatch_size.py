@@ -73,7 +73,9 @@ def _choose(plan: Plan) -> tuple[int, str]:
     limit = memory_limit(given=plan.config.compute.device_memory)
     memory = chosen_memory(plan, step_programs(plan, abstract_split(plan)), limit)
     size = memory.microbatch_size
+    depends_on_length = plan.features is None or plan.features.has_tokens
+    texts = f" for texts of {plan.config.training.max_length} tokens" if depends_on_length else ""
     return size, (
         f"{OPTION}=auto: {size} records at once. The compiled step needs {in_words(memory.peak)}"
-        f" for texts of {plan.config.training.max_length} tokens; {in_words(limit)} may be used"
+        f"{texts}; {in_words(limit)} may be used"
     )
