@@ -29,15 +29,16 @@ def with_features(run: Run, model: SplitModel, console: Console) -> Run:
         model: that of the run, on the devices that compute.
         console: shows the progress.
     """
-    if run.plan.features is None:
+    features = run.plan.features
+    if features is None:
         return run
     start, records = time.monotonic(), run.slots
     batches = list(_batches(run, records))
     lengths = np.zeros(len(records), np.int64)
     for rows, mask in batches:
         lengths[rows[mask]] = _trimmed(records, rows).input_ids.shape[1]
-    store = FeatureStore(run.plan.features, lengths)
-    compute, done = _compute_fn(run, model), 0
+    store = FeatureStore(features, lengths)
+    compute, done = _compiled(run, feature_maker(run.plan, features, model.graphdef)), 0
     with CountProgress(console, "computing the frozen part of records", len(records)) as progress:
         for rows, mask in batches:
             batch = run.plan.task.batch(_trimmed(records, rows))
@@ -67,8 +68,7 @@ def _trimmed(records: EncodedRecords, rows: np.ndarray) -> EncodedRecords:
     return trim_padding(records.take(rows))
 
 
-def _compute_fn(run: Run, model: SplitModel) -> Callable[..., Any]:
-    compute = feature_maker(run.plan, model)
+def _compiled(run: Run, compute: Callable[..., Any]) -> Callable[..., Any]:
     if run.layout is not None:
         compute = run.layout.gathering(compute, params_at=(0, 1))
     return jax.jit(compute)

@@ -92,7 +92,6 @@ def train(
     if layout is not None:
         model = on_devices(model, layout)
     trainable, frozen = model.trainable, model.frozen
-    run = with_features(run, model, console)
     optimizer = make_run_optimizer(plan)
     steps = _make_steps(run, optimizer)
     spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
@@ -101,6 +100,8 @@ def train(
     )
     state = init(trainable)
     first, (trainable, state) = run.checkpoints.restore_in_all((trainable, state))
+    if first < plan.num_steps:
+        run = with_features(run, model, console)
     remarks: tuple[str, ...] = ()
     evaluation = _Evaluation(run)
     watch = DivergenceWatch(noise_of(plan.recipe).batch_size, _ADVICE)

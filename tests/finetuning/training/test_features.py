@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import io
+import signal
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from rich.console import Console
 from safetensors.numpy import load_file
 
 import dpjax
+from dpjax.finetuning.setup.model.feature_store import FeatureStore
 from dpjax.finetuning.tasks.features import FeatureRecord
 from dpjax.finetuning.training import loop
 from tests.finetuning.training.test_devices import assert_same_weights, on_eight_devices
@@ -113,13 +115,14 @@ def test_an_audited_run(options, audit):
 def test_a_whole_run_comes_to_the_same_and_a_resumed_one_to_the_same_bits(
     options, stop_after, tmp_path, capsys
 ):
-    options["privacy"] |= {"ledger": str(tmp_path / "ledger.json")}
     options |= {"tuning": "last_layers", "num_trained_layers": 1}
-    cached = dpjax.finetune(**options)
+    ledgers = [str(tmp_path / f"{name}.jsonl") for name in ("cached", "never")]
+    in_ledger = [{"privacy": options["privacy"] | {"ledger": path}} for path in ledgers]
+    cached = dpjax.finetune(**options | in_ledger[0])
     said = " ".join(capsys.readouterr().out.split())
     assert "what the frozen part of the model makes of a record is computed once" in said
     never = {"compute": {"cache_frozen": "never"}, "output_dir": tmp_path / "never"}
-    uncached = dpjax.finetune(**options | never)
+    uncached = dpjax.finetune(**options | never | in_ledger[1])
     assert "frozen part" not in capsys.readouterr().out
     assert cached.epsilon == uncached.epsilon
     for found, expected in zip(cached.metrics, uncached.metrics, strict=True):
@@ -129,8 +132,8 @@ def test_a_whole_run_comes_to_the_same_and_a_resumed_one_to_the_same_bits(
     found, expected = (load_file(run.output_dir / name) for run in (cached, uncached))
     for tensor, value in expected.items():
         np.testing.assert_allclose(found[tensor], value, rtol=1e-5, atol=1e-5, err_msg=tensor)
-    first, second = Ledger.load(options["privacy"]["ledger"]).entries
-    assert first.mechanism == second.mechanism
+    (entry,), (other,) = (list(Ledger(path).entries()) for path in ledgers)
+    assert entry.mechanism == other.mechanism and entry.num_steps == other.num_steps == 40
     stopped = options | {"output_dir": tmp_path / "stopped"}
     stop_after(7, **stopped)
     assert not [path for path in (tmp_path / "stopped").rglob("*") if "feature" in path.name]
@@ -143,8 +146,7 @@ def test_eight_devices(options, tmp_path):
     options |= {"tuning": "last_layers", "num_trained_layers": 1}
     options["training"] |= {"num_steps": 8}
     one = dpjax.finetune(**options)
-    never = {"cache_frozen": "never"}
-    runs = {"data": {}, "fsdp": {"mesh": "data=2,fsdp=4"}, "never": never}
+    runs = {"data": {}, "fsdp": {"mesh": "data=2,fsdp=4"}}
     on_devices = [
         options | {"output_dir": tmp_path / name, "compute": compute}
         for name, compute in runs.items()
@@ -154,6 +156,13 @@ def test_eight_devices(options, tmp_path):
     for name, result in zip(runs, found, strict=True):
         assert result["epsilon"] == one.epsilon
         assert_same_weights(one.output_dir, tmp_path / name)
+
+
+def test_a_run_can_be_stopped_while_features_are_computed(options, monkeypatch):
+    monkeypatch.setattr(FeatureStore, "put", lambda *_: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(dpjax.RunInterrupted, match="--resume goes on") as stopped:
+        dpjax.finetune(**options)
+    assert stopped.value.step == 0
 
 
 def test_features_of_other_records_are_noticed(options):
@@ -204,5 +213,5 @@ def test_a_model_that_gives_other_shapes_is_refused(options):
     other = dataclasses.replace(feature, shape=(17,))
     features = dataclasses.replace(run.plan.features, arrays=(other,))
     run = dataclasses.replace(run, plan=dataclasses.replace(run.plan, features=features))
-    with pytest.raises(ValueError, match=r"give compute\.cache_frozen=never"):
+    with pytest.raises(ValueError, match=r"\(16,\).*give compute\.cache_frozen=never"):
         jax.block_until_ready(sums(run, [0]))

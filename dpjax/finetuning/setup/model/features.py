@@ -104,14 +104,17 @@ def loss_of_features(plan: Plan, features: Features, loss: Loss) -> Loss:
     """Makes the loss of a record whose features are known.
 
     It is the same function of the trained parameters, and so are its gradients.
+
+    Args:
+        plan: what was asked for.
+        features: of what shapes they are.
+        loss: of one record, as the task makes it.
     """
 
     def loss_of_record(trainable: PyTree, record: FeatureRecord, frozen: PyTree) -> jax.Array:
         length = features.length_of(record)
         part = frozen_part_at(plan, loss, trainable, frozen, length)
-        expected = [array.shape_at(length) for array in features.arrays]
-        _check_shapes([feature.shape for feature in part.features], expected, length)
-        _check_shapes([values.shape for values in record.features], expected, length)
+        _check(features, part, record.features, length)
         finished: jax.Array = part.finish(trainable, record.features, record.record, frozen)
         return finished
 
@@ -119,27 +122,35 @@ def loss_of_features(plan: Plan, features: Features, loss: Loss) -> Loss:
 
 
 def feature_maker(
-    plan: Plan, model: SplitModel
+    plan: Plan, features: Features, graphdef: Any
 ) -> Callable[[PyTree, PyTree, Any], tuple[jax.Array, ...]]:
     """Makes the function `(trainable, frozen, batch) -> features` of a batch of records.
 
     Of what is trained only the shapes count.
+
+    Args:
+        plan: what was asked for.
+        features: of what shapes they are.
+        graphdef: the structure of the model.
     """
-    loss = plan.task.loss_fn(model.graphdef)
+    loss = plan.task.loss_fn(graphdef)
 
     def compute(trainable: PyTree, frozen: PyTree, batch: Any) -> tuple[jax.Array, ...]:
         length = batch.input_ids.shape[-1]
         part = frozen_part_at(plan, loss, trainable, frozen, length)
+        _check(features, part, part.features, length)
         return jax.vmap(functools.partial(part.compute, frozen=frozen))(batch)
 
     return compute
 
 
-def _check_shapes(
-    found: list[tuple[int, ...]], expected: list[tuple[int, ...]], length: int
-) -> None:
-    if list(map(tuple, found)) != expected:
+def _check(features: Features, part: FrozenPart, given: tuple[Any, ...], length: int) -> None:
+    """Raises ValueError where the loss was split in another way for this length."""
+    expected = [array.shape_at(length) for array in features.arrays]
+    found, given_shapes = ([array.shape for array in each] for each in (part.features, given))
+    if not found == given_shapes == expected or part.reads != features.reads:
         raise ValueError(
-            f"the frozen part of the model gives arrays of shapes {found} for {length} tokens, "
-            f"where {expected} were expected; give compute.cache_frozen=never"
+            f"the frozen part of the model makes arrays of shapes {found} of {length} tokens, and "
+            f"the record has {given_shapes}, where {expected} were expected; give "
+            "compute.cache_frozen=never"
         )
