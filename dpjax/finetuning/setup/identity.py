@@ -44,16 +44,8 @@ _FREE_OPTIONS = (
     "tracking.wandb_private_metrics",
 )
 _FIELDS = {"run_id", "started_at", "config", "revision", "checkpoint", "labels", "data"}
-_FIELDS |= {
-    "evaluation_data",
-    "mechanism",
-    "versions",
-    "jax",
-    "devices",
-    "mesh",
-    "device_memory",
-    COMPUTED_ONCE,
-}
+_FIELDS |= {"evaluation_data", "mechanism", "versions", "jax", "devices", "mesh", "device_memory"}
+_FIELDS |= {COMPUTED_ONCE}
 
 
 def describe(plan: Plan, mesh: str) -> dict[str, Any]:
