@@ -23,7 +23,7 @@ KEPT_BUDGET_VALUES = 2**26
 
 # Smaller matrix products are slow, so that a triangle of them takes longer than the square.
 _SMALLEST_GRAM_BLOCK = 128
-_LARGEST_GRAM_BLOCK = 256
+_LARGEST_GRAM_BLOCK = 512
 
 
 @dataclasses.dataclass(frozen=True)
