@@ -22,7 +22,9 @@ from typing import Any
 FOLDER = Path(__file__).parent
 # How fast this machine is, and how much memory it has.
 _OF_MACHINE = re.compile(
-    r"^(.* records/s |strategy=auto: |compute\.vocab_chunk=auto: ).*\n", re.MULTILINE
+    r"^(.* records/s |strategy=auto: |compute\.(vocab_chunk|cache_frozen)=auto: |"
+    r"(computing )?the frozen part of ).*\n",
+    re.MULTILINE,
 )
 
 
