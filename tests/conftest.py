@@ -117,3 +117,21 @@ def full_optimisation(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def pretend_package(monkeypatch):
+    """Makes `importlib.util.find_spec` find one package as given, None for a missing one.
+
+    Of others it says the truth: libraries that are first imported meanwhile ask it too.
+    """
+
+    def pretend(name, spec):
+        find = importlib.util.find_spec
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda asked, package=None: spec if asked == name else find(asked, package),
+        )
+
+    return pretend

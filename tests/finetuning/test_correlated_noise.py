@@ -10,7 +10,6 @@ from dpjax_accounting import Ledger, mechanism_from_dict, verify_report
 
 import dpjax
 from dpjax.finetuning import plot_noise
-from dpjax.finetuning.setup import mechanism as mechanisms
 from dpjax.privatize import RunKey, sampler_for
 from tests.support.runs import check, weights
 
@@ -98,8 +97,8 @@ def test_other_noise_is_refused_on_resume(stopped, monkeypatch):
         check(other)
 
 
-def test_a_missing_package_is_named_before_anything_is_read(correlated, tmp_path, monkeypatch):
-    monkeypatch.setattr(mechanisms.importlib.util, "find_spec", lambda name: None)
+def test_a_missing_package_is_named_before_anything_is_read(correlated, tmp_path, pretend_package):
+    pretend_package("jax_privacy", None)
     options = correlated(model=tmp_path / "none", train_data=tmp_path / "none.csv")
     with pytest.raises(ValueError, match=r'pip install "dpjax\[correlated\]", or leave out'):
         dpjax.finetune(**options)

@@ -1,7 +1,5 @@
 """The mechanism that the options describe: sizes, steps, noise, and what is no whole epoch."""
 
-import importlib.util
-
 import pytest
 from dpjax_accounting import (
     DPSGD,
@@ -107,11 +105,8 @@ def test_epochs_must_be_whole(sampling):
     assert recipe("fixed-size", num_epochs=1.5).num_steps == 24
 
 
-def test_a_missing_accountant_is_named_before_anything_is_read(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "PLD_accounting" else find(name)
-    )
+def test_a_missing_accountant_is_named_before_anything_is_read(pretend_package):
+    pretend_package("PLD_accounting", None)
     with pytest.raises(ValueError, match=r'pip install "dpjax\[allocation\]"'):
         recipe("random-allocation")
     plain = make_recipe(Privacy(sampling="random-allocation"), Training(), N)

@@ -1,6 +1,5 @@
 """Evaluation while training goes on, and who is told of the steps."""
 
-import importlib.util
 import json
 
 import pytest
@@ -46,9 +45,9 @@ def test_the_model_is_measured_every_so_many_steps_and_stays_the_same(
 
 
 def test_a_tracker_whose_package_is_missing_is_refused_before_anything(
-    cheap_options, tmp_path, monkeypatch
+    cheap_options, tmp_path, pretend_package
 ):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    pretend_package("wandb", None)
     tracking = {"wandb_project": "tuning"}
     with pytest.raises(ValueError, match=r"tracking\.wandb_project=tuning needs .*dpjax\[wandb\]"):
         dpjax.finetune(**cheap_options, output_dir=tmp_path / "run", tracking=tracking)
@@ -75,8 +74,8 @@ def test_an_evaluation_that_fails_does_not_end_training(
     assert result.eval_loss == whole.eval_loss
 
 
-def test_the_privacy_report_says_what_trackers_were_given(cheap_options, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+def test_the_privacy_report_says_what_trackers_were_given(cheap_options, tmp_path, pretend_package):
+    pretend_package("wandb", True)
     options = cheap_options | {
         "output_dir": str(tmp_path / "run"),
         "model": str(cheap_options["model"]),
