@@ -83,7 +83,7 @@ _LISTS: dict[str, tuple[Entry, ...]] = {
         _SCALING,
         Entry(
             "compile_time",
-            ("--num-layers", "4", "--repeats", "6"),
+            ("--num-layers", "4", "--repeats", "7"),
             has_preset=False,
             file="compile_time.json",
         ),
