@@ -14,6 +14,7 @@ from jax.extend.core import jaxprs_in_params
 
 from benchmarks.aot.hlo import Instruction, Program, Run
 from benchmarks.aot.traffic import part_of
+from dpjax.privatize.structured.program.products import dot_size
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\](?: device_ids=[^{]*)?.*?\{((?:'[^']*',?)*)\}")
@@ -113,10 +114,8 @@ def _flops_of(jaxpr: Any, around: str) -> Counter[str]:
         # Names in a loop or a call begin anew.
         name = f"{around}/{equation.source_info.name_stack}"
         if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            inner = math.prod(left[axis] for axis in contracted)
-            total[part_of(name)] += 2 * math.prod(equation.outvars[0].aval.shape) * inner
+            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+            total[part_of(name)] += 2 * dot_size(equation.params, left, out)
             continue
         inside = [_flops_of(inner, name) for inner in jaxprs_in_params(equation.params)]
         if equation.primitive.name == "cond":

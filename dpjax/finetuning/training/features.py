@@ -46,7 +46,7 @@ def with_features(run: Run, model: SplitModel, console: Console) -> Run:
             values = compute(model.trainable, model.frozen, batch)
             store.put(rows[mask], [np.asarray(value)[mask] for value in values])
             done += int(mask.sum())
-            progress.update(done)
+            progress.show(done)
     console.print(
         f"the frozen part of the model is computed for {len(records)} records: "
         f"{in_words(store.num_bytes)}, {time.monotonic() - start:.1f} s",

@@ -15,14 +15,14 @@ def test_a_line_now_and_then(monkeypatch):
     console = Console(file=io.StringIO(), width=100)
     with CountProgress(console, "computing", 40) as shown:
         for done in (10, 20, 21):
-            shown.update(done)
+            shown.show(done)
     assert console.file.getvalue() == "computing 20/40 · 20 s left\n"
 
 
 def test_a_bar_in_a_terminal_goes_away_whatever_happens():
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
     with pytest.raises(KeyboardInterrupt), CountProgress(console, "computing", 4) as shown:
-        shown.update(3)
+        shown.show(3)
         raise KeyboardInterrupt
     said = console.file.getvalue()
     assert "computing" in said

@@ -20,7 +20,8 @@ from dpjax.privatize.structured.costs.methods import (
     use_gram,
 )
 from dpjax.privatize.structured.gradient import GradientProgram
-from dpjax.privatize.structured.program.jaxpr import Atom, Equation, Program, Value, depends_on
+from dpjax.privatize.structured.program.jaxpr import Atom, Program, Value, depends_on
+from dpjax.privatize.structured.program.products import dot_size
 from dpjax.privatize.structured.terms.roots import Contraction, Dense, LoopOutput, Rows, Terms
 
 _FLOAT32 = 4
@@ -173,7 +174,8 @@ def _products(program: Program, backward: set[Value], times: int = 1) -> tuple[i
         if equation.loop is not None:
             count = sum(_products(equation.loop.body, set(), times * equation.loop.length))
         elif equation.primitive == "dot_general":
-            count = times * _product_size(equation)
+            left, out = equation.inputs[0].shape, equation.outputs[0].shape
+            count = times * dot_size(equation.params, left, out)
         else:
             continue
         if equation.outputs[0] in backward:
@@ -181,12 +183,6 @@ def _products(program: Program, backward: set[Value], times: int = 1) -> tuple[i
         else:
             forward_total += count
     return forward_total, backward_total
-
-
-def _product_size(equation: Equation) -> int:
-    (contract, _), _ = equation.params["dimension_numbers"]
-    shape = equation.inputs[0].shape
-    return equation.outputs[0].size * math.prod(shape[axis] for axis in contract)
 
 
 def _root_products(terms: Terms, times: int = 1) -> int:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from dpjax.privatize.devices.effects import inner_jaxprs, open_jaxpr
 from dpjax.privatize.structured.program.jaxpr import (
     CALLS,
     Atom,
@@ -21,6 +19,7 @@ from dpjax.privatize.structured.program.jaxpr import (
     depends_on,
     trace,
 )
+from dpjax.privatize.structured.program.products import count_products
 from dpjax.typing import PyTree
 
 
@@ -124,11 +123,10 @@ def split_frozen_part(
     before = _needed(program, set(of_example), values)
     everything = _needed(program, set(), program.outputs)
     rest = _read(_needed(program, set(values), program.outputs), program.outputs)
-    total = sum(map(_multiplications, everything))
     return FrozenPart(
         features=tuple(jax.ShapeDtypeStruct(value.shape, value.dtype) for value in values),
         reads=tuple(value in rest for value in of_example),
-        share=sum(map(_multiplications, before)) / max(1, total),
+        share=_multiplications(before) / max(1, _multiplications(everything)),
         _program=program,
         _params=of_params,
         _example=of_example,
@@ -161,7 +159,7 @@ def _features(
     features: list[Value] = []
     for value in boundary:
         between = _needed(program, {*of_example, *features}, [value])
-        if sum(map(_num_products, between)) > 1:
+        if sum(count_products(equation)[0] for equation in between) > 1:
             features.append(value)
     return tuple(features)
 
@@ -189,39 +187,11 @@ def _evaluate(program: Program, known: Mapping[Value, Any], wanted: Sequence[Ato
 
     for equation in _needed(program, set(known), wanted):
         outputs = equation.apply(*map(lookup, equation.inputs))
-        # Of several outputs some may be features.
-        values = dict(zip(equation.outputs, outputs, strict=True)) | values
+        for value, output in zip(equation.outputs, outputs, strict=True):
+            # Of several outputs some may be features.
+            values.setdefault(value, output)
     return [jnp.asarray(lookup(atom)) for atom in wanted]
 
 
-def _num_products(equation: Equation) -> int:
-    return _products(equation, equation.primitive, equation.inputs, equation.outputs)[0]
-
-
-def _multiplications(equation: Equation) -> int:
-    return _products(equation, equation.primitive, equation.inputs, equation.outputs)[1]
-
-
-def _products(
-    equation: Any, name: str, inputs: Sequence[Any], outputs: Sequence[Any]
-) -> tuple[int, int]:
-    """How many matrix products and convolutions an equation has, inside too; multiplications."""
-    if name == "dot_general":
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        shape = inputs[0].shape
-        return 1, math.prod(outputs[0].shape) * math.prod(shape[axis] for axis in contracted)
-    if name == "conv_general_dilated":
-        kernel, features = inputs[1].shape, equation.params["dimension_numbers"].rhs_spec[0]
-        return 1, math.prod(outputs[0].shape) * math.prod(kernel) // max(1, kernel[features])
-    times = equation.params["length"] if name == "scan" else 1
-    inner = [
-        _products(
-            eqn,
-            eqn.primitive.name,
-            [var.aval for var in eqn.invars],
-            [var.aval for var in eqn.outvars],
-        )
-        for body in inner_jaxprs(equation)
-        for eqn in open_jaxpr(body)[0].eqns
-    ]
-    return times * sum(count for count, _ in inner), times * sum(size for _, size in inner)
+def _multiplications(equations: Iterable[Equation]) -> int:
+    return sum(count_products(equation)[1] for equation in equations)
