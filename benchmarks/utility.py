@@ -2,7 +2,7 @@
 
     python -m benchmarks utility --epsilons 1 3 8
 
-The recipe of `dpjax demo` without its canaries: MiniLM tuned with LoRA on generated messages, once
+The recipe of `dpjax demo` without its canaries: a head on MiniLM, tuned on generated messages, once
 for each ε and once without privacy. Writes a JSON file and a picture beside it.
 """
 
@@ -28,7 +28,8 @@ class Options:
 
     epsilons: tuple[float, ...] = (1.0, 3.0, 8.0)
     """Targets, a run each."""
-    num_epochs: float = 3.0
+    num_steps: int | None = None
+    """Of each run; default: as many as the demo has."""
     output: Path = Path("benchmarks/results/utility.json")
 
 
@@ -36,6 +37,7 @@ def configs(options: Options, folder: Path) -> dict[str, FinetuneConfig]:
     """Returns the runs by name: at each ε, and without privacy."""
     demo = Demo(folder, find_minilm())
     train, held_out = write_data(folder / "data")
+    length = {} if options.num_steps is None else {"num_steps": options.num_steps}
     made: dict[str, FinetuneConfig] = {}
     for epsilon in (*options.epsilons, None):
         config = make_config(demo, train, held_out, non_private=epsilon is None)
@@ -47,7 +49,7 @@ def configs(options: Options, folder: Path) -> dict[str, FinetuneConfig]:
             config,
             privacy=privacy,
             audit=Audit(),
-            training=dataclasses.replace(config.training, num_epochs=options.num_epochs),
+            training=dataclasses.replace(config.training, **length),
             output_dir=str(folder / f"run-{len(made)}"),
         )
     return made

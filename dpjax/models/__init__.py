@@ -36,6 +36,7 @@ from dpjax.models.checkpoint.load import Placement as Placement
 from dpjax.models.checkpoint.load import load_causal_lm as load_causal_lm
 from dpjax.models.checkpoint.load import load_classifier as load_classifier
 from dpjax.models.checkpoint.load import load_token_classifier as load_token_classifier
+from dpjax.models.checkpoint.pooling_choice import resolve_pooling as resolve_pooling
 from dpjax.models.checkpoint.save import save_model as save_model
 from dpjax.models.checkpoint.tokenizer import load_tokenizer as load_tokenizer
 from dpjax.models.config import RopeConfig as RopeConfig
@@ -119,6 +120,7 @@ __all__ = [
     "parse_config",
     "read_config",
     "resolve_checkpoint",
+    "resolve_pooling",
     "revision_of",
     "save_adapter",
     "save_model",

@@ -55,7 +55,9 @@ class FinishedRun:
         """How its model is loaded: in the formats in which it was tuned."""
         compute = self.config.compute
         return Loading(
-            param_dtype=compute.frozen_dtype, dtype=compute.dtype, scan_layers=compute.scan_layers
+            param_dtype=compute.frozen_dtype,
+            dtype=compute.dtype,
+            scan_layers=compute.scan_layers is True,
         )
 
 

@@ -30,8 +30,9 @@ class Compute(CheckedOptions):
     attention: Literal["einsum", "cudnn"] = "einsum"
     """cudnn is the fused kernel of an NVIDIA GPU, for dtype=bfloat16. Programs with
     it have been lowered for CUDA, and never run."""
-    scan_layers: bool = False
-    """Run the layers in a loop: compiles faster, for deep models."""
+    scan_layers: bool | Literal["auto"] = "auto"
+    """Run the layers in a loop: compiles faster, for deep models. auto does so for 8 layers or
+    more, where none of them is treated in another way."""
     rematerialise: bool = False
     """Compute the inside of layers again in the backward pass: needs less memory."""
     mesh: str | None = None
@@ -63,6 +64,8 @@ class Compute(CheckedOptions):
         check_choice("compute.cache_frozen", self.cache_frozen, ("auto", "never"))
         if self.mesh is not None:
             parse_mesh(self.mesh, name="compute.mesh")
+        if isinstance(self.scan_layers, str):
+            check_choice("compute.scan_layers", self.scan_layers, ("auto",))
         if isinstance(self.vocab_chunk, str) and self.vocab_chunk != "auto":
             raise ValueError(
                 "compute.vocab_chunk must be a whole number, auto, or None for all tokens, got "
@@ -82,14 +85,17 @@ class Compute(CheckedOptions):
         return None if self.device_memory_gb is None else round(self.device_memory_gb * 1e9)
 
     def loading(self, placement: Placement | None = None) -> Loading:
-        """Returns how the checkpoint is loaded; without a placement onto the first device."""
+        """Returns how the checkpoint is loaded; without a placement onto the first device.
+
+        With scan_layers=auto layers are unrolled: a run that is set up knows what auto comes to.
+        """
         from dpjax.models import Loading
 
         return Loading(
             param_dtype=self.frozen_dtype,
             dtype=self.dtype,
             attention=self.attention,
-            scan_layers=self.scan_layers,
+            scan_layers=self.scan_layers is True,
             rematerialise=self.rematerialise,
             placement=placement,
         )

@@ -12,6 +12,11 @@ def resolve_pooling(folder: Path, pooling: str) -> str:
 
     Raises:
         ValueError: `pooling` is not one of auto, first, mean, or that file is damaged.
+
+    Example:
+        >>> from dpjax.demo.checkpoint import find_minilm
+        >>> resolve_pooling(find_minilm(), "auto")
+        'mean'
     """
     if pooling not in ("auto", "first", "mean"):
         raise ValueError(f"pooling must be auto, first or mean, got {pooling!r}")

@@ -1,1 +1,1 @@
-"""What is left to dpjax, decided by the memory of the device."""
+"""What is left to dpjax, decided by the device and the shape of the model."""

@@ -1,0 +1,71 @@
+"""compute.scan_layers=auto: whether the layers of a model run in a loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from dpjax.finetuning.config import FinetuneConfig
+from dpjax.lora_config import ALL_LINEAR
+from dpjax.models import TransformerConfig, resolve_pooling
+
+OPTION = "compute.scan_layers"
+# Fewer compile in seconds, and a loop keeps the compiler from working across layers.
+_LEAST_LAYERS = 8
+
+
+def resolve_scan_layers(
+    config: FinetuneConfig, checkpoint: Path, model: TransformerConfig
+) -> tuple[FinetuneConfig, tuple[str, ...]]:
+    """Returns a configuration that knows whether layers run in a loop, and why, if that was asked.
+
+    Everything that decides is public, and the same when the run is resumed.
+
+    Args:
+        config: what was asked for.
+        checkpoint: the folder of the pretrained model.
+        model: its configuration.
+    """
+    if config.compute.scan_layers != "auto":
+        return config, ()
+    num_layers = min(config.num_layers or model.num_layers, model.num_layers)
+    if num_layers < _LEAST_LAYERS:
+        return with_scan_layers(config, False), ()
+    why_not = _why_not(config, checkpoint, model)
+    if why_not is None:
+        said = f"the {num_layers} layers run in a loop, which compiles faster"
+    else:
+        said = f"the {num_layers} layers are compiled one by one, because {why_not}"
+    return with_scan_layers(config, why_not is None), (f"{OPTION}=auto: {said}",)
+
+
+def with_scan_layers(config: FinetuneConfig, is_loop: bool) -> FinetuneConfig:
+    """Returns the configuration with or without the loop."""
+    compute = dataclasses.replace(config.compute, scan_layers=is_loop)
+    return dataclasses.replace(config, compute=compute)
+
+
+def _why_not(config: FinetuneConfig, checkpoint: Path, model: TransformerConfig) -> str | None:
+    """What needs layers with arrays of their own; None if nothing does."""
+    if config.tuning == "last_layers":
+        return "only some are trained"
+    if config.tuning == "lora":
+        lora = config.lora
+        if lora.layers_to_transform is not None:
+            return "only some get adapters"
+        if lora.start_a != "random":
+            return f"lora.start_a={lora.start_a} looks at what enters each"
+        names = lora.target_modules
+        if isinstance(names, str) and names != ALL_LINEAR:
+            return "a pattern names what gets adapters"
+        numbered = [
+            name
+            for name in (*(() if isinstance(names, str) else names), *lora.modules_to_save)
+            if any(part.isdigit() for part in name.split("."))
+        ]
+        if numbered:
+            return f"{numbered[0]!r} lies in one of them"
+    is_pooled = config.task == "sequence_classification" and model.model_type == "bert"
+    if is_pooled and resolve_pooling(checkpoint, config.pooling) == "mean":
+        return "one more is appended for the mean of the tokens"
+    return None

@@ -1,0 +1,71 @@
+"""compute.scan_layers=auto: which models run in a loop, and what a run says of it."""
+
+import dataclasses
+import json
+
+import pytest
+from transformers import GPT2Config
+
+import dpjax
+from dpjax.finetuning import FinetuneConfig
+from dpjax.finetuning.setup.automatic.scan_layers import resolve_scan_layers
+from dpjax.models import parse_config
+
+DEEP = parse_config(GPT2Config(n_embd=8, n_head=2, n_layer=12).to_dict())
+BERT = dataclasses.replace(DEEP, model_type="bert")
+
+
+def resolve(folder, model=DEEP, **options):
+    files = {"model": "m", "train_data": "t.csv", "eval_data": "e.csv", "output_dir": "o"}
+    config = FinetuneConfig.from_options(files | {"non_private": True} | options)
+    config, said = resolve_scan_layers(config, folder, model)
+    return config.compute.scan_layers, said
+
+
+def test_deep_models_run_in_a_loop(tmp_path):
+    said = "compute.scan_layers=auto: the 12 layers run in a loop, which compiles faster"
+    assert resolve(tmp_path) == (True, (said,))
+    assert resolve(tmp_path, tuning="head")[0]
+    assert resolve(tmp_path, num_layers=8)[0]
+    assert resolve(tmp_path, lora={"target_modules": ("c_attn",), "modules_to_save": ("ln_1",)})[0]
+
+
+def test_shallow_models_and_answers_are_left_alone(tmp_path):
+    assert resolve(tmp_path, num_layers=7) == (False, ())
+    assert resolve(tmp_path, compute={"scan_layers": False}) == (False, ())
+    assert resolve(tmp_path, num_layers=2, compute={"scan_layers": True}) == (True, ())
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"tuning": "last_layers", "num_trained_layers": 2}, "only some are trained"),
+        ({"lora": {"layers_to_transform": (10, 11)}}, "only some get adapters"),
+        ({"lora": {"start_a": "principal"}}, "lora.start_a=principal looks at what enters each"),
+        ({"lora": {"target_modules": r".*\.c_attn"}}, "a pattern names what gets adapters"),
+        ({"lora": {"target_modules": ("h.3.attn.c_attn",)}}, "'h.3.attn.c_attn' lies in one of"),
+        ({"lora": {"modules_to_save": ("h.3.ln_1",)}}, "'h.3.ln_1' lies in one of them"),
+    ],
+)
+def test_layers_that_are_treated_differently_have_arrays_of_their_own(tmp_path, options, why):
+    is_loop, (said,) = resolve(tmp_path, **options)
+    assert not is_loop
+    assert said.startswith("compute.scan_layers=auto: the 12 layers are compiled one by one, ")
+    assert why in said
+
+
+def test_a_layer_appended_for_the_mean_keeps_them_apart(tmp_path):
+    assert resolve(tmp_path, BERT)[0]
+    assert not resolve(tmp_path, BERT, pooling="mean")[0]
+    assert resolve(tmp_path, BERT, task="token_classification")[0]
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(
+        json.dumps({"pooling_mode_mean_tokens": True})
+    )
+    assert not resolve(tmp_path, BERT)[0]
+    assert resolve(tmp_path, BERT, pooling="first")[0]
+
+
+def test_a_misspelt_answer_is_refused():
+    with pytest.raises(ValueError, match=r"compute.scan_layers must be one of auto, got 'aut'"):
+        dpjax.Compute(scan_layers="aut")
