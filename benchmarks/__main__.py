@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.registry import BENCHMARKS, describe
 from benchmarks.support.presets import choose_preset
-from dpjax.option_checks import did_you_mean
+from dpjax.option_checks import CheckedOptions, check_all, checks_deferred, did_you_mean
 
 _USAGE = "python -m benchmarks NAME [options]; NAME --help shows the options of one."
 
@@ -68,14 +68,18 @@ def parse(module: ModuleType, arguments: Sequence[str]) -> Any:
     if presets is not None:
         preset = choose_preset(_asked_preset(arguments), presets)
         default = {"default": module.Options(preset=preset, **presets[preset])}
-    return tyro.cli(
-        module.Options,
-        args=list(arguments),
-        prog=f"python -m benchmarks {module.__name__.rpartition('.')[2]}",
-        description=module.__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
-        **default,
-    )
+    with checks_deferred():
+        options = tyro.cli(
+            module.Options,
+            args=list(arguments),
+            prog=f"python -m benchmarks {module.__name__.rpartition('.')[2]}",
+            description=module.__doc__,
+            config=(tyro.conf.OmitArgPrefixes,),
+            **default,
+        )
+    if isinstance(options, CheckedOptions):
+        check_all(options)
+    return options
 
 
 def _asked_preset(arguments: Sequence[str]) -> str | None:

@@ -102,7 +102,7 @@ _LISTS: dict[str, tuple[Entry, ...]] = {
         ),
         Entry(
             "utility",
-            ("--epsilons", "3"),
+            ("--epsilons", "3", "--num-keys", "1"),
             has_preset=False,
             file="utility.json",
         ),

@@ -270,14 +270,3 @@ def test_adapters_lie_beside_weights_in_the_dtype_of_the_activations():
     case = make_case(options, options.cases[0])
     assert (case.batch_size, case.loading.param_dtype) == (6, "bfloat16")
     assert make_case(options, "gpt2-1x32:full:16:2").loading.param_dtype == "float32"
-
-
-@pytest.mark.parametrize("num_steps", [None, 5])
-def test_utility_has_a_run_for_each_epsilon_and_one_without_privacy(num_steps, tmp_path):
-    module = importlib.import_module("benchmarks.utility")
-    runs = module.configs(module.Options(epsilons=(1.0, 8.0), num_steps=num_steps), tmp_path)
-    assert list(runs) == ["ε = 1", "ε = 8", "without privacy"]
-    assert [run.privacy.target_epsilon for run in runs.values()] == [1.0, 8.0, None]
-    assert len({run.output_dir for run in runs.values()}) == 3
-    (length,) = {run.training.num_steps for run in runs.values()}
-    assert length == 5 if num_steps else length > 5

@@ -1,0 +1,9 @@
+"""The recipes whose accuracy `python -m benchmarks utility` measures, by name."""
+
+from __future__ import annotations
+
+from benchmarks.recipes.demo import DEMO
+from benchmarks.recipes.recipe import Recipe as Recipe
+from benchmarks.recipes.sst2 import SST2_LORA
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DEMO, SST2_LORA)}

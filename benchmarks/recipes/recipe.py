@@ -1,0 +1,65 @@
+"""What a recipe is: records that anyone can have, and the options of a run on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from dpjax.finetuning import FinetuneConfig, FinetuneResult
+
+Measure = Callable[[FinetuneResult], Mapping[str, float]]
+
+
+def accuracy(result: FinetuneResult) -> dict[str, float]:
+    """Returns the share of held-out records whose label is predicted."""
+    assert result.eval_accuracy is not None
+    return {"accuracy": result.eval_accuracy}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is tuned on one data set, the same with privacy and without.
+
+    Attributes:
+        name: what it is asked for by.
+        about: what is tuned on what, a phrase.
+        minutes: a run takes about so long on two idle CPU cores.
+        write_data: writes or links the files of the records into a folder, from the folder of
+            `--data`; it returns the options that name them, and the model.
+        options: all other options of the run, nested; without a target.
+        measure: what of a result is compared.
+        better: whether higher or lower numbers are better.
+    """
+
+    name: str
+    about: str
+    minutes: float
+    write_data: Callable[[Path, Path | None], dict[str, Any]]
+    options: Mapping[str, Any]
+    measure: Measure = accuracy
+    better: Literal["higher", "lower"] = "higher"
+
+    def config(
+        self, data: Mapping[str, Any], output: Path, epsilon: float | None, **changes: Any
+    ) -> FinetuneConfig:
+        """Returns the options of one run.
+
+        Args:
+            data: what `write_data` returned.
+            output: the folder of the run.
+            epsilon: its target; None without privacy.
+            changes: of the group `training`, for runs that are shorter.
+        """
+        options: dict[str, Any] = {**self.options, **data, "output_dir": str(output)}
+        options["training"] = {**options.get("training", {}), **changes}
+        privacy = options.pop("privacy", {})
+        if epsilon is None:
+            # Of the promise only how batches are drawn stays.
+            privacy = {"sampling": privacy.get("sampling", "poisson")}
+            options["non_private"] = True
+        else:
+            privacy = {**privacy, "target_epsilon": epsilon}
+        options["privacy"] = privacy
+        return FinetuneConfig.from_options(options)

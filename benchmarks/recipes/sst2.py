@@ -1,0 +1,72 @@
+"""Recipes for SST-2 (Socher et al. 2013): 6,920 sentences of reviews, positive or negative.
+
+Held out are the development and the test set together, 2,693 sentences.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.recipes.recipe import Recipe
+from dpjax.demo.checkpoint import find_minilm
+
+_COLUMNS = {"column_names": ("text", "label")}
+
+
+def _write_data(folder: Path, given: Path | None) -> dict[str, Any]:
+    source = _folder(given)
+    held_out = folder / "held_out.tsv"
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [(source / name).read_text(encoding="utf-8") for name in ("dev.tsv", "test.tsv")]
+    # The last line of a file may have no end.
+    held_out.write_text("\n".join(part.rstrip("\n") for part in parts) + "\n", encoding="utf-8")
+    return {
+        "train_data": {"path": str(source / "train.tsv"), **_COLUMNS},
+        "eval_data": {"path": str(held_out), **_COLUMNS},
+    }
+
+
+def _with_minilm(folder: Path, given: Path | None) -> dict[str, Any]:
+    return {"model": str(find_minilm()), **_write_data(folder, given)}
+
+
+def _folder(given: Path | None) -> Path:
+    folder = Path("data") if given is None else given
+    folder /= "sst2"
+    names = ("train.tsv", "dev.tsv", "test.tsv")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}: put SST-2 there, a sentence and its label in "
+            "each line, with a tab between, or name another folder with --data"
+        )
+    return folder
+
+
+SST2_LORA = Recipe(
+    name="sst2-lora",
+    about="LoRA and a head on MiniLM, SST-2",
+    minutes=10,
+    write_data=_with_minilm,
+    options={
+        "num_layers": 5,
+        "tuning": "lora",
+        "lora": {
+            "rank": 16,
+            "alpha": 16.0,
+            "layers_to_transform": (3, 4),
+            "freeze_a": True,
+            "start_a": "principal",
+        },
+        "training": {
+            "expected_batch_size": 2048,
+            "num_epochs": 10.0,
+            "learning_rate": 1e-2,
+            "head_learning_rate": 1e-1,
+            "label_smoothing": 0.2,
+            "max_length": 48,
+        },
+        "privacy": {"clip_norm": 0.5},
+    },
+)

@@ -1,0 +1,101 @@
+"""`python -m benchmarks utility`: what is run, what is kept, what is compared."""
+
+import json
+
+import pytest
+
+from benchmarks import utility
+from benchmarks.__main__ import main
+from benchmarks.recipes import RECIPES
+from dpjax.finetuning import FinetuneConfig
+
+DATA = {"model": "m", "train_data": "t.csv", "eval_data": "e.csv"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_the_same_with_privacy_and_without(name, tmp_path):
+    recipe = RECIPES[name]
+    private = recipe.config(DATA, tmp_path / "a", 3.0)
+    other = recipe.config(DATA, tmp_path / "a", None)
+    assert private.privacy.target_epsilon == 3.0
+    assert other.non_private
+    assert not other.privacy.is_given
+    assert private.training == other.training
+    assert private.lora == other.lora
+    assert private.tuning == other.tuning
+    assert private.privacy.sampling == other.privacy.sampling
+
+
+def test_a_shorter_run_has_the_steps_that_are_asked_for(tmp_path):
+    config = RECIPES["sst2-lora"].config(DATA, tmp_path, 1.0, num_epochs=None, num_steps=5)
+    assert (config.training.num_epochs, config.training.num_steps) == (None, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipes", "dem"], "Did you mean 'demo'?"),
+        (["--num-keys", "0"], "num_keys must be at least 1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_is_run(arguments, message, capsys):
+    assert main(["utility", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_data_that_is_not_there_is_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lacks train.tsv, dev.tsv, test.tsv: put SST-2"):
+        RECIPES["sst2-lora"].write_data(tmp_path / "new", tmp_path)
+
+
+def test_development_and_test_sentences_are_held_out_together(tmp_path):
+    (tmp_path / "sst2").mkdir()
+    for name, text in {"train": "a\t0\n", "dev": "b\t1", "test": "c\t0\nd\t1\n"}.items():
+        (tmp_path / "sst2" / f"{name}.tsv").write_text(text)
+    options = RECIPES["sst2-lora"].write_data(tmp_path / "new", tmp_path)
+    assert (tmp_path / "new" / "held_out.tsv").read_text() == "b\t1\nc\t0\nd\t1\n"
+    assert FinetuneConfig.from_options({**options, "output_dir": "o", "non_private": True})
+
+
+@pytest.fixture
+def runs(monkeypatch, tmp_path):
+    """Runs whose accuracy is the number of the run over ten; the folders are told."""
+    asked = []
+
+    class Result:
+        def __init__(self, config):
+            self.epsilon = None if config.non_private else config.privacy.target_epsilon
+            self.eval_accuracy = len(asked) / 10
+
+    def run(config, console):
+        asked.append(config)
+        return Result(config)
+
+    monkeypatch.setattr(utility, "set_up", lambda config: config)
+    monkeypatch.setattr(utility, "execute", run)
+    return asked
+
+
+def test_each_run_is_done_once_and_means_are_beside_those_without_privacy(runs, tmp_path):
+    command = ["utility", "--epsilons", "3", "--num-keys", "2", "--folder", str(tmp_path / "runs")]
+    output = tmp_path / "utility.json"
+    for _ in range(2):
+        assert main([*command, "--output", str(output)]) == 0
+    assert len({config.output_dir for config in runs}) == len(runs) == 4
+    private, other = json.loads(output.read_text())["rows"]
+    assert private["accuracy"]["values"] == [0.1, 0.2]
+    assert private["accuracy"]["mean"] == pytest.approx(0.15)
+    assert other["run"] == "without privacy"
+    assert private["accuracy_ratio"] == pytest.approx(0.15 / 0.35)
+    assert output.with_suffix(".png").is_file()
+
+
+def test_numbers_that_are_lost_are_not_made_up(runs, tmp_path):
+    options = utility.Options(epsilons=(3.0,), num_keys=1)
+    case = utility.cases(options, tmp_path)[0]
+    utility.run_once(case, DATA, case.folders[0], None)
+    (case.folders[0] / "numbers.json").unlink()
+    (case.folders[0] / "run" / "model").mkdir(parents=True)
+    (case.folders[0] / "run" / "report.md").write_text("finished")
+    with pytest.raises(ValueError, match="is finished and .* is missing: delete"):
+        utility.run_once(case, DATA, case.folders[0], None)
