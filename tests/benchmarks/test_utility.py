@@ -97,5 +97,5 @@ def test_numbers_that_are_lost_are_not_made_up(runs, tmp_path):
     (case.folders[0] / "numbers.json").unlink()
     (case.folders[0] / "run" / "model").mkdir(parents=True)
     (case.folders[0] / "run" / "report.md").write_text("finished")
-    with pytest.raises(ValueError, match="is finished and .* is missing: delete"):
+    with pytest.raises(ValueError, match=r"is finished and .* is missing: delete"):
         utility.run_once(case, DATA, case.folders[0], None)

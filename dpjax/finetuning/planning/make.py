@@ -20,6 +20,7 @@ from dpjax.finetuning.planning.noise import (
 )
 from dpjax.finetuning.setup.automatic.cache_frozen import resolve_cache
 from dpjax.finetuning.setup.automatic.microbatch_size import chosen_memory
+from dpjax.finetuning.setup.automatic.scan_layers import resolve_scan_layers
 from dpjax.finetuning.setup.automatic.strategy import describe_clipping
 from dpjax.finetuning.setup.automatic.vocab_chunk import resolve_vocab_chunk
 from dpjax.finetuning.setup.mechanism import check_extra, find_strategy, fix_noise, make_recipe
@@ -55,7 +56,7 @@ def make_forecast(config: PlanConfig) -> Forecast:
     if not config.has_model:
         forecast = _with_noise(config, *_count_units(config), None, None)
     else:
-        prepared = resolve_vocab_chunk(with_strategy(prepare(config), {}))
+        prepared = resolve_vocab_chunk(resolve_scan_layers(with_strategy(prepare(config), {})))
         prepared = resolve_cache(prepared, {})
         _check_batch_sizes(config, prepared.num_units)
         model = _forecast_model(config, prepared)

@@ -21,7 +21,6 @@ from dpjax.data import (
     count_shared_texts,
 )
 from dpjax.finetuning.config import Compute, FinetuneConfig
-from dpjax.finetuning.setup.automatic.scan_layers import resolve_scan_layers
 from dpjax.finetuning.setup.mechanism import check_extra, find_strategy, fix_noise, make_recipe
 from dpjax.finetuning.setup.owners import TrainingRecords, as_user_sampled
 from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
@@ -159,7 +158,6 @@ def prepare(
     task = make_task(config, started_at)
     checkpoint = resolve_checkpoint(config.model, config.revision)
     model = read_config(checkpoint)
-    config, choices = resolve_scan_layers(config, checkpoint, model)
     # Before the data: an encoder's tokenizer is no fit for texts to be written either.
     head = head_names(model, config.task)
     if config.compute.attention == "cudnn" and jax.default_backend() != "gpu":
@@ -222,7 +220,6 @@ def prepare(
         delta=None if config.non_private else delta,
         delta_is_default=config.privacy.delta is None,
         num_left_out=records.num_left_out,
-        choices=choices,
         dataset=None if config.privacy.ledger is None else records.identity(),
         device_memory=device_memory or known_device_memory(config.compute),
     )

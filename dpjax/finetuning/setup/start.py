@@ -19,6 +19,7 @@ from dpjax.finetuning.setup.audited_records import AuditedRecords, prepare_audit
 from dpjax.finetuning.setup.automatic.cache_frozen import resolve_cache
 from dpjax.finetuning.setup.automatic.microbatch_size import resolve_auto
 from dpjax.finetuning.setup.automatic.resumed import resumed_auto
+from dpjax.finetuning.setup.automatic.scan_layers import resolve_scan_layers
 from dpjax.finetuning.setup.automatic.vocab_chunk import resolve_vocab_chunk
 from dpjax.finetuning.setup.model.feature_store import FeatureStore
 from dpjax.finetuning.setup.model.initial_a import (
@@ -190,6 +191,7 @@ def _make_run(
     # Another number may mean another strategy, and that other roundings.
     memory = from_lead(lambda: stored.get("device_memory") or known_device_memory(config.compute))
     prepared = in_all(lambda: prepare(config, started_at=started_at, device_memory=memory))
+    prepared = resolve_scan_layers(prepared)
     prepared = resolve_vocab_chunk(prepared, 1 if layout is None else layout.devices_of_rows)
     prepared = resolve_cache(with_strategy(prepared, stored), stored)
     plan, said = resolve_auto(prepared)

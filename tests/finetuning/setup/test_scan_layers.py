@@ -8,8 +8,10 @@ from transformers import GPT2Config
 
 import dpjax
 from dpjax.finetuning import FinetuneConfig
-from dpjax.finetuning.setup.automatic.scan_layers import resolve_scan_layers
+from dpjax.finetuning.setup.automatic import scan_layers
+from dpjax.finetuning.setup.automatic.scan_layers import choose_loop, resolve_scan_layers
 from dpjax.models import parse_config
+from tests.support.owned_records import make_run
 
 DEEP = parse_config(GPT2Config(n_embd=8, n_head=2, n_layer=12).to_dict())
 BERT = dataclasses.replace(DEEP, model_type="bert")
@@ -18,8 +20,7 @@ BERT = dataclasses.replace(DEEP, model_type="bert")
 def resolve(folder, model=DEEP, **options):
     files = {"model": "m", "train_data": "t.csv", "eval_data": "e.csv", "output_dir": "o"}
     config = FinetuneConfig.from_options(files | {"non_private": True} | options)
-    config, said = resolve_scan_layers(config, folder, model)
-    return config.compute.scan_layers, said
+    return choose_loop(config, folder, model)
 
 
 def test_deep_models_run_in_a_loop(tmp_path):
@@ -30,10 +31,24 @@ def test_deep_models_run_in_a_loop(tmp_path):
     assert resolve(tmp_path, lora={"target_modules": ("c_attn",), "modules_to_save": ("ln_1",)})[0]
 
 
-def test_shallow_models_and_answers_are_left_alone(tmp_path):
+def test_shallow_models_are_unrolled_and_answers_are_left_alone(tmp_path, cheap_options):
     assert resolve(tmp_path, num_layers=7) == (False, ())
-    assert resolve(tmp_path, compute={"scan_layers": False}) == (False, ())
-    assert resolve(tmp_path, num_layers=2, compute={"scan_layers": True}) == (True, ())
+    run = make_run(cheap_options | {"output_dir": tmp_path / "auto"})
+    assert run.plan.config.compute.scan_layers is False
+    asked = cheap_options | {"output_dir": tmp_path / "loop", "compute": {"scan_layers": True}}
+    loop = make_run(asked).plan
+    assert resolve_scan_layers(loop) is loop
+
+
+def test_a_run_of_a_deep_model_says_that_it_loops(tmp_path, cheap_options, monkeypatch):
+    monkeypatch.setattr(scan_layers, "_LEAST_LAYERS", 2)
+    deep = cheap_options | {"num_layers": None, "output_dir": tmp_path / "run"}
+    plan = make_run(deep).plan
+    assert plan.config.compute.scan_layers is True
+    assert plan.choices[0] == (
+        "compute.scan_layers=auto: the 2 layers run in a loop, which compiles faster"
+    )
+    assert plan.options()["compute"]["scan_layers"] is True
 
 
 @pytest.mark.parametrize(

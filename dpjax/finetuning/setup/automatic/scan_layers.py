@@ -6,43 +6,51 @@ import dataclasses
 from pathlib import Path
 
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.setup.plan import Plan
 from dpjax.lora_config import ALL_LINEAR
-from dpjax.models import TransformerConfig, resolve_pooling
+from dpjax.models import TransformerConfig, read_config, resolve_pooling
 
 OPTION = "compute.scan_layers"
 # Fewer compile in seconds, and a loop keeps the compiler from working across layers.
 _LEAST_LAYERS = 8
 
 
-def resolve_scan_layers(
-    config: FinetuneConfig, checkpoint: Path, model: TransformerConfig
-) -> tuple[FinetuneConfig, tuple[str, ...]]:
-    """Returns a configuration that knows whether layers run in a loop, and why, if that was asked.
+def resolve_scan_layers(plan: Plan) -> Plan:
+    """Returns a run that knows whether layers run in a loop, and says why, if that was asked.
 
     Everything that decides is public, and the same when the run is resumed.
+
+    Args:
+        plan: what was asked for.
+    """
+    if plan.config.compute.scan_layers != "auto":
+        return plan
+    is_loop, said = choose_loop(plan.config, plan.checkpoint, read_config(plan.checkpoint))
+    compute = dataclasses.replace(plan.config.compute, scan_layers=is_loop)
+    config = dataclasses.replace(plan.config, compute=compute)
+    task = plan.task.with_config(config)
+    return dataclasses.replace(plan, config=config, task=task, choices=(*plan.choices, *said))
+
+
+def choose_loop(
+    config: FinetuneConfig, checkpoint: Path, model: TransformerConfig
+) -> tuple[bool, tuple[str, ...]]:
+    """Returns whether the layers of a model run in a loop, and a sentence on it for a deep one.
 
     Args:
         config: what was asked for.
         checkpoint: the folder of the pretrained model.
         model: its configuration.
     """
-    if config.compute.scan_layers != "auto":
-        return config, ()
     num_layers = min(config.num_layers or model.num_layers, model.num_layers)
     if num_layers < _LEAST_LAYERS:
-        return with_scan_layers(config, False), ()
+        return False, ()
     why_not = _why_not(config, checkpoint, model)
     if why_not is None:
         said = f"the {num_layers} layers run in a loop, which compiles faster"
     else:
         said = f"the {num_layers} layers are compiled one by one, because {why_not}"
-    return with_scan_layers(config, why_not is None), (f"{OPTION}=auto: {said}",)
-
-
-def with_scan_layers(config: FinetuneConfig, is_loop: bool) -> FinetuneConfig:
-    """Returns the configuration with or without the loop."""
-    compute = dataclasses.replace(config.compute, scan_layers=is_loop)
-    return dataclasses.replace(config, compute=compute)
+    return why_not is None, (f"{OPTION}=auto: {said}",)
 
 
 def _why_not(config: FinetuneConfig, checkpoint: Path, model: TransformerConfig) -> str | None:
