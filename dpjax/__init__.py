@@ -15,6 +15,7 @@ from dpjax.finetuning import Compute as Compute
 from dpjax.finetuning import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning import FinetuneResult as FinetuneResult
 from dpjax.finetuning import Generation as Generation
+from dpjax.finetuning import Head as Head
 from dpjax.finetuning import Privacy as Privacy
 from dpjax.finetuning import RunInterrupted as RunInterrupted
 from dpjax.finetuning import RunStopped as RunStopped
@@ -73,6 +74,7 @@ __all__ = [
     "FitResult",
     "FlatClipping",
     "Generation",
+    "Head",
     "LoraConfig",
     "NoPrivacy",
     "PerGroupClipping",

@@ -8,6 +8,7 @@ from dpjax.finetuning.config import Audit as Audit
 from dpjax.finetuning.config import Compute as Compute
 from dpjax.finetuning.config import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning.config import Generation as Generation
+from dpjax.finetuning.config import Head as Head
 from dpjax.finetuning.config import PlanConfig as PlanConfig
 from dpjax.finetuning.config import Privacy as Privacy
 from dpjax.finetuning.config import Tracking as Tracking
@@ -39,6 +40,7 @@ __all__ = [
     "FinetuneResult",
     "Forecast",
     "Generation",
+    "Head",
     "Interrupts",
     "ModelForecast",
     "NoiseChoice",

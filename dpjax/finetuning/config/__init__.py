@@ -8,6 +8,7 @@ from dpjax.finetuning.config.compute import Generation as Generation
 from dpjax.finetuning.config.finetune_config import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning.config.finetune_config import TaskName as TaskName
 from dpjax.finetuning.config.finetune_config import Tuning as Tuning
+from dpjax.finetuning.config.head import Head as Head
 from dpjax.finetuning.config.plan_config import PlanConfig as PlanConfig
 from dpjax.finetuning.config.privacy import Privacy as Privacy
 from dpjax.finetuning.config.sampling import Neighboring as Neighboring

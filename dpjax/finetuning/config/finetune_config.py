@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from dpjax.data import DataSource
 from dpjax.finetuning.config.audit import Audit
 from dpjax.finetuning.config.compute import Compute, Generation
+from dpjax.finetuning.config.head import Head
 from dpjax.finetuning.config.parse import build_options
 from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.sampling import check_audit, check_relation
@@ -28,6 +29,7 @@ _WRITERS = ("causal_lm",)
 _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "pooling": ("auto", _CLASSIFIERS),
     "num_layers": (None, _CLASSIFIERS),
+    "head.label_words": ((), _CLASSIFIERS),
     "training.head_learning_rate": (None, _WITH_HEAD),
     "training.label_smoothing": (0.0, _CLASSIFIERS),
     "separator": ("", _WRITERS),
@@ -82,6 +84,7 @@ class FinetuneConfig(CheckedOptions):
     num_trained_layers: int | None = None
     """How many layers, from the top, are trained with tuning=last_layers."""
     privacy: Privacy = dataclasses.field(default_factory=Privacy)
+    head: Head = dataclasses.field(default_factory=Head)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     training: Training = dataclasses.field(default_factory=Training)
     compute: Compute = dataclasses.field(default_factory=Compute)
