@@ -10,6 +10,7 @@ from dpjax_accounting.calibrate.noise import least_noise, with_noise
 from dpjax_accounting.delta import validate_delta
 from dpjax_accounting.engine.privacy_loss import check_delta
 from dpjax_accounting.mechanisms.mechanism import Mechanism
+from dpjax_accounting.mechanisms.schedule import DPSGDSchedule
 from dpjax_accounting.mechanisms.stepwise import num_steps_of
 
 Kind = TypeVar("Kind", bound=Mechanism)
@@ -24,7 +25,8 @@ def calibrate_noise_of(mechanism: Kind, target_epsilon: float, delta: float) -> 
     with 20 batches in an epoch and minutes with 400.
 
     Args:
-        mechanism: with a field `noise_multiplier`, whose value is ignored.
+        mechanism: with a field `noise_multiplier`, whose value is ignored; or a
+            :class:`DPSGDSchedule` with the same noise multiplier in all segments.
         target_epsilon: above 0, at most 100.
         delta: between 0 and 1, at least 1e-25.
 
@@ -45,9 +47,7 @@ def calibrate_noise_of(mechanism: Kind, target_epsilon: float, delta: float) -> 
         >>> round(run.noise_multiplier, 2), run.epsilon(1e-5) <= 3.0
         (2.41, True)
     """
-    is_known = isinstance(mechanism, Mechanism)
-    names = {field.name for field in dataclasses.fields(mechanism)} if is_known else set()
-    if "noise_multiplier" not in names:
+    if not _has_one_noise_multiplier(mechanism):
         raise TypeError(
             "mechanism must have one noise multiplier, as FixedSizeDPSGD has, got"
             f" {type(mechanism).__name__}. Calibrate the noise of each part of it."
@@ -61,3 +61,11 @@ def calibrate_noise_of(mechanism: Kind, target_epsilon: float, delta: float) -> 
             " noise multiplier: there is nothing to calibrate. Give at least one step or epoch."
         )
     return with_noise(mechanism, least_noise(mechanism, target, delta))
+
+
+def _has_one_noise_multiplier(mechanism: object) -> bool:
+    if isinstance(mechanism, DPSGDSchedule):
+        return len({segment.noise_multiplier for segment in mechanism.segments}) == 1
+    return isinstance(mechanism, Mechanism) and "noise_multiplier" in {
+        field.name for field in dataclasses.fields(mechanism)
+    }

@@ -11,6 +11,7 @@ from dpjax_accounting.engine.privacy_loss import SMALLEST_NOISE_MULTIPLIER, Priv
 from dpjax_accounting.engine.releases import LARGEST_NOISE_MULTIPLIER
 from dpjax_accounting.mechanisms.mechanism import Mechanism
 from dpjax_accounting.mechanisms.other_samplings.random_allocation import RandomAllocationDPSGD
+from dpjax_accounting.mechanisms.schedule import DPSGDSchedule
 
 # ε is accepted from this share of the target up to the target itself.
 _ACCEPTED = 0.999
@@ -32,7 +33,7 @@ def least_noise(mechanism: Mechanism, target: float, delta: float) -> float:
     between 97 % and 100 %.
 
     Args:
-        mechanism: with a field `noise_multiplier`, the value of which is ignored.
+        mechanism: with a field `noise_multiplier`, the value of which is ignored; or a schedule.
         target: ε, above 0.
         delta: between 0 and 1.
 
@@ -68,7 +69,13 @@ def least_noise(mechanism: Mechanism, target: float, delta: float) -> float:
 
 
 def with_noise(mechanism: Kind, noise_multiplier: float) -> Kind:
-    """Returns `mechanism` with another noise multiplier."""
+    """Returns `mechanism` with another noise multiplier; of a schedule in all segments."""
+    if isinstance(mechanism, DPSGDSchedule):
+        segments = tuple(
+            dataclasses.replace(segment, noise_multiplier=noise_multiplier)
+            for segment in mechanism.segments
+        )
+        return dataclasses.replace(mechanism, segments=segments)
     # Not every mechanism has the field: whoever calls this has checked that this one does.
     fields: dict[str, Any] = {"noise_multiplier": noise_multiplier}
     return dataclasses.replace(mechanism, **fields)

@@ -153,12 +153,18 @@ def _implementation(report: Mapping[str, Any], mechanism: Mechanism) -> list[str
     noise = getattr(mechanism, "noise_multiplier", None)
     problems: list[str] = []
     name, stated = "noise_standard_deviation", report["implementation"]
+    norms, where = stated["clip_norm"], f"implementation.{name}"
     if isinstance(mechanism, DPSGDSchedule):
-        by_segment = [part.noise_multiplier * stated["clip_norm"] for part in mechanism.segments]
-        _compare(stated[name], by_segment, f"implementation.{name}", problems)
+        parts = mechanism.segments
+        if not isinstance(norms, list):
+            norms = [norms] * len(parts)
+        if len(norms) != len(parts):
+            return [f"implementation.clip_norm has {len(norms)} numbers for {len(parts)} segments."]
+        by_segment = [part.noise_multiplier * norm for part, norm in zip(parts, norms, strict=True)]
+        _compare(stated[name], by_segment, where, problems)
     elif noise is not None:
-        expected = noise * stated["clip_norm"]
-        _compare(stated[name], expected, f"implementation.{name}", problems)
+        expected = [noise * c for c in norms] if isinstance(norms, list) else noise * norms
+        _compare(stated[name], expected, where, problems)
     return problems + _correlation(stated["noise_correlation"], mechanism)
 
 

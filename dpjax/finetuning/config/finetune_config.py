@@ -11,6 +11,7 @@ from dpjax.data import DataSource
 from dpjax.finetuning.config.audit import Audit
 from dpjax.finetuning.config.compute import Compute, Generation
 from dpjax.finetuning.config.head import Head
+from dpjax.finetuning.config.head_stage import check_head_stage
 from dpjax.finetuning.config.parse import build_options
 from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.sampling import check_audit, check_relation
@@ -30,7 +31,10 @@ _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "pooling": ("auto", _CLASSIFIERS),
     "num_layers": (None, _CLASSIFIERS),
     "head.label_words": ((), _CLASSIFIERS),
+    "privacy.head_clip_norm": (None, _WITH_HEAD),
     "training.head_learning_rate": (None, _WITH_HEAD),
+    "training.head_steps": (None, _WITH_HEAD),
+    "training.head_batch_size": (None, _WITH_HEAD),
     "training.label_smoothing": (0.0, _CLASSIFIERS),
     "separator": ("", _WRITERS),
     "training.loss_reduction": ("mean", _WRITERS),
@@ -107,6 +111,7 @@ class FinetuneConfig(CheckedOptions):
         self._check_owners()
         self._check_tuning()
         self._check_task()
+        check_head_stage(self)
         check_at_least("num_layers", self.num_layers, 1)
         if self.resume and self.overwrite:
             raise ValueError("resume goes on with the run that overwrite deletes: give one of them")

@@ -36,6 +36,11 @@ class Privacy(CheckedOptions):
     clip_norm: float = 1.0
     """L2 norm that the gradient of one record is clipped to; where batches are of owners, that of
     one owner."""
+    head_clip_norm: float | None = None
+    """Clip the gradient of the classification head by itself, to this L2 norm, and that of
+    everything else to clip_norm: a new head's gradient is longer at first, and leaves the rest
+    little of one clip norm. The noise is in proportion to the root of both squares; ε is the same.
+    """
     records_per_owner: int = 1
     """With train_data.owner_column, k: how many records of an owner a step reads at most, drawn in
     each step afresh. ε does not depend on it; time and memory do. With owner_sampling=records, how
@@ -84,6 +89,7 @@ class Privacy(CheckedOptions):
         check_positive("privacy.target_epsilon", self.target_epsilon)
         check_positive("privacy.noise_multiplier", self.noise_multiplier)
         check_positive("privacy.clip_norm", self.clip_norm)
+        check_positive("privacy.head_clip_norm", self.head_clip_norm)
         check_choice("privacy.sampling", self.sampling, get_args(SamplingName))
         check_choice("privacy.noise", self.noise, get_args(NoiseName))
         check_bands(self.noise, self.bands, self.sampling)

@@ -43,6 +43,14 @@ class Training(CheckedOptions):
     optimizer: OptimizerName = "adam"
     """What makes an update of the private gradient; none of them costs ε. adam-bc takes the
     variance of the noise off Adam's second moment (DP-AdamBC)."""
+    head_steps: int | None = None
+    """So many of the run's steps, the first ones, train the classification head alone, and the
+    others go on from there with all that `tuning` trains. The frozen part is computed once for the
+    first. ε counts all steps together. Each stage has a learning rate that rises and falls, and an
+    average, of its own."""
+    head_batch_size: int | None = None
+    """With head_steps, the expected batch size of the steps that train the head alone, which are
+    cheap; default: expected_batch_size."""
     momentum: float = 0.9
     """With optimizer=sgd, how much of the update before is kept."""
     weight_decay: float = 0.01
@@ -88,6 +96,7 @@ class Training(CheckedOptions):
                 f"training.num_steps={self.num_steps} are given; give one"
             )
         counts = ("expected_batch_size", "num_steps", "max_length")
+        counts += ("head_steps", "head_batch_size")
         for name in (*counts, "checkpoint_every_steps", "keep_checkpoints"):
             check_at_least(f"training.{name}", getattr(self, name), 1)
         check_at_least("training.evaluate_every", self.evaluate_every, 1)
@@ -97,6 +106,11 @@ class Training(CheckedOptions):
             raise ValueError(
                 "training.microbatch_size must be a whole number or auto, got "
                 f"{self.microbatch_size!r}"
+            )
+        if self.head_batch_size is not None and self.head_steps is None:
+            raise ValueError(
+                f"training.head_batch_size={self.head_batch_size} is of the first steps, which "
+                "train the head alone: give training.head_steps, or leave it out"
             )
         check_positive("training.num_epochs", self.num_epochs)
         check_positive("training.learning_rate", self.learning_rate)

@@ -145,8 +145,8 @@ def _candidates(config: PlanConfig, num_units: int) -> list[int]:
 
 
 def _fits(config: PlanConfig, num_units: int, size: int) -> bool:
-    """Whether the groups of correlated noise leave batches of a size; other noise has none."""
-    if config.privacy.noise == "independent":
+    """Whether groups of correlated noise, or steps after those of the head, allow batches."""
+    if config.privacy.noise == "independent" and config.training.head_steps is None:
         return True
     training = dataclasses.replace(config.training, expected_batch_size=size)
     try:

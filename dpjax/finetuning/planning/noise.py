@@ -44,10 +44,12 @@ class NoiseChoice:
     @classmethod
     def of(cls, mechanism: Stepwise, delta: float) -> NoiseChoice:
         """Asks the accountant for the ε of a mechanism."""
-        noise = noise_of(mechanism)
+        num_steps = num_steps_of(mechanism)
+        # With steps that train the head alone: of those after them.
+        noise = noise_of(mechanism, num_steps - 1)
         return cls(
             expected_batch_size=round(noise.batch_size),
-            num_steps=num_steps_of(mechanism),
+            num_steps=num_steps,
             noise_multiplier=noise.noise_multiplier,
             epsilon=mechanism.epsilon(delta),
         )

@@ -18,7 +18,7 @@ from dpjax_accounting import (
 )
 
 from dpjax.finetuning.reports import statements
-from dpjax.finetuning.setup.mechanism import noise_of
+from dpjax.finetuning.setup.model.clipping_rule import clip_norms, clipping_in_words
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
 from dpjax.privatize import RunKey, describe_sampling
@@ -77,7 +77,7 @@ def build(
         ),
         "implementation": describe_implementation(
             plan.mechanism,
-            privacy.clip_norm,
+            clip_norms(plan),
             target_epsilon=privacy.target_epsilon,
             delta_is_default=plan.delta_is_default,
             noise_strategy=plan.noise_strategy,
@@ -103,13 +103,20 @@ def in_words(plan: Plan, steps: int) -> str:
     if mechanism is None:
         return NON_PRIVATE_WARNING
     epsilon = mechanism.after(steps).epsilon(plan.delta)
-    sampling, noise = describe_sampling(mechanism).brief, noise_of(mechanism).noise_multiplier
+    sampling, noise = describe_sampling(mechanism).brief, plan.noise.noise_multiplier
     return (
         f"({epsilon:.4g}, {plan.delta:.3g})-differential privacy per {mechanism.unit}, "
         f"{mechanism.neighboring.replace('_', ' ')}: DP-SGD with {sampling}, noise multiplier "
-        f"{noise:.4g}{_correlation(mechanism)}, clip norm {plan.config.privacy.clip_norm:g}, "
-        f"{steps} steps."
+        f"{noise:.4g}{_correlation(mechanism)}, {clipping_in_words(plan)}, {steps} steps"
+        f"{_first_steps(plan)}."
     )
+
+
+def _first_steps(plan: Plan) -> str:
+    if plan.first_step == 0:
+        return ""
+    head, _ = plan.stages
+    return f", the first {head.num_steps} of the head alone with {clipping_in_words(head)}"
 
 
 def _correlation(mechanism: Stepwise) -> str:
@@ -158,6 +165,11 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
 
 
 def _trained(plan: Plan) -> str:
+    first = f", after {plan.first_step} steps of the head alone" if plan.first_step else ""
+    return f"{_tuned(plan)}{first}"
+
+
+def _tuned(plan: Plan) -> str:
     config = plan.config
     head = " and the head" if plan.task.labels else ""
     if config.tuning == "lora":

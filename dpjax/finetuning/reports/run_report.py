@@ -11,7 +11,6 @@ from dpjax.finetuning.config import Training
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports.privacy_report import in_words
 from dpjax.finetuning.result import FinetuneResult, Sample
-from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import revision_of
 from dpjax.privatize import describe_sampling
@@ -97,8 +96,9 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         ("Training records", f"{_training_records(plan, result)}, {plan.task.summary()}"),
         *_owners(plan),
         ("Sampling", describe_sampling(plan.recipe).brief),
-        ("Expected batch size", f"{noise_of(plan.recipe).batch_size:g}"),
+        ("Expected batch size", f"{plan.noise.batch_size:g}"),
         ("Steps", str(plan.num_steps)),
+        *_head_stage(plan),
         ("Optimizer", f"{_optimizer(training)}, {training.schedule}"),
         ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),
     ]
@@ -131,6 +131,20 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
 def _training_records(plan: Plan, result: FinetuneResult) -> str:
     left_out = f", {result.num_left_out} of them left out by coins" if result.num_left_out else ""
     return f"{len(plan.train)}{left_out}"
+
+
+def _head_stage(plan: Plan) -> list[tuple[str, str]]:
+    if plan.first_step == 0:
+        return []
+    stage, _ = plan.stages
+    batch, rate = stage.noise.batch_size, stage.config.training.learning_rate
+    return [
+        (
+            "Head alone",
+            f"in the first {stage.num_steps} steps, with batches of {batch:g} and learning rate "
+            f"{rate:g}",
+        )
+    ]
 
 
 def _owners(plan: Plan) -> list[tuple[str, str]]:

@@ -26,6 +26,8 @@ from dpjax.training import (
 
 COMPUTED_ONCE = "computed_once"
 """Whether what is frozen was computed before the first step: roundings differ a little."""
+HEAD_COMPUTED_ONCE = "computed_once_for_head"
+"""Likewise of the steps that train the head alone."""
 _MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
 # Where a run is written, how often, and who is told: none of it changes what it computes.
 # Which devices share the work changes results by rounding: `remarks_on_devices` says so.
@@ -62,6 +64,7 @@ def describe(plan: Plan, mesh: str) -> dict[str, Any]:
         "mesh": mesh,
         "device_memory": plan.device_memory,
         COMPUTED_ONCE: plan.features is not None,
+        HEAD_COMPUTED_ONCE: plan.head_features is not None,
         STRATEGY: None if strategy is None else describe_strategy(strategy),
         **describe_numerics(),
     }

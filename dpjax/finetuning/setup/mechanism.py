@@ -10,9 +10,11 @@ from typing import Any
 from dpjax_accounting import (
     DPSGD,
     BandedDPSGD,
+    DPSGDSchedule,
     FixedSizeDPSGD,
     FullBatch,
     RandomAllocationDPSGD,
+    Segment,
     ShuffledDPSGD,
     Stepwise,
     TruncatedPoissonDPSGD,
@@ -20,7 +22,7 @@ from dpjax_accounting import (
     calibrate_noise_of,
 )
 
-from dpjax.finetuning.config import Privacy, Training
+from dpjax.finetuning.config import Privacy, Training, check_some_are_left
 from dpjax.privatize import NoiseStrategy, StepNoise, step_noise
 from dpjax.training import default_strategy
 
@@ -42,7 +44,7 @@ def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwis
     Raises:
         ValueError: whole epochs are accounted for, and the length of the run is no whole number of
             them; or the package that accounts for them is missing; or the groups of correlated
-            noise are smaller than a batch.
+            noise are smaller than a batch; or the steps that train the head alone do not fit.
     """
     common: dict[str, Any] = {"num_units": num_units, "noise_multiplier": 1.0}
     if privacy.noise_multiplier is not None:
@@ -89,7 +91,30 @@ def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwis
         case "full-batch":
             return FullBatch(num_steps=_steps(training, num_units, num_units), **common)
     steps = _steps(training, num_units, batch)
+    if training.head_steps is not None:
+        check_some_are_left(training.head_steps, steps)
+        if training.head_batch_size not in (None, batch):
+            return _in_stages(training, steps, **common)
     return DPSGD(expected_batch_size=batch, num_steps=steps, **common)
+
+
+def _in_stages(
+    training: Training, num_steps: int, *, noise_multiplier: float, **common: Any
+) -> DPSGDSchedule:
+    """Makes the schedule of a run whose first steps have batches of another size."""
+    steps, size = training.head_steps, training.head_batch_size
+    assert steps is not None and size is not None
+    if size > common["num_units"]:
+        raise ValueError(
+            f"training.head_batch_size={size} is more than the {common['num_units']} training "
+            f"records; use at most {common['num_units']}"
+        )
+    parts = ((size, steps), (training.expected_batch_size, num_steps - steps))
+    segments = tuple(
+        Segment(expected_batch_size=batch, noise_multiplier=noise_multiplier, num_steps=length)
+        for batch, length in parts
+    )
+    return DPSGDSchedule(segments=segments, **common)
 
 
 def fix_noise(recipe: Stepwise, privacy: Privacy, delta: float) -> Stepwise:
@@ -99,11 +124,11 @@ def fix_noise(recipe: Stepwise, privacy: Privacy, delta: float) -> Stepwise:
     return calibrate_noise_of(recipe, privacy.target_epsilon, delta)
 
 
-def noise_of(mechanism: Stepwise) -> StepNoise:
-    """Returns σ and B of every step; σ is that of the draws, where noise is correlated."""
+def noise_of(mechanism: Stepwise, step: int) -> StepNoise:
+    """Returns σ and B of a step; σ is that of the draws, where noise is correlated."""
     if isinstance(mechanism, BandedDPSGD):
         return StepNoise(mechanism.noise_multiplier, mechanism.expected_batch_size)
-    return step_noise(mechanism)
+    return step_noise(mechanism, step)
 
 
 def check_extra(privacy: Privacy) -> None:

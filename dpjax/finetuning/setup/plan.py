@@ -20,14 +20,25 @@ from dpjax.data import (
     RecordError,
     count_shared_texts,
 )
-from dpjax.finetuning.config import Compute, FinetuneConfig
-from dpjax.finetuning.setup.mechanism import check_extra, find_strategy, fix_noise, make_recipe
+from dpjax.finetuning.config import Compute, FinetuneConfig, head_stage_of
+from dpjax.finetuning.setup.mechanism import (
+    check_extra,
+    find_strategy,
+    fix_noise,
+    make_recipe,
+    noise_of,
+)
 from dpjax.finetuning.setup.owners import TrainingRecords, as_user_sampled
 from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
 from dpjax.finetuning.tasks.features import Features
 from dpjax.finetuning.tasks.registry import make_task
 from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkpoint
-from dpjax.privatize import NoiseStrategy, memory_of_default_device, num_steps_of
+from dpjax.privatize import (
+    NoiseStrategy,
+    StepNoise,
+    memory_of_default_device,
+    num_steps_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +72,8 @@ class Plan:
         device_memory: bytes that one device can use.
         choices: sentences on what dpjax chose by that, and why.
         features: what is computed once per record before the first step; None where steps compute
-            everything.
+            everything. Of a run with `training.head_steps`: before the first step after these.
+        head_features: likewise for the steps that train the head alone.
     """
 
     config: FinetuneConfig
@@ -86,6 +98,36 @@ class Plan:
     noise_strategy: NoiseStrategy | None = None
     choices: tuple[str, ...] = ()
     features: Features | None = None
+    head_features: Features | None = None
+
+    @property
+    def stages(self) -> tuple[Plan, ...]:
+        """The stages of the run: those steps that train the head alone, if any, and the others.
+
+        The first stage of two is as of a run of its own, but for the mechanism, which is that of
+        all steps. A stage ends after `num_steps` steps of the run.
+        """
+        if self.first_step == 0:
+            return (self,)
+        config = head_stage_of(self.config)
+        head = dataclasses.replace(
+            self,
+            config=config,
+            num_steps=self.first_step,
+            features=self.head_features,
+            head_features=None,
+        )
+        return head, self
+
+    @property
+    def first_step(self) -> int:
+        """The first step that trains what `tuning` says, counted from 0."""
+        return self.config.training.head_steps or 0
+
+    @property
+    def noise(self) -> StepNoise:
+        """σ and B of these steps."""
+        return noise_of(self.recipe, self.first_step)
 
     @property
     def num_units(self) -> int:

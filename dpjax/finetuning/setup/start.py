@@ -264,6 +264,11 @@ def _check_fits_processes(config: FinetuneConfig) -> None:
     """Refuses what one process alone can do, where several train."""
     if jax.process_count() == 1:
         return
+    if config.training.head_steps is not None:
+        raise ValueError(
+            f"training.head_steps={config.training.head_steps} is for one process, got "
+            f"{jax.process_count()}: train the head in a run of its own, or leave it out"
+        )
     if config.audit.kind == "high-temperature":
         raise ValueError(
             "audit.kind must be another one than high-temperature where "

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.setup.model.clipping_rule import clipping_rule
 from dpjax.finetuning.setup.model.features import abstract_records, loss_of_features
 from dpjax.finetuning.setup.optimizer import make_optimizer
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.tasks.base import Loss
 from dpjax.finetuning.tasks.features import FeatureRecord
 from dpjax.models import SplitModel, Trainable, abstract_model, split_trainable
-from dpjax.privatize import FlatClipping, RunKey, sampler_for, step_noise, unit_loss
+from dpjax.privatize import RunKey, sampler_for, unit_loss
 from dpjax.training import (
     Layout,
     NonPrivateTraining,
@@ -28,11 +29,13 @@ from dpjax.typing import PyTree
 
 
 def make_run_optimizer(plan: Plan) -> Any:
-    """Makes the optimizer of a run: it knows the noise on the private gradient."""
+    """Makes the optimizer of a run, or a stage: it knows the noise on the private gradient."""
     training = plan.config.training
     # Correlated noise has no one standard deviation, and no other optimizer asks for it.
     stddev = noise_stddev_of(plan) if training.optimizer == "adam-bc" else 0.0
-    optimizer = make_optimizer(training, plan.num_steps, plan.head, noise_stddev=stddev)
+    optimizer = make_optimizer(
+        training, plan.num_steps - plan.first_step, plan.head, noise_stddev=stddev
+    )
     if training.ema_decay is not None:
         optimizer = keep_average(optimizer, training.ema_decay)
     return optimizer
@@ -49,7 +52,7 @@ def make_steps(
     """Makes the steps: with privacy, sampler, clipping and noise read the one mechanism.
 
     Args:
-        plan: what was asked for.
+        plan: what was asked for, or a stage of it.
         graphdef: the structure of the model.
         optimizer: from `make_run_optimizer`.
         run_key: the secret of the run.
@@ -59,7 +62,7 @@ def make_steps(
     loss = unit_loss_of(plan, graphdef)
     if plan.mechanism is None:
         sampler = sampler_for(plan.recipe, run_key, present)
-        batch_size = step_noise(plan.recipe).batch_size
+        batch_size = plan.noise.batch_size
         return NonPrivateTraining(
             loss,
             optimizer,
@@ -68,12 +71,11 @@ def make_steps(
             device_memory=plan.device_memory,
             layout=layout,
         )
-    rule = FlatClipping(plan.config.privacy.clip_norm)
     return PrivateTraining(
         loss,
         optimizer,
         plan.mechanism,
-        rule,
+        clipping_rule(plan),
         run_key,
         device_memory=plan.device_memory,
         present=present,
@@ -178,5 +180,5 @@ def noise_stddev_of(plan: Plan) -> float:
     """Of the noise on the private gradient, per coordinate; 0 without privacy."""
     if plan.mechanism is None:
         return 0.0
-    noise = step_noise(plan.mechanism)
-    return noise.noise_multiplier * plan.config.privacy.clip_norm / noise.batch_size
+    noise = plan.noise
+    return noise.noise_multiplier * float(clipping_rule(plan).clip_norm) / noise.batch_size

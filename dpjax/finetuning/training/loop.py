@@ -14,14 +14,13 @@ from dpjax_accounting import EpsilonBySteps
 from rich.console import Console
 
 from dpjax.data import by_length
-from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.model.load import on_devices
-from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
-from dpjax.finetuning.setup.steps import make_run_optimizer, make_steps
+from dpjax.finetuning.setup.steps import make_steps
 from dpjax.finetuning.training.batches import encode_batch, owner_batches
 from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.features import with_features
+from dpjax.finetuning.training.stages import Stage, begin_stage, exported, stages_left
 from dpjax.finetuning.training.step_files import StepFiles
 from dpjax.training import (
     Callback,
@@ -32,7 +31,6 @@ from dpjax.training import (
     TrainingProgress,
     TrainingSteps,
     agree_with_lead,
-    average_of,
     in_lead,
     run_steps,
     telling_failures,
@@ -87,77 +85,105 @@ def train(
         RunDiverged: parameters or losses are not finite any more.
         OSError: for instance because the disk is full; the state stored before stays.
     """
-    plan, several = run.plan, jax.process_count() > 1
-    model, layout = run.model, run.layout
-    if layout is not None:
-        model = on_devices(model, layout)
-    trainable, frozen = model.trainable, model.frozen
-    optimizer = make_run_optimizer(plan)
-    steps = _make_steps(run, optimizer)
-    spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
-    init = (
-        optimizer.init if layout is None else functools.partial(layout.init_state, optimizer.init)
-    )
-    state = init(trainable)
-    first, (trainable, state) = run.checkpoints.restore_in_all((trainable, state))
-    if first < plan.num_steps:
-        run = with_features(run, model, console)
-    remarks: tuple[str, ...] = ()
-    evaluation = _Evaluation(run)
-    watch = DivergenceWatch(noise_of(plan.recipe).batch_size, _ADVICE)
-    progress = TrainingProgress(console, plan.num_steps, first, plan.mechanism is not None)
+    plan = run.plan
+    if run.layout is not None:
+        run = dataclasses.replace(run, model=on_devices(run.model, run.layout))
+    stages = stages_left(run)
+    stage = begin_stage(run, stages[0])
+    first, (params, state) = run.checkpoints.restore_in_all((stage.params, stage.state))
+    stage = dataclasses.replace(stage, params=params, state=state)
     files = in_lead(lambda: StepFiles(run, first, note_progress, callbacks))
-    with (
-        contextlib.nullcontext() if files is None else files,
-        contextlib.ExitStack() as deferring,
-        progress,
-    ):
+    spent = None if plan.mechanism is None else EpsilonBySteps(plan.mechanism, plan.delta)
+    shown = _Shown(console, plan.num_steps, spent, _Evaluation(run), [])
+    with contextlib.nullcontext() if files is None else files:
+        stage = _run_stage(stage, first, shown, files, interrupts)
+        for later in stages[1:]:
+            interrupts.raise_pending()
+            first = stage.run.plan.num_steps
+            stage = begin_stage(run, later, stage)
+            stage = _run_stage(stage, first, shown, files, interrupts)
+    remarks = (*shown.remarks, *shown.evaluation.remarks)
+    if files is None:
+        return Trained(stage.exported, [], 0, remarks)
+    return Trained(stage.exported, files.rows, files.num_missing, (*remarks, *files.remarks))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shown:
+    """What is shown and measured of all steps.
+
+    Attributes:
+        console: shows the progress.
+        num_steps: of all stages.
+        spent: knows ε after each step; None without privacy.
+        evaluation: on held-out records.
+        remarks: what was said about steps.
+    """
+
+    console: Console
+    num_steps: int
+    spent: EpsilonBySteps | None
+    evaluation: _Evaluation
+    remarks: list[str]
+
+
+def _run_stage(
+    stage: Stage, first: int, shown: _Shown, files: StepFiles | None, interrupts: Interrupts
+) -> Stage:
+    """Runs the steps of a stage that are not done yet, and stores the state after its last one."""
+    last, several = stage.run.plan.num_steps, jax.process_count() > 1
+    if first == last:
+        return stage
+    # Features are freed with the stage: nothing else refers to them.
+    run = with_features(stage.run, stage.run.model, shown.console)
+    steps = _make_steps(run, stage.optimizer)
+    watch = DivergenceWatch(run.plan.noise.batch_size, _ADVICE)
+    what = "step" if last == shown.num_steps else f"step of the head alone, until {last},"
+    progress = TrainingProgress(
+        shown.console, shown.num_steps, first, shown.spent is not None, what=what
+    )
+    with contextlib.ExitStack() as deferring, progress:
         if several:
             # One that stopped at once would leave the others waiting for it.
             deferring.enter_context(interrupts.deferred())
         for done in run_steps(
             steps,
             functools.partial(_batches, run, steps),
-            trainable,
-            state,
-            frozen,
+            stage.params,
+            stage.state,
+            run.model.frozen,
             first=first,
-            num_steps=plan.num_steps,
-            spent=spent,
+            num_steps=last,
+            spent=shown.spent,
             watch=watch,
         ):
             if done.step == first + 1 and not several:
                 # Until now an interruption lost nothing, and compiling may take minutes.
                 deferring.enter_context(interrupts.deferred())
-            row = done.row() | evaluation.if_due(done)
+            row = done.row() | shown.evaluation.if_due(run, done)
             if done.remark is not None:
-                remarks += (done.remark,)
-                console.print(f"WARNING: {done.remark}", highlight=False, markup=False)
+                shown.remarks.append(done.remark)
+                shown.console.print(f"WARNING: {done.remark}", highlight=False, markup=False)
             progress.update(done.step, done.loss, done.epsilon, done.num_records)
             with telling_failures():
                 is_due = files is not None and files.keep(row)
             agreed = agree_with_lead(signal=interrupts.number, stores=is_due)
             watch.check_losses(done.step, done.num_records, done.num_losses)
-            trainable, state = done.params, done.state
-            is_last = done.step == plan.num_steps
-            if agreed.stores or agreed.signal is not None or is_last:
+            stage = dataclasses.replace(stage, params=done.params, state=done.state)
+            if agreed.stores or agreed.signal is not None or done.step == last:
                 watch.check_parameters(done.step, bool(done.are_finite))
                 _store(files, done)
-            if agreed.signal is not None and not is_last:
+            if agreed.signal is not None and done.step < shown.num_steps:
                 _wait(files)
                 interrupts.acknowledge()
                 raise RunInterrupted(
-                    f"stopped after step {done.step} of {plan.num_steps}; the same command with "
+                    f"stopped after step {done.step} of {shown.num_steps}; the same command with "
                     "--resume goes on from there",
                     done.step,
                     agreed.signal,
                 )
         _wait(files)
-    exported = _exported(plan, trainable, state)
-    if files is None:
-        return Trained(exported, [], 0, (*remarks, *evaluation.remarks))
-    said = (*remarks, *evaluation.remarks, *files.remarks)
-    return Trained(exported, files.rows, files.num_missing, said)
+    return stage
 
 
 def _store(files: StepFiles | None, done: StepDone) -> None:
@@ -173,11 +199,6 @@ def _wait(files: StepFiles | None) -> None:
     in_lead(lambda: None if files is None else files.wait(), takes_long=True)
 
 
-def _exported(plan: Plan, trainable: PyTree, state: Any) -> PyTree:
-    """Returns the parameters, or their moving average where that is asked for."""
-    return trainable if plan.config.training.ema_decay is None else average_of(state, trainable)
-
-
 class _Evaluation:
     """Measures the model on held-out records, every so many steps but the last.
 
@@ -187,16 +208,16 @@ class _Evaluation:
 
     def __init__(self, run: Run) -> None:
         self.remarks: list[str] = []
-        self._run = run
+        self._num_steps = run.plan.num_steps
         self._every = run.plan.config.training.evaluate_every
 
-    def if_due(self, done: StepDone) -> dict[str, float | None]:
-        """Returns the numbers after a step; none where no evaluation is due."""
-        is_last = done.step == self._run.plan.num_steps
+    def if_due(self, run: Run, done: StepDone) -> dict[str, float | None]:
+        """Returns the numbers after a step of a stage; none where no evaluation is due."""
+        is_last = done.step == self._num_steps
         if self._every is None or done.step % self._every or is_last:
             return {}
         try:
-            return self._measure(done)
+            return self._measure(run, done)
         except Exception as error:
             self._every = None
             self.remarks.append(
@@ -205,11 +226,10 @@ class _Evaluation:
             )
             return {}
 
-    def _measure(self, done: StepDone) -> dict[str, float | None]:
-        plan = self._run.plan
-        exported = _exported(plan, done.params, done.state)
-        model = self._run.model.replace(trainable=exported)
-        held_out = evaluate(plan.task, model, plan.evaluation, self._run.layout)
+    def _measure(self, run: Run, done: StepDone) -> dict[str, float | None]:
+        plan = run.plan
+        model = run.model.replace(trainable=exported(plan, done.params, done.state))
+        held_out = evaluate(plan.task, model, plan.evaluation, run.layout)
         found = {"eval_loss": held_out.loss}
         for name in ("accuracy", "perplexity"):
             value = getattr(held_out, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -46,12 +47,30 @@ class SplitModel(NamedTuple):
         """Returns the model with other trained parameters of the same structure."""
         return self._replace(trainable=trainable)
 
+    def training_only(self, parts: Collection[str]) -> SplitModel:
+        """Returns the model with what is trained of these parts alone; the rest is frozen.
+
+        Args:
+            parts: names of the uppermost level, such as "classifier".
+        """
+        kept = {name: part for name, part in self.trainable.items() if name in parts}
+        others = {name: part for name, part in self.trainable.items() if name not in parts}
+        return self._replace(trainable=kept, frozen=_joined(self.frozen, others))
+
     def describe_share(self) -> str:
         """Says how much is trained: "x of y parameters trained (z %)"."""
         num_trained = count_parameters(self.trainable)
         num_all = num_trained + count_parameters(self.frozen)
         share = 100 * num_trained / num_all
         return f"{num_trained:,} of {num_all:,} parameters trained ({share:.3g} %)"
+
+
+def _joined(one: dict[Any, Any], other: dict[Any, Any]) -> dict[Any, Any]:
+    """The nested dict that has the arrays of both, which have none in common."""
+    joined = dict(one)
+    for name, part in other.items():
+        joined[name] = _joined(joined[name], part) if name in joined else part
+    return joined
 
 
 def split_trainable(model: Model, trainable: Trainable) -> SplitModel:

@@ -72,10 +72,26 @@ class CountProgress:
 
 
 class TrainingProgress(CountProgress):
-    """Shows step, loss, ε spent so far, records per second and the time left."""
+    """Shows step, loss, ε spent so far, records per second and the time left.
 
-    def __init__(self, console: Console, num_steps: int, first_step: int, private: bool) -> None:
-        super().__init__(console, "step", num_steps, first_step, status="compiling")
+    Args:
+        console: where it is shown.
+        num_steps: how many there are.
+        first_step: how many were done before.
+        private: whether ε is shown.
+        what: is counted.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        num_steps: int,
+        first_step: int,
+        private: bool,
+        *,
+        what: str = "step",
+    ) -> None:
+        super().__init__(console, what, num_steps, first_step, status="compiling")
         self._private = private
         self._num_records = 0
 

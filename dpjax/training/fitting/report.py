@@ -90,7 +90,7 @@ def report_fit(
         **describe_claim(mechanism, delta, num_steps=num_steps, steps_completed=steps_completed),
         "implementation": describe_implementation(
             mechanism,
-            clip_norm,
+            (clip_norm,),
             target_epsilon=None,
             delta_is_default=delta_is_default,
             noise_strategy=noise_strategy,

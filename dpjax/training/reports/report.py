@@ -94,7 +94,7 @@ def describe_claim(
 
 def describe_implementation(
     mechanism: Mechanism | None,
-    clip_norm: float,
+    clip_norms: tuple[float, ...],
     *,
     target_epsilon: float | None,
     delta_is_default: bool,
@@ -104,7 +104,7 @@ def describe_implementation(
 
     Args:
         mechanism: as planned.
-        clip_norm: C, in L2 norm.
+        clip_norms: C in L2 norm, of each segment of a run; one where all have the same.
         target_epsilon: that was asked for; None if a noise multiplier was.
         delta_is_default: whether δ was left to dpjax.
         noise_strategy: of noise that is correlated over steps; None of independent noise.
@@ -112,11 +112,12 @@ def describe_implementation(
     if mechanism is None:
         return None
     sampling = describe_sampling(mechanism)
+    is_same = len(set(clip_norms)) == 1
     return {
         "target_epsilon": target_epsilon,
         "delta_is_default": delta_is_default,
-        "clip_norm": clip_norm,
-        "noise_standard_deviation": _noise(mechanism, clip_norm),
+        "clip_norm": clip_norms[0] if is_same else list(clip_norms),
+        "noise_standard_deviation": _noise(mechanism, clip_norms[:1] if is_same else clip_norms),
         "gradient_divided_by": sampling.divided_by,
         "sampling": sampling.sentence,
         "gradient_accumulation": "One step is one draw of records. It is computed in microbatches. "
@@ -138,14 +139,19 @@ def _correlation(strategy: NoiseStrategy) -> dict[str, Any]:
     } | {name: list(numbers) for name, numbers in vars(strategy).items()}
 
 
-def _noise(mechanism: Mechanism, clip_norm: float) -> float | list[float]:
-    """Returns the standard deviation on the sum; of a schedule that of each segment."""
+def _noise(mechanism: Mechanism, clip_norms: tuple[float, ...]) -> float | list[float]:
+    """Returns the standard deviation on the sum; of each segment, if there are several."""
     if isinstance(mechanism, DPSGDSchedule):
-        return [segment.noise_multiplier * clip_norm for segment in mechanism.segments]
+        norms = clip_norms * len(mechanism.segments) if len(clip_norms) == 1 else clip_norms
+        pairs = zip(mechanism.segments, norms, strict=True)
+        return [segment.noise_multiplier * norm for segment, norm in pairs]
     if isinstance(mechanism, BandedDPSGD):
         # Of the draws, before they are correlated.
-        return mechanism.noise_multiplier * clip_norm
-    return step_noise(mechanism).noise_multiplier * clip_norm
+        noise_multiplier = mechanism.noise_multiplier
+    else:
+        noise_multiplier = step_noise(mechanism).noise_multiplier
+    stddevs = [noise_multiplier * norm for norm in clip_norms]
+    return stddevs[0] if len(stddevs) == 1 else stddevs
 
 
 def describe_randomness(run_key: RunKey) -> dict[str, Any]:

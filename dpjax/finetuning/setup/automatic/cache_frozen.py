@@ -9,8 +9,7 @@ from typing import Any
 import jax
 
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.setup.identity import COMPUTED_ONCE
-from dpjax.finetuning.setup.mechanism import noise_of
+from dpjax.finetuning.setup.identity import COMPUTED_ONCE, HEAD_COMPUTED_ONCE
 from dpjax.finetuning.setup.model.features import find_features
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.steps import abstract_split, drops_inputs
@@ -36,15 +35,30 @@ def resolve_cache(plan: Plan, stored: Mapping[str, Any]) -> Plan:
         stored: the identity of the run that is resumed, which says how it was started; empty for a
             new one.
     """
-    features = _find(plan) if _may_be_cached(plan.config) else None
+    if plan.first_step:
+        head_stage, _ = plan.stages
+        features, said = _resolve(head_stage, plan, stored.get(HEAD_COMPUTED_ONCE))
+        said = tuple(
+            f"the first {plan.first_step} steps, of the head alone: {line}" for line in said
+        )
+        plan = dataclasses.replace(plan, choices=(*plan.choices, *said), head_features=features)
+    features, said = _resolve(plan, plan, stored.get(COMPUTED_ONCE))
+    return dataclasses.replace(plan, choices=(*plan.choices, *said), features=features)
+
+
+def _resolve(
+    stage: Plan, run: Plan, was_computed: bool | None
+) -> tuple[Features | None, tuple[str, ...]]:
+    """What is computed once before the steps of a stage, and a sentence on it."""
+    features = _find(stage, run) if _may_be_cached(stage.config) else None
     if features is None:
-        return plan
-    why_not = _why_not(plan, features, stored.get(COMPUTED_ONCE))
+        return None, ()
+    why_not = _why_not(stage, features, was_computed)
     if why_not is None:
-        said = _sentence(features, _most_bytes(plan, features))
-        return dataclasses.replace(plan, choices=(*plan.choices, said), features=features)
-    said = f"{OPTION}=auto: steps compute the frozen part of the model again, because {why_not}"
-    return dataclasses.replace(plan, choices=(*plan.choices, said))
+        return features, (_sentence(features, _most_bytes(stage, features)),)
+    return None, (
+        f"{OPTION}=auto: steps compute the frozen part of the model again, because {why_not}",
+    )
 
 
 def _why_not(plan: Plan, features: Features, was_computed: bool | None) -> str | None:
@@ -75,10 +89,11 @@ def _may_be_cached(config: FinetuneConfig) -> bool:
     return config.tuning in ("head", "last_layers")
 
 
-def _find(plan: Plan) -> Features | None:
+def _find(stage: Plan, run: Plan) -> Features | None:
     """What can be computed once; None if that would hardly make steps faster."""
+    model = abstract_split(run)
     try:
-        features = find_features(plan, abstract_split(plan))
+        features = find_features(stage, model if stage is run else model.training_only(run.head))
     except UnreadableProgramError:
         return None
     if features is None:
@@ -95,7 +110,7 @@ def _num_records(plan: Plan) -> int:
 def _num_read(plan: Plan) -> float:
     """How many records the steps of a run read together, about, each as often as it is drawn."""
     per_unit = plan.config.privacy.records_per_owner if plan.samples_owners else 1
-    return plan.num_steps * noise_of(plan.recipe).batch_size * per_unit
+    return (plan.num_steps - plan.first_step) * plan.noise.batch_size * per_unit
 
 
 def _most_bytes(plan: Plan, features: Features) -> int:

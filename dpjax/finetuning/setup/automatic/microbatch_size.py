@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.setup.mechanism import noise_of
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.steps import abstract_split, step_programs
 from dpjax.training import (
@@ -41,7 +40,7 @@ def chosen_memory(plan: Plan, programs: StepPrograms, limit: int) -> StepMemory:
 
 def largest_wanted(plan: Plan) -> int:
     """Returns the records of the largest microbatch that is not wasteful."""
-    largest = max(1, int(noise_of(plan.recipe).batch_size) // _LARGEST_SHARE)
+    largest = max(1, int(plan.noise.batch_size) // _LARGEST_SHARE)
     if plan.samples_owners:
         largest *= plan.config.privacy.records_per_owner
     return largest

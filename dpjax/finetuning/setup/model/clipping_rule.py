@@ -1,0 +1,38 @@
+"""What bounds the gradient of a unit: one clip norm, or one for the head and one for the rest."""
+
+from __future__ import annotations
+
+from dpjax.finetuning.setup.plan import Plan
+from dpjax.privatize import ClippingRule, FlatClipping, PerGroupClipping
+
+
+def clipping_rule(plan: Plan) -> ClippingRule:
+    """Returns the rule that sums are clipped by, and that the noise is in proportion to.
+
+    With `privacy.head_clip_norm` there are two groups, and a unit contributes at most
+    √(C_head² + C²): `PerGroupClipping`.
+
+    Args:
+        plan: of a run, or of its steps that train the head alone.
+    """
+    privacy, head = plan.config.privacy, plan.head
+    if privacy.head_clip_norm is None:
+        return FlatClipping(privacy.clip_norm)
+
+    def group_of(path: str) -> str:
+        return "head" if path.split(".")[0] in head else "body"
+
+    return PerGroupClipping(group_of, {"head": privacy.head_clip_norm, "body": privacy.clip_norm})
+
+
+def clip_norms(plan: Plan) -> tuple[float, ...]:
+    """Returns what a unit contributes at most in L2 norm, in each stage of a run."""
+    return tuple(float(clipping_rule(stage).clip_norm) for stage in plan.stages)
+
+
+def clipping_in_words(plan: Plan) -> str:
+    """Says what gradients are clipped to."""
+    privacy = plan.config.privacy
+    if privacy.head_clip_norm is None:
+        return f"clip norm {privacy.clip_norm:g}"
+    return f"clip norms {privacy.head_clip_norm:g} (head) and {privacy.clip_norm:g} (the rest)"
