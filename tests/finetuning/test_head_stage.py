@@ -326,7 +326,10 @@ def test_without_privacy(options):
             "tuning=head trains the head in all steps",
         ),
         ({"privacy": {"head_clip_norm": -1.0}}, "head_clip_norm"),
-        ({"privacy": {"sampling": "truncated-poisson", "neighboring": "zero_out"}}, "needs privacy.sampling=poisson"),
+        (
+            {"privacy": {"sampling": "truncated-poisson", "neighboring": "zero_out"}},
+            "needs privacy.sampling=poisson",
+        ),
         ({"task": "causal_lm", "num_layers": None}, "no meaning with task=causal_lm"),
     ],
 )
@@ -374,7 +377,7 @@ def test_options_of_the_first_stage():
             "training": {"num_steps": 9, "head_steps": 4},
         }
     )
-    stage = dpjax.finetuning.config.head_stage_of(config)
+    stage = config.head_stage()
     assert (stage.tuning, stage.training.num_steps) == ("head", 4)
     assert stage.training.learning_rate == config.training.learning_rate
     assert stage.privacy.clip_norm == config.privacy.clip_norm

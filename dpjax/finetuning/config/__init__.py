@@ -10,7 +10,6 @@ from dpjax.finetuning.config.finetune_config import TaskName as TaskName
 from dpjax.finetuning.config.finetune_config import Tuning as Tuning
 from dpjax.finetuning.config.head import Head as Head
 from dpjax.finetuning.config.head_stage import check_some_are_left as check_some_are_left
-from dpjax.finetuning.config.head_stage import head_stage_of as head_stage_of
 from dpjax.finetuning.config.plan_config import PlanConfig as PlanConfig
 from dpjax.finetuning.config.privacy import Privacy as Privacy
 from dpjax.finetuning.config.sampling import Neighboring as Neighboring

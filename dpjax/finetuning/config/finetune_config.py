@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from dpjax.data import DataSource
 from dpjax.finetuning.config.audit import Audit
 from dpjax.finetuning.config.compute import Compute, Generation
 from dpjax.finetuning.config.head import Head
-from dpjax.finetuning.config.head_stage import check_head_stage
+from dpjax.finetuning.config.head_stage import check_head_stage, head_stage_options
 from dpjax.finetuning.config.parse import build_options
 from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.sampling import check_audit, check_relation
@@ -111,7 +111,12 @@ class FinetuneConfig(CheckedOptions):
         self._check_owners()
         self._check_tuning()
         self._check_task()
-        check_head_stage(self)
+        check_head_stage(
+            self.privacy,
+            self.training,
+            tuning=self.tuning,
+            owner_column=self.train_data.owner_column,
+        )
         check_at_least("num_layers", self.num_layers, 1)
         if self.resume and self.overwrite:
             raise ValueError("resume goes on with the run that overwrite deletes: give one of them")
@@ -131,6 +136,13 @@ class FinetuneConfig(CheckedOptions):
     def records_per_unit(self) -> int:
         """The most records of a unit in a batch: of an owner, where batches are of owners."""
         return self.privacy.records_per_owner if self.samples_owners else 1
+
+    def head_stage(self) -> Self:
+        """Returns the options as of a run of the steps alone that train the head first."""
+        privacy, training = head_stage_options(self.privacy, self.training)
+        return dataclasses.replace(
+            self, tuning="head", num_trained_layers=None, privacy=privacy, training=training
+        )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> FinetuneConfig:

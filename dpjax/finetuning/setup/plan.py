@@ -20,7 +20,7 @@ from dpjax.data import (
     RecordError,
     count_shared_texts,
 )
-from dpjax.finetuning.config import Compute, FinetuneConfig, head_stage_of
+from dpjax.finetuning.config import Compute, FinetuneConfig
 from dpjax.finetuning.setup.mechanism import (
     check_extra,
     find_strategy,
@@ -109,7 +109,7 @@ class Plan:
         """
         if self.first_step == 0:
             return (self,)
-        config = head_stage_of(self.config)
+        config = self.config.head_stage()
         head = dataclasses.replace(
             self,
             config=config,

@@ -60,7 +60,24 @@ def test_the_noise_that_is_given_does_not_matter():
     assert calibrate_noise_of(little, 2.0, 1e-5) == calibrate_noise_of(EPOCHS, 2.0, 1e-5)
 
 
-SCHEDULE = DPSGDSchedule(num_units=1000, segments=(kinds.segment(64, 1.0, 40),))
+def test_a_schedule_gets_one_noise_multiplier_for_all_its_segments():
+    parts = (kinds.segment(200, 1.0, 30), kinds.segment(64, 1.0, 40))
+    found = calibrate_noise_of(DPSGDSchedule(num_units=1000, segments=parts), 3.0, 1e-5)
+    assert 0.999 * 3 <= found.epsilon(1e-5) <= 3
+    (noise,) = {part.noise_multiplier for part in found.segments}
+    assert found.segments == tuple(
+        dataclasses.replace(part, noise_multiplier=noise) for part in parts
+    )
+    # Segments of one size are as steps of one kind.
+    halves = (kinds.segment(64, 1.0, 15), kinds.segment(64, 1.0, 25))
+    split = calibrate_noise_of(DPSGDSchedule(num_units=1000, segments=halves), 3.0, 1e-5)
+    whole = calibrate_noise_of(MECHANISMS["poisson"], 3.0, 1e-5)
+    assert split.segments[1].noise_multiplier == pytest.approx(whole.noise_multiplier, rel=1e-3)
+
+
+SCHEDULE = DPSGDSchedule(
+    num_units=1000, segments=(kinds.segment(64, 1.0, 40), kinds.segment(64, 2.0, 40))
+)
 
 
 @pytest.mark.parametrize(

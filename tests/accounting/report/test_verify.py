@@ -183,6 +183,21 @@ def test_the_noise_of_every_segment_of_a_schedule_must_be_there(report):
         assert "noise_standard_deviation" in said(report)
 
 
+def test_a_clip_norm_that_changes_has_a_number_for_each_part(report):
+    segments = (segment(100, 8.0, 20), segment(50, 6.0, 10))
+    schedule = DPSGDSchedule(num_units=1000, segments=segments)
+    report |= claim(schedule, 1e-5, steps_completed=25)
+    report["implementation"] |= {
+        "clip_norm": [0.5, 2.0],
+        "noise_standard_deviation": [4.0, 12.0],
+    }
+    assert verify_report(report) == []
+    report["implementation"]["noise_standard_deviation"] = [4.0, 3.0]
+    assert "noise_standard_deviation" in said(report)
+    report["implementation"]["clip_norm"] = [0.5]
+    assert "clip_norm has 1 numbers for 2 segments" in said(report)
+
+
 def test_noise_is_correlated_as_the_mechanism_says(report):
     correlation = {"sentence": "", "coefs": [1.0, 0.5], "buf_decay": None, "output_scale": None}
     report["implementation"]["noise_correlation"] = correlation
