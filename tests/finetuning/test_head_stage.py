@@ -280,6 +280,7 @@ def test_canaries_are_in_both_stages(options):
     assert result.audit["verdict"]["conclusion"]
 
 
+@pytest.mark.slow
 def test_owners(options, train_file, tmp_path):
     path = owned_file(train_file, tmp_path / "owned.csv", author_of_each())
     options["train_data"] = {"path": str(path), "owner_column": "author"}
@@ -302,6 +303,7 @@ def test_a_mesh_of_one_process(options, tmp_path):
     assert_same_weights(one.output_dir, tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_without_privacy(options):
     options["non_private"] = True
     options["privacy"] = {"clip_norm": 0.5}
@@ -357,6 +359,7 @@ def test_a_single_record_is_hidden_whichever_stage_reads_it():
     assert whole.after(2).epsilon(1e-5) == pytest.approx(first.epsilon(1e-5), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_progress_names_the_stage(options):
     options["training"] |= {"head_batch_size": None}
     text = io.StringIO()
