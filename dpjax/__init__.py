@@ -12,6 +12,7 @@ from dpjax.cli import startup as startup
 from dpjax.data import DataSource as DataSource
 from dpjax.finetuning import Audit as Audit
 from dpjax.finetuning import Compute as Compute
+from dpjax.finetuning import FeatureOptions as FeatureOptions
 from dpjax.finetuning import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning import FinetuneResult as FinetuneResult
 from dpjax.finetuning import Generation as Generation
@@ -67,6 +68,7 @@ __all__ = [
     "ClippedGradFn",
     "Compute",
     "DataSource",
+    "FeatureOptions",
     "FinetuneConfig",
     "FinetuneResult",
     "Fit",

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from benchmarks.recipes.demo import DEMO
 from benchmarks.recipes.recipe import Recipe as Recipe
-from benchmarks.recipes.sst2 import SST2_LORA
+from benchmarks.recipes.sst2 import SST2_HEAD, SST2_LORA
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DEMO, SST2_LORA)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (DEMO, SST2_HEAD, SST2_LORA)}

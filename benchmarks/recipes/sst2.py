@@ -44,6 +44,29 @@ def _folder(given: Path | None) -> Path:
     return folder
 
 
+SST2_HEAD = Recipe(
+    name="sst2-head",
+    about="a head on three layers of MiniLM, SST-2",
+    minutes=1,
+    write_data=_with_minilm,
+    options={
+        "tuning": "head",
+        "features": {"layers": (4, 5, 6)},
+        "training": {
+            "expected_batch_size": 3000,
+            "microbatch_size": "auto",
+            "num_steps": 100,
+            "optimizer": "sgd",
+            "learning_rate": 8.0,
+            "schedule": "constant",
+            "warmup_fraction": 0.0,
+            "ema_decay": 0.98,
+            "max_length": 48,
+        },
+        "privacy": {"clip_norm": 0.4},
+    },
+)
+
 SST2_LORA = Recipe(
     name="sst2-lora",
     about="LoRA and a head on MiniLM, SST-2",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpjax.finetuning.config import Audit as Audit
 from dpjax.finetuning.config import Compute as Compute
+from dpjax.finetuning.config import FeatureOptions as FeatureOptions
 from dpjax.finetuning.config import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning.config import Generation as Generation
 from dpjax.finetuning.config import Head as Head
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Audit",
     "Compute",
+    "FeatureOptions",
     "FinetuneConfig",
     "FinetuneResult",
     "Forecast",

@@ -18,6 +18,7 @@ from dpjax.finetuning.reports import run_report
 from dpjax.finetuning.reports.samples import write_samples
 from dpjax.finetuning.result import FinetuneResult, store_result
 from dpjax.finetuning.run_audit import audit_run
+from dpjax.finetuning.setup.model.load import load_model
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.tasks.base import Evaluation
@@ -33,6 +34,7 @@ STAGES = (
     "privacy.html",
     "the check of adapter/",
     "the evaluation on held-out records",
+    "the evaluation before tuning",
     "the attack",
     "attack.json",
     "the audit",
@@ -102,6 +104,7 @@ def measure(
         lambda: evaluate(plan.task, tuned, plan.evaluation, run.layout),
     )
     stages.warnings += _evaluation_remarks(held_out)
+    before = stages.attempt("the evaluation before tuning", lambda: _accuracy_before(run))
     attack = stages.attempt("the attack", lambda: attack_run(run, tuned, held_out))
     stages.attempt("attack.json", lambda: _write_attack(directory, attack))
     audit = stages.attempt("the audit", lambda: _audit(run, tuned, privacy))
@@ -119,6 +122,7 @@ def measure(
         quality=None if held_out is None else held_out.quality,
         attack=attack,
         audit=audit,
+        accuracy_before=before,
         num_left_out=len(plan.train) - len(run.trained_records),
         privacy=privacy,
         metrics=trained.metrics,
@@ -133,6 +137,15 @@ def measure(
     stages.attempt("report.md", lambda: _write_report(directory, plan, with_warnings()))
     stages.attempt("the note of the results", lambda: store_result(directory, with_warnings()))
     return with_warnings()
+
+
+def _accuracy_before(run: Run) -> float | None:
+    """Returns the accuracy on held-out records before tuning; None of a head that knows nothing."""
+    if not run.plan.config.head.label_words:
+        return None
+    # The run holds what was tuned by now.
+    untuned = load_model(run.plan, run.run_key, run.layout)
+    return evaluate(run.plan.task, untuned, run.plan.evaluation, run.layout).accuracy
 
 
 def _write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:

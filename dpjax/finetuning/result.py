@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpjax.audit import AttackResult
 
 _STORED = (
+    "accuracy_before",
     "eval_accuracy",
     "eval_loss",
     "eval_perplexity",
@@ -52,6 +53,8 @@ class FinetuneResult:
         samples: answers to held-out prompts, where there are prompts.
         quality: name and value, in words, of what the task is measured by.
         warnings: why something could not be measured, a sentence each.
+        accuracy_before: share of held-out records whose label is predicted before tuning, at no ε;
+            None unless the head starts from words.
         num_left_out: training records that coins left out; 0 without `audit.hold_out`.
 
     Example:
@@ -86,6 +89,7 @@ class FinetuneResult:
     quality: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
     num_left_out: int = 0
+    accuracy_before: float | None = None
 
 
 def store_result(directory: RunDirectory, result: FinetuneResult) -> None:

@@ -51,11 +51,14 @@ from dpjax.models.net.heads import CausalLM as CausalLM
 from dpjax.models.net.heads import Model as Model
 from dpjax.models.net.heads import SequenceClassifier as SequenceClassifier
 from dpjax.models.net.heads import TokenClassifier as TokenClassifier
+from dpjax.models.net.layer_features import LayerFeatures as LayerFeatures
 from dpjax.models.net.pooling import Pooling as Pooling
 from dpjax.models.sharding import num_stacked_axes as num_stacked_axes
 from dpjax.models.sharding import tensor_axis as tensor_axis
+from dpjax.models.text.feature_centre import centre_features as centre_features
 from dpjax.models.text.generate import Generation as Generation
 from dpjax.models.text.generate import generate as generate
+from dpjax.models.text.label_words import start_from_words as start_from_words
 from dpjax.models.text.log_probs import continuation_log_probs as continuation_log_probs
 from dpjax.models.text.losses import causal_lm_loss as causal_lm_loss
 from dpjax.models.text.losses import sequence_classification_loss as sequence_classification_loss
@@ -72,6 +75,7 @@ __all__ = [
     "TASKS",
     "CausalLM",
     "Generation",
+    "LayerFeatures",
     "Loading",
     "LoraConfig",
     "LoraLinear",
@@ -91,6 +95,7 @@ __all__ = [
     "base_model",
     "bytes_of_logits",
     "causal_lm_loss",
+    "centre_features",
     "check_adapter",
     "check_label_names",
     "choose_vocab_chunk",
@@ -127,6 +132,7 @@ __all__ = [
     "sequence_classification_loss",
     "split_trainable",
     "start_a_at_principal_directions",
+    "start_from_words",
     "tensor_axis",
     "token_classification_loss",
     "token_losses",

@@ -80,6 +80,8 @@ class TransformerConfig:
         initializer_range: standard deviation of freshly initialised weights.
         pooler_activation: of the dense layer between an encoder and its classifier, or None.
         averaging_layer: whether the last layer was appended to average the tokens.
+        feature_layers: whose hidden states a classifier of texts reads, see `LayerFeatures`: 1 is
+            the lowest layer, 0 the embeddings; empty for a text's first or last token.
         dtype: of activations; parameters keep theirs, what needs range is float32.
         attention: einsum, or cudnn, the fused kernel of an NVIDIA GPU where the shapes fit it.
         scan_layers: stack the layers' parameters and run them in a loop: compiles faster.
@@ -138,6 +140,7 @@ class TransformerConfig:
     pooler_activation: str | None = None
     initializer_range: float = 0.02
     averaging_layer: bool = False
+    feature_layers: tuple[int, ...] = ()
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["einsum", "cudnn"] = "einsum"
     scan_layers: bool = False
@@ -169,6 +172,25 @@ class TransformerConfig:
         if self.averaging_layer and self.scan_layers:
             raise ValueError("an appended averaging layer needs unrolled layers: scan_layers=False")
         self._check_layers()
+        self._check_features()
+
+    def _check_features(self) -> None:
+        layers = self.feature_layers
+        missing = [layer for layer in layers if not 0 <= layer <= self.num_layers]
+        if missing:
+            raise ValueError(
+                f"features.layers has {missing[0]}, which must be at least 0, the embeddings, and "
+                f"at most {self.num_layers}, the number of layers"
+            )
+        if list(layers) != sorted(set(layers)):
+            raise ValueError(f"features.layers must rise, got {list(layers)}")
+        if layers and self.scan_layers:
+            raise ValueError("features of single layers need unrolled layers: scan_layers=False")
+        if layers and self.averaging_layer:
+            raise ValueError(
+                "the last layer of this checkpoint was appended to average the tokens: take the "
+                "one that it was made from for features.layers"
+            )
 
     def _check_cudnn(self) -> None:
         if self.dtype != "bfloat16" or self.attention_softcap is not None:
@@ -191,6 +213,12 @@ class TransformerConfig:
             _check_name("layer_types", layer_type, LAYER_TYPES)
         if "sliding" in self.layer_types and not (self.sliding_window or 0) > 0:
             raise ValueError(f"sliding layers need a sliding_window, got {self.sliding_window}")
+
+    @property
+    def num_features(self) -> int:
+        """How many numbers of a text its classifier reads; see `LayerFeatures` for the last one."""
+        layers = len(self.feature_layers)
+        return layers * self.hidden_size + 1 if layers else self.hidden_size
 
     @property
     def types_of_layers(self) -> tuple[str, ...]:

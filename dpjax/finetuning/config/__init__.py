@@ -5,6 +5,7 @@ from dpjax.finetuning.config.audit import CanaryKindName as CanaryKindName
 from dpjax.finetuning.config.audit import ScoreName as ScoreName
 from dpjax.finetuning.config.compute import Compute as Compute
 from dpjax.finetuning.config.compute import Generation as Generation
+from dpjax.finetuning.config.features import FeatureOptions as FeatureOptions
 from dpjax.finetuning.config.finetune_config import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning.config.finetune_config import TaskName as TaskName
 from dpjax.finetuning.config.finetune_config import Tuning as Tuning

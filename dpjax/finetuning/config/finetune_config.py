@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 from dpjax.data import DataSource
 from dpjax.finetuning.config.audit import Audit
 from dpjax.finetuning.config.compute import Compute, Generation
+from dpjax.finetuning.config.features import FeatureOptions
 from dpjax.finetuning.config.head import Head
 from dpjax.finetuning.config.head_stage import check_head_stage, head_stage_options
 from dpjax.finetuning.config.parse import build_options
@@ -30,6 +31,7 @@ _WRITERS = ("causal_lm",)
 _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "pooling": ("auto", _CLASSIFIERS),
     "num_layers": (None, _CLASSIFIERS),
+    "features.layers": ((), _CLASSIFIERS),
     "head.label_words": ((), _CLASSIFIERS),
     "privacy.head_clip_norm": (None, _WITH_HEAD),
     "training.head_learning_rate": (None, _WITH_HEAD),
@@ -88,6 +90,7 @@ class FinetuneConfig(CheckedOptions):
     num_trained_layers: int | None = None
     """How many layers, from the top, are trained with tuning=last_layers."""
     privacy: Privacy = dataclasses.field(default_factory=Privacy)
+    features: FeatureOptions = dataclasses.field(default_factory=FeatureOptions)
     head: Head = dataclasses.field(default_factory=Head)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     training: Training = dataclasses.field(default_factory=Training)
@@ -117,6 +120,7 @@ class FinetuneConfig(CheckedOptions):
             tuning=self.tuning,
             owner_column=self.train_data.owner_column,
         )
+        self._check_features()
         check_at_least("num_layers", self.num_layers, 1)
         if self.resume and self.overwrite:
             raise ValueError("resume goes on with the run that overwrite deletes: give one of them")
@@ -155,6 +159,18 @@ class FinetuneConfig(CheckedOptions):
                 value has the wrong type.
         """
         return build_options(cls, options)
+
+    def _check_features(self) -> None:
+        layers = list(self.features.layers)
+        if layers and self.pooling == "first":
+            raise ValueError(
+                f"features.layers={layers} reads the mean of tokens: leave out pooling=first"
+            )
+        if layers and self.num_layers is not None:
+            raise ValueError(
+                f"features.layers={layers} keeps the layers up to {layers[-1]}: leave out "
+                f"num_layers={self.num_layers}"
+            )
 
     def _check_privacy(self) -> None:
         privacy = self.privacy

@@ -7,7 +7,7 @@ from pathlib import Path
 from dpjax_accounting import write_text
 
 from dpjax.audit import plot_roc, plot_training, render_attack_section
-from dpjax.finetuning.config import Training
+from dpjax.finetuning.config import FinetuneConfig, Training
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports.privacy_report import in_words
 from dpjax.finetuning.result import FinetuneResult, Sample
@@ -88,11 +88,13 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
             how += ", A from principal components of random texts"
     rows = [
         result.quality or ("Result on held-out records", "not known"),
+        *_before_tuning(result),
         ("Cross-entropy on held-out records", _number(result.eval_loss, ".4f", " nats")),
         ("Privacy", in_words(plan, plan.num_steps)),
         *_lifetime(result),
         ("Checkpoint", _checkpoint(plan)),
         ("Tuning", how),
+        *_features(config),
         ("Training records", f"{_training_records(plan, result)}, {plan.task.summary()}"),
         *_owners(plan),
         ("Sampling", describe_sampling(plan.recipe).brief),
@@ -126,6 +128,22 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         if result.privacy[key]:
             sections += [f"## {heading}", "\n".join(f"- {line}" for line in result.privacy[key])]
     return "\n\n".join(sections) + "\n"
+
+
+def _before_tuning(result: FinetuneResult) -> list[tuple[str, str]]:
+    if result.accuracy_before is None:
+        return []
+    return [("Accuracy before tuning, at no ε", f"{result.accuracy_before:.4f}")]
+
+
+def _features(config: FinetuneConfig) -> list[tuple[str, str]]:
+    rows = []
+    if config.features.layers:
+        layers = ", ".join(map(str, config.features.layers))
+        rows.append(("Features", f"means of tokens after the layers {layers}, centred, of norm 1"))
+    if config.head.label_words:
+        rows.append(("Head starts from", "; ".join(config.head.label_words)))
+    return rows
 
 
 def _training_records(plan: Plan, result: FinetuneResult) -> str:

@@ -269,6 +269,15 @@ def _check_fits_processes(config: FinetuneConfig) -> None:
             f"training.head_steps={config.training.head_steps} is for one process, got "
             f"{jax.process_count()}: train the head in a run of its own, or leave it out"
         )
+    for name, value in (
+        ("features.layers", config.features.layers),
+        ("head.label_words", config.head.label_words),
+    ):
+        if value:
+            raise ValueError(
+                f"{name} must be left out where {jax.process_count()} processes train, got "
+                f"{list(value)}: each would look at the model by itself"
+            )
     if config.audit.kind == "high-temperature":
         raise ValueError(
             "audit.kind must be another one than high-temperature where "

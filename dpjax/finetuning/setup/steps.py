@@ -133,6 +133,7 @@ def abstract_split(plan: Plan) -> SplitModel:
         num_labels=len(plan.task.labels) or None,
         pooling=config.pooling,
         num_layers=config.num_layers,
+        feature_layers=config.features.layers,
         lora=config.lora if config.tuning == "lora" else None,
         loading=config.compute.loading(),
     )

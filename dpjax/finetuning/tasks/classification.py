@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -16,7 +17,17 @@ from flax import nnx
 from dpjax.data import Records, TextDataset, encode_labelled, label_names, read_records
 from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
-from dpjax.models import Loading, Model, load_classifier, sequence_classification_loss
+from dpjax.models import (
+    Loading,
+    Model,
+    centre_features,
+    load_classifier,
+    load_tokenizer,
+    read_config,
+    sequence_classification_loss,
+    start_from_words,
+)
+from dpjax.option_checks import did_you_mean
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -69,10 +80,12 @@ class SequenceClassification(Task):
     Attributes:
         labels: their names, in the order of the logits; empty before the records are read.
         label_smoothing: share of the target that is spread evenly over all labels.
+        words: what each label is called, in the order in which they are given; empty without.
     """
 
     labels: tuple[str, ...] = ()
     label_smoothing: float = 0.0
+    words: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ("random-labelled", "mislabelled")
     audit_scores: ClassVar[tuple[ScoreName, ...]] = ("loss",)
@@ -83,7 +96,7 @@ class SequenceClassification(Task):
     ) -> SequenceClassification:
         """Makes the task; its labels are not known yet."""
         del started_at
-        return cls(label_smoothing=config.training.label_smoothing)
+        return cls(label_smoothing=config.training.label_smoothing, words=config.head.words())
 
     def read(self, config: FinetuneConfig) -> tuple[Records, Records]:
         """Reads the records with their labels."""
@@ -91,7 +104,10 @@ class SequenceClassification(Task):
 
     def with_training_records(self, train: Records, held_out: Records) -> SequenceClassification:
         """Returns the task with the set of labels that training records have."""
-        return dataclasses.replace(self, labels=label_names(train, held_out))
+        labels = label_names(train, held_out)
+        if self.words:
+            check_words_of(labels, self.words)
+        return dataclasses.replace(self, labels=labels)
 
     def encode(
         self, records: Records, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -103,14 +119,23 @@ class SequenceClassification(Task):
         self, checkpoint: Path, config: FinetuneConfig, key: jax.Array, loading: Loading
     ) -> Model:
         """Loads the checkpoint as a classifier."""
-        return load_classifier(
+        layers = config.features.layers
+        model = load_classifier(
             checkpoint,
             label_names=self.labels,
             key=key,
             pooling=config.pooling,
             num_layers=config.num_layers,
+            feature_layers=layers,
             loading=loading,
         )
+        # A checkpoint that reads these features already has their centre.
+        if layers and read_config(checkpoint).feature_layers != layers:
+            centre_features(model, load_tokenizer(checkpoint, needs_padding=False))
+        if self.words:
+            words = [self.words[label] for label in self.labels]
+            start_from_words(model, load_tokenizer(checkpoint, needs_padding=True), words)
+        return model
 
     def batch(self, records: TextDataset) -> LabelledBatch:
         """Returns ids, mask and labels."""
@@ -148,3 +173,24 @@ class SequenceClassification(Task):
     def summary(self) -> str:
         """Says how many labels there are."""
         return f"{len(self.labels)} labels"
+
+
+def check_words_of(labels: Sequence[str], words: Mapping[str, Sequence[str]]) -> None:
+    """Raises ValueError unless the words are those of exactly these labels.
+
+    Args:
+        labels: of the training records.
+        words: what is given as head.label_words.
+    """
+    for label in words:
+        if label not in labels:
+            raise ValueError(
+                f"head.label_words has the label {label!r}, which no training record has; there are"
+                f" {', '.join(labels)}." + did_you_mean(label, labels)
+            )
+    missing = [label for label in labels if label not in words]
+    if missing:
+        raise ValueError(
+            f"head.label_words lacks the label {missing[0]!r} of the training records: give words "
+            f"for each of {', '.join(labels)}"
+        )

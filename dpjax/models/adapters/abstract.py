@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -13,7 +13,7 @@ from dpjax.lora_config import LoraConfig
 from dpjax.models.adapters.lora import add_lora
 from dpjax.models.checkpoint.config_json import parse_config
 from dpjax.models.checkpoint.files import read_config_json
-from dpjax.models.checkpoint.load import Loading, SameKey, shortened
+from dpjax.models.checkpoint.load import Loading, SameKey, shortened, with_features
 from dpjax.models.checkpoint.pooling_choice import resolve_pooling
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families import Task, family_of
@@ -30,6 +30,7 @@ def abstract_model(
     num_labels: int | None = None,
     pooling: Pooling = "auto",
     num_layers: int | None = None,
+    feature_layers: Sequence[int] = (),
     lora: LoraConfig | None = None,
     loading: Loading = _DEFAULT,
 ) -> Model:
@@ -45,6 +46,7 @@ def abstract_model(
         num_labels: of a classifier; None for a language model.
         pooling: as for `load_classifier`.
         num_layers: as for `load_classifier`.
+        feature_layers: as for `load_classifier`.
         lora: adapters to put on it, as `add_lora` does; None for none.
         loading: dtypes, attention, loops over layers; its placement is not read.
 
@@ -65,9 +67,11 @@ def abstract_model(
     raw = read_config_json(folder)
     family = family_of(raw["model_type"])
     family.head(task)
-    config = loading.apply_to(shortened(parse_config(raw), num_layers))
+    config = with_features(shortened(parse_config(raw), num_layers), feature_layers)
+    config = loading.apply_to(config)
     make = _maker(task, config, num_labels)
-    averages = task == "sequence_classification" and resolve_pooling(folder, pooling) == "mean"
+    is_pooled = task == "sequence_classification" and not config.feature_layers
+    averages = is_pooled and resolve_pooling(folder, pooling) == "mean"
 
     def build() -> Model:
         model = _with_param_dtype(make(rngs=SameKey()), loading)

@@ -38,7 +38,8 @@ def lowest_trained_layer(model: SplitModel) -> int:
     config = model.merge().config
     if config.scan_layers:
         return 0
-    lowest = config.num_layers - 1
+    # What enters a layer are the features of the one below it.
+    lowest = min((config.num_layers - 1, *config.feature_layers))
     for path, _ in jax.tree_util.tree_leaves_with_path(model.trainable):
         keys = tuple(part.key for part in path)
         if keys[:1] == LAYERS[:1] and keys[1] in _BEFORE_LAYERS:

@@ -20,6 +20,7 @@ from flax import nnx
 from dpjax.models.adapters.lora import LoraLinear
 from dpjax.models.net.heads import Model, SequenceClassifier
 from dpjax.models.net.module_paths import get_module, set_module
+from dpjax.models.text.random_texts import random_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,32 +79,11 @@ def start_a_at_principal_directions(
     longest = model.config.max_positions
     means: list[list[np.ndarray]] = [[] for _ in adapted]
     for length in sorted({min(length, longest) for length in _LENGTHS}):
-        ids = _random_texts(tokenizer, rng, _TEXTS_PER_LENGTH, length)
+        ids = random_texts(tokenizer, rng, _TEXTS_PER_LENGTH, length)
         for layer_means, rows in zip(means, _text_means(model, ids), strict=True):
             layer_means.append(rows)
     for layer, rows in zip(adapted, means, strict=True):
         layer.lora_a[...] = jnp.asarray(_directions(np.concatenate(rows), layer.lora_a.shape[1]))
-
-
-def _random_texts(
-    tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, count: int, length: int
-) -> np.ndarray:
-    """`(count, length)` int32: words drawn by Zipf's law, special tokens around them."""
-    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    words = [tokenizer.convert_tokens_to_string([p]).strip() for p in pieces if _is_word(p)]
-    if not words:
-        raise ValueError(f"the tokenizer's {len(pieces)} tokens contain no word to make texts of")
-    ranks = np.floor(len(words) ** rng.random((count, length))).astype(int) - 1
-    texts = [" ".join(words[rank] for rank in row) for row in ranks]
-    # Every word is at least one token, so that cutting leaves texts of one length, no padding.
-    cut = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
-    return np.asarray(cut, np.int32)
-
-
-def _is_word(piece: str) -> bool:
-    """Whether a token is a whole word of two letters or more; Ġ and ▁ stand for a space."""
-    bare = piece.removeprefix("Ġ").removeprefix("▁")
-    return len(bare) > 1 and bare.isalpha()
 
 
 class _Recorder:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from dpjax.models.checkpoint.files import CONFIG, read_config_json
+from dpjax.models.checkpoint.files import CONFIG, FEATURE_LAYERS, read_config_json
 from dpjax.models.config import MOST_LAYERS, TransformerConfig
 from dpjax.models.families import family_of
 
@@ -82,12 +83,16 @@ def parse_config(raw: Mapping[str, Any]) -> TransformerConfig:
             f"{hf.model_type}, which is not supported"
         )
     try:
-        return family.read_config(hf)
+        config = family.read_config(hf)
     except (AttributeError, KeyError, TypeError, ArithmeticError) as error:
         raise ValueError(
             f"config.json cannot be used ({type(error).__name__}: {error}): a field has a value of "
             "a type that it never has"
         ) from error
+    layers = raw.get(FEATURE_LAYERS, [])
+    if not (isinstance(layers, list) and all(type(layer) is int for layer in layers)):
+        raise ValueError(f"config.json: {FEATURE_LAYERS} must be a list of layers, got {layers!r}")
+    return dataclasses.replace(config, feature_layers=tuple(layers)) if layers else config
 
 
 def _check_sizes(raw: Mapping[str, Any]) -> None:

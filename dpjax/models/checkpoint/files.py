@@ -23,6 +23,10 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "chat_template.jinja",
 )
+# A model_type of our own: a classifier that reads features of several layers.
+FEATURES_TYPE = "dpjax_features"
+FEATURES_BODY = "dpjax_features_of"
+FEATURE_LAYERS = "dpjax_feature_layers"
 GENERATION_CONFIG = "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 _LFS_POINTER = b"version https://git-lfs"
@@ -109,6 +113,9 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     config = read_json_object(path)
     if "model_type" not in config:
         raise ValueError(f"{path} names no model_type: it is not a config of transformers")
+    if config["model_type"] == FEATURES_TYPE:
+        # transformers has no such model, and must not take it for the one that it is made of.
+        config["model_type"] = config.get(FEATURES_BODY)
     if not isinstance(config["model_type"], str):
         raise ValueError(
             f"{path}: model_type must be the name of a family, got {config['model_type']!r}"

@@ -17,11 +17,12 @@ from flax import nnx
 from dpjax.models.checkpoint.config_json import parse_config
 from dpjax.models.checkpoint.files import read_config_json
 from dpjax.models.checkpoint.generation_config import read_generation_config
-from dpjax.models.checkpoint.label_rows import check_label_names, label_order
+from dpjax.models.checkpoint.label_rows import check_label_names
+from dpjax.models.checkpoint.new_head import with_head
 from dpjax.models.checkpoint.pooling_choice import resolve_pooling
 from dpjax.models.checkpoint.tensors import Tensor, Tensors, are_equal, open_tensors
 from dpjax.models.config import TransformerConfig
-from dpjax.models.families import Family, ModuleName, Task, WeightName, family_of
+from dpjax.models.families import Family, Task, WeightName, family_of
 from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, TokenClassifier
 from dpjax.models.net.module_paths import LAYERS, path_in_model
 from dpjax.models.net.pooling import Pooling, append_mean_pooling
@@ -110,6 +111,7 @@ def load_classifier(
     key: jax.Array,
     pooling: Pooling = "auto",
     num_layers: int | None = None,
+    feature_layers: Sequence[int] = (),
     loading: Loading = Loading(),
 ) -> SequenceClassifier:
     """Load a checkpoint folder (config.json and safetensors) as a classifier of texts.
@@ -129,6 +131,9 @@ def load_classifier(
             does.
         num_layers: keep only this many layers, from the bottom (Sajjad et al. 2020, "Poor Man's
             BERT", top-layer dropping); None keeps all.
+        feature_layers: read the text from these layers, of which 1 is the lowest, and drop those
+            above: see `LayerFeatures`. Its centre is zero unless the checkpoint brings one;
+            `centre_features` sets it. Empty reads it as `pooling` says, or as the checkpoint does.
         loading: dtypes, attention, loops over layers, placement.
 
     Raises:
@@ -145,10 +150,12 @@ def load_classifier(
         2
     """
     pooling = resolve_pooling(Path(folder), pooling)
+    task: Task = "sequence_classification"
     model = _load_labelled(
-        SequenceClassifier, "sequence_classification", folder, label_names, key, num_layers, loading
+        SequenceClassifier, task, folder, label_names, key, num_layers, loading, feature_layers
     )
-    return append_mean_pooling(model) if pooling == "mean" else model
+    reads_mean = pooling == "mean" and not model.config.feature_layers
+    return append_mean_pooling(model) if reads_mean else model
 
 
 def load_token_classifier(
@@ -182,6 +189,7 @@ def _load_labelled(
     key: jax.Array,
     num_layers: int | None,
     loading: Loading,
+    feature_layers: Sequence[int] = (),
 ) -> Any:
     """A classifier of the class `make`, with the checkpoint's head or a new one."""
     folder = Path(folder)
@@ -190,9 +198,15 @@ def _load_labelled(
     whole = parse_config(raw)
     family = family_of(raw["model_type"])
     family.head(task)
-    config = loading.apply_to(shortened(whole, num_layers))
+    reduced = with_features(shortened(whole, num_layers), feature_layers)
+    config = loading.apply_to(reduced)
     tensors = _by_table_name(folder, family, task, open_tensors(folder))
-    tensors = _with_head(tensors, raw, family, task, config, label_names, key)
+    if config.feature_layers and not whole.feature_layers:
+        # A head that was trained on other features says nothing about these.
+        unread = [name for _, name, _ in family.head(task).layers]
+        tensors = {n: t for n, t in tensors.items() if n.rpartition(".")[0] not in unread}
+    whole = dataclasses.replace(whole, feature_layers=config.feature_layers)
+    tensors = with_head(tensors, raw, family, task, config, label_names, key)
     make = partial(make, config, num_labels=len(label_names))
     return _filled(make, folder, family, task, whole, config, tensors, loading)
 
@@ -217,6 +231,25 @@ def shortened(config: TransformerConfig, num_layers: int | None) -> TransformerC
         layer_types=config.layer_types[:num_layers],
         rope_layers=config.rope_layers[:num_layers],
     )
+
+
+def with_features(config: TransformerConfig, layers: Sequence[int]) -> TransformerConfig:
+    """Returns the configuration that reads features of some layers, without those above them.
+
+    Args:
+        config: of the checkpoint.
+        layers: that are asked for; none leaves it as the checkpoint has it.
+    """
+    if not layers or tuple(layers) == config.feature_layers:
+        return config
+    if config.feature_layers:
+        raise ValueError(
+            f"the checkpoint reads features of the layers {list(config.feature_layers)}: leave "
+            f"features.layers out, got {list(layers)}"
+        )
+    # Checks them, while all layers are there.
+    config = dataclasses.replace(config, feature_layers=tuple(layers))
+    return shortened(config, max(1, *layers))
 
 
 def _by_table_name(folder: Path, family: Family, task: Task, stored: Tensors) -> Tensors:
@@ -255,63 +288,6 @@ def _tied(family: Family, config: TransformerConfig, tensors: Tensors) -> tuple[
         return tensors, False
     others = {name: tensor for name, tensor in tensors.items() if name != head}
     return {embedding: tensors[head]} | others, True
-
-
-def _with_head(
-    tensors: Tensors,
-    raw: dict[str, Any],
-    family: Family,
-    task: Task,
-    config: TransformerConfig,
-    label_names: Sequence[str],
-    key: jax.Array,
-) -> Tensors:
-    """The tensors with those of the head reordered, or new where there are none that fit."""
-    *dense, last = family.head_modules(config, task)
-    names = [weight.hf_name for weight in last.weights()]
-    present = tensors.keys() & set(names)
-    shape = tensors[min(present)].shape if present else ()
-    num_labels = shape[0] if shape else 0
-    if num_labels == len(label_names):
-        _log.info("using the checkpoint's classification head (%d labels)", num_labels)
-        order = label_order(raw, label_names)
-        tensors = tensors | {name: _rows(tensors[name], order) for name in present}
-    else:
-        if num_labels:
-            _log.warning(
-                "the checkpoint's classification head has %d labels, the data %d: starting a new "
-                "one",
-                num_labels,
-                len(label_names),
-            )
-        else:
-            _log.info("the checkpoint has no classification head: starting a new one")
-        tensors = tensors | _new_dense(last, len(label_names), config, key)
-    for index, module in enumerate(dense):
-        if not tensors.keys() & {weight.hf_name for weight in module.weights()}:
-            _log.info("the checkpoint has no %s: starting a new one", module.hf_name)
-            own_key = jax.random.fold_in(key, 1 + index)
-            tensors = tensors | _new_dense(module, config.hidden_size, config, own_key)
-    return tensors
-
-
-def _rows(tensor: Tensor, order: list[int]) -> Tensor:
-    return dataclasses.replace(tensor, read=lambda: tensor.read()[order])
-
-
-def _new_dense(
-    module: ModuleName, outputs: int, config: TransformerConfig, key: jax.Array
-) -> Tensors:
-    shape = (outputs, config.hidden_size)
-
-    def normal() -> np.ndarray:
-        return np.asarray(config.initializer_range * jax.random.normal(key, shape, jnp.float32))
-
-    tensors = {f"{module.hf_name}.weight": Tensor(shape, "F32", normal)}
-    if module.has_bias:
-        bias = Tensor((outputs,), "F32", lambda: np.zeros(outputs, np.float32))
-        tensors[f"{module.hf_name}.bias"] = bias
-    return tensors
 
 
 def _filled(

@@ -14,6 +14,9 @@ from flax import nnx
 
 from dpjax.models.checkpoint.files import (
     CONFIG,
+    FEATURE_LAYERS,
+    FEATURES_BODY,
+    FEATURES_TYPE,
     GENERATION_CONFIG,
     TOKENIZER_FILES,
     read_config_json,
@@ -41,7 +44,9 @@ def save_model(
 ) -> None:
     """Write config.json, safetensors and the tokenizer.
 
-    transformers' from_pretrained(out) gives equal logits. Weights keep their dtype.
+    transformers' from_pretrained(out) gives equal logits. Weights keep their dtype. A classifier
+    with `feature_layers` gets a model_type of its own: `load_classifier` opens it, transformers has
+    no such model and refuses it.
 
     Args:
         model: without adapters; `merged_copy` makes such a model of one with adapters.
@@ -122,6 +127,9 @@ def _write_config(
         config["label2id"] = {name: row for row, name in enumerate(label_names)}
     if model.config.averaging_layer:
         config[AVERAGING_LAYER] = True
+    if model.config.feature_layers:
+        config |= {"model_type": FEATURES_TYPE, FEATURES_BODY: config["model_type"]}
+        config[FEATURE_LAYERS] = list(model.config.feature_layers)
     if isinstance(model, CausalLM):
         config["tie_word_embeddings"] = model.config.tied_head
     if isinstance(model, SequenceClassifier) and model.config.causal:

@@ -25,11 +25,14 @@ class ModuleName:
 
     path: Path
     hf_name: str
-    kind: Literal["linear", "conv1d", "norm", "embedding"]
+    kind: Literal["linear", "conv1d", "norm", "embedding", "centre"]
     has_bias: bool
 
     def weights(self) -> Iterator[WeightName]:
         """The tensors of the module."""
+        if self.kind == "centre":
+            yield WeightName((*self.path, "centre"), f"{self.hf_name}.centre", False)
+            return
         ours = {"norm": "scale", "embedding": "embedding"}.get(self.kind, "kernel")
         # torch keeps linear weights as (out, in); GPT-2's Conv1D and Flax as (in, out).
         yield WeightName((*self.path, ours), f"{self.hf_name}.weight", self.kind == "linear")
@@ -102,10 +105,14 @@ class Family:
             yield self._named(part)
 
     def head_modules(self, config: TransformerConfig, task: Task) -> Iterator[ModuleName]:
-        """The dense layers of the head; none for a tied one."""
+        """The dense layers of the head, after the centre of its features; none for a tied one."""
         if task == "causal_lm" and config.tied_head:
             return
-        for ours, theirs, has_bias in self.head(task).layers:
+        layers = self.head(task).layers
+        if task == "sequence_classification" and config.feature_layers:
+            yield ModuleName(("features",), f"{self.base_prefix}dpjax_features", "centre", False)
+            layers = tuple((ours, theirs, False) for ours, theirs, _ in layers[-1:])
+        for ours, theirs, has_bias in layers:
             yield ModuleName((ours,), theirs, "linear", has_bias)
 
     def _named(self, part: Part) -> ModuleName:

@@ -14,6 +14,7 @@ from flax import nnx
 from dpjax.lora_config import LoraConfig
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families import Task
+from dpjax.models.net.layer_features import LayerFeatures
 from dpjax.models.net.layers import ACTIVATIONS, Linear
 from dpjax.models.net.transformer import Transformer
 
@@ -92,7 +93,8 @@ class SequenceClassifier(_Headed):
     """A transformer with a linear classifier of the whole text.
 
     An encoder's text is read from its first token, through a dense layer where the family has one
-    (`pooler`); a decoder's from its last token. Parameters of the classifier: `classifier`.
+    (`pooler`); a decoder's from its last token. With `feature_layers` it is read from several
+    layers (`LayerFeatures`). Parameters of the classifier: `classifier`.
 
     Example:
         >>> from dpjax.models import SequenceClassifier, parse_config
@@ -106,13 +108,19 @@ class SequenceClassifier(_Headed):
     def __init__(self, config: TransformerConfig, *, num_labels: int, rngs: nnx.Rngs):
         super().__init__(config, rngs=rngs)
         self.num_labels = num_labels
-        if config.pooler_activation is not None:
+        if config.feature_layers:
+            self.features = LayerFeatures(config, len(config.feature_layers))
+        elif config.pooler_activation is not None:
             self.pooler = _linear(config, config.hidden_size, True, rngs)
-        # As transformers has them: a bias for encoders, none for decoders.
-        self.classifier = _linear(config, num_labels, not config.causal, rngs)
+        # A bias for encoders, none for decoders, as in transformers; features bring a constant.
+        has_bias = not config.causal and not config.feature_layers
+        inputs, stddev = config.num_features, config.initializer_range
+        self.classifier = Linear(inputs, num_labels, bias=has_bias, stddev=stddev, rngs=rngs)
 
     def pool(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """Summary `(..., hidden_size)` of a text; arguments as in `Transformer`."""
+        """Summary `(..., config.num_features)` of a text; arguments as in `Transformer`."""
+        if self.config.feature_layers:
+            return self.features(self.layer_states(input_ids, attention_mask), attention_mask)
         if self.config.causal:
             hidden = self.transformer(input_ids, attention_mask)
             places = jnp.broadcast_to(jnp.arange(attention_mask.shape[-1]), attention_mask.shape)
@@ -122,6 +130,11 @@ class SequenceClassifier(_Headed):
         if self.config.pooler_activation is None:
             return first
         return ACTIVATIONS[self.config.pooler_activation](self.pooler(first))
+
+    def layer_states(self, input_ids: jax.Array, attention_mask: jax.Array) -> list[jax.Array]:
+        """Hidden states `(..., T, hidden_size)` of each of the `feature_layers`."""
+        layers = self.config.feature_layers
+        return self.transformer.hidden_after(input_ids, attention_mask, layers)
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits `(..., num_labels)` float32; arguments and errors as in `Transformer`."""

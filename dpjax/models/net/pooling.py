@@ -57,11 +57,13 @@ def append_mean_pooling(model: SequenceClassifier) -> SequenceClassifier:
 
 
 def is_fixed(config: TransformerConfig, path: Sequence[str | int]) -> bool:
-    """Whether the module or parameter at `path` belongs to an appended layer, and is not trained.
+    """Whether what is at `path` is never trained: an appended layer, or the centre of features.
 
-    An adapter there, in particular on the pooler with its small weights, would add more noise than
-    signal.
+    An adapter in that layer, in particular on the pooler with its small weights, would add more
+    noise than signal.
     """
+    if path[0] == "features":
+        return True
     last = ("transformer", "layers", config.num_layers - 1)
     return config.averaging_layer and (tuple(path[:3]) == last or path[0] == "pooler")
 

@@ -77,6 +77,26 @@ class Transformer(nnx.Module):
             hidden, _ = self._apply(self.layers[index], hidden, self._static(around, index), None)
         return hidden
 
+    def hidden_after(
+        self, input_ids: jax.Array, attention_mask: jax.Array, layers: Sequence[int]
+    ) -> list[jax.Array]:
+        """Hidden states `(..., T, hidden_size)` as if the model ended with each of some layers.
+
+        Args:
+            input_ids: as in `__call__`.
+            attention_mask: as in `__call__`.
+            layers: 1 is the lowest, 0 the embeddings; none below `first_layer`. They must be
+                unrolled.
+        """
+        positions = positions_of(attention_mask)
+        hidden = self._start(input_ids, positions)
+        around = self._surroundings(attention_mask, positions, 0)
+        found = {self.first_layer: hidden}
+        for index in range(self.first_layer, max(layers)):
+            hidden, _ = self._apply(self.layers[index], hidden, self._static(around, index), None)
+            found[index + 1] = hidden
+        return [self.norm(found[i]) if self.config.final_norm else found[i] for i in layers]
+
     def first_token(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Hidden state `(..., hidden_size)` of the first token; arguments as in `__call__`.
 

@@ -42,7 +42,8 @@ def choose_loop(
         checkpoint: the folder of the pretrained model.
         model: its configuration.
     """
-    num_layers = min(config.num_layers or model.num_layers, model.num_layers)
+    kept = config.num_layers or max(config.features.layers, default=model.num_layers)
+    num_layers = min(kept, model.num_layers)
     if num_layers < _LEAST_LAYERS:
         return False, ()
     why_not = _why_not(config, checkpoint, model)
@@ -55,6 +56,8 @@ def choose_loop(
 
 def _why_not(config: FinetuneConfig, checkpoint: Path, model: TransformerConfig) -> str | None:
     """What needs layers with arrays of their own; None if nothing does."""
+    if config.features.layers or model.feature_layers:
+        return "the classifier reads features of some"
     if config.tuning == "last_layers":
         return "only some are trained"
     if config.tuning == "lora":

@@ -1,0 +1,46 @@
+"""Texts of random words, to look at a model without looking at records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def random_texts(
+    tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, count: int, length: int
+) -> np.ndarray:
+    """Draws texts that say nothing: words by Zipf's law, special tokens around them.
+
+    They are public: nothing but the tokenizer is read.
+
+    Args:
+        tokenizer: of the checkpoint.
+        rng: draws the words.
+        count: of texts.
+        length: of each, in tokens.
+
+    Returns:
+        `(count, length)` int32 token ids, without padding.
+
+    Raises:
+        ValueError: the tokenizer has no word.
+    """
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    words = [tokenizer.convert_tokens_to_string([p]).strip() for p in pieces if _is_word(p)]
+    if not words:
+        raise ValueError(f"the tokenizer's {len(pieces)} tokens contain no word to make texts of")
+    ranks = np.floor(len(words) ** rng.random((count, length))).astype(int) - 1
+    texts = [" ".join(words[rank] for rank in row) for row in ranks]
+    # Every word is at least one token, so that cutting leaves texts of one length, no padding.
+    cut = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+    return np.asarray(cut, np.int32)
+
+
+def _is_word(piece: str) -> bool:
+    """Whether a token is a whole word of two letters or more; Ġ and ▁ stand for a space."""
+    bare = piece.removeprefix("Ġ").removeprefix("▁")
+    return len(bare) > 1 and bare.isalpha()
