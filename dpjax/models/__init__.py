@@ -29,12 +29,13 @@ from dpjax.models.checkpoint.config_json import parse_config as parse_config
 from dpjax.models.checkpoint.config_json import read_config as read_config
 from dpjax.models.checkpoint.files import resolve_checkpoint as resolve_checkpoint
 from dpjax.models.checkpoint.files import revision_of as revision_of
+from dpjax.models.checkpoint.fill import Loading as Loading
+from dpjax.models.checkpoint.fill import Placement as Placement
 from dpjax.models.checkpoint.generation_config import end_token_ids as end_token_ids
 from dpjax.models.checkpoint.label_rows import check_label_names as check_label_names
-from dpjax.models.checkpoint.load import Loading as Loading
-from dpjax.models.checkpoint.load import Placement as Placement
 from dpjax.models.checkpoint.load import load_causal_lm as load_causal_lm
 from dpjax.models.checkpoint.load import load_classifier as load_classifier
+from dpjax.models.checkpoint.load import load_masked_lm as load_masked_lm
 from dpjax.models.checkpoint.load import load_token_classifier as load_token_classifier
 from dpjax.models.checkpoint.pooling_choice import resolve_pooling as resolve_pooling
 from dpjax.models.checkpoint.save import save_model as save_model
@@ -48,6 +49,7 @@ from dpjax.models.families import family_of as family_of
 from dpjax.models.families import head_names as head_names
 from dpjax.models.gguf.convert import convert_gguf as convert_gguf
 from dpjax.models.net.heads import CausalLM as CausalLM
+from dpjax.models.net.heads import MaskedLM as MaskedLM
 from dpjax.models.net.heads import Model as Model
 from dpjax.models.net.heads import SequenceClassifier as SequenceClassifier
 from dpjax.models.net.heads import TokenClassifier as TokenClassifier
@@ -80,6 +82,7 @@ __all__ = [
     "LoraConfig",
     "LoraLinear",
     "LoraParam",
+    "MaskedLM",
     "Model",
     "Placement",
     "Pooling",
@@ -114,6 +117,7 @@ __all__ = [
     "load_adapter",
     "load_causal_lm",
     "load_classifier",
+    "load_masked_lm",
     "load_token_classifier",
     "load_tokenizer",
     "lower_hidden_states",

@@ -79,6 +79,7 @@ class TransformerConfig:
         attention_scale: of the scores, before softmax.
         initializer_range: standard deviation of freshly initialised weights.
         pooler_activation: of the dense layer between an encoder and its classifier, or None.
+        mask_head_activation: of the dense layer in an encoder's head for masked tokens, or None.
         averaging_layer: whether the last layer was appended to average the tokens.
         feature_layers: whose hidden states a classifier of texts reads, see `LayerFeatures`: 1 is
             the lowest layer, 0 the embeddings; empty for a text's first or last token.
@@ -138,6 +139,7 @@ class TransformerConfig:
     logit_softcap: float | None = None
     tied_head: bool = False
     pooler_activation: str | None = None
+    mask_head_activation: str | None = None
     initializer_range: float = 0.02
     averaging_layer: bool = False
     feature_layers: tuple[int, ...] = ()

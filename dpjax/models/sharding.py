@@ -15,6 +15,7 @@ _TENSOR_AXES: dict[tuple[str, str], int] = {
     **{(module, "lora_a"): -2 for module in _BY_INPUTS},
     ("embed_tokens", "embedding"): -2,
     ("lm_head", "kernel"): -1,
+    ("decoder", "kernel"): -1,
 }
 
 

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.models import FAMILIES, CausalLM, SequenceClassifier, TokenClassifier, parse_config
+from dpjax.models import (
+    FAMILIES,
+    CausalLM,
+    MaskedLM,
+    SequenceClassifier,
+    TokenClassifier,
+    parse_config,
+)
 
 VOCABULARY = 61
 LABELS = ("a", "b", "c")
@@ -107,6 +114,7 @@ def random_model(family, task, **changes):
     config = type(config)(**(vars(config) | changes))
     make = {
         "causal_lm": lambda: CausalLM(config, rngs=nnx.Rngs(0)),
+        "masked_lm": lambda: MaskedLM(config, rngs=nnx.Rngs(0)),
         "sequence_classification": lambda: SequenceClassifier(
             config, num_labels=len(LABELS), rngs=nnx.Rngs(0)
         ),

@@ -13,11 +13,12 @@ from dpjax.lora_config import LoraConfig
 from dpjax.models.adapters.lora import add_lora
 from dpjax.models.checkpoint.config_json import parse_config
 from dpjax.models.checkpoint.files import read_config_json
-from dpjax.models.checkpoint.load import Loading, SameKey, shortened, with_features
+from dpjax.models.checkpoint.fill import Loading, SameKey
+from dpjax.models.checkpoint.load import shortened, with_features
 from dpjax.models.checkpoint.pooling_choice import resolve_pooling
 from dpjax.models.config import TransformerConfig
-from dpjax.models.families import Task, family_of
-from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, TokenClassifier
+from dpjax.models.families import LANGUAGE_TASKS, Task, family_of
+from dpjax.models.net.heads import CausalLM, MaskedLM, Model, SequenceClassifier, TokenClassifier
 from dpjax.models.net.pooling import Pooling, append_mean_pooling
 
 _DEFAULT = Loading()
@@ -85,10 +86,11 @@ def abstract_model(
 
 
 def _maker(task: Task, config: TransformerConfig, num_labels: int | None) -> Callable[..., Model]:
-    if task == "causal_lm":
+    if task in LANGUAGE_TASKS:
         if num_labels is not None:
             raise ValueError(f"num_labels is for classifiers, got {num_labels}. Leave it out.")
-        return lambda rngs: CausalLM(config, rngs=rngs)
+        language = CausalLM if task == "causal_lm" else MaskedLM
+        return lambda rngs: language(config, rngs=rngs)
     if num_labels is None or num_labels < 2:
         raise ValueError(f"num_labels must be at least 2 for a classifier, got {num_labels}.")
     kind = SequenceClassifier if task == "sequence_classification" else TokenClassifier

@@ -16,14 +16,16 @@ from typing import Any
 from dpjax.lora_config import LoraConfig
 from dpjax.models.adapters.targets import all_modules, head_modules
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG, read_json_object
-from dpjax.models.families import ModuleName, Task, WeightName, family_of
+from dpjax.models.families import LANGUAGE_TASKS, ModuleName, Task, WeightName, family_of
 from dpjax.models.net.heads import Model, task_of
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
-_TASK_TYPES: Mapping[Task, str] = {
+# peft has no type for masked tokens: None is a model as it is.
+_TASK_TYPES: Mapping[Task, str | None] = {
     "causal_lm": "CAUSAL_LM",
+    "masked_lm": None,
     "sequence_classification": "SEQ_CLS",
     "token_classification": "TOKEN_CLS",
 }
@@ -210,7 +212,7 @@ def lora_weights(module: ModuleName) -> Iterator[WeightName]:
 
 def classification_head(model: Model) -> tuple[ModuleName, ...]:
     """The head of a classifier, which every adapter brings; none of a language model."""
-    return () if task_of(model) == "causal_lm" else head_modules(model)
+    return () if task_of(model) in LANGUAGE_TASKS else head_modules(model)
 
 
 def tied_embedding(model: Model) -> ModuleName | None:

@@ -67,7 +67,13 @@ def select_targets(model: Model, config: LoraConfig) -> list[ModuleName]:
 def select_saved(model: Model, names: Sequence[str]) -> list[ModuleName]:
     """The modules named by `modules_to_save`, or lying in one that is; ValueError for no such."""
     modules = [m for m in all_modules(model) if not is_fixed(model.config, m.path)]
+    head = head_modules(model) if task_of(model) == "masked_lm" else ()
     for name in names:
+        if any(lies_in(module, name) for module in head):
+            raise ValueError(
+                f"modules_to_save: {name!r} is the head for masked tokens, or a part of it, which"
+                " stays as it is beside adapters. Leave it out"
+            )
         if not any(lies_in(module, name) for module in modules):
             known = sorted({module.hf_name.rpartition(".")[2] for module in modules})
             raise ValueError(

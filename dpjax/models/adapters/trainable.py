@@ -11,7 +11,7 @@ from flax import nnx
 
 from dpjax.models.adapters.lora import LoraParam, has_lora
 from dpjax.models.adapters.targets import head_modules, paths_in_model, select_saved
-from dpjax.models.families import Path
+from dpjax.models.families import LANGUAGE_TASKS, Path
 from dpjax.models.net.heads import Model, task_of
 from dpjax.models.net.pooling import is_fixed
 from dpjax.option_checks import did_you_mean
@@ -77,7 +77,11 @@ class Trainable:
 
     @classmethod
     def head(cls) -> Trainable:
-        """The head alone: a linear probe. Of a language model its untied head."""
+        """The head alone: a linear probe.
+
+        Of a language model its untied head; of one that fills in masked tokens the dense layer and
+        the norm below the words of the vocabulary, which stay.
+        """
         return cls("head")
 
     @classmethod
@@ -130,6 +134,8 @@ class Trainable:
             return lambda path, _: path[-1] == "bias" and not is_head(model, path)
         if self.kind == "head":
             parts = {module.path[0] for module in head_modules(model)}
+            if task_of(model) == "masked_lm":
+                parts -= {"decoder", "vocab_bias"}
             return lambda path, _: path[0] in parts
         if self.kind == "last_layers":
             first = self._first_layer(model)
@@ -178,7 +184,7 @@ class Trainable:
 
 def is_head(model: Model, path: Sequence[str | int]) -> bool:
     """Whether the parameter at `path` belongs to the classification head, which tuning makes."""
-    if task_of(model) == "causal_lm":
+    if task_of(model) in LANGUAGE_TASKS:
         return False
     return path[0] in {module.path[0] for module in head_modules(model)}
 

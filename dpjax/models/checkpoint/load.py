@@ -4,76 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 
 from dpjax.models.checkpoint.config_json import parse_config
 from dpjax.models.checkpoint.files import read_config_json
+from dpjax.models.checkpoint.fill import Loading, fill
 from dpjax.models.checkpoint.generation_config import read_generation_config
-from dpjax.models.checkpoint.label_rows import check_label_names
-from dpjax.models.checkpoint.new_head import with_head
+from dpjax.models.checkpoint.label_rows import check_label_names, with_head
 from dpjax.models.checkpoint.pooling_choice import resolve_pooling
-from dpjax.models.checkpoint.tensors import Tensor, Tensors, are_equal, open_tensors
+from dpjax.models.checkpoint.tensors import Tensors, are_equal, open_tensors
 from dpjax.models.config import TransformerConfig
-from dpjax.models.families import Family, Task, WeightName, family_of
-from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, TokenClassifier
-from dpjax.models.net.module_paths import LAYERS, path_in_model
+from dpjax.models.families import Family, Task, family_of
+from dpjax.models.net.heads import CausalLM, MaskedLM, SequenceClassifier, TokenClassifier
 from dpjax.models.net.pooling import Pooling, append_mean_pooling
 
 _log = logging.getLogger(__name__)
-
-ParamDtype = Literal["float32", "bfloat16"]
-# From a parameter's path, dotted, and its shape to where its array goes.
-Placement = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]
+_DEFAULT = Loading()
 
 
-@dataclasses.dataclass(frozen=True)
-class Loading:
-    """How a checkpoint is loaded; none of it changes what the model computes beyond rounding.
-
-    Attributes:
-        param_dtype: of the parameters; bfloat16 is for weights that are not trained themselves.
-        dtype: of activations.
-        attention: see `TransformerConfig`.
-        scan_layers: see `TransformerConfig`.
-        rematerialise: see `TransformerConfig`.
-        placement: sharding of each parameter by dotted path and shape; default: the first device.
-
-    Example:
-        >>> Loading(param_dtype="bfloat16", scan_layers=True).dtype
-        'float32'
-    """
-
-    param_dtype: ParamDtype = "float32"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["einsum", "cudnn"] = "einsum"
-    scan_layers: bool = False
-    rematerialise: bool = False
-    placement: Placement | None = None
-
-    def __post_init__(self) -> None:
-        if self.param_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"param_dtype must be float32 or bfloat16, got {self.param_dtype!r}")
-
-    def apply_to(self, config: TransformerConfig) -> TransformerConfig:
-        """Returns the configuration of a model that is loaded in this way."""
-        return dataclasses.replace(
-            config,
-            dtype=self.dtype,
-            attention=self.attention,
-            scan_layers=self.scan_layers,
-            rematerialise=self.rematerialise,
-        )
-
-
-def load_causal_lm(folder: str | Path, *, loading: Loading = Loading()) -> CausalLM:
+def load_causal_lm(folder: str | Path, *, loading: Loading = _DEFAULT) -> CausalLM:
     """Load a checkpoint folder (config.json and safetensors) as a language model.
 
     Raises:
@@ -98,10 +52,49 @@ def load_causal_lm(folder: str | Path, *, loading: Loading = Loading()) -> Causa
     read_generation_config(folder)
     tensors = _by_table_name(folder, family, "causal_lm", open_tensors(folder))
     if config.tied_head:
-        tensors, is_tied = _tied(family, config, tensors)
+        tensors, is_tied = _tied(family, config, "causal_lm", tensors)
         config = dataclasses.replace(config, tied_head=is_tied)
     make = partial(CausalLM, config)
-    return _filled(make, folder, family, "causal_lm", config, config, tensors, loading)
+    return fill(make, folder, family, "causal_lm", config, config, tensors, loading)
+
+
+def load_masked_lm(folder: str | Path, *, loading: Loading = _DEFAULT) -> MaskedLM:
+    """Load a checkpoint folder of an encoder with the head that fills in masked tokens.
+
+    Raises:
+        FileNotFoundError: without config.json or safetensors.
+        ValueError: for a family or switch that is not supported, a decoder, a checkpoint without
+            the head, and for missing, unexpected, damaged or wrongly shaped tensors.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        >>> BertConfig(vocab_size=9, hidden_size=8, **sizes).save_pretrained("base")
+        >>> from dpjax.models import read_config, save_model
+        >>> save_model(MaskedLM(read_config("base"), rngs=nnx.Rngs(0)), "mlm", source="base")
+        >>> load_masked_lm("mlm").config.num_layers
+        1
+    """
+    folder = Path(folder)
+    raw = read_config_json(folder)
+    config = loading.apply_to(parse_config(raw))
+    family = family_of(raw["model_type"])
+    family.head("masked_lm")
+    tensors = _by_table_name(folder, family, "masked_lm", open_tensors(folder))
+    if config.tied_head:
+        tensors, is_tied = _tied(family, config, "masked_lm", tensors)
+        config = dataclasses.replace(config, tied_head=is_tied)
+    tensors = _with_one_bias(family, tensors)
+    names = {w.hf_name for m in family.head_modules(config, "masked_lm") for w in m.weights()}
+    missing = sorted(names - tensors.keys())
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {', '.join(missing)}: its head for masked tokens is not there, and a"
+            " new one would know no words. Take a checkpoint that was saved with it"
+        )
+    return fill(
+        partial(MaskedLM, config), folder, family, "masked_lm", config, config, tensors, loading
+    )
 
 
 def load_classifier(
@@ -112,7 +105,7 @@ def load_classifier(
     pooling: Pooling = "auto",
     num_layers: int | None = None,
     feature_layers: Sequence[int] = (),
-    loading: Loading = Loading(),
+    loading: Loading = _DEFAULT,
 ) -> SequenceClassifier:
     """Load a checkpoint folder (config.json and safetensors) as a classifier of texts.
 
@@ -163,7 +156,7 @@ def load_token_classifier(
     *,
     label_names: Sequence[str],
     key: jax.Array,
-    loading: Loading = Loading(),
+    loading: Loading = _DEFAULT,
 ) -> TokenClassifier:
     """Load a checkpoint folder as a classifier of tokens; everything as in `load_classifier`.
 
@@ -208,7 +201,7 @@ def _load_labelled(
     whole = dataclasses.replace(whole, feature_layers=config.feature_layers)
     tensors = with_head(tensors, raw, family, task, config, label_names, key)
     make = partial(make, config, num_labels=len(label_names))
-    return _filled(make, folder, family, task, whole, config, tensors, loading)
+    return fill(make, folder, family, task, whole, config, tensors, loading)
 
 
 def shortened(config: TransformerConfig, num_layers: int | None) -> TransformerConfig:
@@ -264,17 +257,19 @@ def _by_table_name(folder: Path, family: Family, task: Task, stored: Tensors) ->
     return tensors
 
 
-def _tied(family: Family, config: TransformerConfig, tensors: Tensors) -> tuple[Tensors, bool]:
+def _tied(
+    family: Family, config: TransformerConfig, task: Task, tensors: Tensors
+) -> tuple[Tensors, bool]:
     """The tensors of a model whose config ties head and embedding, and whether they are tied.
 
     As in transformers: a head that differs from the embedding is used, and either may be missing.
     """
     (embedding,) = (
         weight.hf_name
-        for weight in family.weight_names(config, "causal_lm")
+        for weight in family.weight_names(config, task)
         if weight.path == ("transformer", "embed_tokens", "embedding")
     )
-    ((_, theirs, _),) = family.head("causal_lm").layers
+    *_, (_, theirs, _) = family.head(task).layers
     head = f"{theirs}.weight"
     if head not in tensors:
         return tensors, True
@@ -290,87 +285,14 @@ def _tied(family: Family, config: TransformerConfig, tensors: Tensors) -> tuple[
     return {embedding: tensors[head]} | others, True
 
 
-def _filled(
-    make: Callable[..., Model],
-    folder: Path,
-    family: Family,
-    task: Task,
-    whole: TransformerConfig,
-    config: TransformerConfig,
-    tensors: Tensors,
-    loading: Loading,
-) -> Any:
-    """The model with every abstract parameter replaced by its tensor, one at a time.
+def _with_one_bias(family: Family, tensors: Tensors) -> Tensors:
+    """The tensors with the vocabulary's bias under one name; transformers may hold it under two.
 
-    All that can be refused is refused before anything is read.
+    Its decoder computes with the bias of its own, to which the other one is tied.
     """
-    expected = {weight.hf_name for weight in family.weight_names(whole, task)}
-    _check_names(folder, expected=expected, stored=tensors)
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(rngs=SameKey())))
-    parameters = nnx.to_pure_dict(state)
-    grouped: dict[tuple, list[WeightName]] = {}
-    for weight in family.weight_names(config, task):
-        grouped.setdefault(path_in_model(config, weight.path), []).append(weight)
-    for path, weights in grouped.items():
-        stacked = config.scan_layers and path[:2] == LAYERS
-        shape = _owner(parameters, path)[path[-1]].shape[stacked:]
-        for weight in weights:
-            implied = shape[::-1] if weight.transposed else shape
-            tensors[weight.hf_name].check(weight.hf_name, implied, "config.json implies")
-    for path, weights in grouped.items():
-        owner, leaf = _owner(parameters, path), path[-1]
-        if config.scan_layers and path[:2] == LAYERS:
-            value = np.empty(owner[leaf].shape, jnp.dtype(loading.param_dtype))
-            for row, weight in zip(value, weights, strict=True):
-                row[...] = _read(weight, tensors[weight.hf_name], loading)
-        else:
-            value = _read(weights[0], tensors[weights[0].hf_name], loading)
-        # Waits: until a copy is done, JAX holds what it is made from, and more would pile up.
-        owner[leaf] = jax.block_until_ready(_placed(value, path, loading))
-        row = value = None
-    return nnx.merge(graphdef, parameters)
-
-
-def _placed(value: np.ndarray, path: tuple, loading: Loading) -> jax.Array:
-    if loading.placement is None:
-        return jax.device_put(value)
-    sharding = loading.placement(".".join(map(str, path)), value.shape)
-    # Of several processes all have the same value: it need not be sent to be compared.
-    return jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
-
-
-class SameKey:
-    """In the place of `nnx.Rngs` where only shapes are asked for.
-
-    Counting draws while they are traced takes a second for a model of 30 layers.
-    """
-
-    def params(self) -> jax.Array:
-        """Returns a key."""
-        return jax.random.key(0)
-
-
-def _owner(parameters: dict[str, Any], path: tuple) -> dict[Any, Any]:
-    """The innermost dict around the parameter at a path."""
-    for part in path[:-1]:
-        parameters = parameters[part]
-    return parameters
-
-
-def _check_names(folder: Path, *, expected: Iterable[str], stored: Iterable[str]) -> None:
-    missing, unexpected = set(expected) - set(stored), set(stored) - set(expected)
-    problems = [
-        f"{kind} {', '.join(sorted(names))}"
-        for kind, names in (("missing:", missing), ("unexpected:", unexpected))
-        if names
-    ]
-    if problems:
-        raise ValueError(
-            f"the tensors in {folder} do not fit its config.json; " + "; ".join(problems)
-        )
-
-
-def _read(weight: WeightName, tensor: Tensor, loading: Loading) -> np.ndarray:
-    """The tensor in our layout and in the dtype that parameters are to have."""
-    value = tensor.read().astype(jnp.dtype(loading.param_dtype), copy=False)
-    return value.T if weight.transposed else value
+    head = family.head("masked_lm")
+    used, table_name = f"{head.layers[-1][1]}.bias", f"{head.vocab_bias}.bias"
+    if used == table_name or used not in tensors:
+        return tensors
+    others = {name: tensor for name, tensor in tensors.items() if name != used}
+    return others | {table_name: tensors[used]}

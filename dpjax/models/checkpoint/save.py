@@ -26,7 +26,7 @@ from dpjax.models.checkpoint.label_rows import check_label_names
 from dpjax.models.checkpoint.tensors import Tensor, spelled
 from dpjax.models.checkpoint.tokenizer import has_tokenizer, load_tokenizer
 from dpjax.models.checkpoint.write_tensors import SHARD_BYTES, write_tensors
-from dpjax.models.families import AVERAGING_LAYER, WeightName, family_of
+from dpjax.models.families import AVERAGING_LAYER, LANGUAGE_TASKS, WeightName, family_of
 from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, task_of
 from dpjax.models.net.module_paths import path_in_model
 
@@ -92,7 +92,7 @@ def save_model(
 
 
 def _check_labels(model: Model, label_names: Sequence[str]) -> None:
-    if isinstance(model, CausalLM):
+    if task_of(model) in LANGUAGE_TASKS:
         if label_names:
             raise ValueError(f"a language model has no labels, got {list(label_names)}")
         return
@@ -130,7 +130,7 @@ def _write_config(
     if model.config.feature_layers:
         config |= {"model_type": FEATURES_TYPE, FEATURES_BODY: config["model_type"]}
         config[FEATURE_LAYERS] = list(model.config.feature_layers)
-    if isinstance(model, CausalLM):
+    if task_of(model) in LANGUAGE_TASKS:
         config["tie_word_embeddings"] = model.config.tied_head
     if isinstance(model, SequenceClassifier) and model.config.causal:
         config["pad_token_id"] = _padding(model, config, tokenizer)
@@ -166,8 +166,13 @@ def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
 
 
 def _write_weights(model: Model, parameters: dict[str, Any], out: Path, shard_bytes: int) -> None:
-    weights = family_of(model.config.model_type).weight_names(model.config, task_of(model))
+    family, task = family_of(model.config.model_type), task_of(model)
+    weights = family.weight_names(model.config, task)
     tensors = {weight.hf_name: _tensor(model, parameters, weight) for weight in weights}
+    head = family.head(task)
+    if head.vocab_bias is not None and not model.config.tied_head:
+        # transformers' untied decoder has one of its own, with which it computes.
+        tensors[f"{head.layers[-1][1]}.bias"] = tensors[f"{head.vocab_bias}.bias"]
     write_tensors(out, tensors, shard_bytes=shard_bytes)
 
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.bert import AVERAGING_LAYER as AVERAGING_LAYER
 from dpjax.models.families.bert import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
+from dpjax.models.families.family import LANGUAGE_TASKS as LANGUAGE_TASKS
 from dpjax.models.families.family import TASKS as TASKS
 from dpjax.models.families.family import Family as Family
 from dpjax.models.families.family import Head as Head

@@ -35,6 +35,8 @@ def _read_encoder(hf: Any, *, inner: str, act: str, eps: float, **fields: Any) -
         "output_bias": True,
         "mlp_bias": True,
         "initializer_range": number(hf, "initializer_range"),
+        "tied_head": hf.tie_word_embeddings,
+        "mask_head_activation": activation(hf, act),
     }
     return TransformerConfig(**known | fields)
 
@@ -68,6 +70,8 @@ def _read_roberta(hf: Any) -> TransformerConfig:
         position_offset=padding + 1,
         type_vocab_size=whole(hf, "type_vocab_size"),
         pooler_activation="tanh",
+        # As transformers computes it, whatever hidden_act says.
+        mask_head_activation="gelu",
     )
 
 
@@ -96,13 +100,25 @@ def _bert_names(prefix: str) -> dict[str, str]:
 
 
 _OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+_BERT_MASKED = (
+    "cls.predictions.transform.dense",
+    "cls.predictions.transform.LayerNorm",
+    "cls.predictions.decoder",
+    "cls.predictions",
+)
+_DISTILBERT_MASKED = (
+    "vocab_transform",
+    "vocab_layer_norm",
+    "vocab_projector",
+    "vocab_projector",
+)
 _BUFFERS = r"embeddings\.(position_ids|token_type_ids)"
 
 
 BERT = Family(
     read_config=_read_bert,
     names=_bert_names("bert"),
-    heads=encoder_heads("Bert", pooler="bert.pooler.dense"),
+    heads=encoder_heads("Bert", pooler="bert.pooler.dense", masked=_BERT_MASKED),
     base_prefix="bert.",
     renamed=_OLD_NORMS,
     # "cls." holds the heads of masked-language and next-sentence pretraining.
@@ -114,7 +130,12 @@ def _roberta(name: str) -> Family:
     return Family(
         read_config=_read_roberta,
         names=_bert_names("roberta"),
-        heads=encoder_heads(name, pooler="classifier.dense", classifier="classifier.out_proj"),
+        heads=encoder_heads(
+            name,
+            pooler="classifier.dense",
+            masked=("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head"),
+            classifier="classifier.out_proj",
+        ),
         base_prefix="roberta.",
         renamed=_OLD_NORMS,
         ignored=rf"{_BUFFERS}|lm_head\..*|pooler\..*",
@@ -139,7 +160,7 @@ DISTILBERT = Family(
         "layers.mlp.down_proj": "distilbert.transformer.layer.{}.ffn.lin2",
         "layers.mlp_norm": "distilbert.transformer.layer.{}.output_layer_norm",
     },
-    heads=encoder_heads("DistilBert", pooler="pre_classifier"),
+    heads=encoder_heads("DistilBert", pooler="pre_classifier", masked=_DISTILBERT_MASKED),
     base_prefix="distilbert.",
     renamed=_OLD_NORMS,
     ignored=rf"{_BUFFERS}|vocab_(transform|layer_norm|projector)\..*|qa_outputs\..*",

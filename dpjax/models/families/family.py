@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.modules import Part, body_parts
 
 Path = tuple[str | int, ...]
-Task = Literal["causal_lm", "sequence_classification", "token_classification"]
-TASKS: tuple[Task, ...] = ("causal_lm", "sequence_classification", "token_classification")
+Task = Literal["causal_lm", "masked_lm", "sequence_classification", "token_classification"]
+TASKS: tuple[Task, ...] = get_args(Task)
+# Their heads hold the words of the vocabulary: pretraining makes them, tuning does not.
+LANGUAGE_TASKS: tuple[Task, ...] = ("causal_lm", "masked_lm")
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,16 @@ class ModuleName:
 
     path: Path
     hf_name: str
-    kind: Literal["linear", "conv1d", "norm", "embedding", "centre"]
+    kind: Literal["linear", "conv1d", "norm", "embedding", "bias", "centre"]
     has_bias: bool
 
     def weights(self) -> Iterator[WeightName]:
         """The tensors of the module."""
         if self.kind == "centre":
             yield WeightName((*self.path, "centre"), f"{self.hf_name}.centre", False)
+            return
+        if self.kind == "bias":
+            yield WeightName(self.path, f"{self.hf_name}.bias", False)
             return
         ours = {"norm": "scale", "embedding": "embedding"}.get(self.kind, "kernel")
         # torch keeps linear weights as (out, in); GPT-2's Conv1D and Flax as (in, out).
@@ -57,10 +62,21 @@ class Head:
         architecture: transformers' class.
         layers: `(our path, its name, has a bias)` of each dense layer, the one that gives the
             logits last.
+        norm: `(our path, its name)` of the norm below the last layer, or None.
+        vocab_bias: its name of the module whose bias is added to the logits of the vocabulary, or
+            None. It is `vocab_bias` of our model.
     """
 
     architecture: str
     layers: tuple[tuple[str, str, bool], ...]
+    norm: tuple[str, str] | None = None
+    vocab_bias: str | None = None
+
+    @property
+    def module_names(self) -> set[str]:
+        """Transformers' names of all its modules."""
+        norms = () if self.norm is None else (self.norm[1],)
+        return {theirs for _, theirs, _ in self.layers} | {*norms, self.vocab_bias or ""} - {""}
 
 
 @dataclass(frozen=True)
@@ -105,15 +121,19 @@ class Family:
             yield self._named(part)
 
     def head_modules(self, config: TransformerConfig, task: Task) -> Iterator[ModuleName]:
-        """The dense layers of the head, after the centre of its features; none for a tied one."""
-        if task == "causal_lm" and config.tied_head:
-            return
-        layers = self.head(task).layers
+        """The modules of the head, without one that is tied to the token embedding."""
+        head = self.head(task)
+        is_tied = task in LANGUAGE_TASKS and config.tied_head
+        layers = head.layers[:-1] if is_tied else head.layers
         if task == "sequence_classification" and config.feature_layers:
             yield ModuleName(("features",), f"{self.base_prefix}dpjax_features", "centre", False)
             layers = tuple((ours, theirs, False) for ours, theirs, _ in layers[-1:])
         for ours, theirs, has_bias in layers:
             yield ModuleName((ours,), theirs, "linear", has_bias)
+        if head.norm is not None:
+            yield ModuleName((head.norm[0],), head.norm[1], "norm", True)
+        if head.vocab_bias is not None:
+            yield ModuleName(("vocab_bias",), head.vocab_bias, "bias", True)
 
     def _named(self, part: Part) -> ModuleName:
         layer = part.path[1] if part.path[0] == "layers" else None
@@ -144,6 +164,4 @@ class Family:
 
     def _is_of_head(self, name: str, task: Task) -> bool:
         module, _, kind = name.rpartition(".")
-        return kind in ("weight", "bias") and any(
-            module == theirs for _, theirs, _ in self.head(task).layers
-        )
+        return kind in ("weight", "bias") and module in self.head(task).module_names

@@ -6,6 +6,7 @@ from dpjax.models.families.family import Head, Task
 
 _SUFFIXES: dict[Task, str] = {
     "causal_lm": "ForCausalLM",
+    "masked_lm": "ForMaskedLM",
     "sequence_classification": "ForSequenceClassification",
     "token_classification": "ForTokenClassification",
 }
@@ -32,21 +33,34 @@ def decoder_heads(
         "sequence_classification": ("classifier", "score", False),
         "token_classification": ("classifier", token_layer, True),
     }
-    named = {task: name + suffix for task, suffix in _SUFFIXES.items()} | (architectures or {})
+    named = {task: name + _SUFFIXES[task] for task in layers} | (architectures or {})
     return {task: Head(named[task], (layers[task],)) for task in tasks or layers}
 
 
-def encoder_heads(name: str, *, pooler: str, classifier: str = "classifier") -> dict[Task, Head]:
+def encoder_heads(
+    name: str,
+    *,
+    pooler: str,
+    masked: tuple[str, str, str, str],
+    classifier: str = "classifier",
+) -> dict[Task, Head]:
     """Returns the heads of an encoder: for texts with a pooler, for tokens without.
 
     Args:
         name: starts the names of transformers' classes.
         pooler: transformers' name of the dense layer below the classifier of texts.
+        masked: its names in the head for masked tokens: the dense layer, the norm, the decoder,
+            and the module that has the bias of the vocabulary.
         classifier: its name of that classifier.
     """
+    dense, norm, decoder, vocab_bias = masked
+    words = (("transform", dense, True), ("decoder", decoder, False))
     texts = (("pooler", pooler, True), ("classifier", classifier, True))
     tokens = (("classifier", "classifier", True),)
     return {
         "sequence_classification": Head(name + _SUFFIXES["sequence_classification"], texts),
         "token_classification": Head(name + _SUFFIXES["token_classification"], tokens),
+        "masked_lm": Head(
+            name + _SUFFIXES["masked_lm"], words, ("transform_norm", norm), vocab_bias
+        ),
     }

@@ -15,13 +15,21 @@ from dpjax.lora_config import LoraConfig
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families import Task
 from dpjax.models.net.layer_features import LayerFeatures
-from dpjax.models.net.layers import ACTIVATIONS, Linear
+from dpjax.models.net.layers import ACTIVATIONS, Linear, Norm
 from dpjax.models.net.transformer import Transformer
 
 
 def _linear(config: TransformerConfig, outputs: int, bias: bool, rngs: nnx.Rngs) -> Linear:
     stddev = config.initializer_range
     return Linear(config.hidden_size, outputs, bias=bias, stddev=stddev, rngs=rngs)
+
+
+def _products(hidden: jax.Array, weights: jax.Array, vocab_axis: Literal[0, 1]) -> jax.Array:
+    """Of hidden states with rows of the vocabulary, added up in float32."""
+    equation = "...d,vd->...v" if vocab_axis == 0 else "...d,dv->...v"
+    return jnp.einsum(
+        equation, hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32
+    )
 
 
 class _Headed(nnx.Module):
@@ -66,11 +74,15 @@ class CausalLM(_Headed):
 
         Added up in float32 whatever the dtype: rounded to bfloat16, the largest would often tie.
         """
+        return self._capped(_products(hidden, *self.head_weights()))
+
+    def word_logits(self, hidden: jax.Array, rows: jax.Array) -> jax.Array:
+        """Logits `(..., R)` float32 of the tokens `rows`, `(R,)` int32, alone."""
         weights, vocab_axis = self.head_weights()
-        equation = "...d,vd->...v" if vocab_axis == 0 else "...d,dv->...v"
-        logits = jnp.einsum(
-            equation, hidden, weights.astype(hidden.dtype), preferred_element_type=jnp.float32
-        )
+        chosen = jnp.take(weights, rows, axis=vocab_axis)
+        return self._capped(_products(hidden, chosen, vocab_axis))
+
+    def _capped(self, logits: jax.Array) -> jax.Array:
         cap = self.config.logit_softcap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
@@ -86,6 +98,64 @@ class CausalLM(_Headed):
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits `(..., T, vocab_size)` float32 of the token after each; as in `Transformer`."""
+        return self.logits(self.hidden_states(input_ids, attention_mask))
+
+
+class MaskedLM(_Headed):
+    """An encoder that fills in masked tokens. A tied decoder is the token embedding itself.
+
+    Logits are the products of rows of the vocabulary with a hidden state that went through a dense
+    layer (`transform`), an activation and a norm (`transform_norm`), plus `vocab_bias`.
+
+    Raises:
+        ValueError: for a decoder, or a family without this head.
+
+    Example:
+        >>> from dpjax.models import MaskedLM, parse_config
+        >>> from transformers import BertConfig
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        >>> config = parse_config(BertConfig(vocab_size=9, hidden_size=8, **sizes).to_dict())
+        >>> model = MaskedLM(config, rngs=nnx.Rngs(0))
+        >>> model(jnp.array([[3, 1, 2]]), jnp.ones((1, 3), bool)).shape
+        (1, 3, 9)
+    """
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        if config.mask_head_activation is None:
+            raise ValueError(f"a {config.model_type} model has no head for masked tokens")
+        super().__init__(config, rngs=rngs)
+        self.transform = _linear(config, config.hidden_size, True, rngs)
+        self.transform_norm = Norm(config.hidden_size, config)
+        self.vocab_bias = nnx.Param(jnp.zeros(config.vocab_size))
+        if not config.tied_head:
+            self.decoder = _linear(config, config.vocab_size, False, rngs)
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`."""
+        return self._decoded(hidden, *self.head_weights(), self.vocab_bias[...])
+
+    def word_logits(self, hidden: jax.Array, rows: jax.Array) -> jax.Array:
+        """Logits `(..., R)` float32 of the tokens `rows`, `(R,)` int32, alone."""
+        weights, vocab_axis = self.head_weights()
+        chosen = jnp.take(weights, rows, axis=vocab_axis)
+        return self._decoded(hidden, chosen, vocab_axis, self.vocab_bias[...][rows])
+
+    def head_weights(self) -> tuple[jax.Array, Literal[0, 1]]:
+        """The weights of the decoder and which of their axes is the vocabulary, as of CausalLM."""
+        if self.config.tied_head:
+            return self.transformer.embed_tokens.embedding[...], 0
+        return self.decoder.kernel[...], 1
+
+    def _decoded(
+        self, hidden: jax.Array, weights: jax.Array, vocab_axis: Literal[0, 1], bias: jax.Array
+    ) -> jax.Array:
+        activation = ACTIVATIONS[self.config.mask_head_activation]
+        transformed = self.transform_norm(activation(self.transform(hidden)))
+        logits = _products(transformed, weights, vocab_axis)
+        return logits + jnp.broadcast_to(bias.astype(jnp.float32), logits.shape)
+
+    def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Logits `(..., T, vocab_size)` float32 of the token at each place; as in `Transformer`."""
         return self.logits(self.hidden_states(input_ids, attention_mask))
 
 
@@ -163,12 +233,14 @@ class TokenClassifier(_Headed):
         return self.classifier(self.hidden_states(input_ids, attention_mask)).astype(jnp.float32)
 
 
-Model = CausalLM | SequenceClassifier | TokenClassifier
+Model = CausalLM | MaskedLM | SequenceClassifier | TokenClassifier
 
 
 def task_of(model: Model) -> Task:
     """The task whose head the model has."""
     if isinstance(model, CausalLM):
         return "causal_lm"
+    if isinstance(model, MaskedLM):
+        return "masked_lm"
     is_sequence = isinstance(model, SequenceClassifier)
     return "sequence_classification" if is_sequence else "token_classification"

@@ -30,7 +30,7 @@ def shapes(tree):
 
 
 def num_labels(task):
-    return None if task == "causal_lm" else len(LABELS)
+    return None if task in ("causal_lm", "masked_lm") else len(LABELS)
 
 
 @pytest.mark.parametrize(("family", "task"), FAMILIES_AND_TASKS)

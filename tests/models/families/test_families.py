@@ -13,6 +13,7 @@ from dpjax.models import (
     Loading,
     load_causal_lm,
     load_classifier,
+    load_masked_lm,
     load_token_classifier,
     parse_config,
     save_model,
@@ -34,9 +35,11 @@ from tests.support.tiny_checkpoints import (
 
 _AUTO = {
     "causal_lm": "AutoModelForCausalLM",
+    "masked_lm": "AutoModelForMaskedLM",
     "sequence_classification": "AutoModelForSequenceClassification",
     "token_classification": "AutoModelForTokenClassification",
 }
+WITHOUT_LABELS = ("causal_lm", "masked_lm")
 # All heads of these are quick to test; of the others most tests are slow.
 CORE = ("bert", "gpt2", "llama", "gemma3_text")
 
@@ -58,6 +61,8 @@ every_family = pytest.mark.parametrize("family", mark_slow(CONFIGS, outside_core
 def load(folder, task, **loading):
     if task == "causal_lm":
         return load_causal_lm(folder, loading=Loading(**loading))
+    if task == "masked_lm":
+        return load_masked_lm(folder, loading=Loading(**loading))
     make = load_classifier if task == "sequence_classification" else load_token_classifier
     key = jax.random.key(0)
     return make(folder, label_names=LABELS, key=key, loading=Loading(**loading))
@@ -147,7 +152,7 @@ def test_saved_models_open_in_transformers(family, task, tmp_path):
 
     model = random_model(family, task)
     source, out = write_config(tmp_path / "source", family), tmp_path / "saved"
-    save_model(model, out, source=source, label_names=() if task == "causal_lm" else LABELS)
+    save_model(model, out, source=source, label_names=() if task in WITHOUT_LABELS else LABELS)
     opened, report = getattr(transformers, _AUTO[task]).from_pretrained(
         out, output_loading_info=True, attn_implementation="eager"
     )
@@ -162,7 +167,7 @@ def test_saved_models_open_in_transformers(family, task, tmp_path):
 def test_a_saved_model_is_loaded_as_it_was(family, task, tmp_path):
     model = random_model(family, task)
     source, out = write_config(tmp_path / "source", family), tmp_path / "saved"
-    labels = () if task == "causal_lm" else LABELS
+    labels = () if task in WITHOUT_LABELS else LABELS
     save_model(model, out, source=source, label_names=labels, shard_bytes=20_000)
     assert (out / "model.safetensors.index.json").is_file()
     loaded = load(out, task)
@@ -189,7 +194,7 @@ def test_stacked_rematerialised_layers_change_nothing(family, tmp_path):
     task = "causal_lm" if family in DECODERS else "token_classification"
     model = random_model(family, task)
     source, out = write_config(tmp_path / "source", family), tmp_path / "saved"
-    save_model(model, out, source=source, label_names=() if task == "causal_lm" else LABELS)
+    save_model(model, out, source=source, label_names=() if task in WITHOUT_LABELS else LABELS)
     stacked = load(out, task, scan_layers=True, rematerialise=True)
     ids, mask = ragged_batch()
     value, gradient = loss_and_gradient(model, ids, mask)
