@@ -15,6 +15,11 @@ from dpjax.data.encode.prompts import encode_prompts as encode_prompts
 from dpjax.data.encode.prompts import find_prompts as find_prompts
 from dpjax.data.encode.tagged_words import TaggedDataset as TaggedDataset
 from dpjax.data.encode.tagged_words import encode_tagged_words as encode_tagged_words
+from dpjax.data.encode.templated import Template as Template
+from dpjax.data.encode.templated import TemplatedDataset as TemplatedDataset
+from dpjax.data.encode.templated import check_template as check_template
+from dpjax.data.encode.templated import encode_templated as encode_templated
+from dpjax.data.encode.templated import word_ids as word_ids
 from dpjax.data.owners import OwnedRecords as OwnedRecords
 from dpjax.data.owners import Owners as Owners
 from dpjax.data.owners import RecordsByOwner as RecordsByOwner
@@ -51,14 +56,18 @@ __all__ = [
     "RecordsByOwner",
     "TaggedDataset",
     "TaggedWords",
+    "Template",
+    "TemplatedDataset",
     "TextDataset",
     "Texts",
     "by_length",
+    "check_template",
     "count_shared_texts",
     "encode_labelled",
     "encode_language",
     "encode_prompts",
     "encode_tagged_words",
+    "encode_templated",
     "find_prompts",
     "label_names",
     "microbatches",
@@ -66,4 +75,5 @@ __all__ = [
     "read_records",
     "read_tagged_words",
     "trim_padding",
+    "word_ids",
 ]

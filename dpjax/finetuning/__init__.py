@@ -25,6 +25,7 @@ from dpjax.training import RunInterrupted as RunInterrupted
 from dpjax.training import RunStopped as RunStopped
 
 if TYPE_CHECKING:
+    from dpjax.finetuning.classify_texts import classify as classify
     from dpjax.finetuning.planning.forecast import Forecast as Forecast
     from dpjax.finetuning.planning.forecast import ModelForecast as ModelForecast
     from dpjax.finetuning.planning.make import make_forecast as make_forecast
@@ -55,6 +56,7 @@ __all__ = [
     "Tracking",
     "Training",
     "build_options",
+    "classify",
     "execute",
     "finetune",
     "make_forecast",
@@ -66,6 +68,7 @@ __all__ = [
 
 # They load models, which takes a second or two.
 _LOADED_LATE = {
+    "classify": "dpjax.finetuning.classify_texts",
     "execute": "dpjax.finetuning.run",
     "Forecast": "dpjax.finetuning.planning.forecast",
     "ModelForecast": "dpjax.finetuning.planning.forecast",

@@ -117,12 +117,12 @@ def measure(
         epsilon=guarantee["epsilon"],
         delta=guarantee["delta"],
         eval_accuracy=None if held_out is None else held_out.accuracy,
+        eval_accuracy_before=before,
         eval_loss=None if held_out is None else held_out.loss,
         eval_perplexity=None if held_out is None else held_out.perplexity,
         quality=None if held_out is None else held_out.quality,
         attack=attack,
         audit=audit,
-        accuracy_before=before,
         num_left_out=len(plan.train) - len(run.trained_records),
         privacy=privacy,
         metrics=trained.metrics,
@@ -141,9 +141,9 @@ def measure(
 
 def _accuracy_before(run: Run) -> float | None:
     """Returns the accuracy on held-out records before tuning; None of a head that knows nothing."""
-    if not run.plan.config.head.label_words:
+    if run.plan.task.makes_head and not run.plan.config.head.label_words:
         return None
-    # The run holds what was tuned by now.
+    # Read again: training has taken over the buffers of what it changed.
     untuned = load_model(run.plan, run.run_key, run.layout)
     return evaluate(run.plan.task, untuned, run.plan.evaluation, run.layout).accuracy
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dpjax.audit import AttackResult
 
 _STORED = (
-    "accuracy_before",
     "eval_accuracy",
+    "eval_accuracy_before",
     "eval_loss",
     "eval_perplexity",
     "num_left_out",
@@ -44,6 +44,8 @@ class FinetuneResult:
         epsilon: ε that the run spent; None without privacy.
         delta: δ of the guarantee; None without privacy.
         eval_accuracy: share of held-out records whose label is predicted; None of texts.
+        eval_accuracy_before: that before tuning, at no ε, where `head.label_words` say what labels
+            are called; else None.
         eval_loss: mean cross-entropy on held-out records, in nats.
         eval_perplexity: per held-out token; None of labelled records.
         attack: result of the membership inference attack.
@@ -53,8 +55,6 @@ class FinetuneResult:
         samples: answers to held-out prompts, where there are prompts.
         quality: name and value, in words, of what the task is measured by.
         warnings: why something could not be measured, a sentence each.
-        accuracy_before: share of held-out records whose label is predicted before tuning, at no ε;
-            None unless the head starts from words.
         num_left_out: training records that coins left out; 0 without `audit.hold_out`.
 
     Example:
@@ -89,7 +89,7 @@ class FinetuneResult:
     quality: tuple[str, str] | None = None
     warnings: tuple[str, ...] = ()
     num_left_out: int = 0
-    accuracy_before: float | None = None
+    eval_accuracy_before: float | None = None
 
 
 def store_result(directory: RunDirectory, result: FinetuneResult) -> None:

@@ -134,10 +134,11 @@ def _scores_of(
 ) -> tuple[dict[str, np.ndarray], tuple[ExtractionFigure, ...]]:
     plan, encoded = run.plan, audited.encoded.take(rows)
     model = tuned.merge()
-    if not isinstance(model, CausalLM):
+    if plan.task.labels:
         return {
             name: -evaluate(plan.task, tuned, encoded, run.layout).losses.astype(np.float64)
         }, ()
+    assert isinstance(model, CausalLM)
     names = [name, *(other for other in _DESCRIBED if other != name)]
     base = base_model(model) if has_lora(model) else _untuned(run)
     texts = None

@@ -27,13 +27,13 @@ def weights_of(result):
 def test_a_run_reads_layers_starts_from_words_and_says_both(read, tmp_path):
     read |= {"head": {"label_words": WORDS}}
     result = dpjax.finetune(**read)
-    assert 0 <= result.accuracy_before <= 1
+    assert 0 <= result.eval_accuracy_before <= 1
     weights = weights_of(result)
     assert weights["classifier.weight"].shape == (2, 2 * 16 + 1)
     assert "classifier.bias" not in weights
     assert np.any(weights["bert.dpjax_features.centre"])
     report = (result.output_dir / "report.md").read_text()
-    assert f"| Accuracy before tuning, at no ε | {result.accuracy_before:.4f} |" in report
+    assert f"| Accuracy before tuning, at no ε | {result.eval_accuracy_before:.4f} |" in report
     assert "| Features | means of tokens after the layers 1, 2, centred, of norm 1 |" in report
     assert f"| Head starts from | {WORDS[0]}; {WORDS[1]} |" in report
     kept = json.loads((result.output_dir / "config.json").read_text())

@@ -27,11 +27,22 @@ Tuning = Literal["lora", "full", "bias", "head", "last_layers"]
 _CLASSIFIERS = ("sequence_classification",)
 _WITH_HEAD = ("sequence_classification", "token_classification")
 _WRITERS = ("causal_lm",)
+# Options of a new head and of the layers below it, with their defaults.
+_OF_NEW_HEAD = {
+    "pooling": "auto",
+    "num_layers": None,
+    "features.layers": (),
+    "privacy.head_clip_norm": None,
+    "training.head_learning_rate": None,
+    "training.head_steps": None,
+    "training.head_batch_size": None,
+}
 # Options that only some tasks read, with their defaults.
 _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "pooling": ("auto", _CLASSIFIERS),
     "num_layers": (None, _CLASSIFIERS),
     "features.layers": ((), _CLASSIFIERS),
+    "head.template": (None, _CLASSIFIERS),
     "head.label_words": ((), _CLASSIFIERS),
     "privacy.head_clip_norm": (None, _WITH_HEAD),
     "training.head_learning_rate": (None, _WITH_HEAD),
@@ -292,4 +303,11 @@ class FinetuneConfig(CheckedOptions):
             if self.task not in tasks and value != default:
                 raise ValueError(
                     f"{name} has no meaning with task={self.task}: leave it out, got {value!r}"
+                )
+        for name, default in _OF_NEW_HEAD.items():
+            value = operator.attrgetter(name)(self)
+            if self.head.template is not None and value != default:
+                raise ValueError(
+                    f"{name} is for a new head, and head.template reads the label off the head that"
+                    f" the model has: leave one of them out, got {value!r}"
                 )

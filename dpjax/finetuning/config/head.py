@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from dpjax.data import check_template
 from dpjax.option_checks import CheckedOptions
 
 
@@ -12,13 +13,19 @@ class Head(CheckedOptions):
     """What reads a label off the model, and where it starts.
 
     Example:
-        >>> Head(label_words=("billing=invoice, charge", "other=question")).words()
+        >>> words = ("billing=invoice, charge", "other=question")
+        >>> Head(template="{text} It is about {mask}.", label_words=words).words()
         {'billing': ('invoice', 'charge'), 'other': ('question',)}
     """
 
+    template: str | None = None
+    """Read the label off the model's own language head: a text with {text} and, where the word of
+    the label is read, {mask}, such as "{text} It was {mask}."; needs label_words. A decoder reads
+    the word after the end. Default: a new classifier."""
     label_words: tuple[str, ...] = ()
-    """What each label is called in words, as "label=word, word"; of all labels or of none. They are
-    public: nothing of them comes from private records."""
+    """What each label is called in words, as "label=word, word"; of all labels or of none. Choose
+    them without a look at private records. Without a template a new classifier starts from them:
+    its weights of a label are the mean features of its words."""
 
     def words(self) -> dict[str, tuple[str, ...]]:
         """Returns the words of each label, in the order in which they are given."""
@@ -42,3 +49,11 @@ class Head(CheckedOptions):
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
         self.words()
+        if self.template is None:
+            return
+        check_template(self.template)
+        if not self.label_words:
+            raise ValueError(
+                "head.template needs head.label_words, the words of all labels, such as "
+                "positive=great negative=terrible"
+            )

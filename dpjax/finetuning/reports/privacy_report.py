@@ -132,6 +132,7 @@ def _assumptions(plan: Plan) -> list[str]:
     lines += common_assumptions(plan.mechanism)
     if plan.task.labels:
         lines += statements.LABEL_ASSUMPTIONS
+    lines += plan.task.assumptions
     if plan.config.audit.hold_out:
         lines += (statements.HOLD_OUT_ASSUMPTION,)
     return list(lines)
@@ -171,13 +172,13 @@ def _trained(plan: Plan) -> str:
 
 def _tuned(plan: Plan) -> str:
     config = plan.config
-    head = " and the head" if plan.task.labels else ""
+    head = " and the head" if plan.task.labels and plan.task.makes_head else ""
     if config.tuning == "lora":
         further = "".join(f", {name}" for name in config.lora.modules_to_save)
         return f"LoRA adapters of rank {config.lora.rank}, merged afterwards{further}{head}"
     return {
         "full": "all parameters",
         "bias": f"all biases{head}",
-        "head": "the head",
+        "head": "the head" if plan.task.makes_head else "the layers of the language head",
         "last_layers": f"the last {config.num_trained_layers} layers{head}",
     }[config.tuning]

@@ -131,9 +131,9 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
 
 
 def _before_tuning(result: FinetuneResult) -> list[tuple[str, str]]:
-    if result.accuracy_before is None:
+    if result.eval_accuracy_before is None:
         return []
-    return [("Accuracy before tuning, at no ε", f"{result.accuracy_before:.4f}")]
+    return [("Accuracy before tuning, at no ε", f"{result.eval_accuracy_before:.4f}")]
 
 
 def _features(config: FinetuneConfig) -> list[tuple[str, str]]:
@@ -141,7 +141,7 @@ def _features(config: FinetuneConfig) -> list[tuple[str, str]]:
     if config.features.layers:
         layers = ", ".join(map(str, config.features.layers))
         rows.append(("Features", f"means of tokens after the layers {layers}, centred, of norm 1"))
-    if config.head.label_words:
+    if config.head.label_words and config.head.template is None:
         rows.append(("Head starts from", "; ".join(config.head.label_words)))
     return rows
 

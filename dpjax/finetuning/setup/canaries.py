@@ -17,7 +17,7 @@ from dpjax.audit import (
     make_canaries,
     read_canaries,
 )
-from dpjax.data import EncodedRecords
+from dpjax.data import EncodedRecords, Records
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import load_tokenizer, read_config
 from dpjax.privatize import RunKey
@@ -50,14 +50,17 @@ def prepare_canaries(
     """
     tokenizer = load_tokenizer(plan.checkpoint, needs_padding=plan.task.needs_padding_token)
     canaries = _make(plan, run_key, tokenizer, sealed_in)
-    encoded = encode_canaries(
-        canaries,
-        tokenizer,
-        plan.config.training.max_length,
-        label_names=plan.task.labels,
-        separator=plan.config.separator,
-        today=plan.started_at,
-    )
+    max_length = plan.config.training.max_length
+    if isinstance(canaries.records, Records):
+        encoded: EncodedRecords = plan.task.encode(canaries.records, tokenizer, max_length)
+    else:
+        encoded = encode_canaries(
+            canaries,
+            tokenizer,
+            max_length,
+            separator=plan.config.separator,
+            today=plan.started_at,
+        )
     most_share = plan.config.audit.most_share
     check_canaries(canaries, encoded, plan.train, tokenizer, most_share=most_share, **claim)
     return canaries, encoded

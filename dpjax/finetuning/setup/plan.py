@@ -201,7 +201,8 @@ def prepare(
     checkpoint = resolve_checkpoint(config.model, config.revision)
     model = read_config(checkpoint)
     # Before the data: an encoder's tokenizer is no fit for texts to be written either.
-    head = head_names(model, config.task)
+    head = head_names(model, task.model_task(model))
+    head = head if task.makes_head else ()
     if config.compute.attention == "cudnn" and jax.default_backend() != "gpu":
         raise ValueError(
             f"compute.attention=cudnn needs an NVIDIA GPU; JAX computes on {jax.devices()[0]} here"
@@ -236,6 +237,7 @@ def prepare(
         delta = default_delta(num_protected) if delta is None else delta
         validate_delta(delta, num_protected)
     tokenizer = load_tokenizer(checkpoint, needs_padding=task.needs_padding_token)
+    task = task.with_tokenizer(model, tokenizer)
     with _naming(config.train_data):
         train = task.encode(train_records, tokenizer, config.training.max_length)
     with _naming(config.eval_data):

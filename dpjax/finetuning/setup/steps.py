@@ -15,7 +15,7 @@ from dpjax.finetuning.setup.optimizer import make_optimizer
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.tasks.base import Loss
 from dpjax.finetuning.tasks.features import FeatureRecord
-from dpjax.models import SplitModel, Trainable, abstract_model, split_trainable
+from dpjax.models import SplitModel, Trainable, abstract_model, read_config, split_trainable
 from dpjax.privatize import RunKey, sampler_for, unit_loss
 from dpjax.training import (
     Layout,
@@ -129,8 +129,8 @@ def abstract_split(plan: Plan) -> SplitModel:
     config = plan.config
     model = abstract_model(
         plan.checkpoint,
-        config.task,
-        num_labels=len(plan.task.labels) or None,
+        plan.task.model_task(read_config(plan.checkpoint)),
+        num_labels=(len(plan.task.labels) if plan.task.makes_head else 0) or None,
         pooling=config.pooling,
         num_layers=config.num_layers,
         feature_layers=config.features.layers,

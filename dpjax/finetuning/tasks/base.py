@@ -15,7 +15,8 @@ from flax import nnx
 
 from dpjax.data import EncodedPrompts, EncodedRecords, Prompt, RecordColumns
 from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
-from dpjax.models import Loading, Model, drop_inputs
+from dpjax.models import Loading, Model, TransformerConfig, drop_inputs
+from dpjax.models import Task as ModelTask
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Task(abc.ABC):
         needs_padding_token: whether the tokenizer must have one.
         evaluation_batch_size: how many records are evaluated at once.
         canary_kinds: what kinds of canaries it learns; none if it has none yet.
+        makes_head: whether tuning starts a new head; else the model keeps the one it has.
         audit_scores: what the verdict of an audit may rest on, the first one for auto.
     """
 
@@ -117,12 +119,27 @@ class Task(abc.ABC):
     needs_padding_token: ClassVar[bool] = True
     evaluation_batch_size: ClassVar[int] = 64
     canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ()
+    makes_head: ClassVar[bool] = True
     audit_scores: ClassVar[tuple[ScoreName, ...]]
 
     @classmethod
     @abc.abstractmethod
     def from_config(cls, config: FinetuneConfig, started_at: datetime.datetime) -> Task:
         """Makes the task of a run that was started at `started_at`, in local time."""
+
+    @abc.abstractmethod
+    def model_task(self, model: TransformerConfig) -> ModelTask:
+        """Returns the task whose head a model gets; ValueError if it cannot serve this one."""
+
+    def with_tokenizer(self, model: TransformerConfig, tokenizer: PreTrainedTokenizerBase) -> Task:
+        """Returns the task with what it looks up in the vocabulary."""
+        del model, tokenizer
+        return self
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Sentences on what the task takes for public, for the privacy report."""
+        return ()
 
     def with_config(self, config: FinetuneConfig) -> Task:
         """Returns the task with what "auto" in its options has come to."""

@@ -32,7 +32,15 @@ from dpjax.finetuning.tasks.base import (
     Task,
     merge_for_record,
 )
-from dpjax.models import Loading, Model, causal_lm_loss, load_causal_lm, token_losses
+from dpjax.models import (
+    Loading,
+    Model,
+    TransformerConfig,
+    causal_lm_loss,
+    load_causal_lm,
+    token_losses,
+)
+from dpjax.models import Task as ModelTask
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -134,6 +142,11 @@ class CausalLanguage(Task):
     def with_config(self, config: FinetuneConfig) -> CausalLanguage:
         """Returns the task with the vocab_chunk of the configuration."""
         return dataclasses.replace(self, vocab_chunk=config.compute.vocab_chunk)
+
+    def model_task(self, model: TransformerConfig) -> ModelTask:
+        """Returns the task of this name."""
+        del model
+        return "causal_lm"
 
     def read(self, config: FinetuneConfig) -> tuple[LanguageRecords, LanguageRecords]:
         """Reads texts, prompts with completions, or conversations."""

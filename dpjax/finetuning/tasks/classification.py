@@ -20,6 +20,7 @@ from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_f
 from dpjax.models import (
     Loading,
     Model,
+    TransformerConfig,
     centre_features,
     load_classifier,
     load_tokenizer,
@@ -27,6 +28,7 @@ from dpjax.models import (
     sequence_classification_loss,
     start_from_words,
 )
+from dpjax.models import Task as ModelTask
 from dpjax.option_checks import did_you_mean
 from dpjax.typing import PyTree
 
@@ -97,6 +99,11 @@ class SequenceClassification(Task):
         """Makes the task; its labels are not known yet."""
         del started_at
         return cls(label_smoothing=config.training.label_smoothing, words=config.head.words())
+
+    def model_task(self, model: TransformerConfig) -> ModelTask:
+        """Returns the task of this name."""
+        del model
+        return "sequence_classification"
 
     def read(self, config: FinetuneConfig) -> tuple[Records, Records]:
         """Reads the records with their labels."""

@@ -8,6 +8,7 @@ from dpjax.finetuning.config import FinetuneConfig, TaskName
 from dpjax.finetuning.tasks.base import Task
 from dpjax.finetuning.tasks.causal_lm import CausalLanguage
 from dpjax.finetuning.tasks.classification import SequenceClassification
+from dpjax.finetuning.tasks.label_words import LabelWordClassification
 from dpjax.finetuning.tasks.token_classification import TokenClassification
 
 TASKS: dict[TaskName, type[Task]] = {
@@ -39,7 +40,8 @@ def make_task(config: FinetuneConfig, started_at: datetime.datetime) -> Task:
         'the mean of the loss over the tokens that count'
     """
     _check_audit(config)
-    return TASKS[config.task].from_config(config, started_at)
+    make = LabelWordClassification if config.head.template is not None else TASKS[config.task]
+    return make.from_config(config, started_at)
 
 
 def _check_audit(config: FinetuneConfig) -> None:

@@ -21,7 +21,14 @@ from dpjax.data import (
 )
 from dpjax.finetuning.config import FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
-from dpjax.models import Loading, Model, load_token_classifier, token_classification_loss
+from dpjax.models import (
+    Loading,
+    Model,
+    TransformerConfig,
+    load_token_classifier,
+    token_classification_loss,
+)
+from dpjax.models import Task as ModelTask
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -90,6 +97,11 @@ class TokenClassification(Task):
         """Makes the task; its tags are not known yet."""
         del config, started_at
         return cls()
+
+    def model_task(self, model: TransformerConfig) -> ModelTask:
+        """Returns the task of this name."""
+        del model
+        return "token_classification"
 
     def read(self, config: FinetuneConfig) -> tuple[TaggedWords, TaggedWords]:
         """Reads the words with their tags."""

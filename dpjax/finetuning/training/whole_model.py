@@ -53,7 +53,8 @@ def write_model(run: Run, tuned: Model) -> None:
     plan, directory = run.plan, run.directory
 
     def write_tuned(folder: Path) -> None:
-        save_model(merged_copy(tuned), folder, source=plan.checkpoint, label_names=plan.task.labels)
+        labels = plan.task.labels if plan.task.makes_head else ()
+        save_model(merged_copy(tuned), folder, source=plan.checkpoint, label_names=labels)
 
     def write_adapter(folder: Path) -> None:
         revision = revision_of(plan.checkpoint)

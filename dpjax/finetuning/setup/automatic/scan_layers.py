@@ -76,7 +76,11 @@ def _why_not(config: FinetuneConfig, checkpoint: Path, model: TransformerConfig)
         ]
         if numbered:
             return f"{numbered[0]!r} lies in one of them"
-    is_pooled = config.task == "sequence_classification" and model.model_type == "bert"
-    if is_pooled and resolve_pooling(checkpoint, config.pooling) == "mean":
+    makes_classifier = config.task == "sequence_classification" and config.head.template is None
+    if (
+        makes_classifier
+        and model.model_type == "bert"
+        and resolve_pooling(checkpoint, config.pooling) == "mean"
+    ):
         return "one more is appended for the mean of the tokens"
     return None

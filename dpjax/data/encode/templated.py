@@ -1,0 +1,220 @@
+"""Texts inside a template, where a language model says a word for the label."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dpjax.data.encode.labelled import TextDataset, label_ids
+from dpjax.data.encode.tokenizing import (
+    TEXTS_AT_ONCE,
+    check_max_length,
+    check_padding_token,
+    check_tokenizer,
+    leading_special_tokens,
+    tokenize_with_offsets,
+)
+from dpjax.data.records.labelled import Records
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEXT, MASK = "{text}", "{mask}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TemplatedDataset(TextDataset):
+    """Labelled texts inside a template."""
+
+    positions: np.ndarray
+    """(N,) int32, the token at which the word of the label is read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """A template for one kind of model.
+
+    An encoder reads the word at the place of `{mask}`. A decoder reads it after the end: `{mask}`
+    may stand there. Blanks before it are a part of the word, since the tokens of most vocabularies
+    begin with them; without `{mask}` one blank is, except after a line break.
+
+    Args:
+        text: has `{text}` once, and `{mask}` at most once.
+        is_causal: whether it is for a decoder.
+
+    Raises:
+        ValueError: `{text}` or `{mask}` is not where it must be.
+
+    Example:
+        >>> template = Template("{text} It was {mask}", is_causal=True)
+        >>> template.start, template.end, template.blank
+        ('', ' It was', ' ')
+    """
+
+    text: str
+    is_causal: bool
+
+    def __post_init__(self) -> None:
+        check_template(self.text)
+        if self.is_causal and MASK in self.text and not self.text.endswith(MASK):
+            raise ValueError(
+                f"head.template of a decoder must end with {MASK}, for a decoder reads nothing "
+                f"after the word, got {self.text!r}. Leave out what follows"
+            )
+        if not self.is_causal and MASK not in self.text:
+            raise ValueError(
+                f"head.template of an encoder must have {MASK} where the word of the label is, got "
+                f"{self.text!r}"
+            )
+
+    @property
+    def start(self) -> str:
+        """What stands before the text; its `{mask}` stays."""
+        return self.text.partition(TEXT)[0]
+
+    @property
+    def end(self) -> str:
+        """What stands after the text; of a decoder without the blanks that belong to the word."""
+        end = self.text.partition(TEXT)[2]
+        return end.removesuffix(MASK).rstrip(" ") if self.is_causal else end
+
+    @property
+    def blank(self) -> str:
+        """What a decoder's word begins with."""
+        end = self.text.removesuffix(MASK)
+        blank = end[len(end.rstrip(" ")) :]
+        is_open = MASK not in self.text and not blank and not end.endswith("\n")
+        return " " if is_open else blank
+
+
+def check_template(text: str) -> None:
+    """Raises ValueError unless `{text}` occurs once and `{mask}` at most once."""
+    if text.count(TEXT) != 1 or text.count(MASK) > 1:
+        raise ValueError(
+            f"head.template must have {TEXT} once and {MASK} at most once, got {text!r}. An "
+            f'example is "{TEXT} It was {MASK}."'
+        )
+
+
+def word_ids(
+    template: Template, words: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Returns the token of each word as it stands in the template.
+
+    Raises:
+        ValueError: a word is not exactly one token there; the message shows which it is.
+    """
+    found = []
+    for word in words:
+        if template.is_causal:
+            before = template.start + "x" + template.end
+            whole, start = before + template.blank + word, len(before)
+        else:
+            whole = template.start.replace(MASK, word) + "x" + template.end.replace(MASK, word)
+            start = (template.start + "x" + template.end).index(MASK)
+        # Blanks before the word may be a part of its token.
+        end = start + len(word) + len(template.blank if template.is_causal else "")
+        ((ids, offsets),) = tokenize_with_offsets(tokenizer, [whole])
+        inside = [
+            token for token, (a, b) in zip(ids, offsets, strict=True) if b > start and a < end
+        ]
+        last = next((b for a, b in offsets if b > start), None)
+        if len(inside) != 1 or inside[0] == tokenizer.unk_token_id or last != end:
+            shown = tokenizer.convert_ids_to_tokens(inside)
+            raise ValueError(
+                f"head.label_words: {word!r} must be one token of the model's vocabulary where the "
+                f"template has it, and the tokenizer makes {shown} of it. Take another word"
+            )
+        found += inside
+    return found
+
+
+def encode_templated(
+    records: Records,
+    tokenizer: PreTrainedTokenizerBase,
+    label_names: tuple[str, ...],
+    max_length: int,
+    template: Template,
+) -> TemplatedDataset:
+    """Tokenises every text inside the template, with the special tokens of the tokenizer.
+
+    A text that is too long is cut at its end: all tokens of the template stay. A decoder gets no
+    token that ends a text, for the word follows.
+
+    Raises:
+        TypeError: the tokenizer is not a fast one.
+        ValueError: as for `encode_labelled`; or the template fills `max_length` tokens, or the
+            tokenizer has no mask token where one is needed.
+    """
+    check_tokenizer(tokenizer)
+    check_padding_token(tokenizer)
+    check_max_length(max_length, tokenizer)
+    mask = "" if template.is_causal else _mask_token(tokenizer)
+    start, end = template.start.replace(MASK, mask), template.end.replace(MASK, mask)
+    opening = leading_special_tokens(tokenizer)
+    closing = [] if template.is_causal else _closing(tokenizer)
+    shape = (len(records), max_length)
+    ids, is_token = np.full(shape, tokenizer.pad_token_id, np.int32), np.zeros(shape, bool)
+    truncated, positions = np.zeros(len(records), bool), np.zeros(len(records), np.int32)
+    for first in range(0, len(records), TEXTS_AT_ONCE):
+        texts = records.texts[first : first + TEXTS_AT_ONCE]
+        encoded = tokenize_with_offsets(tokenizer, [start + text + end for text in texts])
+        for row, (text, (tokens, offsets)) in enumerate(zip(texts, encoded, strict=True), first):
+            inside = len(start), len(start) + len(text)
+            room = max_length - len(opening) - len(closing)
+            kept = _kept(offsets, inside, room)
+            truncated[row] = len(kept) < len(tokens)
+            whole = [*opening, *(tokens[place] for place in kept), *closing]
+            ids[row, : len(whole)], is_token[row, : len(whole)] = whole, True
+            place = len(kept) - 1
+            if not template.is_causal:
+                mask_end = _mask_end(template, mask, len(text))
+                place = next(
+                    number
+                    for number, at in enumerate(kept)
+                    if tokens[at] == tokenizer.mask_token_id and offsets[at][1] == mask_end
+                )
+            positions[row] = len(opening) + place
+    labels = label_ids(records.labels, label_names)
+    return TemplatedDataset(ids, is_token, truncated, labels, positions)
+
+
+def _kept(offsets: list[tuple[int, int]], inside: tuple[int, int], room: int) -> list[int]:
+    """The places of the tokens that fit: all of the template, and the first of the text."""
+    is_text = [inside[0] <= a and b <= inside[1] and b > a for a, b in offsets]
+    num_text = room - (len(offsets) - sum(is_text))
+    if num_text < 1 and sum(is_text):
+        raise ValueError(
+            f"training.max_length leaves {room} tokens beside special ones, and head.template has "
+            f"{len(offsets) - sum(is_text)}: no text would be left. Give a greater one"
+        )
+    seen = np.cumsum(is_text)
+    return [
+        place for place, of_text in enumerate(is_text) if not of_text or seen[place] <= num_text
+    ]
+
+
+def _mask_end(template: Template, mask: str, length: int) -> int:
+    before = template.text.partition(MASK)[0]
+    shift = length - len(TEXT) if TEXT in before else 0
+    return len(before) + shift + len(mask)
+
+
+def _mask_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    if tokenizer.mask_token is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no mask token, which head.template needs for an "
+            "encoder. Take a checkpoint with the tokenizer that it was pretrained with"
+        )
+    return str(tokenizer.mask_token)
+
+
+def _closing(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer puts after every text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    masked = encoded["special_tokens_mask"]
+    num_closing = next((n for n, special in enumerate(reversed(masked)) if not special), 0)
+    return list(encoded["input_ids"][len(masked) - num_closing :])

@@ -1,0 +1,56 @@
+"""Labels of new texts, by a finished run that reads them off the model's language head."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dpjax.data import Records, by_length, microbatches, trim_padding
+from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.files.run_directory import RunDirectory
+from dpjax.finetuning.tasks.label_words import LabelWordClassification
+from dpjax.models import Trainable, load_tokenizer, read_config, split_trainable
+
+
+def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
+    """Returns the label of each text, as a run with `head.template` has learnt it.
+
+    Args:
+        run: the folder of the finished run.
+        texts: N of them, as in its training data, without the template.
+
+    Raises:
+        FileNotFoundError: the folder has no config.json or no model.
+        ValueError: the run made a classifier of its own; `load_classifier` loads that.
+
+    Example:
+        >>> classify("runs/words", ["A fine film."])  # doctest: +SKIP
+        ['positive']
+    """
+    directory = RunDirectory(Path(run))
+    config = FinetuneConfig.from_options(json.loads(directory.config.read_bytes()))
+    if config.head.template is None:
+        raise ValueError(
+            f"{run} was not started with head.template: load_classifier loads its classifier"
+        )
+    words = config.head.words()
+    made = LabelWordClassification.from_config(config, datetime.datetime.now())
+    tokenizer, model = load_tokenizer(directory.model), read_config(directory.model)
+    task = made.with_labels(tuple(words)).with_tokenizer(model, tokenizer)
+    loaded = task.load_language_model(directory.model, config.compute.loading())
+    split = split_trainable(loaded, Trainable.full())
+    # Labels are asked for, and records must have some.
+    records = Records(list(texts), [task.labels[0]] * len(texts))
+    data = task.encode(records, tokenizer, config.training.max_length)
+    measure = task.measure_fn(split.graphdef)
+    chosen = np.empty(len(data), np.int32)
+    size = min(task.evaluation_batch_size, len(data))
+    for rows, mask in microbatches(by_length(data, np.arange(len(data))), size) if size else ():
+        batch = task.batch(trim_padding(data.take(rows)))
+        _, labels = measure(split.trainable, split.frozen, batch)
+        chosen[rows[mask]] = np.asarray(labels)[mask]
+    return [task.labels[label] for label in chosen]

@@ -1,0 +1,232 @@
+"""Whole runs that read labels off the model's own language head."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+import dpjax
+from dpjax.finetuning import FinetuneConfig, classify, set_up
+from dpjax.finetuning.setup.steps import abstract_split
+from dpjax.models import (
+    CausalLM,
+    MaskedLM,
+    TransformerConfig,
+    load_causal_lm,
+    load_masked_lm,
+    parse_config,
+    save_model,
+)
+from tests.support.tiny_words import BAD, GOOD, NEUTRAL
+
+TEMPLATE = "{text} very {mask} film"
+WORDS = ("good=great, lovely", "bad=terrible")
+TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "very", "film", "great", "lovely")
+TOKENS += ("terrible", *dict.fromkeys((*GOOD, *BAD, *NEUTRAL)))
+SIZES = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "pad_token_id": 0}
+ENCODER = SIZES | {
+    "model_type": "bert",
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+}
+DECODER = SIZES | {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+    "tie_word_embeddings": True,
+}
+
+
+def write_checkpoint(folder, contents, is_causal):
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    source = folder / "source"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(contents))
+    words = list(dict.fromkeys(TOKENS))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: row for row, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = "[CLS] $A" if is_causal else "[CLS] $A [SEP]"
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=ends, special_tokens=special)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token=None if is_causal else "[MASK]",
+        model_max_length=32,
+    ).save_pretrained(source)
+    make = CausalLM if is_causal else MaskedLM
+    config: TransformerConfig = parse_config(contents | {"initializer_range": 0.2})
+    save_model(make(config, rngs=nnx.Rngs(0)), folder / "model", source=source)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("encoder"), ENCODER, is_causal=False)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("decoder"), DECODER, is_causal=True)
+
+
+@pytest.fixture
+def by_words(options, encoder):
+    options["model"] = str(encoder)
+    options |= {name: str(options[name]) for name in ("train_data", "eval_data", "output_dir")}
+    options["head"] = {"template": TEMPLATE, "label_words": WORDS}
+    options["privacy"] = {"noise_multiplier": 1.0, "delta": 1e-5, "clip_norm": 0.5}
+    options["training"] |= {"num_steps": 3}
+    return options
+
+
+def test_a_run_of_an_encoder(by_words):
+    result = dpjax.finetune(**by_words)
+    assert result.eval_accuracy_before is not None
+    assert result.eval_accuracy_before == dpjax_accuracy(by_words, by_words["model"])
+    assert result.eval_accuracy == dpjax_accuracy(by_words, result.output_dir / "model")
+    assert any(TEMPLATE in line for line in result.privacy["assumptions"])
+    report = (result.output_dir / "report.md").read_text()
+    assert f"before tuning, at no ε | {result.eval_accuracy_before:.4f}" in report
+    before, after = load_masked_lm(by_words["model"]), load_masked_lm(result.output_dir / "model")
+    for name in ("transform", "transform_norm"):
+        pair = (nnx.state(getattr(model, name)) for model in (before, after))
+        jax.tree.map(np.testing.assert_array_equal, *pair)
+    np.testing.assert_array_equal(before.vocab_bias[...], after.vocab_bias[...])
+    kernels = [each.transformer.layers[1].self_attn.q_proj.kernel[...] for each in (before, after)]
+    assert np.any(kernels[0] != kernels[1])
+    assert (result.output_dir / "adapter").is_dir()
+    labels = classify(result.output_dir, ["good film", "film"])
+    assert len(labels) == 2 and set(labels) <= {"good", "bad"}
+
+
+def dpjax_accuracy(options, folder):
+    """Computed record by record, from all logits of the model in a folder."""
+    from transformers import AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), load_masked_lm(folder)
+    lines = Path(options["eval_data"]).read_text().splitlines()[1:]
+    rows = [tokenizer.convert_tokens_to_ids(word) for word in ("great", "lovely", "terrible")]
+    num_right = 0
+    for text, label in (line.split(",") for line in lines):
+        ids = tokenizer(text.strip() + " very [MASK] film")["input_ids"]
+        logits = np.asarray(model(np.array(ids), np.ones(len(ids), bool)), np.float64)
+        great, lovely, terrible = np.exp(logits[ids.index(4)][rows])
+        num_right += ("good" if (great + lovely) / 2 > terrible else "bad") == label
+    return num_right / len(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuning", ["full", "bias", "head"])
+def test_other_tunings_of_an_encoder(by_words, tuning):
+    result = dpjax.finetune(**by_words | {"tuning": tuning})
+    assert result.eval_loss is not None and not result.warnings
+    load_masked_lm(result.output_dir / "model")
+
+
+def test_a_run_of_a_decoder(by_words, decoder):
+    head = {"template": "{text} very", "label_words": WORDS}
+    result = dpjax.finetune(**by_words | {"model": str(decoder), "head": head})
+    assert result.eval_accuracy_before is not None and not result.warnings
+    load_causal_lm(result.output_dir / "model")
+    assert len(classify(result.output_dir, ["film"])) == 1
+
+
+@pytest.mark.slow
+def test_canaries_are_read_in_the_template(by_words):
+    by_words["audit"] = {"num_canaries": 30, "most_share": 0.5}
+    by_words["privacy"]["noise_multiplier"] = 0.5
+    result = dpjax.finetune(**by_words)
+    assert result.audit is not None and not result.warnings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuning", ["head", "last_layers", "lora"])
+def test_what_is_frozen_is_computed_once_with_the_same_result(by_words, tmp_path, tuning):
+    by_words["training"] |= {"num_steps": 12}
+    by_words |= {"tuning": tuning, "num_trained_layers": 1 if tuning == "last_layers" else None}
+    if tuning == "lora":
+        by_words["lora"] = {"rank": 2, "layers_to_transform": (2,)}
+    results = []
+    for choice in ("auto", "never"):
+        by_words |= {"compute": {"cache_frozen": choice}, "output_dir": str(tmp_path / choice)}
+        run = set_up(FinetuneConfig.from_options(by_words))
+        assert (run.plan.features is not None) == (choice == "auto")
+        run.lock.release()
+        results.append(dpjax.finetune(**by_words))
+    np.testing.assert_allclose(results[0].eval_loss, results[1].eval_loss, atol=1e-5)
+    models = [nnx.state(load_masked_lm(each.output_dir / "model")) for each in results]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *models)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compute", [{"dtype": "bfloat16"}, {"scan_layers": True}])
+def test_other_ways_to_compute(by_words, compute):
+    assert dpjax.finetune(**by_words | {"compute": compute}).eval_loss is not None
+
+
+def test_shapes_are_those_of_the_model(by_words):
+    run = set_up(FinetuneConfig.from_options(by_words))
+    shapes = abstract_split(run.plan)
+    assert jax.tree.structure(shapes.trainable) == jax.tree.structure(run.model.trainable)
+    assert shapes.graphdef == run.model.graphdef
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"template": "no text"}, "must have {text} once"),
+        ({"template": "{text} was"}, "must have {mask} where"),
+        ({"label_words": ("good=great",)}, "missing: 'bad'"),
+        ({"label_words": (*WORDS, "badd=film")}, "'badd', which no training record has.*'bad'"),
+        ({"label_words": ("good=very great", "bad=terrible")}, "one token.*'very', 'great'"),
+        ({"label_words": ("good=superb", "bad=terrible")}, r"one token.*\[UNK\]"),
+        ({"label_words": ("good=great", "bad=great")}, "give each word once"),
+        ({"label_words": ()}, "needs head.label_words"),
+        ({"template": None}, "no meaning without head.template"),
+        ({"template": "{text} {mask}" + " very" * 13}, "no text would be left"),
+    ],
+)
+def test_a_head_that_cannot_be_is_refused(by_words, changes, message):
+    by_words["head"] |= changes
+    with pytest.raises(ValueError, match=message):
+        dpjax.finetune(**by_words)
+
+
+def test_options_of_a_new_head_are_refused(by_words):
+    with pytest.raises(ValueError, match="num_layers is for a new head"):
+        dpjax.finetune(**by_words | {"num_layers": 1})
+    with pytest.raises(ValueError, match=r"head\.template has no meaning with task=causal_lm"):
+        dpjax.finetune(**by_words | {"task": "causal_lm"})
+
+
+def test_what_a_decoder_cannot_do_is_refused(by_words, decoder):
+    by_words["model"] = str(decoder)
+    with pytest.raises(ValueError, match=r"must end with \{mask\}"):
+        dpjax.finetune(**by_words)
+    by_words["head"]["template"] = "{text} very {mask}"
+    with pytest.raises(ValueError, match=r"tuning=head with head\.template"):
+        dpjax.finetune(**by_words | {"tuning": "head"})
+
+
+def test_a_checkpoint_without_the_head_is_refused(by_words, encoder, tmp_path):
+    shutil.copytree(encoder, tmp_path / "bare")
+    file = tmp_path / "bare" / "model.safetensors"
+    tensors = {name: value for name, value in load_file(file).items() if "cls." not in name}
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="its head for masked tokens is not there"):
+        dpjax.finetune(**by_words | {"model": str(tmp_path / "bare")})
