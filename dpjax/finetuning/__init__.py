@@ -25,7 +25,6 @@ from dpjax.training import RunInterrupted as RunInterrupted
 from dpjax.training import RunStopped as RunStopped
 
 if TYPE_CHECKING:
-    from dpjax.finetuning.classify_texts import classify as classify
     from dpjax.finetuning.planning.forecast import Forecast as Forecast
     from dpjax.finetuning.planning.forecast import ModelForecast as ModelForecast
     from dpjax.finetuning.planning.make import make_forecast as make_forecast
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from dpjax.finetuning.planning.picture import plot_noise as plot_noise
     from dpjax.finetuning.run import execute as execute
     from dpjax.finetuning.setup.start import set_up as set_up
+    from dpjax.finetuning.tasks.classify_texts import classify as classify
     from dpjax.finetuning.tasks.registry import make_task as make_task
 
 __all__ = [
@@ -68,7 +68,7 @@ __all__ = [
 
 # They load models, which takes a second or two.
 _LOADED_LATE = {
-    "classify": "dpjax.finetuning.classify_texts",
+    "classify": "dpjax.finetuning.tasks.classify_texts",
     "execute": "dpjax.finetuning.run",
     "Forecast": "dpjax.finetuning.planning.forecast",
     "ModelForecast": "dpjax.finetuning.planning.forecast",

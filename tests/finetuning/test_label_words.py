@@ -166,7 +166,6 @@ def test_what_is_frozen_is_computed_once_with_the_same_result(by_words, tmp_path
         by_words |= {"compute": {"cache_frozen": choice}, "output_dir": str(tmp_path / choice)}
         run = set_up(FinetuneConfig.from_options(by_words))
         assert (run.plan.features is not None) == (choice == "auto")
-        run.lock.release()
         results.append(dpjax.finetune(**by_words))
     np.testing.assert_allclose(results[0].eval_loss, results[1].eval_loss, atol=1e-5)
     models = [nnx.state(load_masked_lm(each.output_dir / "model")) for each in results]
