@@ -17,7 +17,7 @@ from dpjax.models import Trainable, load_tokenizer, read_config, split_trainable
 
 
 def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
-    """Returns the label of each text, as a run with `head.template` has learnt it.
+    r"""Returns the label of each text, as a run with `head.template` has learnt it.
 
     Args:
         run: the folder of the finished run.
@@ -28,8 +28,30 @@ def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
         ValueError: the run made a classifier of its own; `load_classifier` loads that.
 
     Example:
-        >>> classify("runs/words", ["A fine film."])  # doctest: +SKIP
-        ['positive']
+        >>> import dpjax
+        >>> from flax import nnx
+        >>> from transformers import BertConfig, BertTokenizer
+        >>> from dpjax.models import MaskedLM, save_model
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film", "fine", "dull"]
+        >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        >>> BertConfig(vocab_size=9, hidden_size=8, **sizes).save_pretrained("base")
+        >>> BertTokenizer(dict(zip(words, range(9)))).save_pretrained("base")[:0]
+        ()
+        >>> save_model(MaskedLM(read_config("base"), rngs=nnx.Rngs(0)), "lm", source="base")
+        >>> rows = "a fine film,1\na dull film,0\n" * 9
+        >>> _ = Path("films.csv").write_text("text,label\n" + rows)
+        >>> result = dpjax.finetune(  # doctest: +ELLIPSIS
+        ...     model="lm",
+        ...     train_data="films.csv",
+        ...     eval_data="films.csv",
+        ...     output_dir="words",
+        ...     head={"template": "{text} {mask}", "label_words": ("1=fine", "0=dull")},
+        ...     training={"num_steps": 1, "expected_batch_size": 4, "max_length": 8},
+        ...     privacy={"target_epsilon": 3.0},
+        ... )
+        18 training records, ...
+        >>> len(classify("words", ["a film", "a dull film"]))
+        2
     """
     directory = RunDirectory(Path(run))
     config = FinetuneConfig.from_options(json.loads(directory.config.read_bytes()))

@@ -36,6 +36,7 @@ def load_causal_lm(folder: str | Path, *, loading: Loading = _DEFAULT) -> Causal
             unexpected, damaged or wrongly shaped tensors.
 
     Example:
+        >>> from flax import nnx
         >>> from transformers import GPT2Config
         >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
         >>> from dpjax.models import read_config, save_model
@@ -67,6 +68,7 @@ def load_masked_lm(folder: str | Path, *, loading: Loading = _DEFAULT) -> Masked
             the head, and for missing, unexpected, damaged or wrongly shaped tensors.
 
     Example:
+        >>> from flax import nnx
         >>> from transformers import BertConfig
         >>> sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         >>> BertConfig(vocab_size=9, hidden_size=8, **sizes).save_pretrained("base")
@@ -135,6 +137,7 @@ def load_classifier(
             than there are, and for missing, unexpected, damaged or wrongly shaped tensors.
 
     Example:
+        >>> from flax import nnx
         >>> from transformers import GPT2Config
         >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
         >>> from dpjax.models import read_config, save_model
@@ -161,6 +164,7 @@ def load_token_classifier(
     """Load a checkpoint folder as a classifier of tokens; everything as in `load_classifier`.
 
     Example:
+        >>> from flax import nnx
         >>> from transformers import GPT2Config
         >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
         >>> from dpjax.models import read_config, save_model
