@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
@@ -22,6 +26,7 @@ from dpjax.models import (
     parse_config,
     save_model,
 )
+from dpjax.privatize import clipped_grad
 from tests.support.tiny_words import BAD, GOOD, NEUTRAL
 
 TEMPLATE = "{text} very {mask} film"
@@ -229,3 +234,55 @@ def test_a_checkpoint_without_the_head_is_refused(by_words, encoder, tmp_path):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match="its head for masked tokens is not there"):
         dpjax.finetune(**by_words | {"model": str(tmp_path / "bare")})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_clipped_gradients_of_all_parameters_equal_a_loop(by_words, decoder, is_causal):
+    by_words["tuning"] = "full"
+    if is_causal:
+        by_words |= {"model": str(decoder), "head": {"template": "{text}", "label_words": WORDS}}
+    run = set_up(FinetuneConfig.from_options(by_words))
+    loss = run.plan.task.loss_fn(run.model.graphdef)
+    batch = run.plan.task.batch(run.plan.train.take(np.arange(4)))
+    parameters, frozen = run.model.trainable, run.model.frozen
+    gradient_of = jax.jit(jax.grad(loss))
+    gradients = [
+        gradient_of(parameters, jax.tree.map(lambda leaf, row=row: leaf[row], batch), frozen)
+        for row in range(4)
+    ]
+    norms = [float(optax.tree.norm(gradient)) for gradient in gradients]
+    clip_norm = float(np.median(norms))
+    scaled = [
+        optax.tree.scale(min(1.0, clip_norm / norm), gradient)
+        for norm, gradient in zip(norms, gradients, strict=True)
+    ]
+    expected = jax.tree.map(lambda *leaves: sum(leaves), *scaled)
+    for strategy in ("one_backward", "two_backwards"):
+        clipped = clipped_grad(
+            lambda params, record: loss(params, record, frozen),
+            clip_norm=clip_norm,
+            strategy=strategy,
+        )
+        found = jax.jit(lambda params, batch, clipped=clipped: clipped(params, batch))(
+            parameters, batch
+        )
+        np.testing.assert_allclose(found.norms, norms, rtol=2e-5)
+        difference = optax.tree.norm(jax.tree.map(jnp.subtract, found.grads, expected))
+        assert difference <= 2e-5 * optax.tree.norm(expected)
+
+
+@pytest.mark.slow
+def test_eight_devices_come_to_what_one_comes_to(by_words, tmp_path):
+    by_words["model"] = str(by_words["model"])
+    one = dpjax.finetune(**by_words)
+    script = Path(__file__).with_name("training") / "finetuned_on_devices.py"
+    on_eight = by_words | {"output_dir": str(tmp_path / "eight"), "stop_after": None}
+    done = subprocess.run(
+        [sys.executable, script], input=json.dumps([on_eight]), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    name = "model/model.safetensors"
+    expected, found = load_file(one.output_dir / name), load_file(tmp_path / "eight" / name)
+    for tensor, value in expected.items():
+        np.testing.assert_allclose(found[tensor], value, atol=2e-5, err_msg=tensor)

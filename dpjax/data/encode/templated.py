@@ -27,7 +27,14 @@ TEXT, MASK = "{text}", "{mask}"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TemplatedDataset(TextDataset):
-    """Labelled texts inside a template."""
+    """Labelled texts inside a template.
+
+    Example:
+        >>> ids, one = np.array([[5, 6, 7]], np.int32), np.zeros(1, np.int32)
+        >>> data = TemplatedDataset(ids, ids > 0, np.zeros(1, bool), labels=one, positions=one + 2)
+        >>> data.take([0, 0]).positions.tolist()
+        [2, 2]
+    """
 
     positions: np.ndarray
     """(N,) int32, the token at which the word of the label is read."""
@@ -91,7 +98,11 @@ class Template:
 
 
 def check_template(text: str) -> None:
-    """Raises ValueError unless `{text}` occurs once and `{mask}` at most once."""
+    """Raises ValueError unless `{text}` occurs once and `{mask}` at most once.
+
+    Example:
+        >>> check_template("{text} It was {mask}.")
+    """
     if text.count(TEXT) != 1 or text.count(MASK) > 1:
         raise ValueError(
             f"head.template must have {TEXT} once and {MASK} at most once, got {text!r}. An "
@@ -106,6 +117,13 @@ def word_ids(
 
     Raises:
         ValueError: a word is not exactly one token there; the message shows which it is.
+
+    Example:
+        >>> from transformers import BertTokenizer
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
+        >>> tokenizer = BertTokenizer(dict(zip(words, range(8))))
+        >>> word_ids(Template("{text} {mask} film", is_causal=False), ["fine"], tokenizer)
+        [6]
     """
     found = []
     for word in words:
@@ -148,6 +166,18 @@ def encode_templated(
         TypeError: the tokenizer is not a fast one.
         ValueError: as for `encode_labelled`; or the template fills `max_length` tokens, or the
             tokenizer has no mask token where one is needed.
+
+    Example:
+        >>> from transformers import BertTokenizer
+        >>> words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film"]
+        >>> tokenizer = BertTokenizer(dict(zip(words, range(8))))
+        >>> records = Records(["a fine film", "a fine film a film"], labels=["1", "0"])
+        >>> template = Template("{text} {mask} film", is_causal=False)
+        >>> data = encode_templated(records, tokenizer, ("0", "1"), 8, template)
+        >>> data.input_ids.tolist()
+        [[2, 5, 6, 7, 4, 7, 3, 0], [2, 5, 6, 7, 5, 4, 7, 3]]
+        >>> data.positions.tolist(), data.truncated.tolist()
+        ([4, 5], [False, True])
     """
     check_tokenizer(tokenizer)
     check_padding_token(tokenizer)
