@@ -26,6 +26,7 @@ PLACES = {
     "privacy.html": (after_training, "report_page"),
     "the check of adapter/": (after_training, "_check_adapter"),
     "the evaluation on held-out records": (after_training, "evaluate"),
+    "the evaluation before tuning": (after_training, "_accuracy_before"),
     "the attack": (attack, "loss_attack"),
     "attack.json": (after_training, "write_json"),
     "the audit": (after_training, "_audit"),

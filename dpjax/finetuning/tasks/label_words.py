@@ -29,7 +29,6 @@ from dpjax.models import (
     sequence_classification_loss,
 )
 from dpjax.models import Task as ModelTask
-from dpjax.option_checks import did_you_mean
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
@@ -95,25 +94,6 @@ class LabelWordClassification(SequenceClassification):
                 "tuning=lora or another one"
             )
         return "causal_lm" if model.causal else "masked_lm"
-
-    def with_training_records(self, train: Any, held_out: Any) -> LabelWordClassification:
-        """Returns the task with the labels of training records, each of which needs words."""
-        task = super().with_training_records(train, held_out)
-        assert isinstance(task, LabelWordClassification)
-        missing = [label for label in task.labels if label not in self.words]
-        unknown = [label for label in self.words if label not in task.labels]
-        if unknown:
-            raise ValueError(
-                f"head.label_words has the label {unknown[0]!r}, which no training record has; "
-                f"there are {', '.join(map(repr, task.labels))}."
-                + did_you_mean(unknown[0], task.labels)
-            )
-        if missing:
-            raise ValueError(
-                f"head.label_words must have words for all labels of the training data; missing: "
-                f"{', '.join(map(repr, missing))}"
-            )
-        return task
 
     def with_labels(self, labels: tuple[str, ...]) -> LabelWordClassification:
         """Returns the task with labels whose words are known."""
