@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpjax.finetuning import FinetuneConfig, make_task
+from dpjax.option_checks import checks_deferred
 from dpjax.synthesis import SynthesisConfig
 
 PAGE = Path(__file__).parent / "guide" / "options.md"
@@ -126,8 +127,12 @@ def _takes(task: str, option: Option) -> bool:
     given: dict[str, Any] = {**_REQUIRED, "task": task, "privacy": {"target_epsilon": 1.0}}
     value = _another_value(option.hint, option.default)
     given |= {group: {name: value}} if group else {name: value}
+    # A value that its own group refuses, such as "x" for words of labels, says nothing of tasks.
     try:
-        make_task(FinetuneConfig.from_options(given), datetime.datetime.now())
+        with checks_deferred():
+            config = FinetuneConfig.from_options(given)
+        config.check()
+        make_task(config, datetime.datetime.now())
     except (TypeError, ValueError) as error:
         return f"task={task}" not in str(error)
     return True
