@@ -139,8 +139,13 @@ def word_ids(
         inside = [
             token for token, (a, b) in zip(ids, offsets, strict=True) if b > start and a < end
         ]
-        last = next((b for a, b in offsets if b > start), None)
-        if len(inside) != 1 or inside[0] == tokenizer.unk_token_id or last != end:
+        first, last = next(((a, b) for a, b in offsets if b > start), (start, None))
+        # A token that begins before the word is another one than follows the template.
+        is_whole = last == end and not whole[first:start].strip()
+        if template.is_causal:
+            ((alone, _),) = tokenize_with_offsets(tokenizer, [before])
+            is_whole = is_whole and [*alone, *inside] == list(ids)
+        if len(inside) != 1 or inside[0] == tokenizer.unk_token_id or not is_whole:
             shown = tokenizer.convert_ids_to_tokens(inside)
             raise ValueError(
                 f"head.label_words: {word!r} must be one token of the model's vocabulary where the "
@@ -180,14 +185,17 @@ def encode_templated(
         ([4, 5], [False, True])
     """
     check_tokenizer(tokenizer)
-    check_padding_token(tokenizer)
+    if not template.is_causal:
+        check_padding_token(tokenizer)
     check_max_length(max_length, tokenizer)
+    # Of a decoder no one reads what stands at padding: any token will do.
+    padding = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     mask = "" if template.is_causal else _mask_token(tokenizer)
     start, end = template.start.replace(MASK, mask), template.end.replace(MASK, mask)
     opening = leading_special_tokens(tokenizer)
     closing = [] if template.is_causal else _closing(tokenizer)
     shape = (len(records), max_length)
-    ids, is_token = np.full(shape, tokenizer.pad_token_id, np.int32), np.zeros(shape, bool)
+    ids, is_token = np.full(shape, padding, np.int32), np.zeros(shape, bool)
     truncated, positions = np.zeros(len(records), bool), np.zeros(len(records), np.int32)
     for first in range(0, len(records), TEXTS_AT_ONCE):
         texts = records.texts[first : first + TEXTS_AT_ONCE]

@@ -69,6 +69,9 @@ class LabelWordClassification(SequenceClassification):
     rows: tuple[tuple[int, ...], ...] = ()
     is_causal: bool = False
 
+    # Encoders all have one, and no one reads what follows the last token of a decoder.
+    needs_padding_token: ClassVar[bool] = False
+
     makes_head: ClassVar[bool] = False
 
     @classmethod

@@ -69,3 +69,23 @@ def test_a_mask_in_the_text_is_not_that_of_the_template(byte_level):
 def test_a_word_of_several_tokens_is_shown(byte_level):
     with pytest.raises(ValueError, match=r"'greatly' must be one token.*'Ġgreat', 'l', 'y'"):
         word_ids(Template("{text} was", is_causal=True), ["greatly"], byte_level)
+
+
+@pytest.mark.parametrize("start", ["the fil", "the fi", "gr"])
+def test_a_word_that_grows_together_with_the_template_is_refused(byte_level, start):
+    word = {"the fil": "m", "the fi": "lm", "gr": "eat"}[start]
+    with pytest.raises(ValueError, match=f"'{word}' must be one token"):
+        word_ids(Template("{text} " + start + "{mask}", is_causal=True), [word], byte_level)
+
+
+def test_a_decoder_needs_no_padding_token(byte_level):
+    template = Template("{text} was {mask}", is_causal=True)
+    records = Records(["film", "z"], ["a", "b"])
+    padded = encode_templated(records, byte_level, ("a", "b"), 16, template)
+    byte_level.pad_token = None
+    data = encode_templated(records, byte_level, ("a", "b"), 16, template)
+    assert (data.attention_mask == padded.attention_mask).all()
+    assert (data.input_ids * data.attention_mask == padded.input_ids * padded.attention_mask).all()
+    with pytest.raises(ValueError, match="padding"):
+        mask = Template("{text} was {mask}", is_causal=False)
+        encode_templated(records, byte_level, ("a", "b"), 16, mask)
