@@ -96,6 +96,7 @@ def measure(options: Options, folder: Path, console: Console) -> list[dict[str, 
     for case in cases(options, folder):
         recipe = case.recipe
         if recipe.name not in data:
+            console.print(f"{recipe.name}: {recipe.about}", highlight=False)
             data[recipe.name] = recipe.write_data(folder / "data" / recipe.name, options.data)
         found = []
         for own in case.folders:

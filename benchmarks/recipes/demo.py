@@ -38,7 +38,6 @@ def _options() -> dict[str, Any]:
 DEMO = Recipe(
     name="demo",
     about="a head on MiniLM, generated messages of a clinic",
-    minutes=1,
     write_data=_write_data,
     options=_options(),
 )

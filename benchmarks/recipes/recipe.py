@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dpjax.finetuning import FinetuneConfig, FinetuneResult
 
@@ -25,21 +25,17 @@ class Recipe:
     Attributes:
         name: what it is asked for by.
         about: what is tuned on what, a phrase.
-        minutes: a run takes about so long on two idle CPU cores.
         write_data: writes or links the files of the records into a folder, from the folder of
             `--data`; it returns the options that name them, and the model.
         options: all other options of the run, nested; without a target.
         measure: what of a result is compared.
-        better: whether higher or lower numbers are better.
     """
 
     name: str
     about: str
-    minutes: float
     write_data: Callable[[Path, Path | None], dict[str, Any]]
     options: Mapping[str, Any]
     measure: Measure = accuracy
-    better: Literal["higher", "lower"] = "higher"
 
     def config(
         self, data: Mapping[str, Any], output: Path, epsilon: float | None, **changes: Any

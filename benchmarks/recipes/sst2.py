@@ -47,7 +47,6 @@ def _folder(given: Path | None) -> Path:
 SST2_HEAD = Recipe(
     name="sst2-head",
     about="a head on three layers of MiniLM, SST-2",
-    minutes=1,
     write_data=_with_minilm,
     options={
         "tuning": "head",
@@ -69,7 +68,6 @@ SST2_HEAD = Recipe(
 SST2_LORA = Recipe(
     name="sst2-lora",
     about="LoRA and a head on MiniLM, SST-2",
-    minutes=10,
     write_data=_with_minilm,
     options={
         "num_layers": 5,

@@ -73,6 +73,8 @@ def test_a_layer_appended_for_the_mean_keeps_them_apart(tmp_path):
     assert resolve(tmp_path, BERT)[0]
     assert not resolve(tmp_path, BERT, pooling="mean")[0]
     assert resolve(tmp_path, BERT, task="token_classification")[0]
+    # A checkpoint that a run wrote has that layer already, and no file that says so.
+    assert not resolve(tmp_path, dataclasses.replace(BERT, averaging_layer=True))[0]
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text(
         json.dumps({"pooling_mode_mean_tokens": True})

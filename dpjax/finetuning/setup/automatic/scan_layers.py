@@ -58,6 +58,8 @@ def _why_not(config: FinetuneConfig, checkpoint: Path, model: TransformerConfig)
     """What needs layers with arrays of their own; None if nothing does."""
     if config.features.layers or model.feature_layers:
         return "the classifier reads features of some"
+    if model.averaging_layer:
+        return "the last one was appended for the mean of the tokens"
     if config.tuning == "last_layers":
         return "only some are trained"
     if config.tuning == "lora":
