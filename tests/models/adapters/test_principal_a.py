@@ -8,7 +8,6 @@ from dpjax.models import (
     LoraLinear,
     add_lora,
     load_classifier,
-    load_tokenizer,
     start_a_at_principal_directions,
 )
 
@@ -130,17 +129,3 @@ def test_refusals(folder, model):
     add_lora(model, LoraConfig(rank=2, alpha=2, target_modules=("query",)), key=jax.random.key(1))
     with pytest.raises(ValueError, match="4 tokens contain no word"):
         start_a_at_principal_directions(model, wordless, key=jax.random.key(0))
-
-
-def test_the_real_tokenizer_makes_readable_texts(minilm):
-    from dpjax.models.adapters.principal_a import _random_texts
-
-    tokenizer = load_tokenizer(minilm)
-    ids = _random_texts(tokenizer, np.random.default_rng(0), 50, 16)
-    assert ids.shape == (50, 16)
-    assert set(ids[:, 0]) == {tokenizer.cls_token_id}
-    assert set(ids[:, -1]) == {tokenizer.sep_token_id}
-    words = tokenizer.decode(ids.ravel(), skip_special_tokens=True).split()
-    assert len(words) > 0.9 * 50 * 14
-    assert all(word.isalpha() for word in words)
-    assert "the" in words
