@@ -186,8 +186,6 @@ class TransformerConfig:
             )
         if list(layers) != sorted(set(layers)):
             raise ValueError(f"features.layers must rise, got {list(layers)}")
-        if layers and self.scan_layers:
-            raise ValueError("features of single layers need unrolled layers: scan_layers=False")
         if layers and self.averaging_layer:
             raise ValueError(
                 "the last layer of this checkpoint was appended to average the tokens: take the "

@@ -34,7 +34,7 @@ def test_a_run_reads_layers_starts_from_words_and_says_both(read, tmp_path):
     assert np.any(weights["bert.dpjax_features.centre"])
     report = (result.output_dir / "report.md").read_text()
     assert f"| Accuracy before tuning, at no ε | {result.eval_accuracy_before:.4f} |" in report
-    assert "| Features | means of tokens after the layers 1, 2, centred, of norm 1 |" in report
+    assert "| Features | of the layers 1, 2, centred, of norm 1 |" in report
     assert f"| Head starts from | {WORDS[0]}; {WORDS[1]} |" in report
     kept = json.loads((result.output_dir / "config.json").read_text())
     assert kept["features"] == {"layers": [1, 2]}

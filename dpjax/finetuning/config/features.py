@@ -18,8 +18,9 @@ class FeatureOptions(CheckedOptions):
 
     layers: tuple[int, ...] = ()
     """Read the means of the tokens after each of these layers, 1 the lowest and 0 the embeddings,
-    in the place of what pooling says. Each mean is scaled to norm 1, without what texts of random
-    words have in common: that bounds gradients and looks at no record. Layers above the highest are
+    in the place of what pooling says; of a decoder the last token, which alone has seen the others.
+    Each is scaled to norm 1, without what texts of random words have in common: that bounds
+    gradients and looks at no record. Layers above the highest are
     dropped. transformers does not open the tuned model, `dpjax.models.load_classifier` does."""
 
     def check(self) -> None:

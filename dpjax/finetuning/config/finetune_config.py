@@ -175,7 +175,12 @@ class FinetuneConfig(CheckedOptions):
         layers = list(self.features.layers)
         if layers and self.pooling == "first":
             raise ValueError(
-                f"features.layers={layers} reads the mean of tokens: leave out pooling=first"
+                f"features.layers={layers} says what is read of tokens: leave out pooling=first"
+            )
+        if 0 in layers and self.head.template is not None:
+            raise ValueError(
+                "features.layers has 0, the embeddings: that of the template's last token is the "
+                f"same for all texts. Leave it out, got {layers}"
             )
         if layers and self.num_layers is not None:
             raise ValueError(
@@ -306,8 +311,8 @@ class FinetuneConfig(CheckedOptions):
                 )
         for name, default in _OF_NEW_HEAD.items():
             value = operator.attrgetter(name)(self)
-            if self.head.template is not None and value != default:
+            if self.head.reads_language_head and value != default:
                 raise ValueError(
-                    f"{name} is for a new head, and head.template reads the label off the head that"
-                    f" the model has: leave one of them out, got {value!r}"
+                    f"{name} is for a new head, and head.template with head.label_words reads the "
+                    f"label off the head that the model has: leave one of them out, got {value!r}"
                 )

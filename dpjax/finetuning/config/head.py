@@ -19,13 +19,19 @@ class Head(CheckedOptions):
     """
 
     template: str | None = None
-    """Read the label off the model's own language head: a text with {text} and, where the word of
-    the label is read, {mask}, such as "{text} It was {mask}."; needs label_words. A decoder reads
-    the word after the end. Default: a new classifier."""
+    """Put each text into this one, which has {text} and, where the answer stands, {mask}, such as
+    "{text} It was {mask}."; a decoder answers after the end. With label_words the label is read off
+    the model's own language head. Without them, a new classifier reads what a decoder knows before
+    it answers: its last token. Default: texts as they are."""
     label_words: tuple[str, ...] = ()
     """What each label is called in words, as "label=word, word"; of all labels or of none. Choose
     them without a look at private records. Without a template a new classifier starts from them:
     its weights of a label are the mean features of its words."""
+
+    @property
+    def reads_language_head(self) -> bool:
+        """Whether labels are words of the model's language head, and no classifier is made."""
+        return self.template is not None and bool(self.label_words)
 
     def words(self) -> dict[str, tuple[str, ...]]:
         """Returns the words of each label, in the order in which they are given."""
@@ -52,8 +58,3 @@ class Head(CheckedOptions):
         if self.template is None:
             return
         check_template(self.template)
-        if not self.label_words:
-            raise ValueError(
-                "head.template needs head.label_words, the words of all labels, such as "
-                "positive=great negative=terrible"
-            )

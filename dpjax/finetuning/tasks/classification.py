@@ -20,6 +20,7 @@ from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_f
 from dpjax.models import (
     Loading,
     Model,
+    SequenceClassifier,
     TransformerConfig,
     centre_features,
     load_classifier,
@@ -138,11 +139,18 @@ class SequenceClassification(Task):
         )
         # A checkpoint that reads these features already has their centre.
         if layers and read_config(checkpoint).feature_layers != layers:
-            centre_features(model, load_tokenizer(checkpoint, needs_padding=False))
+            self.centre(model, load_tokenizer(checkpoint, needs_padding=False), config)
         if self.words:
             words = [self.words[label] for label in self.labels]
             start_from_words(model, load_tokenizer(checkpoint, needs_padding=True), words)
         return model
+
+    def centre(
+        self, model: SequenceClassifier, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig
+    ) -> None:
+        """Sets the centre of a new classifier's features."""
+        del config
+        centre_features(model, tokenizer)
 
     def batch(self, records: TextDataset) -> LabelledBatch:
         """Returns ids, mask and labels."""

@@ -1,19 +1,35 @@
-"""Labels of new texts, by a finished run that reads them off the model's language head."""
+"""Labels of new texts, by a finished run that puts each into a template."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from dpjax.data import Records, by_length, microbatches, trim_padding
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.files.run_directory import RunDirectory
+from dpjax.finetuning.tasks.classification import SequenceClassification
 from dpjax.finetuning.tasks.label_words import LabelWordClassification
-from dpjax.models import Trainable, load_tokenizer, read_config, split_trainable
+from dpjax.finetuning.tasks.templated import TemplatedClassification
+from dpjax.models import (
+    Loading,
+    Model,
+    Trainable,
+    load_classifier,
+    load_tokenizer,
+    read_config,
+    split_trainable,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
@@ -59,13 +75,14 @@ def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
         raise ValueError(
             f"{run} was not started with head.template: load_classifier loads its classifier"
         )
-    words = config.head.words()
-    made = LabelWordClassification.from_config(config, datetime.datetime.now())
-    tokenizer = load_tokenizer(directory.model, needs_padding=made.needs_padding_token)
-    model = read_config(directory.model)
-    task = made.with_labels(tuple(words)).with_tokenizer(model, tokenizer)
-    loaded = task.load_language_model(directory.model, config.compute.loading())
-    split = split_trainable(loaded, Trainable.full())
+    # Of no tokenizer that reads a template a padding token is asked; encoders all have one.
+    tokenizer = load_tokenizer(directory.model, needs_padding=False)
+    loading = config.compute.loading()
+    if config.head.reads_language_head:
+        task, model = _by_words(directory.model, config, tokenizer, loading)
+    else:
+        task, model = _by_classifier(directory.model, config, loading)
+    split = split_trainable(model, Trainable.full())
     # Labels are asked for, and records must have some.
     records = Records(list(texts), [task.labels[0]] * len(texts))
     data = task.encode(records, tokenizer, config.training.max_length)
@@ -77,3 +94,27 @@ def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
         _, labels = measure(split.trainable, split.frozen, batch)
         chosen[rows[mask]] = np.asarray(labels)[mask]
     return [task.labels[label] for label in chosen]
+
+
+def _by_words(
+    checkpoint: Path,
+    config: FinetuneConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    loading: Loading,
+) -> tuple[SequenceClassification, Model]:
+    made = LabelWordClassification.from_config(config, datetime.datetime.now())
+    made = made.with_labels(tuple(config.head.words()))
+    task = made.with_tokenizer(read_config(checkpoint), tokenizer)
+    return task, task.load_language_model(checkpoint, loading)
+
+
+def _by_classifier(
+    checkpoint: Path, config: FinetuneConfig, loading: Loading
+) -> tuple[SequenceClassification, Model]:
+    named = json.loads((checkpoint / "config.json").read_bytes())["id2label"]
+    labels = tuple(named[str(row)] for row in range(len(named)))
+    made = TemplatedClassification.from_config(config, datetime.datetime.now())
+    # The head is that of the checkpoint: no number is drawn from the key.
+    key = jax.random.key(0)
+    model = load_classifier(checkpoint, label_names=labels, key=key, loading=loading)
+    return dataclasses.replace(made, labels=labels), model

@@ -9,6 +9,7 @@ from dpjax.finetuning.tasks.base import Task
 from dpjax.finetuning.tasks.causal_lm import CausalLanguage
 from dpjax.finetuning.tasks.classification import SequenceClassification
 from dpjax.finetuning.tasks.label_words import LabelWordClassification
+from dpjax.finetuning.tasks.templated import TemplatedClassification
 from dpjax.finetuning.tasks.token_classification import TokenClassification
 
 TASKS: dict[TaskName, type[Task]] = {
@@ -40,7 +41,10 @@ def make_task(config: FinetuneConfig, started_at: datetime.datetime) -> Task:
         'the mean of the loss over the tokens that count'
     """
     _check_audit(config)
-    make = LabelWordClassification if config.head.template is not None else TASKS[config.task]
+    make = TASKS[config.task]
+    if config.head.template is not None:
+        with_words = config.head.reads_language_head
+        make = LabelWordClassification if with_words else TemplatedClassification
     return make.from_config(config, started_at)
 
 

@@ -1,4 +1,4 @@
-"""Features of a text from several layers: means of tokens, centred, of unit norm."""
+"""Features of a text from several layers: of its tokens, centred, of unit norm."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ CONSTANT = 0.2
 class LayerFeatures(nnx.Module):
     """What a classifier reads of the hidden states of several layers.
 
-    Of each layer l the mean over tokens is scaled to unit norm, less a centre c_l, and scaled to
-    unit norm again; the L layers are concatenated and divided by √L, and a constant, 0.2, stands in
-    the place of a bias. So the features of each text have the same norm, 1.02: the gradient of a
-    linear classifier on them is bounded by the model alone. The centre is the same for all texts,
-    and is never trained; `centre_features` takes it from texts of random words.
+    Of each layer l the mean over tokens (of a decoder: the last token, which alone has seen all the
+    others) is scaled to unit norm, less a centre c_l, and scaled to unit norm again; the L layers
+    are concatenated and divided by √L, and a constant, 0.2, stands in the place of a bias. So the
+    features of each text have the same norm, 1.02: the gradient of a linear classifier on them is
+    bounded by the model alone. The centre is the same for all texts, and is never trained;
+    `centre_features` takes it from texts of random words.
 
     Attributes:
         centre: `(L, hidden_size)`, zero at first.
@@ -41,6 +42,7 @@ class LayerFeatures(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, num_layers: int):
+        self.is_causal = config.causal
         self.centre = nnx.Param(jnp.zeros((num_layers, config.hidden_size)))
 
     def __call__(self, hidden: Sequence[jax.Array], attention_mask: jax.Array) -> jax.Array:
@@ -50,18 +52,17 @@ class LayerFeatures(nnx.Module):
             hidden: of each layer `(..., T, hidden_size)`.
             attention_mask: `(..., T)` bool.
         """
+        units = self.uncentred(hidden, attention_mask)
         centre = self.centre[...].astype(jnp.float32)
-        units = [_to_unit_norm(mean_of_tokens(each, attention_mask)) for each in hidden]
-        parts = [_to_unit_norm(unit - own) for unit, own in zip(units, centre, strict=True)]
-        features = jnp.concatenate(parts, axis=-1) / len(parts) ** 0.5
+        parts = _to_unit_norm(units - centre)
+        features = parts.reshape(*parts.shape[:-2], -1) / len(hidden) ** 0.5
         constant = jnp.full((*features.shape[:-1], 1), CONSTANT, features.dtype)
         return jnp.concatenate([features, constant], axis=-1)
 
     def uncentred(self, hidden: Sequence[jax.Array], attention_mask: jax.Array) -> jax.Array:
         """Returns `(..., L, hidden_size)` float32 of unit norm, from which a centre is taken."""
-        return jnp.stack(
-            [_to_unit_norm(mean_of_tokens(each, attention_mask)) for each in hidden], axis=-2
-        )
+        read = last_token(attention_mask) if self.is_causal else attention_mask
+        return jnp.stack([_to_unit_norm(mean_of_tokens(each, read)) for each in hidden], axis=-2)
 
 
 def mean_of_tokens(hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:
@@ -69,6 +70,13 @@ def mean_of_tokens(hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:
     counts = attention_mask[..., None].astype(jnp.float32)
     total = jnp.sum(hidden.astype(jnp.float32) * counts, axis=-2)
     return total / jnp.maximum(jnp.sum(counts, axis=-2), 1.0)
+
+
+def last_token(attention_mask: jax.Array) -> jax.Array:
+    """Returns `(..., T)` bool, true at the last token that is not padding, if there is one."""
+    places = jnp.broadcast_to(jnp.arange(attention_mask.shape[-1]), attention_mask.shape)
+    last = jnp.max(jnp.where(attention_mask, places, -1), axis=-1, keepdims=True)
+    return places == last
 
 
 def _to_unit_norm(x: jax.Array) -> jax.Array:

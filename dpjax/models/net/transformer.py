@@ -85,17 +85,17 @@ class Transformer(nnx.Module):
         Args:
             input_ids: as in `__call__`.
             attention_mask: as in `__call__`.
-            layers: 1 is the lowest, 0 the embeddings; none below `first_layer`. They must be
-                unrolled.
+            layers: 1 is the lowest, 0 the embeddings; none below `first_layer`. They rise.
         """
         positions = positions_of(attention_mask)
         hidden = self._start(input_ids, positions)
         around = self._surroundings(attention_mask, positions, 0)
-        found = {self.first_layer: hidden}
-        for index in range(self.first_layer, max(layers)):
-            hidden, _ = self._apply(self.layers[index], hidden, self._static(around, index), None)
-            found[index + 1] = hidden
-        return [self.norm(found[i]) if self.config.final_norm else found[i] for i in layers]
+        found, below = [], self.first_layer
+        for layer in layers:
+            hidden, _ = self._run_layers(hidden, around, None, below, layer)
+            found.append(self.norm(hidden) if self.config.final_norm else hidden)
+            below = layer
+        return found
 
     def first_token(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Hidden state `(..., hidden_size)` of the first token; arguments as in `__call__`.
@@ -219,12 +219,22 @@ class Transformer(nnx.Module):
         )
 
     def _run_layers(
-        self, hidden: jax.Array, around: dict[str, Surroundings], caches: Any
+        self,
+        hidden: jax.Array,
+        around: dict[str, Surroundings],
+        caches: Any,
+        start: int | None = None,
+        stop: int | None = None,
     ) -> tuple[jax.Array, Any]:
+        """Runs the layers from `start`, by default all that run, up to the one before `stop`."""
         config = self.config
+        start = self.first_layer if start is None else start
+        stop = config.num_layers if stop is None else stop
+        if start == stop:
+            return hidden, caches
         if not config.scan_layers:
             new = []
-            for index in range(self.first_layer, config.num_layers):
+            for index in range(start, stop):
                 layer, cache = self.layers[index], None if caches is None else caches[index]
                 hidden, cache = self._apply(layer, hidden, self._static(around, index), cache)
                 new.append(cache)
@@ -239,6 +249,8 @@ class Transformer(nnx.Module):
             return layer(hidden, self._traced(around, sliding, rotated), cache)
 
         stacked = (nnx.to_pure_dict(state), sliding, rotated, caches)
+        if (start, stop) != (0, config.num_layers):
+            stacked = jax.tree.map(lambda leaf: leaf[start:stop], stacked)
         return jax.lax.scan(jax.checkpoint(body) if config.rematerialise else body, hidden, stacked)
 
     def _apply(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from dpjax.models.net.heads import SequenceClassifier
-from dpjax.models.text.random_texts import random_texts
+from dpjax.models.text.random_texts import random_texts, random_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,8 +21,13 @@ _TEXTS_PER_LENGTH = 128
 _TEXTS_AT_ONCE = 32
 _SEED = 0
 
+# Texts -> token ids (count, T) int32 and attention mask (count, T) bool.
+Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
-def centre_features(model: SequenceClassifier, tokenizer: PreTrainedTokenizerBase) -> None:
+
+def centre_features(
+    model: SequenceClassifier, tokenizer: PreTrainedTokenizerBase, encode: Encode | None = None
+) -> None:
     """Sets the centre of a classifier's features to their mean over texts of random words.
 
     What all texts have in common says nothing about a label, but would take most of the clip norm:
@@ -31,6 +37,8 @@ def centre_features(model: SequenceClassifier, tokenizer: PreTrainedTokenizerBas
     Args:
         model: with `feature_layers`.
         tokenizer: of its checkpoint.
+        encode: makes tokens and mask of texts, where records are not texts alone: with a template
+            around them, what every record shares is in the centre too.
 
     Raises:
         ValueError: the model reads no features of layers, or the tokenizer has no word.
@@ -50,8 +58,8 @@ def centre_features(model: SequenceClassifier, tokenizer: PreTrainedTokenizerBas
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def total(state: nnx.State, ids: jax.Array) -> jax.Array:
-        running, mask = nnx.merge(graphdef, state), jnp.ones(ids.shape, bool)
+    def total(state: nnx.State, ids: jax.Array, mask: jax.Array) -> jax.Array:
+        running = nnx.merge(graphdef, state)
         features = running.features.uncentred(running.layer_states(ids, mask), mask)
         return jnp.sum(features, axis=0)
 
@@ -59,9 +67,14 @@ def centre_features(model: SequenceClassifier, tokenizer: PreTrainedTokenizerBas
     longest = model.config.max_positions
     sums, count = [], 0
     for length in sorted({min(length, longest) for length in _LENGTHS}):
-        ids = random_texts(tokenizer, rng, _TEXTS_PER_LENGTH, length)
+        if encode is None:
+            ids = random_texts(tokenizer, rng, _TEXTS_PER_LENGTH, length)
+            mask = np.ones(ids.shape, bool)
+        else:
+            ids, mask = encode(random_words(tokenizer, rng, _TEXTS_PER_LENGTH, length))
         for start in range(0, len(ids), _TEXTS_AT_ONCE):
-            sums.append(total(state, ids[start : start + _TEXTS_AT_ONCE]))
+            end = start + _TEXTS_AT_ONCE
+            sums.append(total(state, ids[start:end], mask[start:end]))
         count += len(ids)
     centre = model.features.centre
     mean = jnp.asarray(np.sum(jax.device_get(sums), axis=0) / count, centre[...].dtype)

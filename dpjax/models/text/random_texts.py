@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 def random_texts(
     tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, count: int, length: int
 ) -> np.ndarray:
-    """Draws texts that say nothing: words by Zipf's law, special tokens around them.
-
-    They are public: nothing but the tokenizer is read.
+    """Draws texts that say nothing, as tokens, with the special tokens of a text around them.
 
     Args:
         tokenizer: of the checkpoint.
@@ -29,15 +27,34 @@ def random_texts(
     Raises:
         ValueError: the tokenizer has no word.
     """
+    texts = random_words(tokenizer, rng, count, length)
+    # Every word is at least one token, so that cutting leaves texts of one length, no padding.
+    cut = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
+    return np.asarray(cut, np.int32)
+
+
+def random_words(
+    tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, count: int, num_words: int
+) -> list[str]:
+    """Draws texts that say nothing: words of the vocabulary by Zipf's law.
+
+    They are public: nothing but the tokenizer is read.
+
+    Args:
+        tokenizer: of the checkpoint.
+        rng: draws the words.
+        count: of texts.
+        num_words: of each.
+
+    Raises:
+        ValueError: the tokenizer has no word.
+    """
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     words = [tokenizer.convert_tokens_to_string([p]).strip() for p in pieces if _is_word(p)]
     if not words:
         raise ValueError(f"the tokenizer's {len(pieces)} tokens contain no word to make texts of")
-    ranks = np.floor(len(words) ** rng.random((count, length))).astype(int) - 1
-    texts = [" ".join(words[rank] for rank in row) for row in ranks]
-    # Every word is at least one token, so that cutting leaves texts of one length, no padding.
-    cut = tokenizer(texts, truncation=True, max_length=length)["input_ids"]
-    return np.asarray(cut, np.int32)
+    ranks = np.floor(len(words) ** rng.random((count, num_words))).astype(int) - 1
+    return [" ".join(words[rank] for rank in row) for row in ranks]
 
 
 def _is_word(piece: str) -> bool:

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from dpjax.demo.checkpoint import find_minilm
 from dpjax.models import (
+    Loading,
     LoraConfig,
     Trainable,
     add_lora,
@@ -51,9 +52,11 @@ def load(folder, layers=(), **options):
     return load_classifier(folder, label_names=LABELS, key=KEY, feature_layers=layers, **options)
 
 
-def naive_features(hidden, mask, centre):
+def naive_features(hidden, mask, centre, is_causal):
     """Of one text, layer by layer, in float64."""
     parts = []
+    if is_causal:
+        mask = np.arange(len(mask)) == np.flatnonzero(mask)[-1]
     for states, own in zip(hidden, centre, strict=True):
         mean = np.float64(states)[np.asarray(mask)].mean(axis=0)
         part = mean / np.linalg.norm(mean) - own
@@ -77,10 +80,25 @@ def test_features_are_those_of_models_that_end_with_each_layer(folder_of, family
     np.testing.assert_array_equal(found[:, -1], jnp.float32(0.2))
     for row in range(4):
         expected = naive_features(
-            [states[row] for states in of_layers], mask[row], model.features.centre[...]
+            [states[row] for states in of_layers],
+            mask[row],
+            model.features.centre[...],
+            model.config.causal,
         )
         np.testing.assert_allclose(found[row, :-1], expected, atol=2e-5)
     np.testing.assert_allclose(jnp.linalg.norm(found, axis=-1), 1.04**0.5, atol=1e-5)
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("layers", [(1, 2), (0, 2), (0,), (1,)])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "bert"])
+def test_a_loop_has_the_features_of_layers_one_by_one(folder_of, family, layers):
+    folder = folder_of(family)
+    ids, mask = ragged_batch()
+    loop = load(folder, layers, loading=Loading(scan_layers=True))
+    np.testing.assert_allclose(
+        loop.pool(ids, mask), load(folder, layers).pool(ids, mask), atol=1e-5
+    )
 
 
 def test_embeddings_are_layer_zero_and_layers_above_are_dropped(folder_of):

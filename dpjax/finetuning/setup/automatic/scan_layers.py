@@ -56,8 +56,8 @@ def choose_loop(
 
 def _why_not(config: FinetuneConfig, checkpoint: Path, model: TransformerConfig) -> str | None:
     """What needs layers with arrays of their own; None if nothing does."""
-    if config.features.layers or model.feature_layers:
-        return "the classifier reads features of some"
+    if (config.features.layers or model.feature_layers) and config.tuning != "head":
+        return "the classifier reads features of some, and what is below it is trained"
     if model.averaging_layer:
         return "the last one was appended for the mean of the tokens"
     if config.tuning == "last_layers":
@@ -78,7 +78,11 @@ def _why_not(config: FinetuneConfig, checkpoint: Path, model: TransformerConfig)
         ]
         if numbered:
             return f"{numbered[0]!r} lies in one of them"
-    makes_classifier = config.task == "sequence_classification" and config.head.template is None
+    makes_classifier = (
+        config.task == "sequence_classification"
+        and config.head.template is None
+        and not config.features.layers
+    )
     if (
         makes_classifier
         and model.model_type == "bert"
