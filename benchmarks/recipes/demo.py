@@ -30,6 +30,7 @@ def _options() -> dict[str, Any]:
     privacy = dataclasses.replace(config.privacy, target_epsilon=None)
     return {
         "tuning": config.tuning,
+        "features": dataclasses.asdict(config.features),
         "training": dataclasses.asdict(config.training),
         "privacy": dataclasses.asdict(privacy),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,28 @@ def accuracy(result: FinetuneResult) -> dict[str, float]:
     """Returns the share of held-out records whose label is predicted."""
     assert result.eval_accuracy is not None
     return {"accuracy": result.eval_accuracy}
+
+
+def folder_of(given: Path | None, name: str, files: Sequence[str], what: str) -> Path:
+    """Returns the folder of a data set, which must hold some files.
+
+    Args:
+        given: the folder of all data sets; None for `data`.
+        name: of the data set's own folder in there.
+        files: that it must hold.
+        what: the data set in words, for the error.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+    """
+    folder = (Path("data") if given is None else given) / name
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}: put {what} there, or name another folder of "
+            "data sets with --data"
+        )
+    return folder
 
 
 @dataclasses.dataclass(frozen=True)

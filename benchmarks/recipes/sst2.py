@@ -8,40 +8,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.recipes.recipe import Recipe
+from benchmarks.recipes.recipe import Recipe, folder_of
 from dpjax.demo.checkpoint import find_minilm
 
-_COLUMNS = {"column_names": ("text", "label")}
 
+def write_sst2(folder: Path, given: Path | None) -> dict[str, Any]:
+    """Writes the records that are held out into a folder; returns the options that name the data.
 
-def _write_data(folder: Path, given: Path | None) -> dict[str, Any]:
-    source = _folder(given)
+    Args:
+        folder: of the recipe.
+        given: the folder of data sets; None for `data`.
+
+    Raises:
+        FileNotFoundError: a file is missing there.
+    """
+    columns = {"column_names": ("text", "label")}
+    names = ("train.tsv", "dev.tsv", "test.tsv")
+    source = folder_of(given, "sst2", names, "SST-2 (a sentence, a tab and its label in each line)")
     held_out = folder / "held_out.tsv"
     folder.mkdir(parents=True, exist_ok=True)
     parts = [(source / name).read_text(encoding="utf-8") for name in ("dev.tsv", "test.tsv")]
     # The last line of a file may have no end.
     held_out.write_text("\n".join(part.rstrip("\n") for part in parts) + "\n", encoding="utf-8")
     return {
-        "train_data": {"path": str(source / "train.tsv"), **_COLUMNS},
-        "eval_data": {"path": str(held_out), **_COLUMNS},
+        "train_data": {"path": str(source / "train.tsv"), **columns},
+        "eval_data": {"path": str(held_out), **columns},
     }
 
 
 def _with_minilm(folder: Path, given: Path | None) -> dict[str, Any]:
-    return {"model": str(find_minilm()), **_write_data(folder, given)}
-
-
-def _folder(given: Path | None) -> Path:
-    folder = Path("data") if given is None else given
-    folder /= "sst2"
-    names = ("train.tsv", "dev.tsv", "test.tsv")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)}: put SST-2 there, a sentence and its label in "
-            "each line, with a tab between, or name another folder with --data"
-        )
-    return folder
+    return {"model": str(find_minilm()), **write_sst2(folder, given)}
 
 
 SST2_HEAD = Recipe(

@@ -16,7 +16,7 @@ from dpjax.audit import AttackResult, plot_roc
 from dpjax.data import DataSource, Records
 from dpjax.demo.checkpoint import find_minilm
 from dpjax.demo.clinic import generate
-from dpjax.finetuning import Audit, FinetuneConfig, Privacy, RunDirectory, Training
+from dpjax.finetuning import Audit, FeatureOptions, FinetuneConfig, Privacy, RunDirectory, Training
 
 if TYPE_CHECKING:
     from dpjax.finetuning import FinetuneResult
@@ -109,14 +109,16 @@ def make_config(demo: Demo, train: Path, held_out: Path, *, non_private: bool) -
         # In large batches noise hides little. Each of these steps takes milliseconds, since what is
         # frozen is computed once.
         tuning="head",
+        features=FeatureOptions(layers=(3, 4, 5, 6)),
         privacy=Privacy() if non_private else Privacy(target_epsilon=TARGET_EPSILON, clip_norm=0.3),
         training=Training(
             expected_batch_size=2000,
             microbatch_size="auto",
             num_steps=240,
-            learning_rate=0.1,
+            optimizer="sgd",
+            learning_rate=8.0,
             schedule="constant",
-            ema_decay=0.99,
+            ema_decay=0.98,
             max_length=32,
         ),
         audit=Audit(num_canaries=NUM_CANARIES, kind="random-labelled", most_share=0.1),
