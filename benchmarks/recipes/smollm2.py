@@ -56,8 +56,8 @@ SST2_WORDS = Recipe(
         "tuning": "lora",
         "head": {"template": TEMPLATE, "label_words": ("1=positive", "0=negative")},
         "lora": {
-            "rank": 16,
-            "alpha": 16.0,
+            "rank": 8,
+            "alpha": 8.0,
             "layers_to_transform": (28, 29),
             "freeze_a": True,
             "start_a": "principal",

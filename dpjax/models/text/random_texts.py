@@ -50,14 +50,18 @@ def random_words(
         ValueError: the tokenizer has no word.
     """
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    words = [tokenizer.convert_tokens_to_string([p]).strip() for p in pieces if _is_word(p)]
+    read = (tokenizer.convert_tokens_to_string([p]).strip() for p in pieces if _may_be_word(p))
+    words = [word for word in read if len(word) > 1 and word.isalpha()]
     if not words:
         raise ValueError(f"the tokenizer's {len(pieces)} tokens contain no word to make texts of")
     ranks = np.floor(len(words) ** rng.random((count, num_words))).astype(int) - 1
     return [" ".join(words[rank] for rank in row) for row in ranks]
 
 
-def _is_word(piece: str) -> bool:
-    """Whether a token is a whole word of two letters or more; Ġ and ▁ stand for a space."""
-    bare = piece.removeprefix("Ġ").removeprefix("▁")
-    return len(bare) > 1 and bare.isalpha()
+def _may_be_word(piece: str) -> bool:
+    """Whether a token looks like a whole word; Ġ and ▁ stand for a space.
+
+    Whether it is one is seen when it is read as text: byte-level vocabularies write blanks and
+    pieces of letters with letters too.
+    """
+    return piece.removeprefix("Ġ").removeprefix("▁").isalpha()
