@@ -32,6 +32,9 @@ from dpjax.data.records.language import Conversations as Conversations
 from dpjax.data.records.language import LanguageRecords as LanguageRecords
 from dpjax.data.records.language import Texts as Texts
 from dpjax.data.records.language import read_language_records as read_language_records
+from dpjax.data.records.messages import Message as Message
+from dpjax.data.records.messages import is_learnt as is_learnt
+from dpjax.data.records.messages import message_text as message_text
 from dpjax.data.records.tagged_words import TaggedWords as TaggedWords
 from dpjax.data.records.tagged_words import read_tagged_words as read_tagged_words
 from dpjax.data.source import DataSource as DataSource
@@ -46,6 +49,7 @@ __all__ = [
     "EncodedRecords",
     "LanguageDataset",
     "LanguageRecords",
+    "Message",
     "OwnedRecords",
     "Owners",
     "PoissonSampler",
@@ -69,7 +73,9 @@ __all__ = [
     "encode_tagged_words",
     "encode_templated",
     "find_prompts",
+    "is_learnt",
     "label_names",
+    "message_text",
     "microbatches",
     "read_language_records",
     "read_records",

@@ -14,7 +14,15 @@ from dpjax.audit.canaries.copies import token_rows
 from dpjax.audit.canaries.makers.base import Canaries
 from dpjax.audit.canaries.makers.unused_tokens import canary_tokenizer, rows_of_tokens
 from dpjax.audit.verdicts.power import canaries_needed
-from dpjax.data import Completions, EncodedRecords, LanguageDataset, Records, Texts
+from dpjax.data import (
+    Completions,
+    EncodedRecords,
+    LanguageDataset,
+    Records,
+    Texts,
+    is_learnt,
+    message_text,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -258,11 +266,11 @@ def _learnt_texts(canaries: Canaries) -> list[str]:
         return records.texts
     if isinstance(records, Completions):
         return [
-            answer if isinstance(answer, str) else "\n".join(said["content"] for said in answer)
+            answer if isinstance(answer, str) else "\n".join(map(message_text, answer))
             for answer in records.completions
         ]
     return [
-        "\n".join(said["content"] for said in messages if said["role"] == "assistant")
+        "\n".join(map(message_text, filter(is_learnt, messages)))
         for messages in records.conversations
     ]
 

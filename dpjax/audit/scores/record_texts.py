@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dpjax.data import Completions, LanguageRecords, Texts
+from dpjax.data import Completions, LanguageRecords, Message, Texts, is_learnt, message_text
+
+_SAID = ("content", "reasoning_content")
 
 
 def target_texts(records: LanguageRecords) -> list[str]:
     """Returns the part of every record that carries loss, as text.
 
-    Texts are taken whole; of prompts and completions the completion; of conversations what the
-    assistant says. Messages are joined by line breaks.
+    Texts are taken whole; of prompts and completions the completion; of conversations the
+    contents that are learnt. Messages are joined by line breaks.
 
     Args:
         records: N texts, prompts with completions, or conversations.
@@ -26,13 +28,13 @@ def target_texts(records: LanguageRecords) -> list[str]:
     if isinstance(records, Completions):
         return [_content(completion) for completion in records.completions]
     return [
-        "\n".join(m["content"] for m in conversation if m["role"] == "assistant")
+        "\n".join(map(message_text, filter(is_learnt, conversation)))
         for conversation in records.conversations
     ]
 
 
 def lowercase_records(records: LanguageRecords) -> LanguageRecords:
-    """Returns the same records in lower case, prompts included; roles stay as they are.
+    """Returns the same records in lower case, prompts included; roles and tool calls stay.
 
     Args:
         records: N texts, prompts with completions, or conversations.
@@ -51,17 +53,20 @@ def lowercase_records(records: LanguageRecords) -> LanguageRecords:
     return type(records)([_lowered_messages(messages) for messages in records.conversations])
 
 
-def _content(text_or_messages: str | list[dict[str, str]]) -> str:
+def _content(text_or_messages: str | list[Message]) -> str:
     if isinstance(text_or_messages, str):
         return text_or_messages
-    return "\n".join(message["content"] for message in text_or_messages)
+    return "\n".join(map(message_text, text_or_messages))
 
 
-def _lowered(text_or_messages: str | list[dict[str, str]]) -> str | list[dict[str, str]]:
+def _lowered(text_or_messages: str | list[Message]) -> str | list[Message]:
     if isinstance(text_or_messages, str):
         return text_or_messages.lower()
     return _lowered_messages(text_or_messages)
 
 
-def _lowered_messages(messages: list[dict[str, str]]) -> list[dict[str, str]]:
-    return [message | {"content": message["content"].lower()} for message in messages]
+def _lowered_messages(messages: list[Message]) -> list[Message]:
+    return [
+        message | {key: message[key].lower() for key in _SAID if message.get(key)}
+        for message in messages
+    ]

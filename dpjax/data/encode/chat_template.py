@@ -42,15 +42,11 @@ class RecordError(ValueError):
     """
 
 
-def check_chat_template(tokenizer: PreTrainedTokenizerBase, *, needs_markers: bool = False) -> None:
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuses a tokenizer that cannot turn messages into tokens.
 
-    Args:
-        tokenizer: the checkpoint's.
-        needs_markers: whether the template must mark what the assistant says.
-
     Raises:
-        ValueError: there is no chat template, none by the name of "default", or no markers.
+        ValueError: there is no chat template, or none by the name of "default".
     """
     if tokenizer.chat_template is None:
         raise ValueError(
@@ -63,20 +59,13 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, *, needs_markers: bo
         raise ValueError(
             f"the chat template of {_name(tokenizer)} must be text, got a {type(template).__name__}"
         )
-    if needs_markers and not _GENERATION_MARKER.search(template):
-        raise ValueError(
-            f"the chat template of {_name(tokenizer)} does not mark what the assistant says, so "
-            "there would be nothing to learn; put {% generation %} and {% endgeneration %} around "
-            "the assistant's content and end-of-turn token in tokenizer.chat_template, or write "
-            "the records as prompts and completions, which needs no marks"
-        )
 
 
 class ChatTemplate:
     """The chat template of a tokenizer, rendered as transformers does, but in a bounded process.
 
     Use it as a context manager; the process starts with the first messages. What a template may
-    take of time, memory and characters is said in py.
+    take of time, memory and characters is said above.
 
     Args:
         tokenizer: has a template that `check_chat_template` accepts, if anything is rendered.
@@ -101,6 +90,16 @@ class ChatTemplate:
             # What was not read or written is of no use any more.
             self._process.communicate()
             self._process = None
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether the template marks what the assistant says."""
+        return bool(_GENERATION_MARKER.search(self._tokenizer.get_chat_template()))
+
+    @property
+    def closing(self) -> str:
+        """The end-of-sequence token, with which some templates close every text."""
+        return self._tokenizer.eos_token or ""
 
     def render(
         self, messages: list[Message], number: int, *, add_generation_prompt: bool = False
@@ -128,9 +127,10 @@ class ChatTemplate:
     def _ask(
         self, messages: list[Message], number: int, add_generation_prompt: bool, marked: bool
     ) -> dict[str, Any]:
+        self._check_written(messages, number)
         process = self._process or self._start()
         question = {
-            "messages": messages,
+            "messages": [_as_given(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
             "marked": marked,
         }
@@ -145,6 +145,16 @@ class ChatTemplate:
                 f"valid Unicode) for record {number}"
             )
         return answer
+
+    def _check_written(self, messages: list[Message], number: int) -> None:
+        template = self._tokenizer.get_chat_template()
+        for key in ("tool_calls", "reasoning_content"):
+            if key not in template and any(message.get(key) for message in messages):
+                raise RecordError(
+                    f"record {number} has {key}, which the chat template of "
+                    f"{_name(self._tokenizer)} does not write; remove them, write them into the "
+                    "content, or correct tokenizer.chat_template"
+                )
 
     def _start(self) -> subprocess.Popen[bytes]:
         # A session of its own: Ctrl-C in the terminal is for this process alone.
@@ -208,6 +218,11 @@ class ChatTemplate:
 
 
 _ADVICE = "correct tokenizer.chat_template"
+
+
+def _as_given(message: Message) -> Message:
+    """What a template sees: the weight says what is learnt, and is no part of the text."""
+    return {key: value for key, value in message.items() if key != "weight"}
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -71,9 +71,13 @@ def encode_language(
     between the two but `separator`, which belongs to the prompt. Of messages the chat template
     writes both, the prompt with its invitation to answer, and no token is added.
 
-    Conversations: as the chat template writes them; the tokens between its markers
-    `{% generation %}` and `{% endgeneration %}` are targets, the first token apart. A token that
-    reaches over a marker is a target only if nothing but blanks is on the other side.
+    Conversations: as the chat template writes them; the assistant's part is the target, the first
+    token apart. Messages that call tools are learnt only with `weight` 1, others unless it is 0.
+    Where the template has markers `{% generation %}` and `{% endgeneration %}`, the part is what
+    stands between them; a token that reaches over a marker is a target only if nothing but blanks
+    is on the other side. Without markers it is what the template writes after its invitation to
+    answer, up to the next message. The text up to either edge must be the beginning of the
+    conversation's text and tokens; a record of which that is not so is refused.
 
     Chat templates are rendered in a process of their own with at most 5 s of computing, 512 MB
     (on Linux) and a million characters beside ten times the messages' for each record.
@@ -93,10 +97,10 @@ def encode_language(
     Raises:
         TypeError: the tokenizer is not a fast one.
         ValueError: `max_length` is below 8 or above what the tokenizer says its model takes, there
-            is no end-of-sequence token, messages meet a tokenizer without a chat template or one
-            that does not mark the assistant's part, a separator is given for messages or texts,
-            the template refuses a record, takes too much for it, or asks for the date and there is
-            no `today`, or no record has a target.
+            is no end-of-sequence token, messages meet a tokenizer without a chat template, a
+            separator is given for messages or texts, the template refuses a record, takes too much
+            for it, writes it so that the assistant's part cannot be told, or asks for the date and
+            there is no `today`, or no record has a target.
 
     Example:
         >>> from transformers import BertTokenizer
@@ -132,7 +136,7 @@ def encode_language(
 
 def _check_means(records: LanguageRecords, tokenizer: PreTrainedTokenizerBase) -> None:
     if isinstance(records, Conversations):
-        check_chat_template(tokenizer, needs_markers=True)
+        check_chat_template(tokenizer)
         return
     if isinstance(records, Completions) and not records.are_texts:
         check_chat_template(tokenizer)
@@ -152,6 +156,6 @@ def _nothing_to_learn(dataset: LanguageDataset, max_length: int) -> str:
         )
     return (
         f"{nothing}, of which {dataset.num_truncated} were cut to max_length={max_length} tokens: "
-        "the others hold no token after the first that is to be learnt, such as one that the chat "
-        "template marks the assistant's"
+        "the others hold no token after the first that is to be learnt, such as one of an answer "
+        "whose weight is not 0 or that the chat template marks the assistant's"
     )

@@ -15,6 +15,7 @@ from dpjax.data.encode.padding import pad_tokens
 from dpjax.data.encode.target_tokens import check_separator, prompt_tokens
 from dpjax.data.encode.tokenizing import check_max_length, check_tokenizer
 from dpjax.data.records.language import Completions, Content, Conversations, LanguageRecords
+from dpjax.data.records.messages import is_learnt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,9 +66,9 @@ def encode_prompts(
     """Tokenises what a model is to answer, as `encode_language` tokenises it before the answer.
 
     Of prompts and completions that is the prompt, of conversations all before the assistant's last
-    message, or everything if the assistant says nothing; messages end with the chat template's
-    invitation to answer. `separator` and `today` must be those of training. Of a longer prompt the
-    last `max_length` tokens are kept.
+    message that is learnt, or everything if the assistant says nothing; messages end with the chat
+    template's invitation to answer. `separator` and `today` must be those of training. Of a longer
+    prompt the last `max_length` tokens are kept.
 
     Args:
         records: each with a prompt; or some of the prompts that `find_prompts` finds in records.
@@ -144,7 +145,8 @@ def _one_each(records: LanguageRecords) -> list[Prompt]:
 
 def _before_last_answers(records: Conversations) -> Iterator[Prompt]:
     for number, messages in enumerate(records.conversations, start=1):
+        learnt = [place for place, said in enumerate(messages) if is_learnt(said)]
         answers = [place for place, said in enumerate(messages) if said["role"] == "assistant"]
-        last = answers[-1] if answers else len(messages)
+        last = (learnt or answers or [len(messages)])[-1]
         if messages[:last]:
             yield Prompt(number, messages[:last], messages[last : last + 1])

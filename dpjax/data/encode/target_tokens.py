@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dpjax.data.encode.answer_tokens import tokens_in_spans
-from dpjax.data.encode.chat_template import ChatTemplate, RecordError
+from dpjax.data.encode.answer_tokens import answer_spans, tokens_in_spans, unclear
+from dpjax.data.encode.chat_template import ChatTemplate, RecordError, Span
 from dpjax.data.encode.tokenizing import (
     in_batches,
     leading_special_tokens,
@@ -17,6 +18,7 @@ from dpjax.data.encode.tokenizing import (
     tokenize_with_offsets,
 )
 from dpjax.data.records.language import Completions, Content, Conversations, LanguageRecords, Texts
+from dpjax.data.records.messages import Message, is_learnt
 from dpjax.data.unicode import has_half_surrogate
 
 if TYPE_CHECKING:
@@ -158,14 +160,50 @@ def _as_texts(
 def _encode_conversations(
     records: Conversations, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate
 ) -> Iterator[TargetTokens]:
+    encode = _encode_marked if template.is_marked else _encode_prefixes
     rendered = (
-        template.render_marked(messages, number)
+        _Rendered(messages, number, *answer_spans(template, messages, number))
         for number, messages in enumerate(records.conversations, start=1)
     )
-    for some in in_batches(rendered, lambda item: len(item[0])):
-        tokens = tokenize_with_offsets(tokenizer, [text for text, _ in some])
-        for (text, spans), (ids, offsets) in zip(some, tokens, strict=True):
-            yield ids, _from(0, ids) & tokens_in_spans(text, spans, offsets)
+    # Of a template without marks each beginning is tokenised too.
+    for some in in_batches(rendered, lambda one: len(one.text) * (1 + 2 * len(one.spans))):
+        yield from encode(some, tokenizer)
+
+
+class _Rendered(NamedTuple):
+    """A conversation as text, with the characters that are to be learnt."""
+
+    messages: list[Message]
+    number: int
+    text: str
+    spans: list[Span]
+
+
+def _encode_marked(
+    some: list[_Rendered], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[TargetTokens]:
+    tokens = tokenize_with_offsets(tokenizer, [one.text for one in some])
+    for one, (ids, offsets) in zip(some, tokens, strict=True):
+        yield ids, _from(0, ids) & tokens_in_spans(one.text, one.spans, offsets)
+
+
+def _encode_prefixes(
+    some: list[_Rendered], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[TargetTokens]:
+    texts = [
+        text for one in some for text in (one.text, *(one.text[:at] for at in chain(*one.spans)))
+    ]
+    tokens = iter(tokenize(tokenizer, texts))
+    for one in some:
+        ids = next(tokens)
+        counts = np.zeros(len(ids), np.bool_)
+        learnt = (place for place, message in enumerate(one.messages) if is_learnt(message))
+        for place in learnt:
+            start, end = next(tokens), next(tokens)
+            if ids[: len(start)] != start or ids[: len(end)] != end:
+                raise unclear(one.number, place, "lets a token reach over the edge of the answer")
+            counts[len(start) : len(end)] = True
+        yield ids, _from(0, ids) & counts
 
 
 def _closing(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

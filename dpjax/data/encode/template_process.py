@@ -137,7 +137,7 @@ def render(
     environment: Any = template.environment
     environment.answer_marks = ("", "")
     text = template.render(given)
-    content = sum(len(message["content"]) for message in request["messages"])
+    content = len(json.dumps(request["messages"], ensure_ascii=False))
     if len(text) > start["characters"] + start["repeats"] * content:
         return {"failure": "length"}
     if not request["marked"]:

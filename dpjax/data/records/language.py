@@ -80,7 +80,7 @@ def read_language_records(source: DataSource) -> LanguageRecords:
     """Reads and checks every record of `source`.
 
     Which columns are read is said by `source.record_format`; "auto" takes the one format whose
-    columns are all there. Texts stay as they are. Of messages, role and content are kept.
+    columns are all there. Texts stay as they are.
 
     Raises:
         FileNotFoundError: there is no such file or dataset; names similar files.
@@ -123,6 +123,10 @@ def _check_pair(prompt: object, completion: object) -> tuple[Checked, Checked]:
         message["role"] != "assistant" for message in checked_completion
     ):
         problem = "a completion message whose role is not assistant"
+    elif not isinstance(completion, str) and any(
+        "weight" in message for message in (*checked_prompt[0], *checked_completion)
+    ):
+        problem = "a message with a weight: of prompts and completions the completion is learnt"
     return checked_prompt, (checked_completion, problem)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dpjax.data import Message, message_text
 from dpjax.finetuning.result import Sample
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import SplitModel, end_token_ids, generate, load_tokenizer
@@ -33,13 +34,13 @@ def write_samples(plan: Plan, tuned: SplitModel) -> list[Sample]:
     return samples
 
 
-def _text(content: str | list[dict[str, str]]) -> str:
+def _text(content: str | list[Message]) -> str:
     if isinstance(content, str):
         return content.strip()
-    return " / ".join(f"{message['role']}: {message['content'].strip()}" for message in content)
+    return " / ".join(f"{message['role']}: {message_text(message).strip()}" for message in content)
 
 
-def _answer(content: str | list[dict[str, str]]) -> str:
+def _answer(content: str | list[Message]) -> str:
     if isinstance(content, str):
         return content.strip()
-    return " ".join(message["content"].strip() for message in content)
+    return " ".join(message_text(message).strip() for message in content)

@@ -135,17 +135,83 @@ BAD_CONTENT = {
         {},
         "a message in messages whose role is missing",
     ),
-    "message of parts": (
+    "part without a type": (
         "a.jsonl",
-        lines({"messages": [{"role": "user", "content": [{"text": SECRET}]}]}),
+        lines({"messages": [USER | {"content": [{"text": SECRET}]}]}),
+        {},
+        "a message in messages whose content has a part that is no text",
+    ),
+    "part that is an image": (
+        "a.jsonl",
+        lines({"messages": [USER | {"content": [{"type": "image_url", "image_url": SECRET}]}]}),
+        {},
+        "whose content has a part that is no text; only text is learnt",
+    ),
+    "text part with more": (
+        "a.jsonl",
+        lines({"messages": [USER | {"content": [{"type": "text", "text": SECRET, "x": 1}]}]}),
+        {},
+        "whose content has a text part with something other than its text",
+    ),
+    "number as content": (
+        "a.jsonl",
+        lines({"messages": [USER | {"content": 3}]}),
         {},
         "whose content is missing or not a string",
     ),
-    "tool call": (
+    "unknown key": (
         "a.jsonl",
-        lines({"messages": [USER | {"tool_calls": [SECRET]}]}),
+        lines({"messages": [USER | {"refusal": SECRET}]}),
         {},
-        "a message in messages that has more than role and content",
+        "a message in messages that has more than role, content, .* and weight",
+    ),
+    "tool call that is no object": (
+        "a.jsonl",
+        lines({"messages": [ASSISTANT | {"tool_calls": [SECRET]}]}),
+        {},
+        "a message in messages whose tool_calls are not a list of objects",
+    ),
+    "tool call of the user": (
+        "a.jsonl",
+        lines({"messages": [USER | {"tool_calls": [{}]}]}),
+        {},
+        "with tool_calls, but another role than assistant",
+    ),
+    "half a surrogate pair in a tool call": (
+        "a.jsonl",
+        lines({"messages": [ASSISTANT | {"tool_calls": [{"function": {SECRET: "\ud83d"}}]}]}),
+        {},
+        "with half a surrogate pair",
+    ),
+    "reasoning that is no text": (
+        "a.jsonl",
+        lines({"messages": [ASSISTANT | {"reasoning_content": [SECRET]}]}),
+        {},
+        "whose reasoning_content is not a string",
+    ),
+    "weight between": (
+        "a.jsonl",
+        lines({"messages": [ASSISTANT | {"weight": 0.5}]}),
+        {},
+        "whose weight is neither 0 nor 1",
+    ),
+    "weight that is text": (
+        "a.jsonl",
+        lines({"messages": [ASSISTANT | {"weight": "1"}]}),
+        {},
+        "whose weight is neither 0 nor 1",
+    ),
+    "weight of the user": (
+        "a.jsonl",
+        lines({"messages": [USER | {"weight": 1}]}),
+        {},
+        "of weight 1, but another role than assistant: only the assistant",
+    ),
+    "weight in a completion": (
+        "a.jsonl",
+        lines({"prompt": [USER], "completion": [ASSISTANT | {"weight": 0}]}),
+        {},
+        "a message with a weight: of prompts and completions the completion is learnt",
     ),
     "empty message": (
         "a.jsonl",
