@@ -8,7 +8,9 @@ from typing import Literal, get_args
 from dpjax.data.unicode import has_half_surrogate
 from dpjax.option_checks import CheckedOptions, did_you_mean
 
-RecordFormat = Literal["auto", "text", "prompt_completion", "messages"]
+RecordFormat = Literal[
+    "auto", "text", "prompt_completion", "messages", "conversations", "instruction_output"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +27,10 @@ class DataSource(CheckedOptions):
     """
 
     path: str
-    """A .csv, .tsv, .jsonl, .json (one object per line) or .parquet file, a folder written by
-    `datasets.save_to_disk`, or the id of a hub dataset. Files are read without leaving a copy in
-    any cache; a hub dataset is cached by `datasets` as usual."""
+    """A .csv, .tsv, .jsonl, .json (one object per line, or one list of them) or .parquet file, a
+    pattern of several such as `parts/*.jsonl`, a folder written by `datasets.save_to_disk`, or the
+    id of a hub dataset. Files of text may be compressed: `.jsonl.gz`. Files are read without
+    leaving a copy in any cache; a hub dataset is cached by `datasets` as usual."""
     text_column: str = "text"
     """Column that holds the text."""
     label_column: str = "label"
@@ -42,7 +45,8 @@ class DataSource(CheckedOptions):
     """Column that holds what a language model is to answer: like the prompt, a string or a list
     of messages."""
     messages_column: str = "messages"
-    """Column that holds a conversation: a list of objects with `role` and `content`."""
+    """Column that holds a conversation: a list of objects with `role` and `content`, or with `from`
+    and `value`."""
     owner_column: str | None = None
     """Column of the training data that names whose a record is: strings, integers or booleans. The
     guarantee is then for an owner with all records, instead of for a single record. Names that
@@ -50,11 +54,13 @@ class DataSource(CheckedOptions):
     is then on owners."""
     record_format: RecordFormat = "auto"
     """Which columns a language model learns from; auto takes the format whose columns are there,
-    and refuses where they are those of several. A classifier always reads text and label."""
+    and refuses where they are those of several. `conversations` and `instruction_output` are the
+    columns of ShareGPT's and Alpaca's files, under their own names. A classifier always reads text
+    and label."""
     column_names: tuple[str, ...] | None = None
     """Names of all columns, in order, of a CSV or TSV file that has no header line."""
     split: str = "train"
-    """Split of a hub dataset, or of a saved folder that has several."""
+    """Split of a hub dataset, or of a saved folder that has several. Files have none."""
 
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpjax.data.records.messages import Message
+from dpjax.data.records.messages import Message, without_weight
 from dpjax.data.unicode import has_half_surrogate
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class ChatTemplate:
         self._check_written(messages, number)
         process = self._process or self._start()
         question = {
-            "messages": [_as_given(message) for message in messages],
+            "messages": list(map(without_weight, messages)),
             "add_generation_prompt": add_generation_prompt,
             "marked": marked,
         }
@@ -218,11 +218,6 @@ class ChatTemplate:
 
 
 _ADVICE = "correct tokenizer.chat_template"
-
-
-def _as_given(message: Message) -> Message:
-    """What a template sees: the weight says what is learnt, and is no part of the text."""
-    return {key: value for key, value in message.items() if key != "weight"}
 
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:

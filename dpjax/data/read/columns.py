@@ -11,10 +11,12 @@ from dpjax.option_checks import did_you_mean
 
 Layout = tuple[str, ...]
 """Fields that make up a record, such as ("text", "label"). The column of a field is named by the
-option of `DataSource` called after it: `text_column`."""
+option of `DataSource` called after it: `text_column`. Without an option it has the field's name."""
 
 # The field of whose a record is: part of no layout, read with each where a source names its column.
 OWNER = "owner"
+# Fields that a source may have beside those of a layout.
+_OPTIONAL: dict[Layout, Layout] = {("instruction", "output"): ("input",)}
 
 _NAMES_SHOWN = 20
 _LONGEST_NAME_SHOWN = 40
@@ -25,9 +27,29 @@ class RawColumns:
     """Columns of equal length by field; `positions[i]` says where record i stands in the source."""
 
     values: dict[str, list[object]]
-    positions: Sequence[int]
+    positions: Sequence[int | str]
     position_name: str
-    """What the positions count, from 1: "line" or "row"."""
+    """What the positions count, from 1: "line", "row" or "record". Of several files each position
+    has the file's name before it."""
+
+    @property
+    def layout(self) -> Layout:
+        """The fields, without those that others of the same layout may lack."""
+        beside = {OWNER}.union(*_OPTIONAL.values())
+        return tuple(field for field in self.values if field not in beside)
+
+
+def column_of(source: DataSource, field: str) -> str:
+    """The column that holds a field."""
+    name: str = getattr(source, f"{field}_column", field)
+    return name
+
+
+def described(source: DataSource, field: str) -> str:
+    """The column of a field as the option that names it, or as a column where there is none."""
+    column = column_of(source, field)
+    has_option = hasattr(source, f"{field}_column")
+    return f"{field}_column={column!r}" if has_option else f"column {column!r}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +61,15 @@ class Wanted:
 
     def columns_of(self, layout: Layout) -> dict[str, str]:
         """The column that the source's options name for each field."""
-        return {field: getattr(self.source, f"{field}_column") for field in layout}
+        return {field: column_of(self.source, field) for field in layout}
 
     @property
     def all_columns(self) -> tuple[str, ...]:
         """The columns of all layouts."""
         columns = tuple(
-            column for layout in self.layouts for column in self.columns_of(layout).values()
+            column
+            for layout in self.layouts
+            for column in self.columns_of(layout + _OPTIONAL.get(layout, ())).values()
         )
         return columns if self.source.owner_column is None else (*columns, self.source.owner_column)
 
@@ -64,7 +88,9 @@ class Wanted:
             self._check_distinct(layout)
         present = [layout for layout in self.layouts if not self._missing(layout, columns)]
         if len(present) == 1:
-            return self.columns_of(present[0]) | self._owner(columns, place)
+            beside = self.columns_of(_OPTIONAL.get(present[0], ()))
+            there = {field: column for field, column in beside.items() if column in columns}
+            return self.columns_of(present[0]) | there | self._owner(columns, place)
         if present:
             raise ValueError(
                 f"{place} has the columns of {len(present)} formats, "
@@ -108,7 +134,8 @@ class Wanted:
         if len(self.layouts) == 1:
             field = self._missing(self.layouts[0], columns)[0]
             wrong = f"has no column {self.columns_of(self.layouts[0])[field]!r}"
-            hint = hint or f"Set {field}_column."
+            has_option = hasattr(self.source, f"{field}_column")
+            hint = hint or (f"Set {field}_column." if has_option else "Rename the column.")
         else:
             wrong = (
                 f"has the columns of no format: {' or '.join(map(self._described, self.layouts))}"
@@ -120,6 +147,8 @@ class Wanted:
 
     def _hint(self, layout: Layout, columns: Collection[str]) -> str:
         field = self._missing(layout, columns)[0]
+        if not hasattr(self.source, f"{field}_column"):
+            return ""
         name = self.columns_of(layout)[field]
         return did_you_mean(name, columns, prefix=f"{field}_column=").strip()
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dpjax.data.read.columns import RawColumns, Wanted, check_names
-from dpjax.data.read.text_lines import open_lines
+from dpjax.data.read.text_lines import kind_of, open_lines
 from dpjax.option_checks import did_you_mean
 
 # The largest value that fits a C long everywhere; csv refuses fields over 128 KiB by default.
@@ -28,7 +28,7 @@ def read_delimited(path: Path, wanted: Wanted) -> RawColumns:
         ValueError: a column is missing or holds messages, a line has the wrong number of fields,
             quotes do not close, or the bytes are not UTF-8.
     """
-    is_csv = path.suffix.lower() == ".csv"
+    is_csv = kind_of(path) == ".csv"
     # Universal newlines would break a text apart at a lone carriage return.
     with open_lines(path, newline="" if is_csv else "\n") as lines_read, _long_csv_fields():
         rows = _csv_rows(lines_read, path) if is_csv else _tsv_rows(lines_read)
@@ -93,10 +93,10 @@ def _header(
             raise ValueError(_not_a_header(header, path, wanted))
         chosen = wanted.choose(header, str(path))
     check_names(header, str(path))
-    if "messages" in chosen:
+    if not {"messages", "conversations"}.isdisjoint(chosen):
         raise ValueError(
-            f"{path}: messages are lists of objects, which a {path.suffix} file cannot hold; write "
-            "one JSON object per line into a .jsonl file"
+            f"{path}: messages are lists of objects, which a {kind_of(path)} file cannot hold; "
+            "write one JSON object per line into a .jsonl file"
         )
     return header, chosen
 
@@ -104,11 +104,12 @@ def _header(
 def _not_a_header(header: tuple[str, ...], path: Path, wanted: Wanted) -> str:
     absent = f"{path} has no column {' and no column '.join(map(repr, wanted.all_columns))}"
     # Messages are not in such a file, and the layout that fits the number of columns is likeliest.
-    layouts = [layout for layout in wanted.layouts if layout != ("messages",)] or wanted.layouts
+    lists = ("messages",), ("conversations",)
+    layouts = [layout for layout in wanted.layouts if layout not in lists] or wanted.layouts
     layout = min(layouts, key=lambda layout: abs(len(layout) - len(header)))
     columns = wanted.columns_of(layout)
     if len(header) < len(layout):
-        separator = "comma" if path.suffix.lower() == ".csv" else "tab"
+        separator = "comma" if kind_of(path) == ".csv" else "tab"
         return (
             f"{absent}: its first line holds no {separator}. Is the file separated by "
             f"{separator}s, as its extension says?"
@@ -148,7 +149,7 @@ def _check_fields(
         named = "column_names" if without_header else "the header line"
         advice = (
             "quote texts that hold a comma"
-            if path.suffix.lower() == ".csv"
+            if kind_of(path) == ".csv"
             else "a text must not hold a tab"
         )
         raise ValueError(

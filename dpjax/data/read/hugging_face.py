@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import datasets
 
 _LONGEST_REASON = 300
+# The default of `DataSource.split`, which says nothing about a source without splits.
+_ANY_SPLIT = "train"
 
 
 def read_parquet(path: Path, wanted: Wanted) -> RawColumns:
@@ -75,6 +77,11 @@ def read_saved_folder(path: Path, wanted: Wanted) -> RawColumns:
                 + did_you_mean(split, saved, prefix="split=")
             )
         saved = saved[split]
+    elif wanted.source.split not in (_ANY_SPLIT, str(saved.split)):
+        raise ValueError(
+            f"{path} is one split, got split={wanted.source.split!r}; leave it out, or save all "
+            "splits with DatasetDict.save_to_disk"
+        )
     return _columns_of(saved, wanted, str(path))
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import glob
+import re
 from collections.abc import Callable
 from pathlib import Path
 
-from dpjax.data.read.columns import RawColumns, Wanted
+from dpjax.data.read.columns import Layout, RawColumns, Wanted
 from dpjax.data.read.delimited import read_delimited
 from dpjax.data.read.hugging_face import read_hub, read_parquet, read_saved_folder
 from dpjax.data.read.json_lines import read_json_lines
+from dpjax.data.read.text_lines import kind_of
+from dpjax.data.source import DataSource
 
 _READERS: dict[str, Callable[[Path, Wanted], RawColumns]] = {
     ".csv": read_delimited,
@@ -19,9 +23,11 @@ _READERS: dict[str, Callable[[Path, Wanted], RawColumns]] = {
     ".parquet": read_parquet,
 }
 
+_WILDCARD = re.compile(r"[*?\[]")
+
 
 def read_columns(wanted: Wanted) -> RawColumns:
-    """The wanted columns of a file, a saved folder or a hub dataset; there is at least one record.
+    """The wanted columns of files, a saved folder or a hub dataset; there is at least one record.
 
     Raises:
         FileNotFoundError: there is no such file or dataset; names similar files.
@@ -39,8 +45,7 @@ def _read(wanted: Wanted) -> RawColumns:
         path = Path(source.path).expanduser()
     except RuntimeError as error:
         raise FileNotFoundError(f"no file {source.path}: {error}") from None
-    reader = _READERS.get(path.suffix.lower())
-    if source.column_names is not None and reader is not read_delimited:
+    if source.column_names is not None and _READERS.get(kind_of(path)) is not read_delimited:
         raise ValueError(
             f"column_names is for .csv and .tsv files without a header line; {source.path} brings "
             "its own names"
@@ -48,22 +53,66 @@ def _read(wanted: Wanted) -> RawColumns:
     if path.is_dir():
         return read_saved_folder(path, wanted)
     if path.exists():
-        if reader is None:
-            raise ValueError(
-                f"{path.absolute()}: the extension {path.suffix!r} is unknown; known are "
-                f"{', '.join(_READERS)}"
-            )
-        if path.stat().st_size == 0:
-            raise ValueError(f"{path.absolute()} is empty (0 bytes)")
-        return reader(path, wanted)
+        return _read_file(path, wanted)
+    if _WILDCARD.search(source.path):
+        return _read_matches(path, wanted)
     if _means_local(source.path, path):
         raise FileNotFoundError(_missing_file(path.absolute()))
     return read_hub(wanted)
 
 
+def _read_file(path: Path, wanted: Wanted) -> RawColumns:
+    if wanted.source.split != DataSource.split:
+        raise ValueError(
+            f"split is for hub datasets and saved folders with several; {path.absolute()} is a "
+            f"file, got split={wanted.source.split!r}. Leave it out, and name the file of the split"
+        )
+    reader = _READERS.get(kind_of(path))
+    if reader is None:
+        suffix = kind_of(path) or path.suffix
+        raise ValueError(
+            f"{path.absolute()}: the extension {suffix!r} is unknown; known are "
+            f"{', '.join(_READERS)}, and with .gz after them those of text"
+        )
+    if reader is read_parquet and path.suffix.lower() != ".parquet":
+        raise ValueError(f"{path.absolute()}: Parquet compresses inside the file; unpack it first")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path.absolute()} is empty (0 bytes)")
+    return reader(path, wanted)
+
+
+def _read_matches(pattern: Path, wanted: Wanted) -> RawColumns:
+    """The columns of all files that a pattern matches, one after the other by name."""
+    paths = sorted(Path(match) for match in glob.glob(str(pattern), recursive=True))
+    if not paths:
+        raise FileNotFoundError(f"no file matches {pattern.absolute()}")
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{pattern} matches {path}, which is no file; use a narrower pattern")
+    read = ((path, _read_file(path, wanted)) for path in paths)
+    parts = {path: part for path, part in read if part.positions}
+    layouts: dict[Layout, Path] = {}
+    for path, part in parts.items():
+        layouts.setdefault(part.layout, path)
+    if len(layouts) > 1:
+        (first, path), (other, other_path), *_ = layouts.items()
+        raise ValueError(
+            f"{path} has the columns of {'_'.join(first)}, but {other_path} those of "
+            f"{'_'.join(other)}; set record_format, or use a pattern of files of one format"
+        )
+    fields = dict.fromkeys(field for part in parts.values() for field in part.values)
+    values: dict[str, list[object]] = {field: [] for field in fields}
+    positions: list[int | str] = []
+    for path, part in parts.items():
+        for field, column in values.items():
+            column.extend(part.values.get(field, [None] * len(part.positions)))
+        positions.extend(f"{path}:{position}" for position in part.positions)
+    return RawColumns(values, positions, "place")
+
+
 def _means_local(given: str, path: Path) -> bool:
     """A hub id is `name` or `owner/name`; one whose owner is an existing folder is a local path."""
-    if path.suffix.lower() in _READERS or given.startswith(("/", ".", "~")) or "\\" in given:
+    if kind_of(path) in _READERS or given.startswith(("/", ".", "~")) or "\\" in given:
         return True
     if len(path.parts) == 1:
         return "." in given

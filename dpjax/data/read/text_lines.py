@@ -1,11 +1,15 @@
-"""Lines of a text file in UTF-8, and what to do about one in another encoding."""
+"""Lines of a text file in UTF-8, plain or in gzip, and what to do about another encoding."""
 
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, cast
 
 _MARKS = {
     # The longer ones first: one of UTF-32 begins with one of UTF-16.
@@ -19,6 +23,13 @@ _COMPRESSED = (b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 # A column's name or the beginning of a JSON object: ASCII whatever the texts are.
 _BEGINNING = 64
 _FEWEST_ZEROS = 4
+_GZIP = ".gz"
+
+
+def kind_of(path: Path) -> str:
+    """The extension that says what a file holds, in small letters; of `a.csv.gz` it is `.csv`."""
+    is_packed = path.suffix.lower() == _GZIP
+    return Path(path.stem if is_packed else path.name).suffix.lower()
 
 
 @contextmanager
@@ -26,12 +37,16 @@ def open_lines(path: Path, newline: str) -> Iterator[Iterator[str]]:
     """The lines of a file, with their ends; `newline` as in `open`.
 
     Raises:
-        ValueError: the bytes are not UTF-8, or one is zero; names the line.
+        ValueError: the bytes are not UTF-8, or one is zero; names the line. Or a file that ends in
+            .gz is damaged.
     """
-    with path.open("rb") as raw:
+    with _translated(path), _open_bytes(path) as raw:
         beginning = raw.read(_BEGINNING)
     if beginning.startswith(_COMPRESSED):
-        raise ValueError(f"{path} is a compressed file, not text; unpack it first")
+        raise ValueError(
+            f"{path} is a compressed file, not text; unpack it first, or let the name of one in "
+            "gzip end in .gz"
+        )
     encoding = _wide_encoding(beginning)
     if encoding is not None:
         raise ValueError(
@@ -39,7 +54,8 @@ def open_lines(path: Path, newline: str) -> Iterator[Iterator[str]]:
             f"`iconv -f {encoding} -t UTF-8`"
         )
     # utf-8-sig drops the byte order mark that spreadsheet programs put before the first name.
-    with path.open(encoding="utf-8-sig", newline=newline) as file:
+    with _translated(path), _open_bytes(path) as raw:
+        file = io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline)
         try:
             yield _without_zeros(file, path)
         except UnicodeDecodeError as error:
@@ -48,6 +64,23 @@ def open_lines(path: Path, newline: str) -> Iterator[Iterator[str]]:
                 f"{path}, line {_first_bad_line(path)} is not UTF-8 text (byte 0x{byte:02x}: "
                 f"{error.reason}); convert it, for instance with `iconv -f LATIN1 -t UTF-8`"
             ) from None
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    if path.suffix.lower() == _GZIP:
+        return cast("IO[bytes]", gzip.GzipFile(path))
+    return path.open("rb")
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{path} is no whole gzip file ({type(error).__name__}), as its name says; copy it "
+            "once more"
+        ) from None
 
 
 def _wide_encoding(beginning: bytes) -> str | None:
@@ -77,7 +110,7 @@ def _without_zeros(lines: Iterator[str], path: Path) -> Iterator[str]:
 
 def _first_bad_line(path: Path) -> int:
     # No character of UTF-8 has the byte of a line feed in it.
-    with path.open("rb") as file:
+    with _open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode()

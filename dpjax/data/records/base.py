@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from dpjax.data.source import RecordFormat
 
@@ -18,8 +18,8 @@ class RecordColumns:
 
     Attributes:
         owners: whose each record is; None where the source does not say. It is no part of a record.
-        record_format: the one of `DataSource` in which such records are read; auto where there is
-            no choice.
+        record_format: the one of `DataSource` in which the records were read, or would be; auto
+            where there is no choice. It is no part of a record either.
 
     Raises:
         ValueError: the lists differ in length.
@@ -32,7 +32,9 @@ class RecordColumns:
     """
 
     owners: list[str] | None = dataclasses.field(default=None, kw_only=True, repr=False)
-    record_format: ClassVar[RecordFormat] = "auto"
+    record_format: RecordFormat = dataclasses.field(
+        default="auto", kw_only=True, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in self._names()}
@@ -55,7 +57,7 @@ class RecordColumns:
         chosen = list(rows)
         columns = ([column[row] for row in chosen] for column in self._columns())
         owners = None if self.owners is None else [self.owners[row] for row in chosen]
-        return type(self)(*columns, owners=owners)
+        return type(self)(*columns, owners=owners, record_format=self.record_format)
 
     def units(self) -> Iterator[bytes]:
         """Every record as bytes that equal records share: what a ledger knows it by."""
@@ -66,4 +68,4 @@ class RecordColumns:
         return [getattr(self, name) for name in self._names()]
 
     def _names(self) -> list[str]:
-        return [field.name for field in dataclasses.fields(self) if field.name != "owners"]
+        return [field.name for field in dataclasses.fields(self) if not field.kw_only]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from dpjax.data.read.columns import OWNER, RawColumns
+from dpjax.data.read.columns import OWNER, RawColumns, described
 from dpjax.data.source import DataSource
 from dpjax.data.unicode import has_half_surrogate
 
@@ -20,7 +20,7 @@ Checked = tuple[Any, str | None]
 def check_records(
     raw: RawColumns, source: DataSource, check: Callable[..., tuple[Checked, ...]]
 ) -> tuple[list[list[Any]], list[str] | None]:
-    """The columns with every value checked, in the order of the fields of `raw`; and the owners.
+    """The columns of checked values, as `check` gives them; and the owners.
 
     Owners become strings as labels do; there are none where `source` names no column of them.
 
@@ -33,24 +33,22 @@ def check_records(
         ValueError: naming the lines of the records with each problem, never what they hold.
     """
     fields = [values for field, values in raw.values.items() if field != OWNER]
-    columns: list[list[Any]] = [[] for _ in raw.values]
-    problems: dict[str, list[int]] = {}
+    rows: list[list[Any]] = []
+    problems: dict[str, list[int | str]] = {}
     for position, *record in zip(raw.positions, *fields, strict=True):
         checked = check(*record)
         if OWNER in raw.values:
-            checked += (check_label(raw.values[OWNER][len(columns[0])], OWNER),)
-        for column, (value, problem) in zip(columns, checked, strict=True):
-            column.append(value)
+            checked += (check_label(raw.values[OWNER][len(rows)], OWNER),)
+        rows.append([value for value, _ in checked])
+        for _, problem in checked:
             if problem:
                 problems.setdefault(problem, []).append(position)
     if problems:
-        options = ", ".join(
-            f"{field}_column={getattr(source, f'{field}_column')!r}" for field in raw.values
-        )
         raise ValueError(
-            f"{source.path} ({options}): "
+            f"{source.path} ({', '.join(described(source, field) for field in raw.values)}): "
             + "; ".join(_report(*item, raw.position_name) for item in problems.items())
         )
+    columns = [list(column) for column in zip(*rows, strict=True)]
     owners = columns.pop() if OWNER in raw.values else None
     return columns, owners
 
@@ -83,7 +81,7 @@ def check_label(value: object, name: str = "label") -> Checked:
     return label, None if label else f"{name} missing or empty"
 
 
-def _report(problem: str, positions: list[int], position_name: str) -> str:
+def _report(problem: str, positions: list[int | str], position_name: str) -> str:
     shown = ", ".join(map(str, positions[:5])) + (", …" if len(positions) > 5 else "")
     plural = "" if len(positions) == 1 else "s"
     return f"{len(positions)} record{plural} with {problem} ({position_name}{plural} {shown})"

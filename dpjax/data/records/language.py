@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Iterator
 
 from dpjax.data.read.columns import Layout, RawColumns, Wanted
 from dpjax.data.read.read import read_columns
 from dpjax.data.records.base import RecordColumns
 from dpjax.data.records.checks import Checked, check_records, check_text
-from dpjax.data.records.messages import Message, check_messages
+from dpjax.data.records.messages import Message, check_messages, without_weight
+from dpjax.data.records.share_gpt import check_conversation
 from dpjax.data.source import DataSource, RecordFormat
 
 Content = str | list[Message]
@@ -27,7 +27,9 @@ class Texts(RecordColumns):
     """
 
     texts: list[str]
-    record_format: ClassVar[RecordFormat] = "text"
+    record_format: RecordFormat = dataclasses.field(
+        default="text", kw_only=True, repr=False, compare=False
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Completions(RecordColumns):
 
     prompts: list[Content]
     completions: list[Content]
-    record_format: ClassVar[RecordFormat] = "prompt_completion"
+    record_format: RecordFormat = dataclasses.field(
+        default="prompt_completion", kw_only=True, repr=False, compare=False
+    )
 
     @property
     def are_texts(self) -> bool:
@@ -64,16 +68,26 @@ class Conversations(RecordColumns):
     """
 
     conversations: list[list[Message]]
-    record_format: ClassVar[RecordFormat] = "messages"
+    record_format: RecordFormat = dataclasses.field(
+        default="messages", kw_only=True, repr=False, compare=False
+    )
+
+    def units(self) -> Iterator[bytes]:
+        """Every record as bytes that equal records share, whatever the weights of its messages."""
+        said = [list(map(without_weight, messages)) for messages in self.conversations]
+        return RecordColumns.units(dataclasses.replace(self, conversations=said))
 
 
 LanguageRecords = Texts | Completions | Conversations
 
-_LAYOUTS: dict[str, Layout] = {
+_LAYOUTS: dict[RecordFormat, Layout] = {
     "text": ("text",),
     "prompt_completion": ("prompt", "completion"),
     "messages": ("messages",),
+    "conversations": ("conversations",),
+    "instruction_output": ("instruction", "output"),
 }
+_FORMATS = {layout: name for name, layout in _LAYOUTS.items()}
 
 
 def read_language_records(source: DataSource) -> LanguageRecords:
@@ -99,17 +113,10 @@ def read_language_records(source: DataSource) -> LanguageRecords:
 
 
 def _checked(raw: RawColumns, source: DataSource) -> LanguageRecords:
-    kind, check = _kind(raw)
+    record_format = _FORMATS[raw.layout]
+    kind, check = _KINDS[record_format]
     columns, owners = check_records(raw, source, check)
-    return kind(*columns, owners=owners)
-
-
-def _kind(raw: RawColumns) -> tuple[type[LanguageRecords], Callable[..., tuple[Checked, ...]]]:
-    if "text" in raw.values:
-        return Texts, lambda text: (check_text(text),)
-    if "prompt" in raw.values:
-        return Completions, _check_pair
-    return Conversations, lambda messages: (check_messages(messages),)
+    return kind(*columns, owners=owners, record_format=record_format)
 
 
 def _check_pair(prompt: object, completion: object) -> tuple[Checked, Checked]:
@@ -132,3 +139,28 @@ def _check_pair(prompt: object, completion: object) -> tuple[Checked, Checked]:
 
 def _check_content(value: object, name: str) -> Checked:
     return check_messages(value, name) if isinstance(value, list) else check_text(value, name)
+
+
+def _check_instruction(
+    instruction: object, output: object, beside: object = None
+) -> tuple[Checked, Checked]:
+    """The prompt under Alpaca's headings, and the output. The input may be missing or empty."""
+    asked, problem = check_text(instruction, "instruction")
+    given, input_problem = ("", None) if _is_blank(beside) else check_text(beside, "input")
+    written = f"### Instruction:\n{asked}\n\n"
+    if given:
+        written += f"### Input:\n{given}\n\n"
+    return (f"{written}### Response:\n", problem or input_problem), check_text(output, "output")
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+_KINDS: dict[str, tuple[type[LanguageRecords], Callable[..., tuple[Checked, ...]]]] = {
+    "text": (Texts, lambda text: (check_text(text),)),
+    "prompt_completion": (Completions, _check_pair),
+    "messages": (Conversations, lambda talk: (check_conversation(talk, "messages"),)),
+    "conversations": (Conversations, lambda talk: (check_conversation(talk, "conversations"),)),
+    "instruction_output": (Completions, _check_instruction),
+}

@@ -41,6 +41,11 @@ def is_learnt(message: Message) -> bool:
     return message["role"] == "assistant" and bool(message.get("weight", not calls_tools))
 
 
+def without_weight(message: Message) -> Message:
+    """What was said: the weight says only what is learnt."""
+    return {key: value for key, value in message.items() if key != "weight"}
+
+
 def check_messages(value: object, name: str = "messages") -> Checked:
     """Messages must be a list of objects with a role and content, and little besides.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -27,7 +28,7 @@ BAD_CONTENT = {
         "a.txt",
         b"text,label\n",
         {},
-        r"extension '\.txt' is unknown; known are \.csv, \.tsv, \.jsonl, \.json, \.parquet",
+        r"extension '\.txt' is unknown; known are \.csv, \.tsv, \.jsonl, \.json, \.parquet, and with \.gz",
     ),
     "missing label column": (
         "a.csv",
@@ -128,8 +129,72 @@ BAD_CONTENT = {
         {},
         r"a\.jsonl, line 3: malformed JSON at column \d+",
     ),
-    "JSON array on one line": ("a.json", b'[{"text": "a", "label": 1}]', {}, "holds a JSON array"),
-    "JSON array on lines": ("a.json", b'[\n{"text": "a"}\n]', {}, "holds a JSON array.*jq"),
+    "JSON array on one line": ("a.jsonl", b'[{"text": "a", "label": 1}]', {}, "holds a JSON array"),
+    "JSON array on lines": ("a.jsonl", b'[\n{"text": "a"}\n]', {}, "holds a JSON array.*jq"),
+    "text in a JSON list": (
+        "a.json",
+        b'[{"text": "a", "label": 1}, "' + SECRET.encode() + b'"]',
+        {},
+        "record 2 holds a str, not an object",
+    ),
+    "JSON list that does not end": (
+        "a.json",
+        b'\n[{"text": "' + SECRET.encode() + b'", "label": 1},\n{"text": 2',
+        {},
+        r"line 3: malformed JSON at column \d+: .*; one complete list is needed",
+    ),
+    "lists on two lines": (
+        "a.json",
+        b"[{}]\n[{}]",
+        {},
+        "line 2: malformed JSON at column 1: Extra",
+    ),
+    "empty JSON list": ("a.json", b"[]", {}, "holds no records"),
+    "name twice in a JSON list": (
+        "a.json",
+        b'[{"text": "a",\n"text": "b"}]',
+        {},
+        "a.json: an object has a name twice",
+    ),
+    "records of a JSON list": (
+        "a.json",
+        b'[{"text": "a", "label": 1},\n\n{"text": "", "label": 1}]',
+        {},
+        r"1 record with text missing or empty \(record 2\)",
+    ),
+    "no gzip": ("a.csv.gz", b"text,label\na,1\n", {}, "no whole gzip file .BadGzipFile.*once more"),
+    "half of a gzip file": (
+        "a.jsonl.gz",
+        gzip.compress(json.dumps({"text": SECRET * 99, "label": 1}).encode())[:-9],
+        {},
+        "no whole gzip file .EOFError",
+    ),
+    "damaged gzip": (
+        "a.jsonl.gz",
+        gzip.compress(b"text")[:12] + b"xxxxxxxxxxxxxxxxxxxxx",
+        {},
+        "no whole gzip file",
+    ),
+    "gzip of gzip": ("a.tsv.gz", gzip.compress(gzip.compress(b"text")), {}, "is a compressed file"),
+    "Latin 1 in gzip": (
+        "a.csv.gz",
+        gzip.compress(b"text,label\n\xe9,1\n"),
+        {},
+        "line 2 is not UTF-8",
+    ),
+    "Parquet in gzip": (
+        "a.parquet.gz",
+        b"PAR1",
+        {},
+        "Parquet compresses inside the file; unpack it",
+    ),
+    "what gzip holds": ("a.txt.gz", b"text", {}, r"extension '\.txt' is unknown"),
+    "split of a file": (
+        "a.csv",
+        b"text,label\na,1\n",
+        {"split": "test"},
+        "is a file, got split='test'",
+    ),
     "JSON string": ("a.jsonl", f'"{SECRET}"\n'.encode(), {}, "line 1 holds a str, not an object"),
     "JSON without the column": (
         "a.jsonl",

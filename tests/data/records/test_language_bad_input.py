@@ -24,7 +24,8 @@ BAD_CONTENT = {
         lines({"body": SECRET}),
         {},
         r"no format: text \('text'\) or prompt_completion \('prompt' and 'completion'\) or "
-        r"messages \('messages'\); its columns: 'body'\. Set text_column",
+        r"messages \('messages'\) or conversations \('conversations'\) or instruction_output "
+        r"\('instruction' and 'output'\); its columns: 'body'\. Set text_column",
     ),
     "misspelt column": (
         "a.jsonl",
@@ -131,7 +132,7 @@ BAD_CONTENT = {
     ),
     "message without role": (
         "a.jsonl",
-        lines({"messages": [{"from": "user", "content": SECRET}]}),
+        lines({"messages": [{"content": SECRET}]}),
         {},
         "a message in messages whose role is missing",
     ),
@@ -212,6 +213,60 @@ BAD_CONTENT = {
         lines({"prompt": [USER], "completion": [ASSISTANT | {"weight": 0}]}),
         {},
         "a message with a weight: of prompts and completions the completion is learnt",
+    ),
+    "from beside content": (
+        "a.jsonl",
+        lines({"messages": [{"from": "user", "content": SECRET}]}),
+        {},
+        "a message in messages with from or value beside role or content",
+    ),
+    "from somebody unknown": (
+        "a.jsonl",
+        lines({"conversations": [{"from": SECRET, "value": "a"}]}),
+        {},
+        r"\(column 'conversations'\): .* in conversations whose from is none of system, human,",
+    ),
+    "value that is missing": (
+        "a.jsonl",
+        lines({"conversations": [{"from": "human"}]}),
+        {},
+        "a message in conversations whose content is missing or not a string",
+    ),
+    "conversations that are text": (
+        "a.jsonl",
+        lines({"conversations": SECRET}),
+        {},
+        "conversations of type str instead of a list of messages",
+    ),
+    "conversations in TSV": (
+        "a.tsv",
+        f"conversations\n{SECRET}\n",
+        {},
+        r"messages are lists of objects, which a \.tsv file cannot hold",
+    ),
+    "messages and conversations": (
+        "a.jsonl",
+        lines({"messages": [USER], "conversations": [USER]}),
+        {},
+        "columns of 2 formats, .*; set record_format to one of 'messages', 'conversations'",
+    ),
+    "instruction that is missing": (
+        "a.jsonl",
+        lines({"output": SECRET, "instruction": None}),
+        {},
+        r"\(column 'instruction', column 'output'\): 1 record with instruction missing or empty",
+    ),
+    "input that is no text": (
+        "a.jsonl",
+        lines({"output": SECRET, "instruction": SECRET, "input": [SECRET]}),
+        {},
+        "1 record with input of type list instead of str",
+    ),
+    "output asked for, but not there": (
+        "a.csv",
+        "instruction,outputs\na,b\n",
+        {"record_format": "instruction_output"},
+        r"has no column 'output'; its columns: 'instruction', 'outputs'\. Rename the column",
     ),
     "empty message": (
         "a.jsonl",
