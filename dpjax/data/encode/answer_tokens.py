@@ -100,16 +100,23 @@ class _Conversation:
         """The characters that follow the invitation to answer and belong to a message."""
         if place == 0:
             raise unclear(self._number, place, "is not given a message before the first answer")
-        invited = self._render(place, add_generation_prompt=True)
+        invited = self._beginning(place, place, add_generation_prompt=True)
         start, end = self._start(place, invited), self._end(place, invited)
         if end < start:
             raise unclear(self._number, place, "ends the answer before its beginning")
         return start, end
 
-    def _render(self, count: int, *, add_generation_prompt: bool = False) -> str:
-        return self._template.render(
-            self._messages[:count], self._number, add_generation_prompt=add_generation_prompt
-        )
+    def _beginning(self, count: int, place: int, *, add_generation_prompt: bool = False) -> str:
+        """The text of the first `count` messages, for the answer at `place`."""
+        try:
+            return self._template.render(
+                self._messages[:count], self._number, add_generation_prompt=add_generation_prompt
+            )
+        except RecordError:
+            # It accepts the whole conversation.
+            raise unclear(
+                self._number, place, "refuses the messages before or up to an answer alone"
+            ) from None
 
     def _start(self, place: int, invited: str) -> int:
         if self._text.startswith(invited):
@@ -126,7 +133,7 @@ class _Conversation:
         count = place + 1
         if count == len(self._messages):
             return len(self._text)
-        closed = self._render(count)
+        closed = self._beginning(count, place)
         if self._text.startswith(closed):
             return len(closed)
         # The last answer may be written with its reasoning, an earlier one without.
@@ -144,7 +151,7 @@ class _Conversation:
         """What is written after a last answer, with and without what closes every text."""
         yield written
         closing = self._template.closing
-        before = self._render(place)
+        before = self._beginning(place, place)
         is_closed = closing and before.endswith(closing) and not invited.startswith(before)
         if is_closed and invited.startswith(before.removesuffix(closing)):
             yield written.removesuffix(closing)

@@ -191,6 +191,11 @@ UNCLEAR = {
         ),
         "lets a token reach over the edge of the answer.*message 2 cannot",
     ),
+    "refuses fewer messages": (
+        "{% if messages | length < 4 %}{{ raise_exception('too few') }}{% endif %}"
+        + FORM.replace("EXTRA", "'\n'").replace("INVITATION", "'assistant:\n'"),
+        "refuses the messages before or up to an answer alone.*message 2 cannot",
+    ),
     "a token of the answer and what follows": (
         FORM.replace("m.role + ':\n'", "('lm' if loop.index0 == 2 else '\n')").replace(
             "EXTRA", "('' if loop.index0 == 1 else '.')"
@@ -207,7 +212,7 @@ def test_what_cannot_be_told_is_refused(case, make_gpt):
     if "follows" in case:
         talk[1] = said("assistant", "the fi")
     tokenizer = make_gpt(chat_template=template)
-    fine = [said("user", "good"), ANSWER | {"weight": 0}]
+    fine = [ASK, ANSWER | {"weight": 0}] * 2
     with pytest.raises(RecordError, match=f"^record 2: the chat template .*{message}") as caught:
         encode_language(Conversations([fine, talk]), tokenizer, 64)
     assert "insulin" not in str(caught.value)

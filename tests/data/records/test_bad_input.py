@@ -28,7 +28,7 @@ BAD_CONTENT = {
         "a.txt",
         b"text,label\n",
         {},
-        r"extension '\.txt' is unknown; known are \.csv, \.tsv, \.jsonl, \.json, \.parquet, and with \.gz",
+        r"extension '\.txt' is unknown; known are \.csv, \.tsv, \.jsonl, \.json, \.parquet",
     ),
     "missing label column": (
         "a.csv",
