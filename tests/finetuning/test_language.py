@@ -1,6 +1,8 @@
 """Runs that teach a decoder to write, on every format of records."""
 
+import gzip
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from dpjax.models import (
     load_tokenizer,
     merge_lora,
 )
+from tests.support.chat_shapes import unmarked
 
 FORMATS = ("text", "prompt_completion", "messages")
 
@@ -64,6 +67,40 @@ def test_lora_in_other_ways_of_computing_gives_the_same_model(language_options, 
         nnx.state(opened),
     )
     assert opened.config == load_causal_lm(plain.output_dir / "model").config
+
+
+@pytest.mark.slow
+def test_share_gpt_in_pieces_without_marks_gives_the_same_model(language_options, tmp_path):
+    """The template's marks are taken out, and the files are other ones with the same records."""
+    options = language_options("messages")
+    options["training"]["num_steps"] = 2
+    plain = dpjax.finetune(**options)
+    bare = tmp_path / "bare"
+    shutil.copytree(options["model"], bare)
+    template = bare / "chat_template.jinja"
+    template.write_text(unmarked(template.read_text()))
+    rows = [json.loads(line) for line in options["train_data"].read_text().splitlines()]
+    names = {"user": "human", "assistant": "gpt"}
+    talks = [
+        [{"from": names[said["role"]], "value": said["content"]} for said in row["messages"]]
+        for row in rows
+    ]
+    for name, part in (("1.json.gz", talks[:90]), ("2.json.gz", talks[90:])):
+        written = json.dumps([{"conversations": talk} for talk in part])
+        (tmp_path / name).write_bytes(gzip.compress(written.encode()))
+    changes = {"model": bare, "train_data": str(tmp_path / "*.json.gz")}
+    other = dpjax.finetune(**options | changes | {"output_dir": tmp_path / "other"})
+    written = [
+        load_file(result.output_dir / "model" / "model.safetensors") for result in (plain, other)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *written)
+    config = json.loads((other.output_dir / "config.json").read_text())
+    assert config["train_data"]["record_format"] == "conversations"
+    identities = [
+        json.loads((result.output_dir / "privacy.json").read_text()).get("dataset")
+        for result in (plain, other)
+    ]
+    assert identities[0] == identities[1]
 
 
 @pytest.mark.slow

@@ -190,19 +190,18 @@ def _encode_marked(
 def _encode_prefixes(
     some: list[_Rendered], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[TargetTokens]:
-    texts = [
-        text for one in some for text in (one.text, *(one.text[:at] for at in chain(*one.spans)))
-    ]
-    tokens = iter(tokenize(tokenizer, texts))
+    edges = ((one.text, (len(one.text), *chain(*one.spans))) for one in some)
+    listed = list(dict.fromkeys(text[:at] for text, places in edges for at in places))
+    tokens = dict(zip(listed, tokenize(tokenizer, listed), strict=True))
     for one in some:
-        ids = next(tokens)
+        ids = tokens[one.text]
         counts = np.zeros(len(ids), np.bool_)
         learnt = (place for place, message in enumerate(one.messages) if is_learnt(message))
-        for place in learnt:
-            start, end = next(tokens), next(tokens)
-            if ids[: len(start)] != start or ids[: len(end)] != end:
+        for place, (start, end) in zip(learnt, one.spans, strict=True):
+            before, until = tokens[one.text[:start]], tokens[one.text[:end]]
+            if ids[: len(before)] != before or ids[: len(until)] != until:
                 raise unclear(one.number, place, "lets a token reach over the edge of the answer")
-            counts[len(start) : len(end)] = True
+            counts[len(before) : len(until)] = True
         yield ids, _from(0, ids) & counts
 
 
