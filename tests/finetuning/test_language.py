@@ -96,11 +96,6 @@ def test_share_gpt_in_pieces_without_marks_gives_the_same_model(language_options
     jax.tree.map(np.testing.assert_array_equal, *written)
     config = json.loads((other.output_dir / "config.json").read_text())
     assert config["train_data"]["record_format"] == "conversations"
-    identities = [
-        json.loads((result.output_dir / "privacy.json").read_text()).get("dataset")
-        for result in (plain, other)
-    ]
-    assert identities[0] == identities[1]
 
 
 @pytest.mark.slow
