@@ -1,19 +1,22 @@
 """Which accuracy, or perplexity, recipes reach at which ε, and without privacy.
 
     python -m benchmarks utility --recipes demo --epsilons 1 3 8 --folder runs/utility
+    python -m benchmarks utility --recipes sst2-head --libraries all --data data
 
 Each recipe is run several times for each ε and without privacy, each time with a key of its own.
 With a folder the same command goes on where it was stopped. Writes a JSON file and a picture beside
 it.
+
+Other libraries tune heads by the same recipe: the features that dpjax computes once, Poisson
+batches, clip norm, steps, optimizer and average are the same, and each finds and reports its ε
+itself. Their seconds are those of noise search, steps and accounting alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.recipes import RECIPES, Recipe
+from benchmarks.recipes.peers import LIBRARIES, NotComparable, is_installed
+from benchmarks.recipes.runs import Case, RecipeData, run_once
 from benchmarks.results_file import write_results
-from dpjax.finetuning import RunDirectory, RunState, execute, set_up
 from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
 
@@ -32,6 +36,9 @@ class Options(CheckedOptions):
 
     recipes: tuple[str, ...] = ("demo",)
     """Names of recipes; `all` for each of them."""
+    libraries: tuple[str, ...] = ("dpjax",)
+    """What tunes them: dpjax, jax_privacy and opacus; `all` for each that is installed. Other
+    libraries than dpjax tune heads alone."""
     epsilons: tuple[float, ...] = (1.0, 3.0, 8.0)
     """Targets."""
     num_keys: int = 3
@@ -48,6 +55,12 @@ class Options(CheckedOptions):
         """Raises ValueError if a value does not fit."""
         for name in self.recipes:
             check_choice("recipes", name, (*RECIPES, "all"))
+        for name in self.libraries:
+            check_choice("libraries", name, (*LIBRARIES, "all"))
+            if name != "all" and not is_installed(name):
+                raise ValueError(
+                    f"libraries has {name}, which is not installed: install it, or leave it out"
+                )
         check_at_least("num_keys", self.num_keys, 1)
 
     def chosen(self) -> list[Recipe]:
@@ -55,25 +68,10 @@ class Options(CheckedOptions):
         wanted = RECIPES if "all" in self.recipes else self.recipes
         return [recipe for name, recipe in RECIPES.items() if name in wanted]
 
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """Runs that differ in their keys alone.
-
-    Attributes:
-        recipe: what is tuned.
-        epsilon: its target; None without privacy.
-        folders: one for each run.
-    """
-
-    recipe: Recipe
-    epsilon: float | None
-    folders: tuple[Path, ...]
-
-    @property
-    def name(self) -> str:
-        """The promise in words."""
-        return "without privacy" if self.epsilon is None else f"ε = {self.epsilon:g}"
+    def chosen_libraries(self) -> list[str]:
+        """Returns the libraries that are wanted and installed, each once."""
+        wanted = LIBRARIES if "all" in self.libraries else self.libraries
+        return [name for name in LIBRARIES if name in wanted and is_installed(name)]
 
 
 def cases(options: Options, folder: Path) -> list[Case]:
@@ -81,69 +79,47 @@ def cases(options: Options, folder: Path) -> list[Case]:
     made = []
     length = "" if options.num_steps is None else f"-{options.num_steps}-steps"
     for recipe in options.chosen():
-        for epsilon in (*options.epsilons, None):
-            target = "none" if epsilon is None else f"{epsilon:g}"
-            parent = folder / (recipe.name + length) / f"epsilon-{target}"
-            folders = tuple(parent / f"key-{key + 1}" for key in range(options.num_keys))
-            made.append(Case(recipe, epsilon, folders))
+        for library in options.chosen_libraries():
+            by = "" if library == "dpjax" else f"-by-{library}"
+            for epsilon in (*options.epsilons, None):
+                target = "none" if epsilon is None else f"{epsilon:g}"
+                parent = folder / (recipe.name + length + by) / f"epsilon-{target}"
+                folders = tuple(parent / f"key-{key + 1}" for key in range(options.num_keys))
+                made.append(Case(recipe, library, epsilon, folders))
     return made
 
 
 def measure(options: Options, folder: Path, console: Console) -> list[dict[str, Any]]:
     """Runs what has not been run yet in a folder; returns a row for each case."""
     rows = []
-    data: dict[str, dict[str, Any]] = {}
+    of_recipes: dict[str, RecipeData] = {}
     for case in cases(options, folder):
-        recipe = case.recipe
-        if recipe.name not in data:
-            console.print(f"{recipe.name}: {recipe.about}", highlight=False)
-            data[recipe.name] = recipe.write_data(folder / "data" / recipe.name, options.data)
-        found = []
-        for own in case.folders:
-            console.print(f"{recipe.name}, {case.name}, {own.name}", highlight=False)
-            found.append(run_once(case, data[recipe.name], own, options.num_steps))
-        rows.append(_row(case, found))
+        name = case.recipe.name
+        if name not in of_recipes:
+            console.print(f"{name}: {case.recipe.about}", highlight=False)
+            given = case.recipe.write_data(folder / "data" / name, options.data)
+            of_recipes[name] = RecipeData(
+                case.recipe, given, folder / name, options.num_steps, console
+            )
+            of_recipes[name].check(options.chosen_libraries())
+        data = of_recipes[name]
+        if case.library in data.left_out:
+            continue
+        try:
+            rows.append(_row(case, [run_once(case, data, own) for own in case.folders]))
+        except NotComparable as reason:
+            data.leave_out(case.library, str(reason))
     return _with_ratios(rows)
-
-
-def run_once(
-    case: Case, data: dict[str, Any], folder: Path, num_steps: int | None
-) -> dict[str, Any]:
-    """Returns the numbers of one run: of the finished one, if there is one, else it is run.
-
-    An interrupted run goes on. Its seconds are those after the interruption.
-
-    Raises:
-        ValueError: the folder holds a finished run, and its numbers are missing.
-    """
-    kept = folder / "numbers.json"
-    if kept.is_file():
-        numbers: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        return numbers
-    run = folder / "run"
-    state = RunDirectory(run).state() if run.exists() else RunState.NEW
-    if state is RunState.FINISHED:
-        raise ValueError(f"{run} is finished and {kept} is missing: delete {folder}")
-    changes = {} if num_steps is None else {"num_epochs": None, "num_steps": num_steps}
-    config = case.recipe.config(data, run, case.epsilon, **changes)
-    config = dataclasses.replace(config, resume=run.exists())
-    start = time.perf_counter()
-    result = execute(set_up(config), Console(quiet=True))
-    numbers = {
-        "epsilon": result.epsilon,
-        "seconds": time.perf_counter() - start,
-        "numbers": dict(case.recipe.measure(result)),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(numbers) + "\n", encoding="utf-8")
-    return numbers
 
 
 def _row(case: Case, found: list[dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "recipe": case.recipe.name,
+        "library": case.library,
         "run": case.name,
         "epsilon": None if case.epsilon is None else max(run["epsilon"] for run in found),
+        # Files of runs before other libraries were compared lack it.
+        "noise_multiplier": found[0].get("noise_multiplier"),
         "seconds": statistics.median(run["seconds"] for run in found),
     }
     for name in found[0]["numbers"]:
@@ -154,24 +130,29 @@ def _row(case: Case, found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Puts beside each mean what it is of the same recipe's without privacy."""
-    best = {row["recipe"]: row for row in rows if row["epsilon"] is None}
+    """Puts beside each mean what it is of the same recipe's by the same library without privacy."""
+    best = {(row["recipe"], row["library"]): row for row in rows if row["epsilon"] is None}
     for row in rows:
+        other = best[row["recipe"], row["library"]]
         for name in [name for name, value in row.items() if isinstance(value, dict)]:
-            row[f"{name}_ratio"] = row[name]["mean"] / best[row["recipe"]][name]["mean"]
+            row[f"{name}_ratio"] = row[name]["mean"] / other[name]["mean"]
     return rows
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("recipe", "run", "ε spent", "measure", "mean", "deviation", "/ no privacy", "s")
+    names = ("recipe", "library", "run", "ε", "σ", "measure", "mean", "dev.", "/ no privacy", "s")
+    table = Table(*names)
     for row in rows:
         spent = "unbounded" if row["epsilon"] is None else f"{row['epsilon']:.3f}"
+        noise = "" if row["noise_multiplier"] is None else f"{row['noise_multiplier']:.3f}"
         for name in [name for name, value in row.items() if isinstance(value, dict)]:
             spread = row[name]["deviation"]
             table.add_row(
                 row["recipe"],
+                row["library"],
                 row["run"],
                 spent,
+                noise,
                 name,
                 f"{row[name]['mean']:.3f}",
                 "" if spread is None else f"{spread:.3f}",
@@ -181,21 +162,28 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def main(options: Options) -> None:
-    """Trains, prints a table, writes the JSON file and the picture."""
+def main(options: Options) -> int:
+    """Trains, prints a table, writes the JSON file and the picture; returns the exit status."""
     console = Console()
+    for library in LIBRARIES if "all" in options.libraries else ():
+        if not is_installed(library):
+            console.print(f"{library} is not installed, and left out", highlight=False)
     if options.folder is None:
         with tempfile.TemporaryDirectory() as folder:
             rows = measure(options, Path(folder), console)
     else:
         rows = measure(options, options.folder, console)
+    if not rows:
+        console.print("nothing was run", highlight=False)
+        return 2
     console.print(_table(rows))
     measures = {name for row in rows for name in row if name.endswith("_ratio")}
     write_results(
         options.output,
         options,
         rows,
-        keys=("recipe", "run"),
+        keys=("recipe", "library", "run"),
         ratios=tuple(sorted(measures)),
         title="What is left at which ε, by what there is without privacy",
     )
+    return 0

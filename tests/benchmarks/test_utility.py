@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from rich.console import Console
 
 from benchmarks import utility
 from benchmarks.__main__ import main
 from benchmarks.recipes import RECIPES
+from benchmarks.recipes import runs as recipe_runs
+from benchmarks.recipes.peers import NotComparable, TunedHead
 from dpjax.finetuning import FinetuneConfig
 
 DATA = {"model": "m", "train_data": "t.csv", "eval_data": "e.csv"}
@@ -36,9 +39,14 @@ def test_a_shorter_run_has_the_steps_that_are_asked_for(tmp_path):
     [
         (["--recipes", "dem"], "Did you mean 'demo'?"),
         (["--num-keys", "0"], "num_keys must be at least 1"),
+        (["--libraries", "opacu"], "Did you mean 'opacus'?"),
+        (["--libraries", "opacus"], "libraries has opacus, which is not installed: install it"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_before_anything_is_run(arguments, message, capsys):
+def test_options_that_do_not_fit_are_refused_before_anything_is_run(
+    arguments, message, capsys, monkeypatch
+):
+    monkeypatch.setattr(utility, "is_installed", lambda name: name != "opacus")
     assert main(["utility", *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -66,13 +74,14 @@ def runs(monkeypatch, tmp_path):
         def __init__(self, config):
             self.epsilon = None if config.non_private else config.privacy.target_epsilon
             self.eval_accuracy = len(asked) / 10
+            self.privacy = {"mechanism": None if config.non_private else {"noise_multiplier": 2.0}}
 
     def run(config, console):
         asked.append(config)
         return Result(config)
 
-    monkeypatch.setattr(utility, "set_up", lambda config: config)
-    monkeypatch.setattr(utility, "execute", run)
+    monkeypatch.setattr(recipe_runs, "set_up", lambda config: config)
+    monkeypatch.setattr(recipe_runs, "execute", run)
     return asked
 
 
@@ -83,6 +92,7 @@ def test_each_run_is_done_once_and_means_are_beside_those_without_privacy(runs, 
         assert main([*command, "--output", str(output)]) == 0
     assert len({config.output_dir for config in runs}) == len(runs) == 4
     private, other = json.loads(output.read_text())["rows"]
+    assert (private["library"], private["noise_multiplier"]) == ("dpjax", 2.0)
     assert private["accuracy"]["values"] == [0.1, 0.2]
     assert private["accuracy"]["mean"] == pytest.approx(0.15)
     assert other["run"] == "without privacy"
@@ -90,12 +100,82 @@ def test_each_run_is_done_once_and_means_are_beside_those_without_privacy(runs, 
     assert output.with_suffix(".png").is_file()
 
 
+@pytest.fixture
+def peer(monkeypatch):
+    """Libraries whose heads are always right without privacy, half as often with it; the tasks."""
+    tasks = []
+
+    class Data:
+        def task(self, config):
+            return config.privacy.target_epsilon
+
+        def accuracy(self, head):
+            return head
+
+    def tune(library, task, seed):
+        tasks.append((library, task, seed))
+        return TunedHead(1.0, None, None) if task is None else TunedHead(0.5, task - 0.01, 3.0)
+
+    monkeypatch.setattr(utility, "is_installed", lambda name: name != "opacus")
+    monkeypatch.setattr(recipe_runs, "why_not", lambda *arguments: None)
+    monkeypatch.setattr(recipe_runs, "make_head_data", lambda *arguments: Data())
+    monkeypatch.setattr(recipe_runs, "tune_head", tune)
+    return tasks
+
+
+def test_installed_libraries_have_rows_beside_dpjax_with_ratios_of_their_own(
+    runs, peer, tmp_path, capsys
+):
+    command = ["utility", "--epsilons", "3", "--num-keys", "2", "--libraries", "all"]
+    command += ["--folder", str(tmp_path / "runs"), "--output", str(tmp_path / "utility.json")]
+    for _ in range(2):
+        assert main(command) == 0
+    assert "opacus is not installed, and left out" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "utility.json").read_text())["rows"]
+    assert [row["library"] for row in rows] == ["dpjax", "dpjax", "jax_privacy", "jax_privacy"]
+    assert (rows[2]["epsilon"], rows[2]["noise_multiplier"]) == (2.99, 3.0)
+    assert (rows[2]["accuracy_ratio"], rows[3]["accuracy_ratio"]) == (0.5, 1.0)
+    # Each run is done once, with a seed of its own.
+    assert len(runs) == len({seed for *_, seed in peer}) == len(peer) == 4
+
+
+@pytest.mark.parametrize("when", ["by its options", "by its head"])
+def test_a_recipe_that_a_library_cannot_run_is_left_out_in_one_line(
+    when, runs, peer, tmp_path, capsys, monkeypatch
+):
+    def raise_it(*arguments):
+        raise NotComparable("its head is round")
+
+    if when == "by its options":
+        monkeypatch.setattr(recipe_runs, "why_not", lambda *arguments: "its head is round")
+    else:
+        monkeypatch.setattr(recipe_runs, "make_head_data", raise_it)
+    command = [
+        "utility",
+        "--epsilons",
+        "3",
+        "--num-keys",
+        "1",
+        "--output",
+        str(tmp_path / "a.json"),
+    ]
+    assert main([*command, "--libraries", "jax_privacy"]) == 2
+    shown = capsys.readouterr().out
+    assert shown.count("demo is not run by jax_privacy: its head is round") == 1
+    assert "nothing was run" in shown
+    assert not (tmp_path / "a.json").exists()
+    assert main([*command, "--libraries", "dpjax", "jax_privacy"]) == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert {row["library"] for row in rows} == {"dpjax"}
+
+
 def test_numbers_that_are_lost_are_not_made_up(runs, tmp_path):
     options = utility.Options(epsilons=(3.0,), num_keys=1)
     case = utility.cases(options, tmp_path)[0]
-    utility.run_once(case, DATA, case.folders[0], None)
+    data = recipe_runs.RecipeData(case.recipe, DATA, tmp_path, None, Console(quiet=True))
+    recipe_runs.run_once(case, data, case.folders[0])
     (case.folders[0] / "numbers.json").unlink()
     (case.folders[0] / "run" / "model").mkdir(parents=True)
     (case.folders[0] / "run" / "report.md").write_text("finished")
     with pytest.raises(ValueError, match=r"is finished and .* is missing: delete"):
-        utility.run_once(case, DATA, case.folders[0], None)
+        recipe_runs.run_once(case, data, case.folders[0])

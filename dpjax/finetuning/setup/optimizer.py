@@ -32,7 +32,7 @@ def make_optimizer(
         noise_stddev: of the noise on the private gradient, per coordinate; 0 without privacy.
     """
     peak = training.learning_rate
-    schedule = _schedule(training, num_steps)
+    schedule = make_schedule(training, num_steps)
     make = {
         "adam": lambda: optax.adam(schedule),
         "adamw": lambda: optax.adamw(schedule, weight_decay=training.weight_decay),
@@ -53,7 +53,13 @@ def make_optimizer(
     )
 
 
-def _schedule(training: Training, num_steps: int) -> optax.Schedule:
+def make_schedule(training: Training, num_steps: int) -> optax.Schedule:
+    """Makes the learning rate by step, counted from 0: linear warm-up, then what was asked for.
+
+    Args:
+        training: the options.
+        num_steps: of the run.
+    """
     peak = training.learning_rate
     warmup = round(training.warmup_fraction * num_steps)
     decay_steps = max(1, num_steps - warmup)
