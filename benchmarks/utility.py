@@ -59,7 +59,8 @@ class Options(CheckedOptions):
             check_choice("libraries", name, (*LIBRARIES, "all"))
             if name != "all" and not is_installed(name):
                 raise ValueError(
-                    f"libraries has {name}, which is not installed: install it, or leave it out"
+                    f"libraries has {name}, which is not installed: pip install {name}, or leave "
+                    "it out"
                 )
         check_at_least("num_keys", self.num_keys, 1)
 
