@@ -70,8 +70,9 @@ class RecipeData:
     def head(self) -> HeadData:
         """Returns the features of the records, which are computed once."""
         if self._head is None:
-            shared = (self.given, self._folder, self.changes, self.console)
-            self._head = make_head_data(self._recipe, *shared)
+            line = f"{self._recipe.name}: dpjax computes the features of all records"
+            self.console.print(line, highlight=False)
+            self._head = make_head_data(self._recipe, self.given, self._folder, self.changes)
         return self._head
 
     def check(self, libraries: list[str]) -> None:

@@ -4,7 +4,6 @@ import jax
 import numpy as np
 import pytest
 from dpjax_accounting import default_delta
-from rich.console import Console
 
 from benchmarks.recipes import Recipe
 from benchmarks.recipes.peers import NotComparable, features, make_head_data
@@ -12,8 +11,6 @@ from dpjax.finetuning import set_up
 from dpjax.finetuning.training.evaluate import evaluate
 from tests.finetuning.conftest import tiny_checkpoint as tiny_checkpoint
 from tests.finetuning.conftest import write_records
-
-QUIET = Console(quiet=True)
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ def recipe(**changes):
 @pytest.mark.parametrize("layers", [(), (1, 2)])
 def test_a_head_reads_what_the_whole_model_makes_of_records(layers, data, tmp_path):
     toy = recipe(features={"layers": layers})
-    made = make_head_data(toy, data, tmp_path, {}, QUIET)
+    made = make_head_data(toy, data, tmp_path, {})
     assert len(made.features) == len(made.labels) == 60
     assert (made.num_steps, made.delta) == (6, default_delta(60))
     run = set_up(toy.config(data, tmp_path / "run", None))
@@ -53,7 +50,7 @@ def test_a_head_reads_what_the_whole_model_makes_of_records(layers, data, tmp_pa
 
 def test_a_run_gets_the_options_of_the_recipe(data, tmp_path):
     toy = recipe(privacy={"clip_norm": 0.7})
-    made = make_head_data(toy, data, tmp_path, {"num_epochs": None, "num_steps": 3}, QUIET)
+    made = make_head_data(toy, data, tmp_path, {"num_epochs": None, "num_steps": 3})
     private = made.task(toy.config(data, tmp_path / "run", 3.0))
     assert (private.clip_norm, private.target_epsilon, private.num_steps) == (0.7, 3.0, 3)
     assert private.sampling_probability == pytest.approx(20 / 60)
@@ -64,7 +61,7 @@ def test_a_run_gets_the_options_of_the_recipe(data, tmp_path):
 
 def test_more_than_a_head_is_no_linear_layer(data, tmp_path):
     with pytest.raises(NotComparable, match="its head is not one linear layer on features"):
-        make_head_data(recipe(tuning="bias"), data, tmp_path, {}, QUIET)
+        make_head_data(recipe(tuning="bias"), data, tmp_path, {})
 
 
 def test_a_head_with_other_losses_is_noticed(data, tmp_path, monkeypatch):
@@ -74,4 +71,4 @@ def test_a_head_with_other_losses_is_noticed(data, tmp_path, monkeypatch):
     linear = features.head_loss
     monkeypatch.setattr(features, "head_loss", squared)
     with pytest.raises(NotComparable, match="the losses of the first records are"):
-        make_head_data(recipe(), data, tmp_path, {}, QUIET)
+        make_head_data(recipe(), data, tmp_path, {})

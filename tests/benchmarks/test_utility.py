@@ -40,7 +40,10 @@ def test_a_shorter_run_has_the_steps_that_are_asked_for(tmp_path):
         (["--recipes", "dem"], "Did you mean 'demo'?"),
         (["--num-keys", "0"], "num_keys must be at least 1"),
         (["--libraries", "opacu"], "Did you mean 'opacus'?"),
-        (["--libraries", "opacus"], "libraries has opacus, which is not installed: pip install opacus, or"),
+        (
+            ["--libraries", "opacus"],
+            "libraries has opacus, which is not installed: pip install opacus, or",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_run(

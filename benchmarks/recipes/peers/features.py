@@ -33,7 +33,7 @@ class NotComparable(Exception):
 
 
 def make_head_data(
-    recipe: Recipe, data: dict[str, Any], folder: Path, changes: dict[str, Any], console: Console
+    recipe: Recipe, data: dict[str, Any], folder: Path, changes: dict[str, Any]
 ) -> HeadData:
     """Computes what the frozen model makes of all records; they stay in memory.
 
@@ -42,7 +42,6 @@ def make_head_data(
         data: what its `write_data` returned.
         folder: of its runs; nothing is written there.
         changes: of the group `training`.
-        console: shows the progress.
 
     Raises:
         NotComparable: what is trained is not one linear layer on features of records.
@@ -55,13 +54,13 @@ def make_head_data(
     plan = dataclasses.replace(run.plan, features=find_features(run.plan, run.model))
     run = dataclasses.replace(run, plan=plan)
     _check_is_linear(run)
-    features = _compute(run, plan.train, console)
+    features = _compute(run, plan.train)
     _check_losses(run, features)
     delta = plan.config.privacy.delta
     return HeadData(
         features=features,
         labels=_labels(plan.train),
-        held_out_features=_compute(run, plan.evaluation, console),
+        held_out_features=_compute(run, plan.evaluation),
         held_out_labels=_labels(plan.evaluation),
         draw_start=lambda: _head(load_model(plan, RunKey.from_os_entropy(), None).trainable),
         num_steps=plan.num_steps,
@@ -100,10 +99,10 @@ def _check_losses(run: Run, features: np.ndarray) -> None:
         )
 
 
-def _compute(run: Run, records: EncodedRecords, console: Console) -> np.ndarray:
+def _compute(run: Run, records: EncodedRecords) -> np.ndarray:
     """Returns the features of records, `(N, d)`."""
     of_records = dataclasses.replace(run, plan=dataclasses.replace(run.plan, train=records))
-    store = with_features(of_records, run.model, console).features
+    store = with_features(of_records, run.model, Console(quiet=True)).features
     assert store is not None
     # No feature grows with the tokens of a record: any length is that of all.
     (features,) = store.take(np.arange(len(records)), run.plan.config.training.max_length)
