@@ -177,7 +177,8 @@ def main(options: Options) -> int:
     if not rows:
         console.print("nothing was run", highlight=False)
         return 2
-    console.print(_table(rows))
+    # In the width of a pipe names would be cut.
+    Console(width=max(console.width, 120)).print(_table(rows))
     measures = {name for row in rows for name in row if name.endswith("_ratio")}
     write_results(
         options.output,

@@ -196,20 +196,24 @@ class Sgd:
     [
         ("sst2-head", {}, None),
         ("sst2-lora", {}, "it has tuning=lora, and only head is compared"),
-        ("demo", {}, "it has training.optimizer=adam, and only sgd is compared"),
+        ("sst2-smollm2-words", {}, "it has tuning=lora, and only head is compared"),
+        (
+            "sst2-head",
+            {"training": {"optimizer": "adam"}},
+            "it has training.optimizer=adam, and only sgd is compared",
+        ),
         (
             "sst2-head",
             {"privacy": {"sampling": "fixed-size", "neighboring": "replace_one"}},
             "it has privacy.sampling=fixed-size, and only poisson is compared",
         ),
+        ("sst2-smollm2-head", {}, None),
         ("sst2-head", {"measure": len}, "it is not measured by accuracy alone"),
     ],
 )
 def test_what_a_library_cannot_run_is_said(name, change, reason, monkeypatch, tmp_path):
     monkeypatch.setattr(libraries, "_peer", lambda library: Sgd)
-    recipe = RECIPES[name]
-    if "privacy" in change:
-        options = {**recipe.options, "privacy": change["privacy"]}
-        recipe = dataclasses.replace(recipe, options=options)
-    recipe = dataclasses.replace(recipe, measure=change.get("measure", recipe.measure))
+    changes = {"measure": RECIPES[name].measure, **change}
+    measure, options = changes.pop("measure"), {**RECIPES[name].options, **changes}
+    recipe = dataclasses.replace(RECIPES[name], options=options, measure=measure)
     assert why_not(recipe, recipe.config(DATA, tmp_path, 3.0), "opacus") == reason
