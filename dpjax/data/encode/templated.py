@@ -161,7 +161,7 @@ def _tokens_of_word(
     inside = [
         number
         for number, (a, b) in enumerate(offsets)
-        if (b > start and a < end) or num_read <= number and b <= start
+        if (b > start and a < end) or (num_read <= number and b <= start)
     ]
     tokens = [ids[number] for number in inside]
     is_whole = (
