@@ -36,6 +36,7 @@ def test_a_run_reads_layers_starts_from_words_and_says_both(read, tmp_path):
     assert f"| Accuracy before tuning, at no ε | {result.eval_accuracy_before:.4f} |" in report
     assert "| Features | of the layers 1, 2, centred, of norm 1 |" in report
     assert f"| Head starts from | {WORDS[0]}; {WORDS[1]} |" in report
+    assert any(f"starts from (bad: {BAD[0]}" in line for line in result.privacy["assumptions"])
     kept = json.loads((result.output_dir / "config.json").read_text())
     assert kept["features"] == {"layers": [1, 2]}
     # What was computed once is what every step would compute.
