@@ -81,6 +81,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit_with_the_same_layers_alone(
         ({"features": {"layers": (1, 7)}}, r"features\.layers has 7, .* at most 2, the number of"),
         ({"features": {"layers": (-1,)}}, r"features\.layers must be at least 0"),
         ({"features": {"layers": (2, 1)}}, r"features\.layers must be given from the lowest"),
+        ({"features": {"layers": (1, 1)}}, r"given from the lowest, each once, got \[1, 1\]"),
         ({"pooling": "first"}, r"features\.layers=\[1, 2\] reads the mean of tokens: leave out"),
         ({"num_layers": 2}, r"features\.layers=\[1, 2\] keeps the layers up to 2: leave out"),
         ({"compute": {"scan_layers": True}}, r"need unrolled layers: scan_layers=False"),
