@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit_with_the_same_layers_alone(
         ({"features": {"layers": (-1,)}}, r"features\.layers must be at least 0"),
         ({"features": {"layers": (2, 1)}}, r"features\.layers must be given from the lowest"),
         ({"features": {"layers": (1, 1)}}, r"given from the lowest, each once, got \[1, 1\]"),
-        ({"pooling": "first"}, r"features\.layers=\[1, 2\] reads the mean of tokens: leave out"),
+        ({"pooling": "first"}, r"features\.layers=\[1, 2\] says what is read of tokens: leave out"),
         ({"num_layers": 2}, r"features\.layers=\[1, 2\] keeps the layers up to 2: leave out"),
         ({"compute": {"scan_layers": True}}, r"need unrolled layers: scan_layers=False"),
         ({"task": "token_classification"}, r"features\.layers has no meaning with task=token_clas"),
