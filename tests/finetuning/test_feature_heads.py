@@ -84,7 +84,6 @@ def test_an_interrupted_run_goes_on_bit_for_bit_with_the_same_layers_alone(
         ({"features": {"layers": (1, 1)}}, r"given from the lowest, each once, got \[1, 1\]"),
         ({"pooling": "first"}, r"features\.layers=\[1, 2\] says what is read of tokens: leave out"),
         ({"num_layers": 2}, r"features\.layers=\[1, 2\] keeps the layers up to 2: leave out"),
-        ({"compute": {"scan_layers": True}}, r"need unrolled layers: scan_layers=False"),
         ({"task": "token_classification"}, r"features\.layers has no meaning with task=token_clas"),
         ({"head": {"label_words": ("god=a", "bad=b")}}, r"label 'god'.* Did you mean 'good'\?"),
         ({"head": {"label_words": ("bad=b",)}}, r"head\.label_words lacks the label 'good'"),
