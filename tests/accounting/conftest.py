@@ -30,7 +30,7 @@ def unfinished(claims):
 def make_report(sections):
     return copy.deepcopy(
         {
-            "schema_version": 4,
+            "schema_version": 5,
             "private": True,
             "run": {"id": "a1", "time": "2026-01-02T03:04:05+00:00", "base_model": "m"}
             | {"base_model_revision": None, "trained": "all parameters"},

@@ -36,6 +36,7 @@ def test_a_run_reads_layers_starts_from_words_and_says_both(read, tmp_path):
     assert f"| Accuracy before tuning, at no ε | {result.eval_accuracy_before:.4f} |" in report
     assert "| Features | of the layers 1, 2, centred, of norm 1 |" in report
     assert f"| Head starts from | {WORDS[0]}; {WORDS[1]} |" in report
+    assert any(f"starts from (bad: {BAD[0]}" in line for line in result.privacy["assumptions"])
     kept = json.loads((result.output_dir / "config.json").read_text())
     assert kept["features"] == {"layers": [1, 2]}
     # What was computed once is what every step would compute.
@@ -80,9 +81,9 @@ def test_an_interrupted_run_goes_on_bit_for_bit_with_the_same_layers_alone(
         ({"features": {"layers": (1, 7)}}, r"features\.layers has 7, .* at most 2, the number of"),
         ({"features": {"layers": (-1,)}}, r"features\.layers must be at least 0"),
         ({"features": {"layers": (2, 1)}}, r"features\.layers must be given from the lowest"),
-        ({"pooling": "first"}, r"features\.layers=\[1, 2\] reads the mean of tokens: leave out"),
+        ({"features": {"layers": (1, 1)}}, r"given from the lowest, each once, got \[1, 1\]"),
+        ({"pooling": "first"}, r"features\.layers=\[1, 2\] says what is read of tokens: leave out"),
         ({"num_layers": 2}, r"features\.layers=\[1, 2\] keeps the layers up to 2: leave out"),
-        ({"compute": {"scan_layers": True}}, r"need unrolled layers: scan_layers=False"),
         ({"task": "token_classification"}, r"features\.layers has no meaning with task=token_clas"),
         ({"head": {"label_words": ("god=a", "bad=b")}}, r"label 'god'.* Did you mean 'good'\?"),
         ({"head": {"label_words": ("bad=b",)}}, r"head\.label_words lacks the label 'good'"),

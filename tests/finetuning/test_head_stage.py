@@ -23,7 +23,7 @@ from dpjax.finetuning.setup.steps import noise_stddev_of
 from dpjax.privatize import FlatClipping, noisy_mean, sampler_for
 from dpjax.training import average_of, keep_average
 from tests.finetuning.training.test_devices import assert_same_weights, on_eight_devices
-from tests.support.owned_records import author_of_each, make_run, owned_file
+from tests.support.owned_records import make_run
 from tests.support.runs import weights
 
 STAGES = {"num_steps": 6, "head_steps": 3, "head_learning_rate": 0.05}
@@ -278,20 +278,6 @@ def test_canaries_are_in_both_stages(options):
         assert np.sum(drawn >= 240) > 3
     result = run_module.execute(run, Console(quiet=True))
     assert result.audit["verdict"]["conclusion"]
-
-
-@pytest.mark.slow
-def test_owners(options, train_file, tmp_path):
-    path = owned_file(train_file, tmp_path / "owned.csv", author_of_each())
-    options["train_data"] = {"path": str(path), "owner_column": "author"}
-    options["privacy"] |= {"records_per_owner": 3, "delta": 1e-4}
-    options["training"] |= {"expected_batch_size": 16, "microbatch_size": 12}
-    with pytest.raises(ValueError, match="leave out head_batch_size"):
-        make_run(options)
-    del options["training"]["head_batch_size"]
-    result = dpjax.finetune(**options)
-    assert result.privacy["mechanism"]["unit"] == "user"
-    assert verify_report(result.privacy) == []
 
 
 @pytest.mark.slow

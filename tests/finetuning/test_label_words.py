@@ -1,6 +1,7 @@
 """Whole runs that read labels off the model's own language head."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,22 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from dpjax_accounting import verify_report
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 import dpjax
 from dpjax.finetuning import FinetuneConfig, classify, set_up
+from dpjax.finetuning.setup.identity import check_same
 from dpjax.finetuning.setup.steps import abstract_split
 from dpjax.models import (
     CausalLM,
     MaskedLM,
     TransformerConfig,
+    count_parameters,
     load_causal_lm,
     load_masked_lm,
     parse_config,
     save_model,
 )
 from dpjax.privatize import clipped_grad
+from tests.support.owned_records import author_of_each, owned_file
 from tests.support.tiny_words import BAD, GOOD, NEUTRAL
 
 TEMPLATE = "{text} very {mask} film"
@@ -178,6 +183,30 @@ def test_what_is_frozen_is_computed_once_with_the_same_result(by_words, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("owner_sampling", ["owners", "records"])
+def test_owners(by_words, train_file, tmp_path, owner_sampling):
+    path = owned_file(train_file, tmp_path / "owned.csv", author_of_each())
+    by_words["train_data"] = {"path": str(path), "owner_column": "author"}
+    by_words["privacy"] |= {"delta": 1e-4, "records_per_owner": 3, "owner_sampling": owner_sampling}
+    by_words["training"] |= {"expected_batch_size": 16, "microbatch_size": 12}
+    result = dpjax.finetune(**by_words)
+    assert result.privacy["mechanism"]["unit"] == "user" and not result.warnings
+    assert verify_report(result.privacy) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_a_plan(by_words, decoder, is_causal):
+    head = {"template": "{text} very", "label_words": WORDS}
+    by_words |= {"model": str(decoder), "head": head} if is_causal else {}
+    forecast = dpjax.plan(**by_words, batch_sizes=(40,))
+    run = set_up(FinetuneConfig.from_options(by_words))
+    counts = [count_parameters(part) for part in (run.model.trainable, run.model.frozen)]
+    assert [forecast.model.num_trained, forecast.model.num_frozen] == counts
+    assert forecast.asked.epsilon == run.plan.mechanism.epsilon(1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", [{"dtype": "bfloat16"}, {"scan_layers": True}])
 def test_other_ways_to_compute(by_words, compute):
     assert dpjax.finetune(**by_words | {"compute": compute}).eval_loss is not None
@@ -199,8 +228,9 @@ def test_shapes_are_those_of_the_model(by_words):
         ({"label_words": (*WORDS, "badd=film")}, "'badd', which no training record has.*'bad'"),
         ({"label_words": ("good=very great", "bad=terrible")}, "one token.*'very', 'great'"),
         ({"label_words": ("good=superb", "bad=terrible")}, r"one token.*\[UNK\]"),
-        ({"label_words": ("good=great", "bad=great")}, "give each word once"),
-        ({"label_words": ()}, "needs head.label_words"),
+        ({"label_words": ("good=great", "bad=great")}, "other tokens, got 'great'"),
+        ({"label_words": ("good=great, great", "bad=film")}, "'good' must .* 'great' twice"),
+        ({"label_words": ()}, r"is for a decoder.*Give head\.label_words"),
         ({"template": "{text} {mask}" + " very" * 13}, "no text would be left"),
     ],
 )
@@ -224,6 +254,43 @@ def test_what_a_decoder_cannot_do_is_refused(by_words, decoder):
     by_words["head"]["template"] = "{text} very {mask}"
     with pytest.raises(ValueError, match=r"tuning=head with head\.template"):
         dpjax.finetune(**by_words | {"tuning": "head"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("template", "{text} film {mask} film"),
+        ("label_words", ["good=great", "bad=terrible"]),
+        ("label_words", list(reversed(WORDS))),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_head(by_words, name, value):
+    run = set_up(FinetuneConfig.from_options(by_words))
+    by_words["head"] |= {name: value}
+    other = set_up(FinetuneConfig.from_options(by_words))
+    words = re.escape(f"was started with head.{name}={run.identity['config'][f'head.{name}']}")
+    with pytest.raises(ValueError, match=words + ", now it is " + re.escape(str(value))):
+        check_same(run.identity, other.identity)
+
+
+def test_texts_are_labelled_by_finished_runs_with_a_template_alone(by_words, tmp_path):
+    with pytest.raises(TypeError, match="a list of strings, got one string"):
+        classify(tmp_path, "film")
+    with pytest.raises(TypeError, match="a list of strings, got one of NoneType, str"):
+        classify(tmp_path, ["film", None])
+    with pytest.raises(FileNotFoundError, match=r"no run .*: it must be the folder"):
+        classify(tmp_path / "none", ["film"])
+    with pytest.raises(ValueError, match=r"must be a finished run .* but holds nothing"):
+        classify(tmp_path, ["film"])
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
+        classify(tmp_path / "run", ["film"])
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config\.json is damaged \("):
+        classify(tmp_path / "run", ["film"])
+    (tmp_path / "run" / "config.json").write_text(json.dumps(by_words | {"head": {}}))
+    with pytest.raises(ValueError, match=r"with head\.template, got one without.*load_classifier"):
+        classify(tmp_path / "run", ["film"])
 
 
 def test_a_checkpoint_without_the_head_is_refused(by_words, encoder, tmp_path):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
+
+from dpjax.cli.main import _parse
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("accounting", "benchmarks", "docs", "dpjax", "notebooks", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.md"))])
 _CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`", flags=re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_SHELL = re.compile(r"^ *```sh\n(.*?)^ *```$", flags=re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.+)$", flags=re.MULTILINE)
 
 
@@ -57,3 +61,20 @@ def test_the_options_page_is_up_to_date(monkeypatch):
     monkeypatch.setitem(sys.modules, "make_options", module)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text() == module.options_page(), "run python docs/make_options.py"
+
+
+def commands(page):
+    """Those of dpjax that are given in full, as lists of words."""
+    blocks = " ".join(_SHELL.findall(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    words = [shlex.split(line, comments=True) for line in blocks.splitlines()]
+    return [line[1:] for line in words if line[:1] == ["dpjax"] and "..." not in line]
+
+
+def test_options_of_the_commands_in_the_documentation_exist():
+    shown = [(page, command) for page in PAGES for command in commands(page)]
+    assert len(shown) > 10
+    for page, command in shown:
+        try:
+            _parse(command)
+        except SystemExit as error:
+            assert not error.code, f"{page.relative_to(ROOT)} shows a command that is refused"

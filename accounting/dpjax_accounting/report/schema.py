@@ -7,7 +7,7 @@ import json
 from importlib import resources
 from typing import Any
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 @functools.cache

@@ -25,7 +25,7 @@ _LIMITS: dict[str, tuple[Callable[[float, float], bool], str]] = {
     "exclusiveMaximum": (operator.lt, "less than"),
 }
 _KNOWN = {"$schema", "title", "description", "type", "enum", "const", "properties", "required"}
-_KNOWN |= {"additionalProperties", "items", "minLength", "pattern", *_LIMITS}
+_KNOWN |= {"additionalProperties", "items", "minItems", "minLength", "pattern", *_LIMITS}
 
 
 def violations(value: Any, schema: Mapping[str, Any], where: str = "") -> list[str]:
@@ -55,6 +55,8 @@ def violations(value: Any, schema: Mapping[str, Any], where: str = "") -> list[s
     if isinstance(value, dict):
         return _in_object(value, schema, where)
     if isinstance(value, list):
+        if len(value) < schema.get("minItems", 0):
+            return [f"{name} must not be empty."]
         items = enumerate(value)
         parts = [violations(item, schema.get("items", {}), f"{where}[{i}]") for i, item in items]
         return [problem for part in parts for problem in part]

@@ -127,32 +127,63 @@ def word_ids(
     """
     found = []
     for word in words:
-        if template.is_causal:
-            before = template.start + "x" + template.end
-            whole, start = before + template.blank + word, len(before)
-        else:
-            whole = template.start.replace(MASK, word) + "x" + template.end.replace(MASK, word)
-            start = (template.start + "x" + template.end).index(MASK)
-        # Blanks before the word may be a part of its token.
-        end = start + len(word) + len(template.blank if template.is_causal else "")
-        ((ids, offsets),) = tokenize_with_offsets(tokenizer, [whole])
-        inside = [
-            token for token, (a, b) in zip(ids, offsets, strict=True) if b > start and a < end
-        ]
-        first, last = next(((a, b) for a, b in offsets if b > start), (start, None))
-        # A token that begins before the word is another one than follows the template.
-        is_whole = last == end and not whole[first:start].strip()
-        if template.is_causal:
-            ((alone, _),) = tokenize_with_offsets(tokenizer, [before])
-            is_whole = is_whole and [*alone, *inside] == list(ids)
-        if len(inside) != 1 or inside[0] == tokenizer.unk_token_id or not is_whole:
-            shown = tokenizer.convert_ids_to_tokens(inside)
+        tokens, is_whole = _tokens_of_word(template, word, tokenizer)
+        if not is_whole:
+            shown = tokenizer.convert_ids_to_tokens(tokens)
             raise ValueError(
                 f"head.label_words: {word!r} must be one token of the model's vocabulary where the "
-                f"template has it, and the tokenizer makes {shown} of it. Take another word"
+                f"template has it, and the tokenizer makes {shown} of it. "
+                + _advice(template, word, tokenizer)
             )
-        found += inside
+        found += tokens
     return found
+
+
+def _tokens_of_word(
+    template: Template, word: str, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], bool]:
+    """The tokens that a word has a part in, and whether it is one token that the model can say.
+
+    It can where the tokens before are those that it reads: a blank that the mask token takes in
+    is a part of the word, and a token that begins in the template is not.
+    """
+    if template.is_causal:
+        before = template.start + "x" + template.end
+        whole, start = before + template.blank + word, len(before)
+    else:
+        mask = _mask_token(tokenizer)
+        masked = template.start.replace(MASK, mask) + "x" + template.end.replace(MASK, mask)
+        start = _mask_start(template, 1)
+        before, whole = masked, masked[:start] + word + masked[start + len(mask) :]
+    end = start + len(word) + len(template.blank if template.is_causal else "")
+    (read, places), (ids, offsets) = tokenize_with_offsets(tokenizer, [before, whole])
+    num_read = len(read) if template.is_causal else _mask_place(tokenizer, read, places, start)
+    inside = [
+        number
+        for number, (a, b) in enumerate(offsets)
+        if (b > start and a < end) or (num_read <= number and b <= start)
+    ]
+    tokens = [ids[number] for number in inside]
+    is_whole = (
+        inside == [num_read]
+        and ids[:num_read] == read[:num_read]
+        and offsets[num_read][1] == end
+        and tokens != [tokenizer.unk_token_id]
+        and (not template.is_causal or len(ids) == num_read + 1)
+    )
+    return tokens, is_whole
+
+
+def _advice(template: Template, word: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What to do about a word that is not one token: the nearest that is, where there is one."""
+    for near in (word.lower(), word.capitalize(), word.upper()):
+        if near != word and _tokens_of_word(template, near, tokenizer)[1]:
+            return f"Did you mean {near!r}?"
+    if MASK in template.text:
+        spaced = dataclasses.replace(template, text=template.text.replace(MASK, f" {MASK}"))
+        if _tokens_of_word(spaced, word, tokenizer)[1]:
+            return f"It is one after a blank: give head.template={spaced.text!r}, or another word"
+    return "Take another word, or change what stands before it in the template"
 
 
 def encode_templated(
@@ -209,22 +240,23 @@ def encode_templated(
             ids[row, : len(whole)], is_token[row, : len(whole)] = whole, True
             place = len(kept) - 1
             if not template.is_causal:
-                mask_end = _mask_end(template, mask, len(text))
-                place = next(
-                    number
-                    for number, at in enumerate(kept)
-                    if tokens[at] == tokenizer.mask_token_id and offsets[at][1] == mask_end
-                )
-            positions[row] = len(opening) + place
+                mask_start = _mask_start(template, len(text))
+                place = kept.index(_mask_place(tokenizer, tokens, offsets, mask_start))
+            # A text without a token, which nothing opens, is read where its padding is.
+            positions[row] = max(len(opening) + place, 0)
     labels = label_ids(records.labels, label_names)
     return TemplatedDataset(ids, is_token, truncated, labels, positions)
 
 
 def _kept(offsets: list[tuple[int, int]], inside: tuple[int, int], room: int) -> list[int]:
     """The places of the tokens that fit: all of the template, and the first of the text."""
-    is_text = [inside[0] <= a and b <= inside[1] and b > a for a, b in offsets]
+    # Tokens of blanks alone may have no length, and stand where the blanks end.
+    is_text = [
+        inside[0] < b <= inside[1] if a == b else inside[0] <= a and b <= inside[1]
+        for a, b in offsets
+    ]
     num_text = room - (len(offsets) - sum(is_text))
-    if num_text < 1 and sum(is_text):
+    if num_text < min(1, sum(is_text)):
         raise ValueError(
             f"training.max_length leaves {room} tokens beside special ones, and head.template has "
             f"{len(offsets) - sum(is_text)}: no text would be left. Give a greater one"
@@ -235,10 +267,22 @@ def _kept(offsets: list[tuple[int, int]], inside: tuple[int, int], room: int) ->
     ]
 
 
-def _mask_end(template: Template, mask: str, length: int) -> int:
+def _mask_start(template: Template, length: int) -> int:
+    """The first character of the mask token around a text of some length."""
     before = template.text.partition(MASK)[0]
-    shift = length - len(TEXT) if TEXT in before else 0
-    return len(before) + shift + len(mask)
+    return len(before) + (length - len(TEXT) if TEXT in before else 0)
+
+
+def _mask_place(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], offsets: list[tuple[int, int]], start: int
+) -> int:
+    """The place of the mask token of the template: a text may write some of its own."""
+    return next(
+        number
+        for number, (token, (a, b)) in enumerate(zip(ids, offsets, strict=True))
+        # It may take in blanks.
+        if token == tokenizer.mask_token_id and a <= start < b
+    )
 
 
 def _mask_token(tokenizer: PreTrainedTokenizerBase) -> str:

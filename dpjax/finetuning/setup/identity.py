@@ -29,6 +29,8 @@ COMPUTED_ONCE = "computed_once"
 HEAD_COMPUTED_ONCE = "computed_once_for_head"
 """Likewise of the steps that train the head alone."""
 _MODEL_FILES = ("config.json", "1_Pooling/config.json", "model.safetensors.index.json")
+# Words of labels and the centre of features are looked up here, and may be in no record.
+_VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model")
 # Where a run is written, how often, and who is told: none of it changes what it computes.
 # Which devices share the work changes results by rounding: `remarks_on_devices` says so.
 _FREE_OPTIONS = (
@@ -102,7 +104,7 @@ def check_same(stored: dict[str, Any], given: dict[str, Any]) -> None:
         )
     if stored["checkpoint"] != given["checkpoint"]:
         raise ValueError(
-            "cannot resume: the weights or the configuration in "
+            "cannot resume: the weights, the configuration or the tokenizer in "
             f"{given['config']['model']} are not those that the run was started with"
         )
     for name, what in (("data", "training"), ("evaluation_data", "evaluation")):
@@ -166,10 +168,10 @@ def _check_each(part: str, stored: dict[str, Any], given: dict[str, Any], words:
 
 
 def hash_of_checkpoint(folder: Path) -> str:
-    """SHA-256 of the weights in all safetensors files of a checkpoint, and of its configuration."""
+    """SHA-256 of all safetensors files of a checkpoint, its configuration and its vocabulary."""
     names = sorted(path.name for path in folder.glob("*.safetensors"))
     digest = hashlib.sha256()
-    for name in (*_MODEL_FILES, *names):
+    for name in (*_MODEL_FILES, *_VOCABULARY_FILES, *names):
         path = folder / name
         if path.is_file():
             with path.open("rb") as file:

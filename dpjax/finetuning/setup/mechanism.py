@@ -58,7 +58,7 @@ def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwis
         return UserLevelDPSGD(
             num_records=common.pop("num_units"),
             expected_batch_size=batch,
-            num_steps=_steps(training, num_units, batch),
+            num_steps=_steps_of_both(training, num_units, batch),
             records_per_user=privacy.records_per_owner,
             **common,
         )
@@ -90,11 +90,9 @@ def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwis
             return ShuffledDPSGD(batch_size=batch, num_epochs=epochs, **common)
         case "full-batch":
             return FullBatch(num_steps=_steps(training, num_units, num_units), **common)
-    steps = _steps(training, num_units, batch)
-    if training.head_steps is not None:
-        check_some_are_left(training.head_steps, steps)
-        if training.head_batch_size not in (None, batch):
-            return _in_stages(training, steps, **common)
+    steps = _steps_of_both(training, num_units, batch)
+    if training.head_batch_size not in (None, batch):
+        return _in_stages(training, steps, **common)
     return DPSGD(expected_batch_size=batch, num_steps=steps, **common)
 
 
@@ -191,6 +189,14 @@ def _steps(training: Training, num_units: int, batch_size: int) -> int:
         return training.num_steps
     epochs = DEFAULT_EPOCHS if training.num_epochs is None else training.num_epochs
     return math.ceil(epochs * num_units / batch_size)
+
+
+def _steps_of_both(training: Training, num_units: int, batch_size: int) -> int:
+    """Likewise, of a run that may have steps that train the head alone."""
+    steps = _steps(training, num_units, batch_size)
+    if training.head_steps is not None:
+        check_some_are_left(training.head_steps, steps)
+    return steps
 
 
 def _epochs(privacy: Privacy, training: Training, steps_of_one: int) -> int:

@@ -185,6 +185,17 @@ class SequenceClassification(Task):
         """Compares predicted labels with those of the data."""
         return LabelledEvaluation(losses, (outcomes == data.labels) & np.isfinite(losses))
 
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Says what the labels are called, where the head starts from it."""
+        if not self.words:
+            return ()
+        return (f"The words that the head starts from ({self.words_in_text()}) are public.",)
+
+    def words_in_text(self) -> str:
+        """Returns the words of all labels."""
+        return "; ".join(f"{label}: {', '.join(self.words[label])}" for label in self.labels)
+
     def summary(self) -> str:
         """Says how many labels there are."""
         return f"{len(self.labels)} labels"

@@ -14,7 +14,7 @@ import numpy as np
 
 from dpjax.data import Records, by_length, microbatches, trim_padding
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.files.run_directory import RunDirectory
+from dpjax.finetuning.files.run_directory import RunDirectory, RunState
 from dpjax.finetuning.tasks.classification import SequenceClassification
 from dpjax.finetuning.tasks.label_words import LabelWordClassification
 from dpjax.finetuning.tasks.templated import TemplatedClassification
@@ -40,8 +40,9 @@ def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
         texts: N of them, as in its training data, without the template.
 
     Raises:
-        FileNotFoundError: the folder has no config.json or no model.
-        ValueError: the run made a classifier of its own; `load_classifier` loads that.
+        FileNotFoundError: there is no such folder, or a file of it is missing.
+        TypeError: the texts are one string, or no strings.
+        ValueError: it is no finished run with `head.template`, or a file of it is damaged.
 
     Example:
         >>> import dpjax
@@ -69,15 +70,16 @@ def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
         >>> len(classify("words", ["a film", "a dull film"]))
         2
     """
-    directory = RunDirectory(Path(run))
-    config = FinetuneConfig.from_options(json.loads(directory.config.read_bytes()))
-    if config.head.template is None:
-        raise ValueError(
-            f"{run} was not started with head.template: load_classifier loads its classifier"
-        )
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        kinds = sorted({type(text).__name__ for text in texts})
+        found = "one string" if isinstance(texts, str) else f"one of {', '.join(kinds)}"
+        raise TypeError(f"texts must be a list of strings, got {found}")
+    directory = RunDirectory(run)
+    config = _config_of(directory)
     # Of no tokenizer that reads a template a padding token is asked; encoders all have one.
     tokenizer = load_tokenizer(directory.model, needs_padding=False)
-    loading = config.compute.loading()
+    # A fused kernel is of the machine that trained.
+    loading = dataclasses.replace(config.compute.loading(), attention="einsum")
     if config.head.reads_language_head:
         task, model = _by_words(directory.model, config, tokenizer, loading)
     else:
@@ -118,3 +120,31 @@ def _by_classifier(
     key = jax.random.key(0)
     model = load_classifier(checkpoint, label_names=labels, key=key, loading=loading)
     return dataclasses.replace(made, labels=labels), model
+
+
+def _config_of(directory: RunDirectory) -> FinetuneConfig:
+    """The options of a finished run with a template."""
+    if not directory.path.is_dir():
+        raise FileNotFoundError(
+            f"no run {directory.path}: it must be the folder that dpjax finetune wrote"
+        )
+    state = directory.state()
+    if state not in (RunState.FINISHED, RunState.MEASURED):
+        raise ValueError(
+            f"{directory.path} must be a finished run of dpjax finetune, but holds {state.value}"
+        )
+    try:
+        config = FinetuneConfig.from_options(json.loads(directory.config.read_bytes()))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{directory.config} is missing: put a copy of it back") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{directory.config} is damaged ({error}): put a copy of it back"
+        ) from error
+    if config.head.template is None:
+        load = {"causal_lm": "load_causal_lm", "token_classification": "load_token_classifier"}
+        raise ValueError(
+            f"{directory.path} must be a run with head.template, got one without: "
+            f"dpjax.models.{load.get(config.task, 'load_classifier')} loads its model"
+        )
+    return config

@@ -57,14 +57,13 @@ class LabelWordClassification(SequenceClassification):
 
     Attributes:
         template: as given.
-        words: of each label, by its name.
         tuning: what is trained.
         rows: tokens of the words of each label, in the order of `labels`; empty before the
             tokenizer is known.
+        is_causal: whether the model is a decoder; known with the tokenizer.
     """
 
     template: str = ""
-    words: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     tuning: str = "lora"
     rows: tuple[tuple[int, ...], ...] = ()
     is_causal: bool = False
@@ -114,9 +113,10 @@ class LabelWordClassification(SequenceClassification):
         for label, tokens in zip(self.labels, rows, strict=True):
             for token in tokens:
                 if token in label_of:
+                    who = " and ".join(map(repr, dict.fromkeys((label_of[token], label))))
                     raise ValueError(
-                        f"head.label_words: labels {label_of[token]!r} and {label!r} have the token"
-                        f" {tokenizer.convert_ids_to_tokens(token)!r}: give each word once"
+                        f"head.label_words: {who} must have other tokens, got "
+                        f"{tokenizer.convert_ids_to_tokens(token)!r} twice: give each word once"
                     )
                 label_of[token] = label
         return dataclasses.replace(self, rows=rows, is_causal=model.causal)
@@ -189,13 +189,12 @@ class LabelWordClassification(SequenceClassification):
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Says by which words the model answers."""
-        words = "; ".join(f"{label}: {', '.join(self.words[label])}" for label in self.labels)
         return (
-            f"The template {self.template!r} and the words of the labels ({words}), by which the "
-            "model says a label, are public.",
+            f"The template {self.template!r} and the words of the labels "
+            f"({self.words_in_text()}), by which the model says a label, are public.",
         )
 
     def summary(self) -> str:
         """Says how many labels there are, and how they are read."""
-        words = "; ".join(f"{label}: {', '.join(self.words[label])}" for label in self.labels)
+        words = self.words_in_text()
         return f"{len(self.labels)} labels, read in `{self.template}` by their words ({words})"

@@ -67,7 +67,12 @@ def select_targets(model: Model, config: LoraConfig) -> list[ModuleName]:
 def select_saved(model: Model, names: Sequence[str]) -> list[ModuleName]:
     """The modules named by `modules_to_save`, or lying in one that is; ValueError for no such."""
     modules = [m for m in all_modules(model) if not is_fixed(model.config, m.path)]
-    head = head_modules(model) if task_of(model) == "masked_lm" else ()
+    head: tuple[ModuleName, ...] = ()
+    if task_of(model) == "masked_lm":
+        head = head_modules(model)
+        # transformers would copy a tied one, and go on with a head as it was before tuning.
+        tied = ("transformer", "embed_tokens") if model.config.tied_head else None
+        head += tuple(module for module in modules if module.path == tied)
     for name in names:
         if any(lies_in(module, name) for module in head):
             raise ValueError(

@@ -38,6 +38,7 @@ def test_keywords_that_are_not_understood_are_refused():
         (True, {"const": 1}, "must be 1; got True"),
         (1.5, {"type": ["integer", "null"]}, "must be integer or null"),
         (2, {"maximum": 1}, "at most 1"),
+        ([], {"minItems": 1}, "must not be empty"),
         ("xa", {"pattern": "^a"}, "must match"),
         ({"a": [1, "b"]}, {"properties": {"a": {"items": {"type": "integer"}}}}, r"a\[1\] must be"),
         ({"a": 1}, {"additionalProperties": {"type": "string"}}, "a must be string"),

@@ -105,7 +105,7 @@ def test_an_unfinished_run_cannot_claim_to_be_whole(unfinished):
         (lambda r: r["guarantee"].update(epsilom=1), "guarantee.epsilom is unknown. Did you mean"),
         (lambda r: r.update(guarantees={}), "guarantees is unknown. Did you mean 'guarantee'"),
         (lambda r: r["mechanism"].update(noise=1), "DPSGD has no field 'noise'"),
-        (lambda r: r.update(schema_version=2), "schema_version must be 4; got 2"),
+        (lambda r: r.update(schema_version=4), "schema_version must be 5; got 4"),
         (lambda r: r["guarantee"].update(delta=1.0), "guarantee.delta must be less than 1"),
         (lambda r: r["guarantee"].update(delta=0), "guarantee.delta must be greater than 0"),
         (lambda r: r["guarantee"].update(epsilon=-1), "guarantee.epsilon must be at least 0"),
@@ -113,6 +113,10 @@ def test_an_unfinished_run_cannot_claim_to_be_whole(unfinished):
         (lambda r: r["guarantee"].update(epsilon=True), "guarantee.epsilon must be number"),
         (lambda r: r["guarantee"].update(epsilon=float("nan")), "epsilon must be at least 0"),
         (lambda r: r.update(status="done"), "status must be one of 'complete', 'unfinished'"),
+        (
+            lambda r: r["implementation"].update(clip_norm=[], noise_standard_deviation=[]),
+            "implementation.clip_norm must not be empty",
+        ),
         (lambda r: r["warnings"].append(""), "warnings[0] must not be empty"),
         (lambda r: r["data_uses"][0].update(status="fine"), "data_uses[0].status must be one of"),
         (lambda r: r["versions"].update(dpjax=1), "versions.dpjax must be string"),
@@ -196,6 +200,15 @@ def test_a_clip_norm_that_changes_has_a_number_for_each_part(report):
     assert "noise_standard_deviation" in said(report)
     report["implementation"]["clip_norm"] = [0.5]
     assert "clip_norm has 1 numbers for 2 segments" in said(report)
+
+
+def test_a_clip_norm_that_changes_where_steps_are_of_one_kind(report):
+    norms = {"clip_norm": [0.5, 2.0], "noise_standard_deviation": [4.0, 16.0]}
+    report["implementation"] |= norms
+    assert verify_report(report) == []
+    for wrong in ([4.0, 4.0], [4.0], 4.0):
+        report["implementation"]["noise_standard_deviation"] = wrong
+        assert "noise_standard_deviation" in said(report)
 
 
 def test_noise_is_correlated_as_the_mechanism_says(report):

@@ -50,7 +50,10 @@ def change_devices(options, tmp_path, patch):
 
 
 CHANGES = {
-    "weights": (change_weights, "the weights or the configuration in .* are not those"),
+    "weights": (
+        change_weights,
+        "the weights, the configuration or the tokenizer in",
+    ),
     "threefry": (
         jax_option("jax_threefry_partitionable", False),
         "jax_threefry_partitionable=True, which is False now",
@@ -123,7 +126,8 @@ def test_the_checkpoints_hash_sees_every_file_that_is_computed_with(tiny_checkpo
     assert before == identity.hash_of_checkpoint(tiny_checkpoint)
     (folder / "README.md").write_text("words")
     assert identity.hash_of_checkpoint(folder) == before
-    for name in ("config.json", "model.safetensors.index.json", "model-2.safetensors"):
+    names = ("config.json", "model.safetensors.index.json", "model-2.safetensors")
+    for name in (*names, "tokenizer.json"):
         (folder / name).write_text("{}")
         after = identity.hash_of_checkpoint(folder)
         assert after != before

@@ -14,6 +14,7 @@ from dpjax.models import (
     load_adapter,
     load_causal_lm,
     load_classifier,
+    load_masked_lm,
     load_token_classifier,
     merge_lora,
     save_adapter,
@@ -32,6 +33,7 @@ pytestmark = [
 ]
 _AUTO = {
     "causal_lm": ("AutoModelForCausalLM", "CAUSAL_LM"),
+    "masked_lm": ("AutoModelForMaskedLM", None),
     "sequence_classification": ("AutoModelForSequenceClassification", "SEQ_CLS"),
     "token_classification": ("AutoModelForTokenClassification", "TOKEN_CLS"),
 }
@@ -42,6 +44,9 @@ CASES += [
     ("gpt2", "sequence_classification"),
     ("llama", "token_classification"),
     ("roberta", "token_classification"),
+    ("bert", "masked_lm"),
+    ("roberta", "masked_lm"),
+    ("distilbert", "masked_lm"),
 ]
 
 
@@ -62,6 +67,8 @@ def load(folder, task, **loading):
     loading = Loading(**loading)
     if task == "causal_lm":
         return load_causal_lm(folder, loading=loading)
+    if task == "masked_lm":
+        return load_masked_lm(folder, loading=loading)
     make = load_classifier if task == "sequence_classification" else load_token_classifier
     return make(folder, label_names=LABELS, key=jax.random.key(0), loading=loading)
 

@@ -123,7 +123,12 @@ def test_what_tuning_trains_of_the_head():
     assert trained_parts(model, Trainable.lora()) == {"transformer"}
 
 
-def test_the_head_cannot_be_saved_beside_adapters():
-    model = random_model("bert", "masked_lm")
-    with pytest.raises(ValueError, match="'cls' is the head for masked tokens"):
-        add_lora(model, LoraConfig(rank=2, modules_to_save=("cls",)), key=jax.random.key(0))
+@pytest.mark.parametrize("name", ["cls", "word_embeddings", "embeddings"])
+def test_the_head_cannot_be_saved_beside_adapters(name):
+    """transformers would copy a tied embedding, and the head would stay as it was."""
+    config = LoraConfig(rank=2, modules_to_save=(name,))
+    with pytest.raises(ValueError, match=f"'{name}' is the head for masked tokens"):
+        add_lora(random_model("bert", "masked_lm"), config, key=jax.random.key(0))
+    if name != "cls":
+        untied = random_model("bert", "masked_lm", tied_head=False)
+        add_lora(untied, config, key=jax.random.key(0))
