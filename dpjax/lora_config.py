@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeVar, get_args
 
 from dpjax.option_checks import CheckedOptions, check_choice, check_positive, check_share
 
 ALL_LINEAR = "all-linear"
+Bias = Literal["none", "all", "lora_only"]
+Number = TypeVar("Number", int, float)
+_SEQUENCES = (
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "layers_to_transform",
+    "rank_pattern",
+    "alpha_pattern",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +27,9 @@ class LoraConfig(CheckedOptions):
     """Low-rank adapters beside frozen weights (LoRA: Hu et al. 2021, arXiv:2106.09685).
 
     Raises:
-        ValueError: a rank or alpha that is not positive, a dropout outside [0, 1), no target, or a
-            pattern that is not a regular expression.
-        TypeError: modules_to_save is one string.
+        ValueError: a rank or alpha that is not positive, a dropout outside [0, 1), no target, a
+            pattern that is not a regular expression, or one without a value.
+        TypeError: a list of names is one string, or a pattern of ranks a mapping.
 
     Example:
         >>> LoraConfig(rank=4, target_modules=("q_proj", "v_proj")).alpha
@@ -34,6 +45,20 @@ class LoraConfig(CheckedOptions):
     """Hugging Face names of the linear layers to adapt, or their endings, such as query or
     attention.output.dense; all-linear means every linear layer except a head and a layer appended
     for pooling. In Python a string is a pattern that must match a whole name."""
+    exclude_modules: tuple[str, ...] | str = ()
+    """Names, or endings of names, of layers that target_modules means and that get no adapter. In
+    Python a string is a pattern that must match a whole name."""
+    rank_pattern: tuple[str, ...] = ()
+    """Ranks of single layers in the place of rank, as "name=rank", such as down_proj=4. The name is
+    the ending of a layer's name, or a regular expression for it; the first that fits counts."""
+    alpha_pattern: tuple[str, ...] = ()
+    """Alphas of single layers in the place of alpha, as "name=alpha"; names as in rank_pattern."""
+    use_dora: bool = False
+    """Train the length of each column of a weight beside its direction (DoRA: Liu et al. 2024,
+    arXiv:2402.09353): one number more for each output of an adapted layer."""
+    bias: Bias = "none"
+    """Biases that are trained in full: none, those of the adapted layers (lora_only), or all of the
+    model, of norms too. They change the model also where the adapters are taken off."""
     use_rslora: bool = False
     """Scale by alpha / √rank instead, with which gradients keep their size as the rank grows
     (Kalajdzievski 2023, arXiv:2312.03732)."""
@@ -56,9 +81,9 @@ class LoraConfig(CheckedOptions):
     the clip norm and of the noise is wasted. No private record is read, which costs no ε."""
 
     def __post_init__(self) -> None:
-        for name in ("target_modules", "modules_to_save", "layers_to_transform"):
+        for name in _SEQUENCES:
             value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
+            if value is not None and not isinstance(value, (str, Mapping)):
                 # Part of a model's structure, which must be hashable.
                 object.__setattr__(self, name, tuple(value))
         if self.target_modules == (ALL_LINEAR,):
@@ -72,23 +97,100 @@ class LoraConfig(CheckedOptions):
         check_positive("lora.alpha", self.alpha)
         check_share("lora.dropout", self.dropout)
         check_choice("lora.start_a", self.start_a, ("random", "principal"))
-        if isinstance(self.modules_to_save, str):
-            raise TypeError(
-                f"lora.modules_to_save must be a sequence of names, got the string "
-                f"{self.modules_to_save!r}; for one name write ({self.modules_to_save!r},)"
-            )
+        check_choice("lora.bias", self.bias, get_args(Bias))
+        for name in ("modules_to_save", "rank_pattern", "alpha_pattern"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise TypeError(
+                    f"lora.{name} must be a sequence of names, got the string {value!r}; for one "
+                    f"name write ({value!r},)"
+                )
         if not self.target_modules:
             raise ValueError(f"lora.target_modules is empty: name layers, or {ALL_LINEAR}")
-        if isinstance(self.target_modules, str):
-            try:
-                re.compile(self.target_modules)
-            except re.error as error:
-                raise ValueError(
-                    f"lora.target_modules={self.target_modules!r} is not a regular expression: "
-                    f"{error}"
-                ) from error
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(getattr(self, name), str):
+                _check_expression(f"lora.{name}={getattr(self, name)!r}", getattr(self, name))
+        _parse_pattern("rank_pattern", self.rank_pattern, int)
+        _parse_pattern("alpha_pattern", self.alpha_pattern, _alpha)
+
+    @property
+    def trains_weights(self) -> bool:
+        """Whether weights of the base are trained beside the adapters."""
+        return bool(self.modules_to_save) or self.bias != "none"
 
     @property
     def scaling(self) -> float:
-        """What A · B is multiplied by."""
-        return self.alpha / (self.rank**0.5 if self.use_rslora else self.rank)
+        """What A · B is multiplied by where no pattern says otherwise."""
+        return self._scaling(self.alpha, self.rank)
+
+    def ranks(self) -> dict[str, int]:
+        """Returns the ranks of `rank_pattern` by name."""
+        return _parse_pattern("rank_pattern", self.rank_pattern, int)
+
+    def alphas(self) -> dict[str, float]:
+        """Returns the alphas of `alpha_pattern` by name."""
+        return _parse_pattern("alpha_pattern", self.alpha_pattern, _alpha)
+
+    def rank_of(self, name: str) -> int:
+        """Returns the rank for a layer, given its Hugging Face name."""
+        return next((r for key, r in self.ranks().items() if pattern_fits(key, name)), self.rank)
+
+    def alpha_of(self, name: str) -> float:
+        """Returns the alpha for a layer, given its Hugging Face name."""
+        return next((a for key, a in self.alphas().items() if pattern_fits(key, name)), self.alpha)
+
+    def scaling_of(self, name: str) -> float:
+        """Returns what a layer's A · B is multiplied by, given its Hugging Face name."""
+        return self._scaling(self.alpha_of(name), self.rank_of(name))
+
+    def _scaling(self, alpha: float, rank: int) -> float:
+        return alpha / (rank**0.5 if self.use_rslora else rank)
+
+
+def pattern_fits(key: str, name: str) -> bool:
+    """Whether a name of `rank_pattern` or `alpha_pattern` means the layer, as peft decides it."""
+    return re.match(rf"(.*\.)?({key})$", name) is not None
+
+
+def _alpha(text: str) -> float:
+    """The number, an int where it is whole: so peft writes it."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def _parse_pattern(
+    option: str, items: Sequence[str], number: Callable[[str], Number]
+) -> dict[str, Number]:
+    """The values of a pattern by name; ValueError for what is not name=value."""
+    what = "rank" if number is int else "alpha"
+    if isinstance(items, Mapping):
+        example = tuple(f"{key}={value}" for key, value in items.items())
+        raise TypeError(f"lora.{option} must be a sequence of name={what}: write {example!r}")
+    values: dict[str, Number] = {}
+    for item in items:
+        # A regular expression may have a sign of equality, a number has none.
+        name, _, text = item.rpartition("=")
+        if not name.strip():
+            raise ValueError(
+                f"lora.{option} has {item!r}: give each as name={what}, such as down_proj=4"
+            )
+        try:
+            value = number(text)
+        except ValueError:
+            kind = "a whole number" if number is int else "a number"
+            raise ValueError(
+                f"lora.{option} has {item!r}: its {what} must be {kind}, got {text.strip()!r}"
+            ) from None
+        check_positive(f"lora.{option}: the {what} of {name.strip()!r}", value)
+        _check_expression(f"lora.{option}: the name {name.strip()!r}", name.strip())
+        if name.strip() in values:
+            raise ValueError(f"lora.{option} has {name.strip()!r} twice: give it one {what}")
+        values[name.strip()] = value
+    return values
+
+
+def _check_expression(what: str, expression: str) -> None:
+    try:
+        re.compile(expression)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{what} is not a regular expression: {error}") from error

@@ -140,7 +140,8 @@ def _scores_of(
         }, ()
     assert isinstance(model, CausalLM)
     names = [name, *(other for other in _DESCRIBED if other != name)]
-    base = base_model(model) if has_lora(model) else _untuned(run)
+    is_beside = has_lora(model) and not model.lora.trains_weights
+    base = base_model(model) if is_beside else _untuned(run)
     texts = None
     if name == "zlib":
         all_texts = target_texts(audited.records)

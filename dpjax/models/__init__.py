@@ -2,10 +2,12 @@
 
 from dpjax.lora_config import LoraConfig as LoraConfig
 from dpjax.models.adapters.abstract import abstract_model as abstract_model
-from dpjax.models.adapters.check import check_adapter as check_adapter
-from dpjax.models.adapters.load import load_adapter as load_adapter
-from dpjax.models.adapters.lora import LoraLinear as LoraLinear
-from dpjax.models.adapters.lora import LoraParam as LoraParam
+from dpjax.models.adapters.files.check import check_adapter as check_adapter
+from dpjax.models.adapters.files.load import load_adapter as load_adapter
+from dpjax.models.adapters.files.save import is_own_base as is_own_base
+from dpjax.models.adapters.files.save import save_adapter as save_adapter
+from dpjax.models.adapters.linear import LoraLinear as LoraLinear
+from dpjax.models.adapters.linear import LoraParam as LoraParam
 from dpjax.models.adapters.lora import add_lora as add_lora
 from dpjax.models.adapters.lora import base_model as base_model
 from dpjax.models.adapters.lora import drop_inputs as drop_inputs
@@ -19,8 +21,6 @@ from dpjax.models.adapters.lower_layers import lowest_trained_layer as lowest_tr
 from dpjax.models.adapters.principal_a import (
     start_a_at_principal_directions as start_a_at_principal_directions,
 )
-from dpjax.models.adapters.save import is_own_base as is_own_base
-from dpjax.models.adapters.save import save_adapter as save_adapter
 from dpjax.models.adapters.split_model import SplitModel as SplitModel
 from dpjax.models.adapters.split_model import count_parameters as count_parameters
 from dpjax.models.adapters.split_model import split_trainable as split_trainable

@@ -11,6 +11,7 @@ _TENSOR_AXES: dict[tuple[str, str], int] = {
     **{(module, "kernel"): -1 for module in _BY_OUTPUTS},
     **{(module, "bias"): -1 for module in _BY_OUTPUTS},
     **{(module, "lora_b"): -1 for module in _BY_OUTPUTS},
+    **{(module, "lora_magnitude"): -1 for module in _BY_OUTPUTS},
     **{(module, "kernel"): -2 for module in _BY_INPUTS},
     **{(module, "lora_a"): -2 for module in _BY_INPUTS},
     ("embed_tokens", "embedding"): -2,

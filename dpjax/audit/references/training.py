@@ -176,7 +176,7 @@ def split_by_shadow(
     batches: ShadowBatches,
 ) -> PyTree:
     """Returns what each shadow has of its own: parameters to start from, batches and noise keys."""
-    starts = [fresh_lora(model.trainable, key=key.model_key("lora")) for key in keys]
+    starts = [fresh_lora(model.trainable, model.frozen, key=key.model_key("lora")) for key in keys]
     noise = None
     if training.clip_norm is not None:
         steps = range(training.num_steps)

@@ -1,103 +1,27 @@
-"""Low-rank adapters on linear layers (LoRA: Hu et al. 2021, arXiv:2106.09685)."""
+"""Adapters put on a model, folded into it, and taken off."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.lora_config import LoraConfig
+from dpjax.lora_config import LoraConfig, pattern_fits
+from dpjax.models.adapters.linear import DropoutKey, LoraLinear, column_lengths, draw_a
 from dpjax.models.adapters.targets import (
     adaptable_modules,
+    all_modules,
     paths_in_model,
     select_saved,
     select_targets,
 )
-from dpjax.models.families import Path
-from dpjax.models.net.heads import CausalLM, Model
-from dpjax.models.net.layers import Linear
+from dpjax.models.families import ModuleName, Path
+from dpjax.models.net.heads import CausalLM, MaskedLM, Model
 from dpjax.models.net.module_paths import get_module, path_in_model, set_module
+from dpjax.option_checks import did_you_mean
 from dpjax.typing import PyTree
-
-
-class LoraParam(nnx.Param):
-    """A parameter of a low-rank adapter that is trained.
-
-    Example:
-        >>> from dpjax.models import CausalLM, parse_config
-        >>> from transformers import GPT2Config
-        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
-        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
-        >>> add_lora(model, LoraConfig(rank=2, target_modules=("c_attn",)), key=jax.random.key(0))
-        >>> sorted({path[-1] for path, _ in nnx.to_flat_state(nnx.state(model, LoraParam))})
-        ['lora_a', 'lora_b']
-    """
-
-
-class FrozenLoraParam(nnx.Param):
-    """A parameter of a low-rank adapter that stays as it is."""
-
-
-class DropoutKey(nnx.Variable):
-    """The data of a JAX key, `(2,)` uint32, from which an adapter draws what it drops."""
-
-
-class LoraLinear(nnx.Module):
-    """`y = base(x) + scaling * (x A) B`, with A `(in, r)` and B `(r, out)`, both float32.
-
-    A starts uniform in ±1/√in (the initialisation of peft: Kaiming uniform with a = √5), B at zero:
-    a fresh adapter changes nothing. With `freeze_a` only B is trained. On stacked layers A and B
-    have the leading axis of the base's kernel. A fused projection has one A and one B. Where
-    `drop_inputs` has left a key, the adapter reads x with dropout (Srivastava et al. 2014).
-
-    Example:
-        >>> from dpjax.models.net.layers import Linear
-        >>> base = Linear(6, 4, bias=False, stddev=0.02, rngs=nnx.Rngs(0))
-        >>> adapted = LoraLinear(base, rank=2, scaling=2.0, key=jax.random.key(0))
-        >>> adapted.lora_a.shape, adapted.lora_b.shape
-        ((6, 2), (2, 4))
-        >>> x = jnp.ones((1, 6))
-        >>> bool((adapted(x) == base(x)).all())
-        True
-    """
-
-    def __init__(
-        self,
-        base: Linear,
-        *,
-        rank: int,
-        scaling: float,
-        key: jax.Array,
-        freeze_a: bool = False,
-        dropout: float = 0.0,
-    ):
-        *layers, inputs, outputs = base.kernel.shape
-        self.base = base
-        self.scaling = scaling
-        self.dropout = dropout
-        self.dropout_key: DropoutKey | None = None
-        a = _draw_a(key, (*layers, inputs, rank))
-        self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
-        self.lora_b = LoraParam(jnp.zeros((*layers, rank, outputs), jnp.float32))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`(..., in)` to `(..., out)`."""
-        a, b = (part[...].astype(x.dtype) for part in (self.lora_a, self.lora_b))
-        return self.base(x) + self.scaling * (self._dropped(x) @ a @ b)
-
-    def _dropped(self, x: jax.Array) -> jax.Array:
-        if self.dropout_key is None:
-            return x
-        key = jax.random.wrap_key_data(self.dropout_key[...], impl="threefry2x32")
-        kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
-        return jnp.where(kept, x / (1.0 - self.dropout), jnp.zeros((), x.dtype))
-
-    def merged(self) -> Linear:
-        """The base layer, its kernel now including the adapter."""
-        delta = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest")
-        kernel = self.base.kernel[...]
-        self.base.kernel[...] = (kernel + self.scaling * delta).astype(kernel.dtype)
-        return self.base
 
 
 def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
@@ -113,8 +37,9 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
 
     Raises:
         ValueError: for a model that has adapters already, a layer that does not exist or cannot be
-            adapted, and a name that matches no linear layer (a classification head is trained as it
-            is: no adapter) or, in modules_to_save, no module.
+            adapted, a name that matches no linear layer (a classification head is trained as it is:
+            no adapter) or, in modules_to_save, no module; for a name of a pattern, or biases, that
+            no adapted layer has, and ranks that differ between stacked layers.
 
     Example:
         >>> from dpjax.models import CausalLM, parse_config
@@ -127,45 +52,95 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
     """
     if has_lora(model):
         raise ValueError("the model has LoRA adapters already; call merge_lora first")
-    paths = paths_in_model(model, select_targets(model, config))
+    targets = select_targets(model, config)
+    paths = paths_in_model(model, targets)
     paths_in_model(model, select_saved(model, config.modules_to_save))
+    _check_biases(model, config, targets)
+    shapes = _ranks_and_scalings(model, config, targets)
     for path, module_key in zip(paths, jax.random.split(key, len(paths)), strict=True):
+        rank, scaling = shapes[path]
         lora = LoraLinear(
             get_module(model, path),
-            rank=config.rank,
-            scaling=config.scaling,
+            rank=rank,
+            scaling=scaling,
             key=module_key,
             freeze_a=config.freeze_a,
             dropout=config.dropout,
+            use_dora=config.use_dora,
         )
         set_module(model, path, lora)
     model.lora = config
 
 
-def fresh_lora(trainable: PyTree, *, key: jax.Array) -> PyTree:
+def _ranks_and_scalings(
+    model: Model, config: LoraConfig, targets: Sequence[ModuleName]
+) -> dict[Path, tuple[int, float]]:
+    """The rank and the scaling of each adapter; ValueError for a name that means none of them."""
+    for option, keys in (("rank_pattern", config.ranks()), ("alpha_pattern", config.alphas())):
+        for key in keys:
+            if not any(pattern_fits(key, module.hf_name) for module in targets):
+                endings = sorted({module.hf_name.rpartition(".")[2] for module in targets})
+                raise ValueError(
+                    f"lora.{option}: {key!r} means no adapted layer; there are "
+                    f"{', '.join(endings)}." + did_you_mean(key, endings)
+                )
+    shapes: dict[Path, tuple[int, float]] = {}
+    for module in targets:
+        path = path_in_model(model.config, module.path)
+        shape = config.rank_of(module.hf_name), config.scaling_of(module.hf_name)
+        if shapes.setdefault(path, shape) != shape:
+            raise ValueError(
+                f"{module.hf_name} has another rank or scaling than the same layer below it, but "
+                "these are stacked: load the model with scan_layers=False"
+            )
+    return shapes
+
+
+def _check_biases(model: Model, config: LoraConfig, targets: Sequence[ModuleName]) -> None:
+    if config.bias == "none":
+        return
+    if isinstance(model, MaskedLM):
+        raise ValueError(
+            f"lora.bias={config.bias!r} is not supported beside a head for masked tokens, which "
+            "stays as it is: leave it out"
+        )
+    modules = targets if config.bias == "lora_only" else all_modules(model)
+    if not any(module.has_bias for module in modules):
+        whose = "adapted layers have" if config.bias == "lora_only" else "model has"
+        raise ValueError(f"lora.bias is {config.bias!r}, but the {whose} no biases: leave it out")
+
+
+def fresh_lora(trainable: PyTree, frozen: PyTree, *, key: jax.Array) -> PyTree:
     """Returns trained parameters with their adapters as before training.
 
-    As in a fresh `LoraLinear`: A is drawn, B is zero. Other parameters stay as they are. A frozen A
-    is not among the trained parameters: only B is reset then.
+    As in a fresh `LoraLinear`: A is drawn, B is zero, a magnitude is that of the base. Other
+    parameters stay as they are. A frozen A is not among the trained parameters: only B is reset
+    then.
 
     Args:
         trainable: nested dict, as `SplitModel.trainable`.
+        frozen: nested dict, as `SplitModel.frozen`, for the base of magnitudes.
         key: a JAX key for A; every adapter draws from one of its own.
 
     Example:
         >>> trained = {"q_proj": {"lora_a": jnp.ones((6, 2)), "lora_b": jnp.ones((2, 4))}}
-        >>> fresh = fresh_lora(trained, key=jax.random.key(0))["q_proj"]
+        >>> fresh = fresh_lora(trained, {}, key=jax.random.key(0))["q_proj"]
         >>> bool((abs(fresh["lora_a"]) < 6**-0.5).all()), float(fresh["lora_b"].max())
         (True, 0.0)
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(trainable)
     fresh = []
     for number, (path, leaf) in enumerate(leaves):
-        name = path[-1].key
+        *modules, name = (part.key for part in path)
         if name == "lora_a":
-            leaf = _draw_a(jax.random.fold_in(key, number), leaf.shape)
+            leaf = draw_a(jax.random.fold_in(key, number), leaf.shape)
         elif name == "lora_b":
             leaf = jnp.zeros_like(leaf)
+        elif name == "lora_magnitude":
+            layer = frozen
+            for module in modules:
+                layer = layer[module]
+            leaf = column_lengths(layer["base"]["kernel"])
         fresh.append(leaf)
     return jax.tree.unflatten(treedef, fresh)
 
@@ -239,11 +214,12 @@ def base_model(model: CausalLM) -> CausalLM:
             "model must have adapters, got one without: its weights themselves were trained. Load"
             " the base from its checkpoint with load_causal_lm."
         )
-    if model.lora.modules_to_save:
+    if model.lora.trains_weights:
+        biases = [] if model.lora.bias == "none" else ["biases"]
+        names = ", ".join([*model.lora.modules_to_save, *biases])
         raise ValueError(
-            f"model must be trained in its adapters alone, got one whose modules"
-            f" {', '.join(model.lora.modules_to_save)} were trained in full. Load the base from its"
-            " checkpoint with load_causal_lm."
+            f"model must be trained in its adapters alone, got one whose {names} were trained in"
+            " full. Load the base from its checkpoint with load_causal_lm."
         )
     return without_adapters(model)
 
@@ -310,12 +286,6 @@ def _unmerged_copy(model: Model) -> Model:
     graphdef, state = nnx.split(model)
     # Merging a dict of plain arrays makes new variables.
     return nnx.merge(graphdef, nnx.to_pure_dict(state))
-
-
-def _draw_a(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform in ±1/√in, `(..., in, r)` float32."""
-    bound = shape[-2] ** -0.5
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
 def _adapters(model: Model) -> dict[Path, LoraLinear]:

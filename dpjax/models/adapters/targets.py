@@ -56,6 +56,8 @@ def select_targets(model: Model, config: LoraConfig) -> list[ModuleName]:
         targets = _named(model, modules, config.target_modules)
     if config.layers_to_transform is not None:
         targets = _inside(targets, config.layers_to_transform)
+    if config.exclude_modules:
+        targets = _without(targets, config.exclude_modules)
     if not targets:
         raise ValueError(
             f"all target modules lie in modules_to_save {list(config.modules_to_save)}: nothing is "
@@ -113,6 +115,13 @@ def layer_of(module: ModuleName) -> int | None:
 def ends_with(module: ModuleName, target: str) -> bool:
     """Whether `target` is the module's name or an ending of it, in whole parts."""
     return f".{module.hf_name}".endswith(f".{target}")
+
+
+def is_named(module: ModuleName, names: str | Sequence[str]) -> bool:
+    """Whether a pattern means the module's whole name, or one of several names an ending of it."""
+    if isinstance(names, str):
+        return re.fullmatch(names, module.hf_name) is not None
+    return any(ends_with(module, name) for name in names)
 
 
 def lies_in(module: ModuleName, name: str) -> bool:
@@ -182,6 +191,24 @@ def _tied(model: Model, name: str) -> str:
         return ""
     (embedding,) = (m for m in all_modules(model) if m.path[-1] == "embed_tokens")
     return f" The head is tied to {embedding.hf_name}: name that."
+
+
+def _without(modules: Sequence[ModuleName], names: str | tuple[str, ...]) -> list[ModuleName]:
+    """Those of `modules` that `exclude_modules` does not name."""
+    for name in (names,) if isinstance(names, str) else names:
+        pattern = names if isinstance(names, str) else (name,)
+        if not any(is_named(module, pattern) for module in modules):
+            endings = sorted({module.hf_name.rpartition(".")[2] for module in modules})
+            raise ValueError(
+                f"exclude_modules: {name!r} is none of the layers that get an adapter; these are "
+                f"{', '.join(endings)}." + did_you_mean(name, endings)
+            )
+    left = [module for module in modules if not is_named(module, names)]
+    if not left:
+        raise ValueError(
+            f"exclude_modules {names!r} names all target modules: nothing is left to adapt"
+        )
+    return left
 
 
 def _inside(modules: Sequence[ModuleName], layers: Sequence[int]) -> list[ModuleName]:

@@ -9,7 +9,9 @@ from typing import Any, Literal, get_args
 
 from flax import nnx
 
-from dpjax.models.adapters.lora import LoraParam, has_lora
+from dpjax.lora_config import Bias
+from dpjax.models.adapters.linear import LoraParam
+from dpjax.models.adapters.lora import has_lora
 from dpjax.models.adapters.targets import head_modules, paths_in_model, select_saved
 from dpjax.models.families import LANGUAGE_TASKS, Path
 from dpjax.models.net.heads import Model, task_of
@@ -67,7 +69,7 @@ class Trainable:
 
     @classmethod
     def lora(cls) -> Trainable:
-        """The adapters, without a frozen A, and the modules to save."""
+        """The adapters, without a frozen A, the modules to save, and the biases that are named."""
         return cls("lora")
 
     @classmethod
@@ -129,7 +131,10 @@ class Trainable:
         """Whether a parameter is trained for another reason than being in a classification head."""
         if self.kind == "lora":
             saved = set(paths_in_model(model, select_saved(model, model.lora.modules_to_save)))
-            return lambda path, leaf: isinstance(leaf, LoraParam) or path[:-1] in saved
+            has_bias = _bias_chooser(model.lora.bias)
+            return lambda path, leaf: (
+                isinstance(leaf, LoraParam) or path[:-1] in saved or has_bias(path)
+            )
         if self.kind == "bias":
             return lambda path, _: path[-1] == "bias" and not is_head(model, path)
         if self.kind == "head":
@@ -187,6 +192,15 @@ def is_head(model: Model, path: Sequence[str | int]) -> bool:
     if task_of(model) in LANGUAGE_TASKS:
         return False
     return path[0] in {module.path[0] for module in head_modules(model)}
+
+
+def _bias_chooser(bias: Bias) -> Callable[[Path], bool]:
+    """Whether `LoraConfig.bias` has the parameter at a path trained."""
+    if bias == "all":
+        return lambda path: path[-1] == "bias"
+    if bias == "lora_only":
+        return lambda path: path[-2:] == ("base", "bias")
+    return lambda path: False
 
 
 def _is_from_layer(path: Path, first: int) -> bool:

@@ -45,7 +45,7 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(..., in)` to `(..., out)`."""
         y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + _lifted(self.bias[...].astype(x.dtype), y.ndim)
+        return y if self.bias is None else y + lifted(self.bias[...].astype(x.dtype), y.ndim)
 
 
 class Embedding(nnx.Module):
@@ -78,13 +78,13 @@ class Norm(nnx.Module):
             # The fast variance E[x²] − E[x]² cancels catastrophically in float32.
             y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
-        scale = _lifted(self.scale[...].astype(jnp.float32), y.ndim)
+        scale = lifted(self.scale[...].astype(jnp.float32), y.ndim)
         y = y * (1.0 + scale if self.kind == "rms_plus_one" else scale)
         if self.bias is not None:
-            y = y + _lifted(self.bias[...].astype(jnp.float32), y.ndim)
+            y = y + lifted(self.bias[...].astype(jnp.float32), y.ndim)
         return y.astype(x.dtype)
 
 
-def _lifted(vector: jax.Array, ndim: int) -> jax.Array:
+def lifted(vector: jax.Array, ndim: int) -> jax.Array:
     """A vector with the rank of what it is combined with: ranks are never promoted silently."""
     return vector.reshape((1,) * (ndim - 1) + vector.shape)

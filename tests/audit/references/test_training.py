@@ -68,7 +68,7 @@ def by_ordinary_loop(shadow, clip_norm, sigma):
         num_units=len(members), expected_batch_size=BATCH, noise_multiplier=sigma, num_steps=STEPS
     )
     private = private_gradient(loss, mechanism=mechanism, clip_norm=clip_norm, run_key=key)
-    params = fresh_lora(MODEL.trainable, key=key.model_key("lora"))
+    params = fresh_lora(MODEL.trainable, MODEL.frozen, key=key.model_key("lora"))
     state = OPTIMIZER.init(params)
     for step in range(STEPS):
         total = private.zeros(params, step)
@@ -113,7 +113,10 @@ def test_records_that_are_left_out_leave_no_trace(training):
 
 def test_shadows_have_keys_of_their_own():
     alike = train(PRIVATE, membership=np.ones((3, NUM_RECORDS), bool))
-    starts = [fresh_lora(MODEL.trainable, key=shadow_key(KEY, i).model_key("lora")) for i in (0, 1)]
+    starts = [
+        fresh_lora(MODEL.trainable, MODEL.frozen, key=shadow_key(KEY, i).model_key("lora"))
+        for i in (0, 1)
+    ]
     assert not np.allclose(starts[0]["layer"]["lora_a"], starts[1]["layer"]["lora_a"])
     assert not np.allclose(alike.losses[0], alike.losses[1])
 

@@ -1,29 +1,31 @@
 """Adapters go to peft and come back with equal logits, for every family."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
 from dpjax.models import (
-    Loading,
     LoraConfig,
     add_lora,
     load_adapter,
-    load_causal_lm,
-    load_classifier,
-    load_masked_lm,
-    load_token_classifier,
     merge_lora,
     save_adapter,
 )
+from tests.support.peft_models import (
+    AUTO,
+    assert_equal,
+    load,
+    logits_of,
+    moved,
+    original,
+    ours,
+    peft,
+    shake,
+)
 from tests.support.peft_warnings import IGNORE_OLD_NAME
-from tests.support.tiny_checkpoints import CONFIGS, DECODERS, LABELS, ragged_batch, raw_config
-
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
+from tests.support.tiny_checkpoints import CONFIGS, DECODERS
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,12 +33,6 @@ pytestmark = [
     # peft sets fan_in_fan_out by itself where a model has both kinds of layers.
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
 ]
-_AUTO = {
-    "causal_lm": ("AutoModelForCausalLM", "CAUSAL_LM"),
-    "masked_lm": ("AutoModelForMaskedLM", None),
-    "sequence_classification": ("AutoModelForSequenceClassification", "SEQ_CLS"),
-    "token_classification": ("AutoModelForTokenClassification", "TOKEN_CLS"),
-}
 CASES = [
     (family, "causal_lm" if family in DECODERS else "sequence_classification") for family in CONFIGS
 ]
@@ -48,79 +44,6 @@ CASES += [
     ("roberta", "masked_lm"),
     ("distilbert", "masked_lm"),
 ]
-
-
-def original(family, task, folder, **changes):
-    """A random model made by transformers, written to `folder`."""
-    import transformers
-
-    raw = raw_config(family, num_labels=len(LABELS), **changes)
-    config = transformers.AutoConfig.for_model(raw.pop("model_type"), **raw)
-    torch.manual_seed(0)
-    auto = getattr(transformers, _AUTO[task][0])
-    made = auto.from_config(config, attn_implementation="eager").eval()
-    made.save_pretrained(folder)
-    return made
-
-
-def load(folder, task, **loading):
-    loading = Loading(**loading)
-    if task == "causal_lm":
-        return load_causal_lm(folder, loading=loading)
-    if task == "masked_lm":
-        return load_masked_lm(folder, loading=loading)
-    make = load_classifier if task == "sequence_classification" else load_token_classifier
-    return make(folder, label_names=LABELS, key=jax.random.key(0), loading=loading)
-
-
-def logits_of(made):
-    """Of the rows without padding on the left, whose positions all families count alike."""
-    ids, mask = (np.asarray(part)[:2] for part in ragged_batch())
-    ids = np.where(mask, ids, made.config.pad_token_id)
-    with torch.no_grad():
-        outputs = made(
-            input_ids=torch.tensor(ids, dtype=torch.long),
-            attention_mask=torch.tensor(mask, dtype=torch.long),
-        )
-    logits = outputs.logits.numpy()
-    return logits if logits.ndim == 2 else logits[mask]
-
-
-def ours(model):
-    ids, mask = (np.asarray(part)[:2] for part in ragged_batch())
-    logits = np.asarray(model(jnp.asarray(ids), jnp.asarray(mask)))
-    return logits if logits.ndim == 2 else logits[mask]
-
-
-def assert_equal(actual, expected):
-    np.testing.assert_allclose(actual, expected, atol=1e-5, rtol=1e-5)
-
-
-def moved(model):
-    """The same model with other values of all that its adapter brings."""
-    lora = model.lora
-    graphdef, state = nnx.split(model)
-
-    def move(path, leaf):
-        names = [str(getattr(part, "key", part)) for part in path]
-        if any("lora_" in name for name in names) or "classifier" in names:
-            key = jax.random.key(len(jax.tree_util.keystr(path)))
-            return leaf + 0.1 * jax.random.normal(key, leaf.shape)
-        return leaf
-
-    parameters = jax.tree_util.tree_map_with_path(move, nnx.to_pure_dict(state))
-    model = nnx.merge(graphdef, parameters)
-    assert model.lora == lora
-    return model
-
-
-def shake(adapted):
-    """Give what peft would train other values."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def leaves(model):
@@ -202,7 +125,7 @@ PEFTS_OWN = [
 @pytest.mark.parametrize(("family", "task", "options"), PEFTS_OWN)
 def test_adapters_that_peft_made_go_in_and_out(family, task, options, tmp_path):
     base = original(family, task, tmp_path / "base")
-    config = peft.LoraConfig(task_type=_AUTO[task][1], r=3, lora_alpha=5, **options)
+    config = peft.LoraConfig(task_type=AUTO[task][1], r=3, lora_alpha=5, **options)
     adapted = peft.get_peft_model(base, config)
     shake(adapted)
     adapted.save_pretrained(tmp_path / "theirs")

@@ -100,7 +100,9 @@ def test_fresh_adapters_change_nothing_yet_and_differ():
     model = adapted()
     plain = random_model("bert", "sequence_classification")
     ids, mask = ragged_batch()
-    first, second = (fresh_lora(model.trainable, key=jax.random.key(seed)) for seed in (0, 1))
+    first, second = (
+        fresh_lora(model.trainable, model.frozen, key=jax.random.key(seed)) for seed in (0, 1)
+    )
     head = {"classifier": nnx.to_pure_dict(nnx.split(plain)[1])["classifier"]}
     outputs = model.replace(trainable=first | head).merge()(ids, mask)
     np.testing.assert_allclose(outputs, plain(ids, mask), atol=1e-5)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dpjax.models.adapters.load import load_adapter
+from dpjax.models.adapters.files.load import load_adapter
+from dpjax.models.adapters.linear import LoraLinear
 from dpjax.models.adapters.lora import without_adapters
 from dpjax.models.adapters.split_model import SplitModel
 
@@ -43,11 +44,13 @@ def check_adapter(tuned: SplitModel, folder: str | Path) -> None:
     unknown = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), tuned.trainable)
     again = without_adapters(tuned.replace(trainable=unknown).merge())
     load_adapter(again, folder)
-    if again.lora.scaling != trained.lora.scaling:
-        raise ValueError(
-            f"{folder} must scale its adapters by {trained.lora.scaling:g} as in training, got "
-            f"{again.lora.scaling:g}"
-        )
+    scalings = _scalings(again)
+    for name, scaling in _scalings(trained).items():
+        if scalings.get(name, scaling) != scaling:
+            raise ValueError(
+                f"{folder} must scale the adapter of {name} by {scaling:g} as in training, got "
+                f"{scalings[name]:g}"
+            )
     was, now = _parameters(trained), _parameters(again)
     for name in {**was, **now}:
         if name not in was or name not in now:
@@ -57,6 +60,15 @@ def check_adapter(tuned: SplitModel, folder: str | Path) -> None:
             raise ValueError(
                 f"{folder} must hold what was trained, got other values for {name}: do not use it"
             )
+
+
+def _scalings(model: nnx.Module) -> dict[str, float]:
+    """Returns what each adapter is scaled by, by the dotted name of its layer."""
+    return {
+        ".".join(map(str, path)): node.scaling
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, LoraLinear)
+    }
 
 
 def _parameters(model: nnx.Module) -> dict[str, jax.Array]:

@@ -7,17 +7,18 @@ from pathlib import Path
 
 from flax import nnx
 
-from dpjax.models.adapters.lora import has_lora
-from dpjax.models.adapters.peft_layout import (
+from dpjax.models.adapters.files.adapter_config import adapter_config
+from dpjax.models.adapters.files.layout import (
     ADAPTER_WEIGHTS,
     PREFIX,
-    adapter_config,
+    bias_weights,
     classification_head,
     lora_weights,
     tied_embedding,
     tied_head_name,
 )
-from dpjax.models.adapters.targets import select_saved, select_targets
+from dpjax.models.adapters.lora import has_lora
+from dpjax.models.adapters.targets import all_modules, select_saved, select_targets
 from dpjax.models.checkpoint.config_json import read_config
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG
 from dpjax.models.checkpoint.save import tensor_of
@@ -59,7 +60,8 @@ def save_adapter(
 ) -> None:
     """Write adapter_config.json and adapter_model.safetensors; peft opens the folder.
 
-    What is written: the adapters, a frozen A too, the classification head and the modules to save.
+    What is written: the adapters, a frozen A too, the classification head, the modules to save and
+    the biases that were named.
     The base is not: what a checkpoint lacks and was started anew when it was loaded must be among
     them (the pooler of a BERT that was not pretrained with one), and a layer that was appended for
     pooling must be in the base's folder (`save_model` before the adapters are added), which must
@@ -93,8 +95,10 @@ def save_adapter(
     targets = select_targets(model, model.lora)
     saved = select_saved(model, model.lora.modules_to_save)
     whole = dict.fromkeys((*classification_head(model), *saved))
-    weights = [weight for module in targets for weight in lora_weights(module)]
+    weights = [w for module in targets for w in lora_weights(module, model.lora.use_dora)]
     weights += [weight for module in whole for weight in module.weights()]
+    others = [module for module in all_modules(model) if module not in whole]
+    weights += bias_weights(model.lora.bias, others, targets)
     parameters = nnx.to_pure_dict(nnx.split(model)[1])
     tensors = {PREFIX + w.hf_name: tensor_of(model, parameters, w) for w in weights}
     heads = list(dict.fromkeys(m.hf_name.partition(".")[0] for m in classification_head(model)))

@@ -11,40 +11,28 @@ import jax
 import numpy as np
 
 from dpjax.lora_config import ALL_LINEAR, LoraConfig
-from dpjax.models.adapters.lora import add_lora, has_lora
-from dpjax.models.adapters.peft_layout import (
+from dpjax.models.adapters.files.adapter_config import (
+    STARTS_INSIDE,
+    lora_config_of,
+    read_adapter_config,
+)
+from dpjax.models.adapters.files.layout import (
     ADAPTER_WEIGHTS,
     PREFIX,
+    bias_weights,
     classification_head,
-    lora_config_of,
     lora_weights,
-    read_adapter_config,
-    tied_embedding,
-    tied_head_name,
 )
-from dpjax.models.adapters.targets import (
-    adaptable_modules,
-    all_modules,
-    ends_with,
-    layer_of,
-    lies_in,
-)
+from dpjax.models.adapters.files.start_values import without_start_values
+from dpjax.models.adapters.files.tensors import open_adapter, tied_once
+from dpjax.models.adapters.lora import add_lora, has_lora
+from dpjax.models.adapters.targets import adaptable_modules, all_modules, is_named, lies_in
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG
-from dpjax.models.checkpoint.tensors import Tensor, Tensors, are_equal, open_safetensors
+from dpjax.models.checkpoint.tensors import Tensor, Tensors
 from dpjax.models.families import ModuleName, WeightName
-from dpjax.models.net.heads import Model
+from dpjax.models.net.heads import MaskedLM, Model
 from dpjax.models.net.module_paths import get_module, path_in_model
 from dpjax.option_checks import did_you_mean
-
-# What peft puts around a module to save: itself, and the module before tuning.
-_TUNED, _BEFORE = "modules_to_save", "original_module"
-# Tensors of adapters that are not a plain pair of A and B.
-_OTHER_TENSORS = {
-    ".lora_magnitude_vector": "DoRA (a magnitude beside A and B)",
-    ".lora_embedding_": "an adapter on an embedding",
-    ".lora_B.bias": "biases of B",
-    ".base_layer.": "a base weight",
-}
 
 
 def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) -> None:
@@ -61,9 +49,8 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
     Raises:
         FileNotFoundError: without adapter_config.json or safetensors; pickles are not read.
         ValueError: for a model that has adapters already; an adapter of another kind or for another
-            base or task; an option that is not supported (DoRA, biases of B, adapters on
-            embeddings, ranks or scalings that differ between modules); missing, unexpected, damaged
-            or wrongly shaped tensors.
+            base or task; an option that is not supported (biases of B, adapters on embeddings);
+            missing, unexpected, damaged or wrongly shaped tensors.
 
     Example:
         >>> from flax import nnx
@@ -83,14 +70,25 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
     folder = Path(folder)
     contents = read_adapter_config(folder, model)
     path = folder / ADAPTER_WEIGHTS
-    tensors = _tied_once(path, model, contents, _open(path))
+    tensors = tied_once(path, model, contents, open_adapter(path))
     adapted, whole = _modules_of(path, model, tensors, contents)
     _check_targets(path, model, contents, adapted)
     head = classification_head(model)
     saved = [module.hf_name for module in whole if module not in head]
-    config = lora_config_of(folder / ADAPTER_CONFIG, contents, adapted, saved, freeze_a)
-    weights = [weight for module in adapted for weight in lora_weights(module)]
-    weights += [weight for module in whole for weight in module.weights()]
+    biases = _biases(path, model, tensors, contents, adapted, whole)
+    config = lora_config_of(
+        folder / ADAPTER_CONFIG,
+        contents,
+        adapted,
+        saved,
+        contents["bias"] if biases else "none",
+        freeze_a,
+    )
+    start = str(contents.get("init_lora_weights")).lower()
+    if start in STARTS_INSIDE:
+        config, tensors = without_start_values(path, model, config, start, adapted, tensors)
+    weights = [weight for module in adapted for weight in lora_weights(module, config.use_dora)]
+    weights += [weight for module in whole for weight in module.weights()] + biases
     values = _values(path, model, config, weights, tensors)
     add_lora(model, config, key=jax.random.key(0))
     for place, value in values.items():
@@ -98,56 +96,19 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
         variable[...] = jax.device_put(value, variable[...].sharding)
 
 
-def _open(path: Path) -> Tensors:
-    """The tensors by name without prefix."""
-    if not path.is_file():
-        if path.with_suffix(".bin").is_file():
-            raise FileNotFoundError(
-                f"{path.parent} holds its adapter only as a pickle (adapter_model.bin), which can "
-                "run code when opened and is not read. Convert it where you trust the file: load "
-                "it with peft and call save_pretrained"
-            )
-        raise FileNotFoundError(f"{path.parent} has no {ADAPTER_WEIGHTS}")
-    stored = open_safetensors(path)
-    for part, what in _OTHER_TENSORS.items():
-        for name in stored:
-            if part in name:
-                raise ValueError(f"{path}: tensor {name} belongs to {what}: not supported")
-    tensors: Tensors = {}
-    for name, tensor in stored.items():
-        if not name.startswith(PREFIX):
-            raise ValueError(f"{path}: tensor {name} does not start with {PREFIX!r}")
-        tensors[name.removeprefix(PREFIX)] = tensor
-    return _without_wrappers(path, tensors)
-
-
-def _without_wrappers(path: Path, tensors: Tensors) -> Tensors:
-    """Without what peft stores again of a module to save, once the vocabulary has been resized.
-
-    Beside `lm_head.weight`, which it reads back, there are `lm_head.modules_to_save.weight`, the
-    same, and `lm_head.original_module.weight`, what was there before tuning.
-    """
-    kept = {n: t for n, t in tensors.items() if not re.search(rf"\.({_TUNED}|{_BEFORE})\.", n)}
-    for name, tensor in tensors.items():
-        usual = re.sub(rf"\.({_TUNED}|{_BEFORE})\.", ".", name)
-        if usual not in kept:
-            raise ValueError(f"{path}: tensor {PREFIX}{usual} is missing, there is only {name}")
-        if f".{_TUNED}." in name and not are_equal(tensor, kept[usual]):
-            raise ValueError(
-                f"{path}: tensors {PREFIX}{usual} and {PREFIX}{name} differ: which was trained "
-                "cannot be told; save the adapter again with peft"
-            )
-    return kept
-
-
 def _modules_of(
     path: Path, model: Model, tensors: Tensors, contents: Mapping[str, Any]
 ) -> tuple[list[ModuleName], list[ModuleName]]:
     """The modules with an adapter and those stored in full; every tensor belongs to one."""
     modules = all_modules(model)
+    is_dora = bool(contents.get("use_dora"))
     known = {weight.hf_name: module for module in modules for weight in module.weights()}
-    known |= {weight.hf_name: module for module in modules for weight in lora_weights(module)}
-    unknown = sorted(tensors.keys() - known.keys())
+    known |= {w.hf_name: module for module in modules for w in lora_weights(module, is_dora)}
+    biases = {}
+    if contents.get("bias", "none") != "none":
+        biases = {f"{m.hf_name}.base_layer.bias": m for m in modules if m.has_bias}
+        biases |= {f"{m.hf_name}.bias": m for m in modules if m.has_bias}
+    unknown = sorted(tensors.keys() - known.keys() - biases.keys())
     if unknown:
         raise ValueError(
             f"{path}: {len(unknown)} tensors, such as {unknown[0]}, are for modules that this "
@@ -156,7 +117,7 @@ def _modules_of(
             + did_you_mean(unknown[0], known)
         )
     adapted = {known[name] for name in tensors if ".lora_" in name}
-    whole = {known[name] for name in tensors if ".lora_" not in name}
+    whole = {known[name] for name in tensors if ".lora_" not in name and name not in biases}
     for module in adapted - set(adaptable_modules(model)):
         raise ValueError(
             f"{path}: an adapter on {module.hf_name} is not supported: it is trained in full, or "
@@ -170,8 +131,8 @@ def _modules_of(
         )
     names = contents.get("modules_to_save") or ()
     whole |= {module for module in modules if any(lies_in(module, name) for name in names)}
-    for module in adapted | whole:
-        expected = [*(lora_weights(module) if module in adapted else ())]
+    for module in (module for module in modules if module in adapted | whole):
+        expected = [*(lora_weights(module, is_dora) if module in adapted else ())]
         expected += module.weights() if module in whole else ()
         missing = [weight.hf_name for weight in expected if weight.hf_name not in tensors]
         if missing:
@@ -200,51 +161,59 @@ def _check_targets(
 
 def _is_target(module: ModuleName, contents: Mapping[str, Any]) -> bool:
     """Whether peft adapts the module."""
+    names = contents["target_modules"]
+    if is_named(module, contents.get("exclude_modules") or ()):
+        return False
+    if any(lies_in(module, name) for name in contents.get("modules_to_save") or ()):
+        return False
+    if isinstance(names, str) or module.hf_name in names:
+        # peft looks at layers only where the ending of a name is given.
+        return is_named(module, names)
+    return is_named(module, names) and _is_in_layers(module, contents)
+
+
+def _is_in_layers(module: ModuleName, contents: Mapping[str, Any]) -> bool:
+    """Whether the module lies in one of layers_to_transform, as peft counts them."""
     layers = contents.get("layers_to_transform")
-    if isinstance(layers, int):
-        layers = [layers]
-    return (
-        _matches(module, contents["target_modules"])
-        and not _matches(module, contents.get("exclude_modules") or ())
-        and not any(lies_in(module, name) for name in contents.get("modules_to_save") or ())
-        and (not layers or layer_of(module) in layers)
-    )
+    layers = [layers] if isinstance(layers, int) else layers
+    if not layers:
+        return True
+    patterns = contents.get("layers_pattern") or [r"[^.]*\.[^.]*"]
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        match = re.match(rf"(?:^|.*?\.){pattern}\.(?P<layer>\d+)\.", module.hf_name)
+        if match is not None:
+            return int(match["layer"]) in layers
+    return False
 
 
-def _matches(module: ModuleName, names: str | Sequence[str]) -> bool:
-    if isinstance(names, str):
-        return re.fullmatch(names, module.hf_name) is not None
-    return any(ends_with(module, name) for name in names)
-
-
-def _tied_once(path: Path, model: Model, contents: Mapping[str, Any], tensors: Tensors) -> Tensors:
-    """The tensors with an embedding that is also the head under the embedding's name only.
-
-    Refuses a file that would make two of them: peft then computes with both.
-    """
-    tied = tied_embedding(model)
-    if tied is None:
-        return tensors
-    embedding, head = (f"{name}.weight" for name in (tied.hf_name, tied_head_name(model)))
-    others = {name: tensor for name, tensor in tensors.items() if name != head}
-    if head in tensors and embedding in tensors:
-        if not are_equal(tensors[head], tensors[embedding]):
-            raise _untied(path, f"{embedding} and {head}, which differ", "are one")
-        return others
-    for name in (head, embedding):
-        is_trained = any(
-            f".{name}".endswith(f".{n}.weight") for n in contents.get("modules_to_save") or ()
+def _biases(
+    path: Path,
+    model: Model,
+    tensors: Tensors,
+    contents: Mapping[str, Any],
+    adapted: Collection[ModuleName],
+    whole: Collection[ModuleName],
+) -> list[WeightName]:
+    """The biases that the adapter brings beside modules in full."""
+    bias = contents.get("bias", "none")
+    if bias != "none" and isinstance(model, MaskedLM):
+        raise ValueError(
+            f"{path.with_name(ADAPTER_CONFIG)}: bias = {bias!r} is not supported beside a head for "
+            "masked tokens, which stays as it is: train the adapter with bias = 'none'"
         )
-        if name in tensors and is_trained and not contents.get("ensure_weight_tying"):
-            raise _untied(path, f"{name} alone", "is head and embedding in one")
-    return others | ({embedding: tensors[head]} if head in tensors else {})
-
-
-def _untied(path: Path, what: str, tied: str) -> ValueError:
-    return ValueError(
-        f"{path}: the adapter brings {what}, but in this model that {tied}: load a base that "
-        "was saved with a head of its own (tie_word_embeddings = false in config.json)"
-    )
+    others = [module for module in all_modules(model) if module not in whole]
+    weights = list(bias_weights(bias, others, adapted))
+    missing = [weight.hf_name for weight in weights if weight.hf_name not in tensors]
+    if missing:
+        raise ValueError(
+            f"{path}: tensor {PREFIX}{missing[0]} is missing, though bias = {bias!r}: some "
+            "versions of peft did not write trained biases; save the adapter again with a newer one"
+        )
+    brought = {weight.hf_name for weight in weights}
+    for name in tensors:
+        if name.endswith(".base_layer.bias") and name not in brought:
+            raise ValueError(f"{path}: tensor {PREFIX}{name} is not expected with bias = {bias!r}")
+    return weights
 
 
 def _values(
@@ -288,10 +257,15 @@ def _check_rows(path: Path, weight: WeightName, tensor: Tensor, expected: tuple[
 def _shape(model: Model, config: LoraConfig, weight: WeightName) -> tuple[int, ...]:
     """The shape of a parameter in our layout, of one layer."""
     place = path_in_model(model.config, weight.path)
-    module = get_module(model, place[:-1])
-    if place[-1] == "lora_a":
-        return module.kernel.shape[-2], config.rank
-    if place[-1] == "lora_b":
-        return config.rank, module.kernel.shape[-1]
+    # The model has no adapters yet: a base lies where the adapter will.
+    module = get_module(model, [part for part in place[:-1] if part != "base"])
+    if place[-1] in ("lora_a", "lora_b", "lora_magnitude"):
+        inputs, outputs = module.kernel.shape[-2:]
+        rank = config.rank_of(weight.hf_name.rpartition(".lora_")[0])
+        return {
+            "lora_a": (inputs, rank),
+            "lora_b": (rank, outputs),
+            "lora_magnitude": (outputs,),
+        }[place[-1]]
     shape = getattr(module, place[-1]).shape
     return shape if place == weight.path else shape[1:]

@@ -1,26 +1,17 @@
-"""What a folder holds an adapter in, in the layout of peft: files, names, adapter_config.json.
-
-Tensors are named `base_model.model.<module>.lora_A.weight`, `(r, in)`, and `lora_B.weight`,
-`(out, r)`, also where the base layer is stored as (in, out). Modules stored in full have their
-usual names after the same prefix.
-"""
+"""adapter_config.json in the layout of peft: written, read, and what is refused."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from dpjax.lora_config import LoraConfig
-from dpjax.models.adapters.targets import all_modules, head_modules
+from dpjax.lora_config import Bias, LoraConfig, pattern_fits
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG, read_json_object
-from dpjax.models.families import LANGUAGE_TASKS, ModuleName, Task, WeightName, family_of
+from dpjax.models.families import ModuleName, Task, family_of
 from dpjax.models.net.heads import Model, task_of
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."
 
 # peft has no type for masked tokens: None is a model as it is.
 _TASK_TYPES: Mapping[Task, str | None] = {
@@ -32,6 +23,7 @@ _TASK_TYPES: Mapping[Task, str | None] = {
 # Entries that do not change what a finished adapter computes, and those read below.
 _KNOWN = frozenset(
     [
+        "alpha_pattern",
         "auto_mapping",
         "base_model_name_or_path",
         "bias",
@@ -55,18 +47,20 @@ _KNOWN = frozenset(
         "peft_version",
         "qalora_group_size",
         "r",
+        "rank_pattern",
         "revision",
         "runtime_config",
         "target_modules",
         "task_type",
+        "use_dora",
         "use_rslora",
     ]
 )
+# These start values leave the base as it is, and those are taken away from it by load_adapter.
+_STARTS_BESIDE = ("gaussian", "orthogonal", "eva")
+STARTS_INSIDE = ("pissa", "olora")
 _UNSUPPORTED = {
-    "use_dora": "DoRA (a magnitude beside A and B)",
     "lora_bias": "biases of B",
-    "rank_pattern": "ranks that differ between modules",
-    "alpha_pattern": "scalings that differ between modules",
     "trainable_token_indices": "single rows of the token embedding",
     "layer_replication": "layers used several times",
     "target_parameters": "adapters on parameters that are not a layer's weight",
@@ -99,7 +93,10 @@ def adapter_config(
         "use_rslora": model.lora.use_rslora,
         "target_modules": [module.hf_name for module in targets],
         "modules_to_save": list(saved) or None,
-        "bias": "none",
+        "rank_pattern": model.lora.ranks(),
+        "alpha_pattern": model.lora.alphas(),
+        "use_dora": model.lora.use_dora,
+        "bias": model.lora.bias,
         "lora_dropout": model.lora.dropout,
         "fan_in_fan_out": family_of(model.config.model_type).conv1d,
         "inference_mode": True,
@@ -139,22 +136,29 @@ def read_adapter_config(folder: Path, model: Model) -> dict[str, Any]:
 
 
 def _check_values(path: Path, contents: Mapping[str, Any]) -> None:
-    if contents.get("bias", "none") != "none":
+    if contents.get("bias", "none") not in get_args(Bias):
         raise ValueError(
-            f"{path}: bias = {contents['bias']!r} is not supported, only 'none' is: biases of the "
-            "base would be trained with the adapter"
+            f"{path}: bias = {contents['bias']!r} must be one of {', '.join(get_args(Bias))}"
         )
     start = contents.get("init_lora_weights", True)
-    if isinstance(start, str) and start not in ("gaussian", "orthogonal", "eva"):
+    if isinstance(start, str) and start.lower() not in (*_STARTS_BESIDE, *STARTS_INSIDE):
         raise ValueError(
-            f"{path}: init_lora_weights = {start!r} changes the base weights and is not supported; "
-            "let peft convert the adapter (path_initial_model_for_weight_conversion)"
+            f"{path}: init_lora_weights = {start!r} is not supported: it may change the base "
+            "weights by what the file does not keep; let peft convert the adapter "
+            "(save_pretrained with path_initial_model_for_weight_conversion)"
         )
     if not contents.get("target_modules"):
         raise ValueError(f"{path}: target_modules is missing, so that nothing is adapted")
     for name in ("target_modules", "exclude_modules"):
         _check_names(path, name, contents.get(name), is_pattern_allowed=True)
     _check_names(path, "modules_to_save", contents.get("modules_to_save"))
+    patterns = contents.get("layers_pattern")
+    if isinstance(patterns, list) and patterns:
+        patterns = "|".join(map(str, patterns))
+    _check_names(path, "layers_pattern", patterns, is_pattern_allowed=True)
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(contents.get(name) or {}, dict):
+            raise ValueError(f"{path}: {name} must be an object, got {contents[name]!r}")
     layers = contents.get("layers_to_transform")
     for layer in layers if isinstance(layers, list) else [layers]:
         if layer is not None and type(layer) is not int:
@@ -182,6 +186,7 @@ def lora_config_of(
     contents: Mapping[str, Any],
     targets: Sequence[ModuleName],
     saved: Sequence[str],
+    bias: Bias,
     freeze_a: bool,
 ) -> LoraConfig:
     """The options of adapters that were read; ValueError for impossible values."""
@@ -189,14 +194,19 @@ def lora_config_of(
         config = LoraConfig(
             rank=contents["r"],
             alpha=contents["lora_alpha"],
+            rank_pattern=_pattern(contents.get("rank_pattern"), targets),
+            alpha_pattern=_pattern(contents.get("alpha_pattern"), targets),
             use_rslora=bool(contents.get("use_rslora", False)),
+            use_dora=bool(contents.get("use_dora", False)),
             target_modules=tuple(module.hf_name for module in targets),
             modules_to_save=tuple(saved),
+            bias=bias,
             freeze_a=freeze_a,
             dropout=contents.get("lora_dropout", 0.0),
         )
-        if not math.isfinite(config.scaling):
-            raise ValueError(f"lora_alpha = {config.alpha} is not finite")
+        for module in targets:
+            if not math.isfinite(config.scaling_of(module.hf_name)):
+                raise ValueError(f"the scaling of {module.hf_name} is not finite")
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]} is missing") from error
     except (TypeError, ValueError, OverflowError) as error:
@@ -204,25 +214,10 @@ def lora_config_of(
     return config
 
 
-def lora_weights(module: ModuleName) -> Iterator[WeightName]:
-    """A and B of an adapted module, under their names without prefix."""
-    yield WeightName((*module.path, "lora_a"), f"{module.hf_name}.lora_A.weight", True)
-    yield WeightName((*module.path, "lora_b"), f"{module.hf_name}.lora_B.weight", True)
-
-
-def classification_head(model: Model) -> tuple[ModuleName, ...]:
-    """The head of a classifier, which every adapter brings; none of a language model."""
-    return () if task_of(model) in LANGUAGE_TASKS else head_modules(model)
-
-
-def tied_embedding(model: Model) -> ModuleName | None:
-    """The token embedding if it is the head as well."""
-    if task_of(model) != "causal_lm" or not model.config.tied_head:
-        return None
-    return next(m for m in all_modules(model) if m.path == ("transformer", "embed_tokens"))
-
-
-def tied_head_name(model: Model) -> str:
-    """What transformers calls the head that is tied to the token embedding."""
-    (_, theirs, _), *_ = family_of(model.config.model_type).head("causal_lm").layers
-    return theirs
+def _pattern(entries: Mapping[str, Any] | None, targets: Collection[ModuleName]) -> tuple[str, ...]:
+    """A pattern of ranks or alphas, as an option, without names that mean nothing here."""
+    return tuple(
+        f"{name}={value}"
+        for name, value in (entries or {}).items()
+        if any(pattern_fits(name, module.hf_name) for module in targets)
+    )

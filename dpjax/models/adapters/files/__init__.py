@@ -1,0 +1,1 @@
+"""Adapters as folders in the layout of peft: read, written, checked."""

@@ -1,0 +1,128 @@
+"""A linear layer with a low-rank adapter beside it (LoRA: Hu et al. 2021, arXiv:2106.09685)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dpjax.models.net.layers import Linear, lifted
+
+
+class LoraParam(nnx.Param):
+    """A parameter of a low-rank adapter that is trained.
+
+    Example:
+        >>> from dpjax.models import CausalLM, LoraConfig, add_lora, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2, target_modules=("c_attn",)), key=jax.random.key(0))
+        >>> sorted({path[-1] for path, _ in nnx.to_flat_state(nnx.state(model, LoraParam))})
+        ['lora_a', 'lora_b']
+    """
+
+
+class FrozenLoraParam(nnx.Param):
+    """A parameter of a low-rank adapter that stays as it is."""
+
+
+class DropoutKey(nnx.Variable):
+    """The data of a JAX key, `(2,)` uint32, from which an adapter draws what it drops."""
+
+
+class LoraLinear(nnx.Module):
+    """`y = base(x) + scaling * (x A) B`, with A `(in, r)` and B `(r, out)`, both float32.
+
+    A starts uniform in ±1/√in (the initialisation of peft: Kaiming uniform with a = √5), B at zero:
+    a fresh adapter changes nothing. With `freeze_a` only B is trained. On stacked layers A and B
+    have the leading axis of the base's kernel. A fused projection has one A and one B. Where
+    `drop_inputs` has left a key, the adapter reads x with dropout (Srivastava et al. 2014).
+
+    With `use_dora` there is a magnitude m `(out,)` float32 (DoRA: Liu et al. 2024,
+    arXiv:2402.09353): with V = W + scaling * A B, y = x V m / ‖V‖ + bias, where ‖V‖ are the lengths
+    of the columns of V. m starts at those of W. As in section 4.3 of the paper and in peft, no
+    gradient flows through ‖V‖; with dropout, what m / ‖V‖ − 1 adds reads the dropped x too.
+
+    Example:
+        >>> from dpjax.models.net.layers import Linear
+        >>> base = Linear(6, 4, bias=False, stddev=0.02, rngs=nnx.Rngs(0))
+        >>> adapted = LoraLinear(base, rank=2, scaling=2.0, key=jax.random.key(0))
+        >>> adapted.lora_a.shape, adapted.lora_b.shape
+        ((6, 2), (2, 4))
+        >>> x = jnp.ones((1, 6))
+        >>> bool((adapted(x) == base(x)).all())
+        True
+    """
+
+    def __init__(
+        self,
+        base: Linear,
+        *,
+        rank: int,
+        scaling: float,
+        key: jax.Array,
+        freeze_a: bool = False,
+        dropout: float = 0.0,
+        use_dora: bool = False,
+    ):
+        *layers, inputs, outputs = base.kernel.shape
+        self.base = base
+        self.scaling = scaling
+        self.dropout = dropout
+        self.dropout_key: DropoutKey | None = None
+        a = draw_a(key, (*layers, inputs, rank))
+        self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
+        self.lora_b = LoraParam(jnp.zeros((*layers, rank, outputs), jnp.float32))
+        self.lora_magnitude = LoraParam(column_lengths(base.kernel[...])) if use_dora else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`(..., in)` to `(..., out)`."""
+        a, b = (part[...].astype(x.dtype) for part in (self.lora_a, self.lora_b))
+        dropped = self._dropped(x)
+        added = self.scaling * (dropped @ a @ b)
+        if self.lora_magnitude is None:
+            return self.base(x) + added
+        kernel = self.base.kernel[...].astype(x.dtype)
+        plain = x @ kernel
+        read = plain if self.dropout_key is None else dropped @ kernel
+        # In float32: near 1, the difference would be lost in bfloat16.
+        factor = lifted(self._factor(), x.ndim)
+        y = plain + (factor - 1.0).astype(x.dtype) * read + factor.astype(x.dtype) * added
+        bias = self.base.bias
+        return y if bias is None else y + lifted(bias[...].astype(x.dtype), y.ndim)
+
+    def _factor(self) -> jax.Array:
+        """The factor m / ‖V‖, `(..., out)` float32."""
+        return self.lora_magnitude[...] / column_lengths(jax.lax.stop_gradient(self._direction()))
+
+    def _direction(self) -> jax.Array:
+        """V, `(..., in, out)` float32."""
+        delta = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest")
+        return self.base.kernel[...].astype(jnp.float32) + self.scaling * delta
+
+    def _dropped(self, x: jax.Array) -> jax.Array:
+        if self.dropout_key is None:
+            return x
+        key = jax.random.wrap_key_data(self.dropout_key[...], impl="threefry2x32")
+        kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
+        return jnp.where(kept, x / (1.0 - self.dropout), jnp.zeros((), x.dtype))
+
+    def merged(self) -> Linear:
+        """The base layer, its kernel now including the adapter."""
+        kernel = self._direction()
+        if self.lora_magnitude is not None:
+            kernel = kernel * self._factor()[..., None, :]
+        self.base.kernel[...] = kernel.astype(self.base.kernel.dtype)
+        return self.base
+
+
+def column_lengths(kernel: jax.Array) -> jax.Array:
+    """The lengths of the columns of a kernel `(..., in, out)`, `(..., out)` float32."""
+    return jnp.linalg.norm(kernel.astype(jnp.float32), axis=-2)
+
+
+def draw_a(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform in ±1/√in, `(..., in, r)` float32."""
+    bound = shape[-2] ** -0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
