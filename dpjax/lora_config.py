@@ -58,7 +58,7 @@ class LoraConfig(CheckedOptions):
     arXiv:2402.09353): one number more for each output of an adapted layer."""
     bias: Bias = "none"
     """Biases that are trained in full: none, those of the adapted layers (lora_only), or all of the
-    model, of norms too. They change the model also where the adapters are taken off."""
+    model, of norms too. Taking the adapters off does not undo them."""
     use_rslora: bool = False
     """Scale by alpha / √rank instead, with which gradients keep their size as the rank grows
     (Kalajdzievski 2023, arXiv:2312.03732)."""

@@ -266,6 +266,11 @@ def test_training_learns_with_little_noise(options, tuning):
             lambda name: "query.weight" in name or "output.LayerNorm" in name,
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            {"lora": {"target_modules": ["query"], "use_dora": True, "bias": "lora_only"}},
+            lambda name: re.search(r"query\.(weight|bias)", name),
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"tuning": "full"}, lambda name: True, marks=pytest.mark.slow),
         pytest.param(
             {"tuning": "bias"}, lambda name: name.endswith(".bias"), marks=pytest.mark.slow

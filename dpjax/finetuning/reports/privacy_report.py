@@ -174,8 +174,12 @@ def _tuned(plan: Plan) -> str:
     config = plan.config
     head = " and the head" if plan.task.labels and plan.task.makes_head else ""
     if config.tuning == "lora":
-        further = "".join(f", {name}" for name in config.lora.modules_to_save)
-        return f"LoRA adapters of rank {config.lora.rank}, merged afterwards{further}{head}"
+        lora = config.lora
+        kind = "DoRA" if lora.use_dora else "LoRA"
+        ranks = f" ({', '.join(lora.rank_pattern)})" if lora.rank_pattern else ""
+        biases = {"none": (), "lora_only": ("biases of their layers",), "all": ("all biases",)}
+        further = "".join(f", {name}" for name in (*biases[lora.bias], *lora.modules_to_save))
+        return f"{kind} adapters of rank {lora.rank}{ranks}, merged afterwards{further}{head}"
     return {
         "full": "all parameters",
         "bias": f"all biases{head}",

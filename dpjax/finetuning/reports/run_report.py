@@ -76,9 +76,17 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         how = f"the last {config.num_trained_layers} layers"
     if config.tuning == "lora":
         targets = ", ".join(config.lora.target_modules)
-        how = f"LoRA, rank {config.lora.rank}, alpha {config.lora.alpha:g}, on {targets}"
+        kind = "DoRA" if config.lora.use_dora else "LoRA"
+        how = f"{kind}, rank {config.lora.rank}, alpha {config.lora.alpha:g}, on {targets}"
+        if config.lora.exclude_modules:
+            how += f" without {', '.join(config.lora.exclude_modules)}"
         if config.lora.layers_to_transform is not None:
             how += f" of layers {', '.join(map(str, config.lora.layers_to_transform))}"
+        how += "".join(f", rank of {item}" for item in config.lora.rank_pattern)
+        how += "".join(f", alpha of {item}" for item in config.lora.alpha_pattern)
+        how += {"none": "", "all": ", all biases", "lora_only": ", biases of these layers"}[
+            config.lora.bias
+        ]
         how += ", A frozen" if config.lora.freeze_a else ""
         how += ", rsLoRA" if config.lora.use_rslora else ""
         how += f", dropout {config.lora.dropout:g}" if config.lora.dropout else ""

@@ -60,6 +60,9 @@ def test_a_run_of_a_deep_model_says_that_it_loops(tmp_path, cheap_options, monke
         ({"lora": {"target_modules": r".*\.c_attn"}}, "a pattern names what gets adapters"),
         ({"lora": {"target_modules": ("h.3.attn.c_attn",)}}, "'h.3.attn.c_attn' lies in one of"),
         ({"lora": {"modules_to_save": ("h.3.ln_1",)}}, "'h.3.ln_1' lies in one of them"),
+        ({"lora": {"exclude_modules": r".*\.c_attn"}}, "a pattern names what gets adapters"),
+        ({"lora": {"exclude_modules": ("h.3.mlp.c_fc",)}}, "'h.3.mlp.c_fc' lies in one of them"),
+        ({"lora": {"rank_pattern": (r"h\.(3|4)\..*=2",)}}, "lies in one of them"),
     ],
 )
 def test_layers_that_are_treated_differently_have_arrays_of_their_own(tmp_path, options, why):

@@ -85,7 +85,9 @@ def _may_be_cached(config: FinetuneConfig) -> bool:
         return False
     if config.tuning == "lora":
         lora = config.lora
-        return lora.layers_to_transform is not None or lora.target_modules != ALL_LINEAR
+        if lora.layers_to_transform is not None or lora.exclude_modules:
+            return True
+        return lora.target_modules != ALL_LINEAR
     return config.tuning in ("head", "last_layers")
 
 

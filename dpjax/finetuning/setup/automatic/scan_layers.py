@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 from dpjax.finetuning.config import FinetuneConfig
@@ -68,14 +69,15 @@ def _why_not(config: FinetuneConfig, checkpoint: Path, model: TransformerConfig)
             return "only some get adapters"
         if lora.start_a != "random":
             return f"lora.start_a={lora.start_a} looks at what enters each"
-        names = lora.target_modules
-        if isinstance(names, str) and names != ALL_LINEAR:
-            return "a pattern names what gets adapters"
-        numbered = [
-            name
-            for name in (*(() if isinstance(names, str) else names), *lora.modules_to_save)
-            if any(part.isdigit() for part in name.split("."))
-        ]
+        names: list[str] = [*lora.modules_to_save]
+        for given in (lora.target_modules, lora.exclude_modules):
+            if isinstance(given, str) and given != ALL_LINEAR:
+                return "a pattern names what gets adapters"
+            names += () if isinstance(given, str) else given
+        numbered = [name for name in names if any(part.isdigit() for part in name.split("."))]
+        # In a regular expression the number of a layer may stand anywhere, but not after a letter.
+        patterns = (*lora.ranks(), *lora.alphas())
+        numbered += [name for name in patterns if re.search(r"(?<![A-Za-z\d])\d", name)]
         if numbered:
             return f"{numbered[0]!r} lies in one of them"
     makes_classifier = (
