@@ -19,6 +19,7 @@ _SEQUENCES = (
     "layers_to_transform",
     "rank_pattern",
     "alpha_pattern",
+    "trainable_token_indices",
 )
 
 
@@ -44,7 +45,8 @@ class LoraConfig(CheckedOptions):
     target_modules: tuple[str, ...] | str = ALL_LINEAR
     """Hugging Face names of the linear layers to adapt, or their endings, such as query or
     attention.output.dense; all-linear means every linear layer except a head and a layer appended
-    for pooling. In Python a string is a pattern that must match a whole name."""
+    for pooling. Embeddings and a language model's own head get one where they are named. In Python
+    a string is a pattern that must match a whole name."""
     exclude_modules: tuple[str, ...] | str = ()
     """Names, or endings of names, of layers that target_modules means and that get no adapter. In
     Python a string is a pattern that must match a whole name."""
@@ -66,6 +68,9 @@ class LoraConfig(CheckedOptions):
     """Endings of the names of further modules, of any kind, that are trained in full, such as
     LayerNorm or lm_head; they get no adapter. A classification head is trained without being
     named."""
+    trainable_token_indices: tuple[int, ...] = ()
+    """Numbers of tokens whose rows of the token embedding are trained in full, such as tokens that
+    were added for a dialogue; rows of a tied head too."""
     layers_to_transform: tuple[int, ...] | None = None
     """Layers to adapt, counted from 0; default: all. Adapting the upper ones only is faster,
     because no gradient is computed below the lowest."""
@@ -110,6 +115,11 @@ class LoraConfig(CheckedOptions):
         for name in ("target_modules", "exclude_modules"):
             if isinstance(getattr(self, name), str):
                 _check_expression(f"lora.{name}={getattr(self, name)!r}", getattr(self, name))
+        tokens = self.trainable_token_indices
+        if len(set(tokens)) != len(tokens) or any(token < 0 for token in tokens):
+            raise ValueError(
+                f"lora.trainable_token_indices must be different numbers from 0, got {list(tokens)}"
+            )
         _parse_pattern("rank_pattern", self.rank_pattern, int)
         _parse_pattern("alpha_pattern", self.alpha_pattern, _alpha)
 

@@ -6,12 +6,12 @@ from dpjax.models.adapters.files.check import check_adapter as check_adapter
 from dpjax.models.adapters.files.load import load_adapter as load_adapter
 from dpjax.models.adapters.files.save import is_own_base as is_own_base
 from dpjax.models.adapters.files.save import save_adapter as save_adapter
+from dpjax.models.adapters.fresh import fresh_lora as fresh_lora
 from dpjax.models.adapters.linear import LoraLinear as LoraLinear
 from dpjax.models.adapters.linear import LoraParam as LoraParam
 from dpjax.models.adapters.lora import add_lora as add_lora
 from dpjax.models.adapters.lora import base_model as base_model
 from dpjax.models.adapters.lora import drop_inputs as drop_inputs
-from dpjax.models.adapters.lora import fresh_lora as fresh_lora
 from dpjax.models.adapters.lora import has_lora as has_lora
 from dpjax.models.adapters.lora import merge_lora as merge_lora
 from dpjax.models.adapters.lora import merged_copy as merged_copy

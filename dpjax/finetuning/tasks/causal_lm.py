@@ -224,6 +224,7 @@ class CausalLanguage(Task):
                 reduction=self.reduction,
                 vocab_chunk=vocab_chunk,
                 logit_softcap=model.config.logit_softcap,
+                addition=model.head_addition(hidden),
             )
 
         return loss
@@ -249,6 +250,7 @@ class CausalLanguage(Task):
                     vocab_axis=vocab_axis,
                     vocab_chunk=chunk,
                     logit_softcap=model.config.logit_softcap,
+                    addition=model.head_addition(hidden),
                 )
                 return jnp.sum(jnp.where(counts, each, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.models.net.layers import Linear, lifted
+from dpjax.models.net.layers import Addition, Linear, lifted
 
 
 class LoraParam(nnx.Param):
@@ -107,6 +107,16 @@ class LoraLinear(nnx.Module):
         key = jax.random.wrap_key_data(self.dropout_key[...], impl="threefry2x32")
         kept = jax.random.bernoulli(key, 1.0 - self.dropout, x.shape)
         return jnp.where(kept, x / (1.0 - self.dropout), jnp.zeros((), x.dtype))
+
+    @property
+    def kernel(self) -> nnx.Param:
+        """The kernel of the base."""
+        return self.base.kernel
+
+    def addition(self, hidden: jax.Array) -> Addition:
+        """What the adapter adds to products with the kernel where this is a language head."""
+        a = self.lora_a[...].astype(hidden.dtype)
+        return self.scaling * (self._dropped(hidden) @ a), self.lora_b[...].T
 
     def merged(self) -> Linear:
         """The base layer, its kernel now including the adapter."""

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.lora_config import LoraConfig, pattern_fits
-from dpjax.models.adapters.linear import DropoutKey, LoraLinear, column_lengths, draw_a
+from dpjax.lora_config import LoraConfig
+from dpjax.models.adapters.embedding import LoraEmbedding, TokenRows
+from dpjax.models.adapters.linear import DropoutKey, LoraLinear
+from dpjax.models.adapters.lora_checks import check_biases, check_tables, ranks_and_scalings
 from dpjax.models.adapters.targets import (
-    adaptable_modules,
     all_modules,
     paths_in_model,
     select_saved,
     select_targets,
 )
-from dpjax.models.families import ModuleName, Path
-from dpjax.models.net.heads import CausalLM, MaskedLM, Model
+from dpjax.models.families import Path
+from dpjax.models.net.heads import CausalLM, Model
+from dpjax.models.net.layers import Embedding
 from dpjax.models.net.module_paths import get_module, path_in_model, set_module
-from dpjax.option_checks import did_you_mean
-from dpjax.typing import PyTree
 
 
 def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
@@ -55,94 +52,29 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
     targets = select_targets(model, config)
     paths = paths_in_model(model, targets)
     paths_in_model(model, select_saved(model, config.modules_to_save))
-    _check_biases(model, config, targets)
-    shapes = _ranks_and_scalings(model, config, targets)
+    check_biases(model, config, targets)
+    check_tables(model, config, targets)
+    shapes = ranks_and_scalings(model, config, targets)
     for path, module_key in zip(paths, jax.random.split(key, len(paths)), strict=True):
         rank, scaling = shapes[path]
-        lora = LoraLinear(
-            get_module(model, path),
-            rank=rank,
-            scaling=scaling,
-            key=module_key,
-            freeze_a=config.freeze_a,
-            dropout=config.dropout,
-            use_dora=config.use_dora,
-        )
-        set_module(model, path, lora)
-    model.lora = config
-
-
-def _ranks_and_scalings(
-    model: Model, config: LoraConfig, targets: Sequence[ModuleName]
-) -> dict[Path, tuple[int, float]]:
-    """The rank and the scaling of each adapter; ValueError for a name that means none of them."""
-    for option, keys in (("rank_pattern", config.ranks()), ("alpha_pattern", config.alphas())):
-        for key in keys:
-            if not any(pattern_fits(key, module.hf_name) for module in targets):
-                endings = sorted({module.hf_name.rpartition(".")[2] for module in targets})
-                raise ValueError(
-                    f"lora.{option}: {key!r} means no adapted layer; there are "
-                    f"{', '.join(endings)}." + did_you_mean(key, endings)
-                )
-    shapes: dict[Path, tuple[int, float]] = {}
-    for module in targets:
-        path = path_in_model(model.config, module.path)
-        shape = config.rank_of(module.hf_name), config.scaling_of(module.hf_name)
-        if shapes.setdefault(path, shape) != shape:
-            raise ValueError(
-                f"{module.hf_name} has another rank or scaling than the same layer below it, but "
-                "these are stacked: load the model with scan_layers=False"
+        base = get_module(model, path)
+        if isinstance(base, Embedding):
+            lora = LoraEmbedding(base, rank=rank, scaling=scaling, key=module_key)
+        else:
+            lora = LoraLinear(
+                base,
+                rank=rank,
+                scaling=scaling,
+                key=module_key,
+                freeze_a=config.freeze_a,
+                dropout=config.dropout,
+                use_dora=config.use_dora,
             )
-    return shapes
-
-
-def _check_biases(model: Model, config: LoraConfig, targets: Sequence[ModuleName]) -> None:
-    if config.bias == "none":
-        return
-    if isinstance(model, MaskedLM):
-        raise ValueError(
-            f"lora.bias={config.bias!r} is not supported beside a head for masked tokens, which "
-            "stays as it is: leave it out"
-        )
-    modules = targets if config.bias == "lora_only" else all_modules(model)
-    if not any(module.has_bias for module in modules):
-        whose = "adapted layers have" if config.bias == "lora_only" else "model has"
-        raise ValueError(f"lora.bias is {config.bias!r}, but the {whose} no biases: leave it out")
-
-
-def fresh_lora(trainable: PyTree, frozen: PyTree, *, key: jax.Array) -> PyTree:
-    """Returns trained parameters with their adapters as before training.
-
-    As in a fresh `LoraLinear`: A is drawn, B is zero, a magnitude is that of the base. Other
-    parameters stay as they are. A frozen A is not among the trained parameters: only B is reset
-    then.
-
-    Args:
-        trainable: nested dict, as `SplitModel.trainable`.
-        frozen: nested dict, as `SplitModel.frozen`, for the base of magnitudes.
-        key: a JAX key for A; every adapter draws from one of its own.
-
-    Example:
-        >>> trained = {"q_proj": {"lora_a": jnp.ones((6, 2)), "lora_b": jnp.ones((2, 4))}}
-        >>> fresh = fresh_lora(trained, {}, key=jax.random.key(0))["q_proj"]
-        >>> bool((abs(fresh["lora_a"]) < 6**-0.5).all()), float(fresh["lora_b"].max())
-        (True, 0.0)
-    """
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(trainable)
-    fresh = []
-    for number, (path, leaf) in enumerate(leaves):
-        *modules, name = (part.key for part in path)
-        if name == "lora_a":
-            leaf = draw_a(jax.random.fold_in(key, number), leaf.shape)
-        elif name == "lora_b":
-            leaf = jnp.zeros_like(leaf)
-        elif name == "lora_magnitude":
-            layer = frozen
-            for module in modules:
-                layer = layer[module]
-            leaf = column_lengths(layer["base"]["kernel"])
-        fresh.append(leaf)
-    return jax.tree.unflatten(treedef, fresh)
+        set_module(model, path, lora)
+    if config.trainable_token_indices:
+        rows = TokenRows(model.transformer.embed_tokens, config.trainable_token_indices)
+        model.transformer.embed_tokens = rows
+    model.lora = config
 
 
 def merge_lora(model: Model) -> None:
@@ -257,7 +189,7 @@ def drop_inputs(model: Model, *, key: jax.Array) -> None:
         >>> model.transformer.layers[0].self_attn.o_proj.dropout_key is None
         False
     """
-    adapters = _adapters(model)
+    adapters = {p: node for p, node in _adapters(model).items() if isinstance(node, LoraLinear)}
     if not adapters:
         raise ValueError("the model has no adapters that could drop anything: call add_lora first")
     keys = jax.random.split(key, len(adapters))
@@ -288,10 +220,10 @@ def _unmerged_copy(model: Model) -> Model:
     return nnx.merge(graphdef, nnx.to_pure_dict(state))
 
 
-def _adapters(model: Model) -> dict[Path, LoraLinear]:
+def _adapters(model: Model) -> dict[Path, LoraLinear | LoraEmbedding | TokenRows]:
     """The adapted layers and where they are in this model."""
-    paths = dict.fromkeys(
-        path_in_model(model.config, module.path) for module in adaptable_modules(model)
-    )
+    paths = dict.fromkeys(path_in_model(model.config, m.path) for m in all_modules(model))
+    # The bias of a vocabulary is no module.
     layers = {path: get_module(model, path) for path in paths}
-    return {path: layer for path, layer in layers.items() if isinstance(layer, LoraLinear)}
+    kinds = (LoraLinear, LoraEmbedding, TokenRows)
+    return {path: layer for path, layer in layers.items() if isinstance(layer, kinds)}

@@ -123,7 +123,12 @@ def _text_means(model: Model, ids: np.ndarray) -> list[np.ndarray]:
 
 
 def _adapted_paths(model: Model) -> list[tuple[str | int, ...]]:
-    return [path for path, node in nnx.iter_graph(model) if isinstance(node, LoraLinear)]
+    # A language head is read as a matrix: its A stays random.
+    return [
+        path
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, LoraLinear) and path != ("lm_head",)
+    ]
 
 
 def _directions(text_means: np.ndarray, rank: int) -> np.ndarray:

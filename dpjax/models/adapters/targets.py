@@ -27,10 +27,7 @@ def head_modules(model: Model) -> tuple[ModuleName, ...]:
 
 
 def adaptable_modules(model: Model) -> tuple[ModuleName, ...]:
-    """The linear layers that may carry an adapter: those below the head, nothing appended.
-
-    A language model's head is read as a matrix, in chunks of the vocabulary, not called as a layer.
-    """
+    """The linear layers that all-linear means: those below the head, nothing appended."""
     head = head_modules(model)
     return tuple(
         module
@@ -39,6 +36,14 @@ def adaptable_modules(model: Model) -> tuple[ModuleName, ...]:
         and module not in head
         and not is_fixed(model.config, module.path)
     )
+
+
+def named_only_modules(model: Model) -> tuple[ModuleName, ...]:
+    """What carries an adapter only where it is named: embeddings, and a causal model's own head."""
+    if task_of(model) == "masked_lm":
+        return ()
+    tables = tuple(module for module in all_modules(model) if module.kind == "embedding")
+    return (*tables, *(head_modules(model) if task_of(model) == "causal_lm" else ()))
 
 
 def select_targets(model: Model, config: LoraConfig) -> list[ModuleName]:
@@ -53,6 +58,7 @@ def select_targets(model: Model, config: LoraConfig) -> list[ModuleName]:
     if config.target_modules == ALL_LINEAR:
         targets = modules
     else:
+        modules += [module for module in named_only_modules(model) if module not in saved]
         targets = _named(model, modules, config.target_modules)
     if config.layers_to_transform is not None:
         targets = _inside(targets, config.layers_to_transform)
@@ -156,7 +162,9 @@ def _named(
 
 
 def _not_linear(model: Model) -> list[ModuleName]:
-    return [m for m in all_modules(model) if m.kind in ("norm", "embedding")]
+    tables = named_only_modules(model)
+    kinds = ("norm", "embedding")
+    return [m for m in all_modules(model) if m.kind in kinds and m not in tables]
 
 
 def _no_such_target(model: Model, modules: Sequence[ModuleName], target: str) -> ValueError:
@@ -168,9 +176,9 @@ def _no_such_target(model: Model, modules: Sequence[ModuleName], target: str) ->
         )
     if any(ends_with(module, target) for module in head_modules(model)):
         return ValueError(
-            f"target module {target!r} matches no linear layer below the head, and a head gets no "
-            "adapter: a classification head is trained in full as it is, a language model's if "
-            "modules_to_save names it"
+            f"target module {target!r} matches no linear layer below the head, and such a head "
+            "gets no adapter: one for classes is trained in full as it is, one for masked tokens "
+            "stays"
         )
     names = sorted({module.hf_name.rpartition(".")[2] for module in modules})
     longer = ".".join(modules[0].hf_name.split(".")[-2:])

@@ -15,7 +15,7 @@ from dpjax.lora_config import LoraConfig
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families import Task
 from dpjax.models.net.layer_features import LayerFeatures
-from dpjax.models.net.layers import ACTIVATIONS, Linear, Norm
+from dpjax.models.net.layers import ACTIVATIONS, Addition, Linear, Norm
 from dpjax.models.net.transformer import Transformer
 
 
@@ -74,13 +74,20 @@ class CausalLM(_Headed):
 
         Added up in float32 whatever the dtype: rounded to bfloat16, the largest would often tie.
         """
-        return self._capped(_products(hidden, *self.head_weights()))
+        logits, addition = _products(hidden, *self.head_weights()), self.head_addition(hidden)
+        if addition is not None:
+            logits = logits + _products(*addition, 0)
+        return self._capped(logits)
 
     def word_logits(self, hidden: jax.Array, rows: jax.Array) -> jax.Array:
         """Logits `(..., R)` float32 of the tokens `rows`, `(R,)` int32, alone."""
         weights, vocab_axis = self.head_weights()
-        chosen = jnp.take(weights, rows, axis=vocab_axis)
-        return self._capped(_products(hidden, chosen, vocab_axis))
+        logits = _products(hidden, jnp.take(weights, rows, axis=vocab_axis), vocab_axis)
+        addition = self.head_addition(hidden)
+        if addition is not None:
+            numbers, table = addition
+            logits = logits + _products(numbers, jnp.take(table, rows, axis=0), 0)
+        return self._capped(logits)
 
     def _capped(self, logits: jax.Array) -> jax.Array:
         cap = self.config.logit_softcap
@@ -95,6 +102,11 @@ class CausalLM(_Headed):
         if self.config.tied_head:
             return self.transformer.embed_tokens.embedding[...], 0
         return self.lm_head.kernel[...], 1
+
+    def head_addition(self, hidden: jax.Array) -> Addition | None:
+        """What an adapter on the head adds to logits, for hidden states `(..., hidden_size)`."""
+        head = self.transformer.embed_tokens if self.config.tied_head else self.lm_head
+        return head.addition(hidden)
 
     def __call__(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits `(..., T, vocab_size)` float32 of the token after each; as in `Transformer`."""

@@ -12,6 +12,9 @@ from flax import nnx
 
 from dpjax.models.config import TransformerConfig
 
+# Numbers `(..., r)` and rows of the vocabulary `(V, r)`: their products are added to logits.
+Addition = tuple[jax.Array, jax.Array]
+
 
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, x Φ(x) = x (1 + erf(x / √2)) / 2 (Hendrycks and Gimpel 2016)."""
@@ -47,6 +50,11 @@ class Linear(nnx.Module):
         y = x @ self.kernel[...].astype(x.dtype)
         return y if self.bias is None else y + lifted(self.bias[...].astype(x.dtype), y.ndim)
 
+    def addition(self, hidden: jax.Array) -> Addition | None:
+        """What is added to products with the kernel where this is a language head: nothing."""
+        del hidden
+        return None
+
 
 class Embedding(nnx.Module):
     """A table `(rows, size)` of vectors, as `embedding`."""
@@ -57,6 +65,11 @@ class Embedding(nnx.Module):
     def __call__(self, ids: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
         """`(...)` int32 to `(..., size)`."""
         return jnp.take(self.embedding[...], ids, axis=0).astype(dtype)
+
+    def addition(self, hidden: jax.Array) -> Addition | None:
+        """What is added to products with the table where this is a tied head: nothing."""
+        del hidden
+        return None
 
 
 class Norm(nnx.Module):

@@ -82,6 +82,7 @@ def _log_probs(
         vocab_axis=vocab_axis,
         vocab_chunk=vocab_chunk,
         logit_softcap=model.config.logit_softcap,
+        addition=model.head_addition(hidden.reshape(-1, hidden.shape[-1])),
     )
     losses = losses.reshape(len(input_ids), -1)
     return jnp.pad(jnp.where(asked[:, 1:], -losses, 0.0), ((0, 0), (1, 0)))

@@ -7,12 +7,20 @@ computes in float32 whatever the model computes in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 _State = tuple[jax.Array, jax.Array, jax.Array]
+
+
+class _Chunk(NamedTuple):
+    """Some tokens of the vocabulary: `(c, d)`, `(c,)` or None, `(c, r)` or None."""
+
+    rows: jax.Array
+    bias: jax.Array | None
+    added: jax.Array | None
 
 
 def causal_lm_loss(
@@ -26,6 +34,7 @@ def causal_lm_loss(
     vocab_chunk: int | None = None,
     logit_softcap: float | None = None,
     bias: jax.Array | None = None,
+    addition: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """The cross-entropy of the counted tokens of one sequence, as a float32 scalar.
 
@@ -50,6 +59,7 @@ def causal_lm_loss(
         vocab_chunk: as for `token_losses`.
         logit_softcap: as for `token_losses`.
         bias: as for `token_losses`.
+        addition: as for `token_losses`.
 
     Raises:
         TypeError: an array is not of the kind that is wanted here.
@@ -69,6 +79,9 @@ def causal_lm_loss(
     if hidden.shape[0] == loss_mask.shape[0]:
         # What positions that do not count hold, perhaps NaN, must not reach a sum.
         hidden = jnp.where(loss_mask[:, None], hidden, jnp.zeros((), hidden.dtype))
+        if addition is not None:
+            numbers = jnp.where(loss_mask[:, None], addition[0], jnp.zeros((), hidden.dtype))
+            addition = numbers, addition[1]
     losses = token_losses(
         hidden,
         head,
@@ -77,6 +90,7 @@ def causal_lm_loss(
         vocab_chunk=vocab_chunk,
         logit_softcap=logit_softcap,
         bias=bias,
+        addition=addition,
     )
     return _reduced(losses, loss_mask, reduction)
 
@@ -90,6 +104,7 @@ def token_losses(
     vocab_chunk: int | None = None,
     logit_softcap: float | None = None,
     bias: jax.Array | None = None,
+    addition: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
     """-log p(targets[t] | hidden[t]), `(T,)` float32 in nats: a token's negative log-probability.
 
@@ -107,6 +122,8 @@ def token_losses(
         logit_softcap: s > 0 replaces every logit z by s·tanh(z / s) (Gemma 2, arXiv:2408.00118,
             section 2).
         bias: `(V,)` added to the logits, before they are capped.
+        addition: `(T, r)` and `(V, r)`, of which the products are added to the logits too: what an
+            adapter on the head does (`CausalLM.head_addition`).
 
     Raises:
         TypeError: `hidden`, `head` or `bias` is not floating-point, or `targets` not of integers.
@@ -126,12 +143,15 @@ def token_losses(
     if logit_softcap is not None and not logit_softcap > 0:
         raise ValueError(f"logit_softcap must be above 0, got {logit_softcap}; None leaves it out")
 
-    def add_chunk(
-        state: _State, start: jax.Array | int, rows: jax.Array, bias: jax.Array | None
-    ) -> _State:
+    if addition is not None and addition[1].shape[0] != size:
+        raise ValueError(
+            f"addition must have a row for each of {size} tokens, got {addition[1].shape[0]}"
+        )
+
+    def add_chunk(state: _State, start: jax.Array | int, chunk: _Chunk) -> _State:
         maximum, total, target_logits = state
-        logits = _logits(hidden, rows, bias, logit_softcap)
-        columns = start + jnp.arange(rows.shape[0])
+        logits = _logits(hidden, chunk, None if addition is None else addition[0], logit_softcap)
+        columns = start + jnp.arange(chunk.rows.shape[0])
         at_targets = jnp.where(columns == targets[:, None], logits, 0.0)
         larger = jnp.maximum(maximum, jax.lax.stop_gradient(jnp.max(logits, axis=-1)))
         total *= jnp.exp(maximum - larger)
@@ -139,12 +159,13 @@ def token_losses(
         return larger, total, target_logits + jnp.sum(at_targets, axis=-1)
 
     table = head if vocab_axis == 0 else head.T
+    whole = _Chunk(table, bias, None if addition is None else addition[1])
     zeros = jnp.zeros(hidden.shape[0], jnp.float32)
     state = (jnp.full_like(zeros, jnp.finfo(jnp.float32).min), zeros, zeros)
     if vocab_chunk is None or vocab_chunk >= size:
-        state = add_chunk(state, 0, table, bias)
+        state = add_chunk(state, 0, whole)
     else:
-        state = _over_chunks(add_chunk, state, table, bias, vocab_chunk)
+        state = _over_chunks(add_chunk, state, whole, vocab_chunk)
     maximum, total, target_logits = state
     known = (targets >= 0) & (targets < size)
     # A product, so that an unknown target makes the gradient NaN too.
@@ -221,10 +242,9 @@ def token_classification_loss(
 
 
 def _over_chunks(
-    add_chunk: Callable[..., _State],
+    add_chunk: Callable[[_State, jax.Array | int, _Chunk], _State],
     state: _State,
-    table: jax.Array,
-    bias: jax.Array | None,
+    whole: _Chunk,
     chunk: int,
 ) -> _State:
     """All whole chunks in a loop, then what is left.
@@ -232,41 +252,47 @@ def _over_chunks(
     The table enters the loop in slices and not as a whole: its gradient in each iteration then is
     a contraction that fills a place of its own.
     """
+    size = whole.rows.shape[0]
     # A rest of a single row would not be a contraction.
-    while table.shape[0] % chunk == 1 and chunk > 1:
+    while size % chunk == 1 and chunk > 1:
         chunk -= 1
-    count = table.shape[0] // chunk
+    count = size // chunk
     looped = count * chunk
 
-    def step(state: _State, slices: tuple) -> tuple[_State, None]:
-        return add_chunk(state, *slices), None
+    def step(state: _State, inputs: tuple[jax.Array, _Chunk]) -> tuple[_State, None]:
+        return add_chunk(state, *inputs), None
 
     slices = (
         chunk * jnp.arange(count),
-        table[:looped].reshape(count, chunk, -1),
-        None if bias is None else bias[:looped].reshape(count, chunk),
+        jax.tree.map(lambda x: x[:looped].reshape(count, chunk, *x.shape[1:]), whole),
     )
     # A loop's two passes are not merged by the compiler: no barrier is needed.
     state, _ = jax.lax.scan(jax.checkpoint(step, prevent_cse=False), state, slices)
-    if looped == table.shape[0]:
+    if looped == size:
         return state
-    rest = None if bias is None else bias[looped:]
-    return jax.checkpoint(add_chunk, static_argnums=1)(state, looped, table[looped:], rest)
+    rest = jax.tree.map(lambda x: x[looped:], whole)
+    return jax.checkpoint(add_chunk, static_argnums=1)(state, looped, rest)
 
 
 def _logits(
-    hidden: jax.Array, rows: jax.Array, bias: jax.Array | None, softcap: float | None
+    hidden: jax.Array, chunk: _Chunk, added: jax.Array | None, softcap: float | None
 ) -> jax.Array:
     """`(T, c)` float32, added up in float32."""
-    logits = jax.lax.dot_general(
-        hidden,
-        rows.astype(hidden.dtype),
+    logits = _rows_times(hidden, chunk.rows)
+    if added is not None and chunk.added is not None:
+        logits += _rows_times(added, chunk.added)
+    if chunk.bias is not None:
+        logits += chunk.bias.astype(jnp.float32)
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
+
+
+def _rows_times(numbers: jax.Array, rows: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(
+        numbers,
+        rows.astype(numbers.dtype),
         (((1,), (1,)), ((), ())),
         preferred_element_type=jnp.float32,
     )
-    if bias is not None:
-        logits += bias.astype(jnp.float32)
-    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)
 
 
 def _picked(log_probs: jax.Array, labels: jax.Array) -> jax.Array:

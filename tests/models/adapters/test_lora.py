@@ -182,7 +182,7 @@ def test_adapters_in_some_layers_only(model, target_modules, expected):
         ({"target_modules": ("ery",)}, "there are dense, key, query, value"),
         ({"target_modules": ("LayerNorm",)}, "matches no linear layer"),
         ({"target_modules": ("classifier",)}, "a head gets no adapter"),
-        ({"target_modules": ("dense", "word_embeddings")}, "of kind embedding.*modules_to_save"),
+        ({"target_modules": ("dense", "LayerNorm")}, "of kind norm.*modules_to_save"),
         ({"target_modules": r".*layer\.1.*"}, "also matches .*LayerNorm, a module of kind norm"),
         ({"target_modules": "(dense"}, r"'\(dense' is not a regular expression"),
         ({"modules_to_save": ("LayerNrm",)}, "'LayerNrm' is no module.*mean 'LayerNorm'"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dpjax.lora_config import Bias, LoraConfig, pattern_fits
+from dpjax.models.adapters.files.layout import tied_embedding, tied_head_name, token_embedding
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG, read_json_object
 from dpjax.models.families import ModuleName, Task, family_of
 from dpjax.models.net.heads import Model, task_of
@@ -52,6 +53,7 @@ _KNOWN = frozenset(
         "runtime_config",
         "target_modules",
         "task_type",
+        "trainable_token_indices",
         "use_dora",
         "use_rslora",
     ]
@@ -61,7 +63,6 @@ _STARTS_BESIDE = ("gaussian", "orthogonal", "eva")
 STARTS_INSIDE = ("pissa", "olora")
 _UNSUPPORTED = {
     "lora_bias": "biases of B",
-    "trainable_token_indices": "single rows of the token embedding",
     "layer_replication": "layers used several times",
     "target_parameters": "adapters on parameters that are not a layer's weight",
 }
@@ -97,10 +98,39 @@ def adapter_config(
         "alpha_pattern": model.lora.alphas(),
         "use_dora": model.lora.use_dora,
         "bias": model.lora.bias,
+        "trainable_token_indices": _token_indices(model),
         "lora_dropout": model.lora.dropout,
         "fan_in_fan_out": family_of(model.config.model_type).conv1d,
         "inference_mode": True,
     }
+
+
+def _token_indices(model: Model) -> dict[str, list[int]] | None:
+    """The numbers of the tokens by the last part of the embedding's name."""
+    if not model.lora.trainable_token_indices:
+        return None
+    name = token_embedding(model).hf_name.rpartition(".")[2]
+    return {name: list(model.lora.trainable_token_indices)}
+
+
+def read_token_indices(path: Path, contents: Mapping[str, Any], model: Model) -> list[int]:
+    """The numbers of the tokens whose rows the adapter brings; ValueError for other rows."""
+    field = "trainable_token_indices"
+    given = contents.get(field)
+    by_name = given if isinstance(given, dict) else {token_embedding(model).hf_name: given or []}
+    name, tied = token_embedding(model).hf_name, tied_embedding(model)
+    names = [name] if tied is None else [name, tied_head_name(model)]
+    rows = list(by_name.values())
+    for layer, tokens in by_name.items():
+        if not any(f".{name}".endswith(f".{layer}") for name in names) or tokens != rows[0]:
+            raise ValueError(
+                f"{path}: {field} = {given!r} is not supported: only rows of the token embedding "
+                f"{name} are, and the same of a head that is tied to it; train the others in full "
+                "(modules_to_save)"
+            )
+        if not (isinstance(tokens, list) and all(type(token) is int for token in tokens)):
+            raise ValueError(f"{path}: {field} must be numbers of tokens, got {given!r}")
+    return rows[0] if rows else []
 
 
 def read_adapter_config(folder: Path, model: Model) -> dict[str, Any]:
@@ -187,6 +217,7 @@ def lora_config_of(
     targets: Sequence[ModuleName],
     saved: Sequence[str],
     bias: Bias,
+    tokens: Sequence[int],
     freeze_a: bool,
 ) -> LoraConfig:
     """The options of adapters that were read; ValueError for impossible values."""
@@ -201,6 +232,7 @@ def lora_config_of(
             target_modules=tuple(module.hf_name for module in targets),
             modules_to_save=tuple(saved),
             bias=bias,
+            trainable_token_indices=tuple(tokens),
             freeze_a=freeze_a,
             dropout=contents.get("lora_dropout", 0.0),
         )

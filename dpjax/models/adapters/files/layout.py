@@ -21,6 +21,10 @@ PREFIX = "base_model.model."
 def lora_weights(module: ModuleName, use_dora: bool) -> Iterator[WeightName]:
     """The adapter of a module, under its names without prefix."""
     name = module.hf_name
+    if module.kind == "embedding":
+        yield WeightName((*module.path, "lora_embedding_a"), f"{name}.lora_embedding_A", True)
+        yield WeightName((*module.path, "lora_embedding_b"), f"{name}.lora_embedding_B", True)
+        return
     yield WeightName((*module.path, "lora_a"), f"{name}.lora_A.weight", True)
     yield WeightName((*module.path, "lora_b"), f"{name}.lora_B.weight", True)
     if use_dora:
@@ -47,6 +51,17 @@ def bias_weights(
             yield WeightName((*module.path, "bias"), f"{module.hf_name}.bias", False)
 
 
+def row_weights(module: ModuleName) -> Iterator[WeightName]:
+    """Rows of the token embedding that are trained, under their name without prefix."""
+    name = f"{module.hf_name}.token_adapter.trainable_tokens_delta"
+    yield WeightName((*module.path, "token_rows"), name, False)
+
+
+def token_embedding(model: Model) -> ModuleName:
+    """The token embedding."""
+    return next(m for m in all_modules(model) if m.path == ("transformer", "embed_tokens"))
+
+
 def classification_head(model: Model) -> tuple[ModuleName, ...]:
     """The head of a classifier, which every adapter brings; none of a language model."""
     return () if task_of(model) in LANGUAGE_TASKS else head_modules(model)
@@ -56,7 +71,7 @@ def tied_embedding(model: Model) -> ModuleName | None:
     """The token embedding if it is the head as well."""
     if task_of(model) != "causal_lm" or not model.config.tied_head:
         return None
-    return next(m for m in all_modules(model) if m.path == ("transformer", "embed_tokens"))
+    return token_embedding(model)
 
 
 def tied_head_name(model: Model) -> str:

@@ -15,6 +15,7 @@ from dpjax.models.adapters.files.adapter_config import (
     STARTS_INSIDE,
     lora_config_of,
     read_adapter_config,
+    read_token_indices,
 )
 from dpjax.models.adapters.files.layout import (
     ADAPTER_WEIGHTS,
@@ -22,11 +23,24 @@ from dpjax.models.adapters.files.layout import (
     bias_weights,
     classification_head,
     lora_weights,
+    row_weights,
+    token_embedding,
 )
 from dpjax.models.adapters.files.start_values import without_start_values
-from dpjax.models.adapters.files.tensors import open_adapter, tied_once
+from dpjax.models.adapters.files.tensors import (
+    open_adapter,
+    tied_adapter_once,
+    tied_once,
+    without_base,
+)
 from dpjax.models.adapters.lora import add_lora, has_lora
-from dpjax.models.adapters.targets import adaptable_modules, all_modules, is_named, lies_in
+from dpjax.models.adapters.targets import (
+    adaptable_modules,
+    all_modules,
+    is_named,
+    lies_in,
+    named_only_modules,
+)
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG
 from dpjax.models.checkpoint.tensors import Tensor, Tensors
 from dpjax.models.families import ModuleName, WeightName
@@ -49,8 +63,8 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
     Raises:
         FileNotFoundError: without adapter_config.json or safetensors; pickles are not read.
         ValueError: for a model that has adapters already; an adapter of another kind or for another
-            base or task; an option that is not supported (biases of B, adapters on embeddings);
-            missing, unexpected, damaged or wrongly shaped tensors.
+            base or task; an option that is not supported; missing, unexpected, damaged or wrongly
+            shaped tensors.
 
     Example:
         >>> from flax import nnx
@@ -70,8 +84,13 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
     folder = Path(folder)
     contents = read_adapter_config(folder, model)
     path = folder / ADAPTER_WEIGHTS
-    tensors = tied_once(path, model, contents, open_adapter(path))
-    adapted, whole = _modules_of(path, model, tensors, contents)
+    tensors = without_base(path, model, open_adapter(path))
+    tensors = tied_adapter_once(path, model, contents, tied_once(path, model, contents, tensors))
+    tokens = read_token_indices(folder / ADAPTER_CONFIG, contents, model)
+    rows = list(row_weights(token_embedding(model))) if tokens else []
+    own = [weight.hf_name for weight in rows]
+    others = {name: tensor for name, tensor in tensors.items() if name not in own}
+    adapted, whole = _modules_of(path, model, others, contents)
     _check_targets(path, model, contents, adapted)
     head = classification_head(model)
     saved = [module.hf_name for module in whole if module not in head]
@@ -82,13 +101,16 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
         adapted,
         saved,
         contents["bias"] if biases else "none",
+        tokens,
         freeze_a,
     )
     start = str(contents.get("init_lora_weights")).lower()
     if start in STARTS_INSIDE:
         config, tensors = without_start_values(path, model, config, start, adapted, tensors)
     weights = [weight for module in adapted for weight in lora_weights(module, config.use_dora)]
-    weights += [weight for module in whole for weight in module.weights()] + biases
+    weights += [weight for module in whole for weight in module.weights()] + biases + rows
+    if rows and own[0] not in tensors:
+        raise ValueError(f"{path}: tensor {PREFIX}{own[0]} is missing")
     values = _values(path, model, config, weights, tensors)
     add_lora(model, config, key=jax.random.key(0))
     for place, value in values.items():
@@ -118,7 +140,7 @@ def _modules_of(
         )
     adapted = {known[name] for name in tensors if ".lora_" in name}
     whole = {known[name] for name in tensors if ".lora_" not in name and name not in biases}
-    for module in adapted - set(adaptable_modules(model)):
+    for module in adapted - {*adaptable_modules(model), *named_only_modules(model)}:
         raise ValueError(
             f"{path}: an adapter on {module.hf_name} is not supported: it is trained in full, or "
             "not at all"
@@ -146,7 +168,7 @@ def _check_targets(
     """Refuse a file that has adapters on other modules than peft would put them on."""
     if contents["target_modules"] == ALL_LINEAR:
         return
-    for module in adaptable_modules(model):
+    for module in (*adaptable_modules(model), *named_only_modules(model)):
         if _is_target(module, contents) and module not in adapted:
             raise ValueError(
                 f"{path} has no adapter for {module.hf_name}, which target_modules names: the file "
@@ -259,6 +281,12 @@ def _shape(model: Model, config: LoraConfig, weight: WeightName) -> tuple[int, .
     place = path_in_model(model.config, weight.path)
     # The model has no adapters yet: a base lies where the adapter will.
     module = get_module(model, [part for part in place[:-1] if part != "base"])
+    if place[-1] == "token_rows":
+        return len(config.trainable_token_indices), module.embedding.shape[-1]
+    if place[-1] in ("lora_embedding_a", "lora_embedding_b"):
+        rows, size = module.embedding.shape
+        rank = config.rank_of(weight.hf_name.rpartition(".lora_")[0])
+        return (rows, rank) if place[-1] == "lora_embedding_a" else (rank, size)
     if place[-1] in ("lora_a", "lora_b", "lora_magnitude"):
         inputs, outputs = module.kernel.shape[-2:]
         rank = config.rank_of(weight.hf_name.rpartition(".lora_")[0])

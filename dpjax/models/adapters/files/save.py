@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 
 from dpjax.models.adapters.files.adapter_config import adapter_config
@@ -14,8 +15,10 @@ from dpjax.models.adapters.files.layout import (
     bias_weights,
     classification_head,
     lora_weights,
+    row_weights,
     tied_embedding,
     tied_head_name,
+    token_embedding,
 )
 from dpjax.models.adapters.lora import has_lora
 from dpjax.models.adapters.targets import all_modules, select_saved, select_targets
@@ -98,6 +101,8 @@ def save_adapter(
     weights = [w for module in targets for w in lora_weights(module, model.lora.use_dora)]
     weights += [weight for module in whole for weight in module.weights()]
     others = [module for module in all_modules(model) if module not in whole]
+    if model.lora.trainable_token_indices:
+        weights += row_weights(token_embedding(model))
     weights += bias_weights(model.lora.bias, others, targets)
     parameters = nnx.to_pure_dict(nnx.split(model)[1])
     tensors = {PREFIX + w.hf_name: tensor_of(model, parameters, w) for w in weights}
@@ -109,6 +114,12 @@ def save_adapter(
         head = tied_head_name(model)
         tensors[f"{PREFIX}{head}.weight"] = tensors[f"{PREFIX}{tied.hf_name}.weight"].copy()
         contents["modules_to_save"].append(head)
+        contents["ensure_weight_tying"] = True
+    if tied in targets:
+        head = f"{PREFIX}{tied_head_name(model)}"
+        a, b = (f"{PREFIX}{tied.hf_name}.lora_embedding_{part}" for part in "AB")
+        tensors[f"{head}.lora_A.weight"] = np.ascontiguousarray(tensors[b].T)
+        tensors[f"{head}.lora_B.weight"] = np.ascontiguousarray(tensors[a].T)
         contents["ensure_weight_tying"] = True
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

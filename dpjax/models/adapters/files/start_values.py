@@ -49,6 +49,13 @@ def without_start_values(
     """
     plain = dict(tensors)
     for module in adapted:
+        if module.kind == "embedding":
+            # peft starts an embedding as without this option.
+            raise ValueError(
+                f"{path}: init_lora_weights = {start!r} is not supported beside an adapter on the "
+                f"embedding {module.hf_name}; let peft convert the adapter (save_pretrained with "
+                "path_initial_model_for_weight_conversion)"
+            )
         rank, scaling = (f(module.hf_name) for f in (config.rank_of, config.scaling_of))
         inputs, outputs = _kernel(model, module).shape
         if start == "olora" and module.kind == "conv1d":

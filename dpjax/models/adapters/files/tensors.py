@@ -7,17 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from flax import nnx
+
 from dpjax.models.adapters.files.layout import PREFIX, tied_embedding, tied_head_name
+from dpjax.models.adapters.targets import all_modules
+from dpjax.models.checkpoint.save import tensor_of
 from dpjax.models.checkpoint.tensors import Tensors, are_equal, open_safetensors
 from dpjax.models.net.heads import Model
 
 # What peft puts around a module to save: itself, and the module before tuning.
 _TUNED, _BEFORE = "modules_to_save", "original_module"
+_BASE_WEIGHT = ".base_layer.weight"
 # Tensors of adapters that are not a plain pair of A and B.
 _OTHER_TENSORS = {
-    ".lora_embedding_": "an adapter on an embedding",
     ".lora_B.bias": "biases of B",
-    ".base_layer.weight": "a base weight",
 }
 
 
@@ -61,6 +65,59 @@ def _without_wrappers(path: Path, tensors: Tensors) -> Tensors:
                 "cannot be told; save the adapter again with peft"
             )
     return kept
+
+
+def without_base(path: Path, model: Model, tensors: Tensors) -> Tensors:
+    """Without the weights of the base that peft stores beside adapters on embeddings and heads.
+
+    Refuses weights that are not those of this model.
+    """
+    parameters = nnx.to_pure_dict(nnx.split(model)[1])
+    weights = {w.hf_name: w for module in all_modules(model) for w in module.weights()}
+    kept = {name: t for name, t in tensors.items() if not name.endswith(_BASE_WEIGHT)}
+    for name in tensors.keys() - kept.keys():
+        usual = name.removesuffix(_BASE_WEIGHT) + ".weight"
+        tied = tied_embedding(model)
+        if tied is not None and usual == f"{tied_head_name(model)}.weight":
+            usual = f"{tied.hf_name}.weight"
+        if usual not in weights or not np.array_equal(
+            tensors[name].read().astype(np.float32),
+            tensor_of(model, parameters, weights[usual]).astype(np.float32),
+        ):
+            raise ValueError(
+                f"{path}: tensor {PREFIX}{name} is not the weight of this model: the adapter was "
+                "made for another base, or its vocabulary has been resized since"
+            )
+    return kept
+
+
+def tied_adapter_once(
+    path: Path, model: Model, contents: Mapping[str, Any], tensors: Tensors
+) -> Tensors:
+    """The tensors with an adapter on a tied embedding under the embedding's name only.
+
+    Refuses a file in which the head would have another one, or none: peft then unties them.
+    """
+    tied = tied_embedding(model)
+    if tied is None:
+        return tensors
+    head = tied_head_name(model)
+    pairs = {
+        f"{head}.lora_A.weight": f"{tied.hf_name}.lora_embedding_B",
+        f"{head}.lora_B.weight": f"{tied.hf_name}.lora_embedding_A",
+    }
+    present = [name for pair in pairs.items() for name in pair if name in tensors]
+    if not present:
+        return tensors
+    if len(present) < 4 and not contents.get("ensure_weight_tying"):
+        raise _untied(path, f"{present[0]} alone", "is head and embedding in one")
+    for of_head, of_embedding in pairs.items():
+        if of_head in tensors and not (
+            of_embedding in tensors
+            and np.array_equal(tensors[of_head].read(), tensors[of_embedding].read().T)
+        ):
+            raise _untied(path, f"{of_head} and {of_embedding}, which differ", "are one")
+    return {name: tensor for name, tensor in tensors.items() if name not in pairs}
 
 
 def tied_once(path: Path, model: Model, contents: Mapping[str, Any], tensors: Tensors) -> Tensors:
