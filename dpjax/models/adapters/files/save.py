@@ -120,6 +120,8 @@ def save_adapter(
         a, b = (f"{PREFIX}{tied.hf_name}.lora_embedding_{part}" for part in "AB")
         tensors[f"{head}.lora_A.weight"] = np.ascontiguousarray(tensors[b].T)
         tensors[f"{head}.lora_B.weight"] = np.ascontiguousarray(tensors[a].T)
+        # By the head's name peft sees that they are tied, whatever the embedding is called.
+        contents["target_modules"].append(tied_head_name(model))
         contents["ensure_weight_tying"] = True
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

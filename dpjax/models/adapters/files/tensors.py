@@ -91,9 +91,7 @@ def without_base(path: Path, model: Model, tensors: Tensors) -> Tensors:
     return kept
 
 
-def tied_adapter_once(
-    path: Path, model: Model, contents: Mapping[str, Any], tensors: Tensors
-) -> Tensors:
+def tied_adapter_once(path: Path, model: Model, tensors: Tensors) -> Tensors:
     """The tensors with an adapter on a tied embedding under the embedding's name only.
 
     Refuses a file in which the head would have another one, or none: peft then unties them.
@@ -109,13 +107,11 @@ def tied_adapter_once(
     present = [name for pair in pairs.items() for name in pair if name in tensors]
     if not present:
         return tensors
-    if len(present) < 4 and not contents.get("ensure_weight_tying"):
+    if len(present) < 2 * len(pairs):
+        # Also with ensure_weight_tying: peft looks for tied layers by two names only.
         raise _untied(path, f"{present[0]} alone", "is head and embedding in one")
     for of_head, of_embedding in pairs.items():
-        if of_head in tensors and not (
-            of_embedding in tensors
-            and np.array_equal(tensors[of_head].read(), tensors[of_embedding].read().T)
-        ):
+        if not np.array_equal(tensors[of_head].read(), tensors[of_embedding].read().T):
             raise _untied(path, f"{of_head} and {of_embedding}, which differ", "are one")
     return {name: tensor for name, tensor in tensors.items() if name not in pairs}
 
