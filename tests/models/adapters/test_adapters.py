@@ -98,6 +98,35 @@ def test_unrolled_and_stacked_layers_write_and_read_the_same(
     assert any("embed_tokens" in name for name in names)
 
 
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_stacked_layers_write_and_read_biases_and_magnitudes(tmp_path, bias):
+    options = {"target_modules": ("c_attn",), "bias": bias, "use_dora": True}
+    model = adapt(model_of("gpt2", scan_layers=True), **options)
+    rise = {name: 0.1 * (1 + np.arange(2)) for name in ("bias", "lora_magnitude")}
+
+    def move(path, leaf):
+        by = rise.get(path[-1].key)
+        is_stacked = by is not None and leaf.ndim == 2
+        return leaf + by[:, None].astype(np.float32) if is_stacked else leaf
+
+    state = jax.tree_util.tree_map_with_path(move, leaves(model))
+    model = nnx.merge(nnx.graphdef(model), state)
+    save_adapter(model, tmp_path / "first", base="base")
+    again = model_of("gpt2")
+    load_adapter(again, tmp_path / "first")
+    biases = [layer.self_attn.qkv_proj.base.bias[...] for layer in again.transformer.layers]
+    stacked = model.transformer.layers.self_attn.qkv_proj
+    np.testing.assert_array_equal(np.stack(biases), stacked.base.bias[...])
+    save_adapter(again, tmp_path / "second", base="base")
+    first, second = (load_file(tmp_path / name / WEIGHTS) for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    names = {name.rpartition("h.0.")[2] for name in first if ".h.0." in name}
+    assert {"attn.c_attn.base_layer.bias", "attn.c_attn.lora_magnitude_vector"} <= names
+    assert ("ln_1.bias" in names) == (bias == "all")
+
+
 @pytest.mark.parametrize("family", ["phi3", "gpt2"])
 @pytest.mark.slow
 def test_scanned_adapters_compute_what_unrolled_ones_do(family, tmp_path):

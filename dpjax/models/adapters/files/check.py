@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dpjax.models.adapters.embedding import LoraEmbedding
 from dpjax.models.adapters.files.load import load_adapter
 from dpjax.models.adapters.linear import LoraLinear
 from dpjax.models.adapters.lora import without_adapters
@@ -67,7 +68,7 @@ def _scalings(model: nnx.Module) -> dict[str, float]:
     return {
         ".".join(map(str, path)): node.scaling
         for path, node in nnx.iter_graph(model)
-        if isinstance(node, LoraLinear)
+        if isinstance(node, (LoraLinear, LoraEmbedding))
     }
 
 

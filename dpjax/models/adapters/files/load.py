@@ -126,6 +126,12 @@ def _modules_of(
     is_dora = bool(contents.get("use_dora"))
     known = {weight.hf_name: module for module in modules for weight in module.weights()}
     known |= {w.hf_name: module for module in modules for w in lora_weights(module, is_dora)}
+    for module in named_only_modules(model):
+        if f"{module.hf_name}.lora_magnitude_vector" in tensors:
+            raise ValueError(
+                f"{path.with_name(ADAPTER_CONFIG)}: use_dora = True is not supported for "
+                f"{module.hf_name}, an embedding or a head: train it without DoRA"
+            )
     biases = {}
     if contents.get("bias", "none") != "none":
         biases = {f"{m.hf_name}.base_layer.bias": m for m in modules if m.has_bias}
