@@ -178,7 +178,10 @@ def _tuned(plan: Plan) -> str:
         kind = "DoRA" if lora.use_dora else "LoRA"
         ranks = f" ({', '.join(lora.rank_pattern)})" if lora.rank_pattern else ""
         biases = {"none": (), "lora_only": ("biases of their layers",), "all": ("all biases",)}
-        further = "".join(f", {name}" for name in (*biases[lora.bias], *lora.modules_to_save))
+        parts = [*biases[lora.bias], *lora.modules_to_save]
+        if lora.trainable_token_indices:
+            parts.append(f"{len(lora.trainable_token_indices)} rows of the token embedding")
+        further = "".join(f", {part}" for part in parts)
         return f"{kind} adapters of rank {lora.rank}{ranks}, merged afterwards{further}{head}"
     return {
         "full": "all parameters",

@@ -87,6 +87,8 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         how += {"none": "", "all": ", all biases", "lora_only": ", biases of these layers"}[
             config.lora.bias
         ]
+        if config.lora.trainable_token_indices:
+            how += f", {len(config.lora.trainable_token_indices)} rows of the token embedding"
         how += ", A frozen" if config.lora.freeze_a else ""
         how += ", rsLoRA" if config.lora.use_rslora else ""
         how += f", dropout {config.lora.dropout:g}" if config.lora.dropout else ""
