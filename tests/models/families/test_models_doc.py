@@ -7,12 +7,10 @@ import pytest
 
 from dpjax.models import FAMILIES, TASKS
 
+PAGE = (Path(__file__).parents[3] / "docs" / "models.md").read_text()
+# The first table of the page, before its first section.
 ROWS = dict(
-    re.findall(
-        r"^\| `([\w-]+)` \| ([^|]*) \|",
-        (Path(__file__).parents[3] / "docs" / "models.md").read_text(),
-        flags=re.MULTILINE,
-    )
+    re.findall(r"^\| `([\w-]+)` \| ([^|]*) \|", PAGE.partition("\n## ")[0], flags=re.MULTILINE)
 )
 
 

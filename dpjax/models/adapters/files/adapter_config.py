@@ -189,6 +189,8 @@ def _check_values(path: Path, contents: Mapping[str, Any]) -> None:
     for name in ("rank_pattern", "alpha_pattern"):
         if not isinstance(contents.get(name) or {}, dict):
             raise ValueError(f"{path}: {name} must be an object, got {contents[name]!r}")
+        for key in contents.get(name) or {}:
+            _check_names(path, name, key, is_pattern_allowed=True)
     layers = contents.get("layers_to_transform")
     for layer in layers if isinstance(layers, list) else [layers]:
         if layer is not None and type(layer) is not int:
