@@ -180,13 +180,14 @@ def _no_such_target(model: Model, modules: Sequence[ModuleName], target: str) ->
             "gets no adapter: one for classes is trained in full as it is, one for masked tokens "
             "stays"
         )
-    names = sorted({module.hf_name.rpartition(".")[2] for module in modules})
+    linear = adaptable_modules(model)
+    names = sorted({m.hf_name.rpartition(".")[2] for m in modules if m in linear})
     longer = ".".join(modules[0].hf_name.split(".")[-2:])
     return ValueError(
         f"target module {target!r} matches no linear layer of the model; there are "
         f"{', '.join(names)}, longer endings such as {longer!r}, and {ALL_LINEAR!r}."
         + _tied(model, target)
-        + did_you_mean(target, [*names, ALL_LINEAR])
+        + did_you_mean(target, [*names, *(m.hf_name for m in modules), ALL_LINEAR])
     )
 
 
