@@ -63,7 +63,9 @@ def test_each_tensor_is_compared(tmp_path, task):
 def test_another_scale_and_untrained_weights_are_found(tmp_path):
     tuned = tuned_model()
     save_adapter(tuned_model(alpha=3.0).merge(), tmp_path, base="base")
-    with pytest.raises(ValueError, match="must scale the adapter of .* by 2 as in training, got 1"):
+    with pytest.raises(
+        ValueError, match=r"must scale the adapter of .* by 2 as in training, got 1"
+    ):
         check_adapter(tuned, tmp_path)
     untrained = tuned.replace(trainable=jax.tree.map(np.zeros_like, tuned.trainable))
     save_adapter(untrained.merge(), tmp_path, base="base")
