@@ -80,6 +80,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         if config.lora.layers_to_transform is not None:
             how += f" of layers {', '.join(map(str, config.lora.layers_to_transform))}"
         how += ", A frozen" if config.lora.freeze_a else ""
+        how += ", in the tangent space" if config.lora.gauge == "tangent" else ""
         how += ", rsLoRA" if config.lora.use_rslora else ""
         how += f", dropout {config.lora.dropout:g}" if config.lora.dropout else ""
         if config.lora.modules_to_save:

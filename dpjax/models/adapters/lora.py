@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.lora_config import LoraConfig
+from dpjax.lora_config import Gauge, LoraConfig
 from dpjax.models.adapters.targets import (
     adaptable_modules,
     paths_in_model,
     select_saved,
     select_targets,
 )
+from dpjax.models.adapters.tangent.product import tangent_product
 from dpjax.models.families import Path
 from dpjax.models.net.heads import CausalLM, Model
 from dpjax.models.net.layers import Linear
@@ -49,6 +50,8 @@ class LoraLinear(nnx.Module):
     a fresh adapter changes nothing. With `freeze_a` only B is trained. On stacked layers A and B
     have the leading axis of the base's kernel. A fused projection has one A and one B. Where
     `drop_inputs` has left a key, the adapter reads x with dropout (Srivastava et al. 2014).
+    With `gauge="tangent"` gradients are those of `tangent_product`, and steps those of
+    `tangent_lora`.
 
     Example:
         >>> from dpjax.models.net.layers import Linear
@@ -70,11 +73,19 @@ class LoraLinear(nnx.Module):
         key: jax.Array,
         freeze_a: bool = False,
         dropout: float = 0.0,
+        gauge: Gauge = "factors",
     ):
         *layers, inputs, outputs = base.kernel.shape
+        if gauge == "tangent" and rank > min(inputs, outputs):
+            raise ValueError(
+                f"lora.rank must be at most {min(inputs, outputs)} with lora.gauge=tangent, got "
+                f"{rank}: a layer has {inputs} inputs and {outputs} outputs. Lower the rank, or "
+                "leave out lora.gauge"
+            )
         self.base = base
         self.scaling = scaling
         self.dropout = dropout
+        self.gauge = gauge
         self.dropout_key: DropoutKey | None = None
         a = _draw_a(key, (*layers, inputs, rank))
         self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
@@ -82,8 +93,12 @@ class LoraLinear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(..., in)` to `(..., out)`."""
-        a, b = (part[...].astype(x.dtype) for part in (self.lora_a, self.lora_b))
-        return self.base(x) + self.scaling * (self._dropped(x) @ a @ b)
+        if self.gauge == "tangent":
+            update = tangent_product(self._dropped(x), self.lora_a[...], self.lora_b[...])
+        else:
+            a, b = (part[...].astype(x.dtype) for part in (self.lora_a, self.lora_b))
+            update = self._dropped(x) @ a @ b
+        return self.base(x) + self.scaling * update
 
     def _dropped(self, x: jax.Array) -> jax.Array:
         if self.dropout_key is None:
@@ -137,6 +152,7 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
             key=module_key,
             freeze_a=config.freeze_a,
             dropout=config.dropout,
+            gauge=config.gauge,
         )
         set_module(model, path, lora)
     model.lora = config
