@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dpjax.lora_config import Gauge, LoraConfig
+from dpjax.models.adapters.tangent.product import tangent_product
 from dpjax.models.adapters.targets import (
     adaptable_modules,
     paths_in_model,
     select_saved,
     select_targets,
 )
-from dpjax.models.adapters.tangent.product import tangent_product
 from dpjax.models.families import Path
 from dpjax.models.net.heads import CausalLM, Model
 from dpjax.models.net.layers import Linear

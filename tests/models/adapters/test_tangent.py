@@ -7,9 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from dpjax.lora_config import LoraConfig
-from dpjax.models import tangent_lora, tangent_product
+from dpjax.models import (
+    Trainable,
+    add_lora,
+    load_adapter,
+    merge_lora,
+    save_adapter,
+    split_trainable,
+    tangent_lora,
+    tangent_product,
+)
 from dpjax.models.adapters.tangent.geometry import Point, Tangent
 from dpjax.models.adapters.tangent.product import frames
 from dpjax.models.adapters.tangent.steps import Rule
@@ -292,11 +302,8 @@ def test_stacked_layers_move_as_layers_of_their_own(rule: Rule):
     stacked = run(optimizer, of_all, [gradient] * 2)
     for index, (layer, gradient) in enumerate(zip(layers, grads, strict=True)):
         alone = run(optimizer, layer, [gradient] * 2)
-        jax.tree.map(
-            lambda one, all_: np.testing.assert_allclose(one, all_[index], atol=1e-4),
-            alone,
-            stacked,
-        )
+        for name, leaf in alone.items():
+            np.testing.assert_allclose(leaf, stacked[name][index], atol=1e-4)
 
 
 def test_all_else_moves_with_the_other_optimizer():
@@ -315,5 +322,27 @@ def test_all_else_moves_with_the_other_optimizer():
 def test_a_frozen_a_is_refused():
     with pytest.raises(ValueError, match=r"lora.freeze_a=True .* leave out lora.gauge=tangent"):
         LoraConfig(freeze_a=True, gauge="tangent")
-    with pytest.raises(ValueError, match="'tangents'.*tangent"):
+    with pytest.raises(ValueError, match=r"lora.gauge.*'tangents'.*tangent"):
         LoraConfig(gauge="tangents")
+
+
+def test_what_is_saved_is_an_ordinary_adapter(shallow_model, folder, batch, tmp_path):
+    model = shallow_model
+    bare = nnx.clone(model)
+    add_lora(model, LoraConfig(rank=RANK, gauge="tangent"), key=jax.random.key(1))
+    trainable = split_trainable(model, Trainable.lora())
+    moved = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.cos(50 * leaf), trainable.trainable)
+    model = trainable.replace(trainable=moved).merge()
+    expected = np.asarray(model(*batch))
+    save_adapter(model, tmp_path / "adapter", base=folder)
+    load_adapter(bare, tmp_path / "adapter")
+    assert bare.lora.gauge == "factors"
+    np.testing.assert_allclose(bare(*batch), expected, atol=1e-6)
+    merge_lora(model)
+    np.testing.assert_allclose(model(*batch), expected, atol=1e-5)
+
+
+def test_a_rank_above_the_size_of_a_layer_is_refused(shallow_model):
+    lora = LoraConfig(rank=25, gauge="tangent")
+    with pytest.raises(ValueError, match=r"lora.rank must be at most 24 .* got 25"):
+        add_lora(shallow_model, lora, key=jax.random.key(1))
