@@ -40,7 +40,9 @@ def frames(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _basis(matrix: jax.Array, number: int) -> jax.Array:
     # The key hides nothing: the basis must be the same for every record, step and run.
     drawn = jax.random.normal(jax.random.key(number), matrix.shape, jnp.float32)
-    return jnp.linalg.qr(matrix + _TINY * drawn)[0]
+    basis, triangle = jnp.linalg.qr(matrix + _TINY * drawn)
+    # With these signs a basis changes no more than the matrix does: that of Gram and Schmidt.
+    return jnp.where(jnp.diagonal(triangle) < 0, -basis, basis)
 
 
 @jax.custom_jvp
