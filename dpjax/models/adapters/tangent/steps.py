@@ -118,7 +118,9 @@ def tangent_lora(
             step=state.step + 1,
             rate=learning_rate(state.step),
         )
-        gradients, moments, changes = _adapters(grads), {}, {}
+        gradients = _adapters(grads)
+        moments: dict[str, Moments] = {}
+        changes: dict[str, dict[str, jax.Array]] = {}
         for name, pair in _adapters(params).items():
             a, b = pair["lora_a"], pair["lora_b"]
             gradient = Tangent(gradients[name]["lora_a"], gradients[name]["lora_b"])
@@ -202,7 +204,7 @@ def _adapters(tree: PyTree, path: tuple[Any, ...] = ()) -> dict[str, dict[str, j
         return {}
     if _is_adapter(tree):
         return {".".join(map(str, path)): tree}
-    found = {}
+    found: dict[str, dict[str, jax.Array]] = {}
     for name, part in tree.items():
         found |= _adapters(part, (*path, name))
     return found
