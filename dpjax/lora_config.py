@@ -9,6 +9,7 @@ from typing import Literal, TypeVar, get_args
 
 from dpjax.option_checks import CheckedOptions, check_choice, check_positive, check_share
 
+Gauge = Literal["factors", "tangent"]
 ALL_LINEAR = "all-linear"
 Bias = Literal["none", "all", "lora_only"]
 Number = TypeVar("Number", int, float)
@@ -85,6 +86,11 @@ class LoraConfig(CheckedOptions):
     for texts of random words. Those see how texts differ and not what all have in common: less of
     the clip norm and of the noise is wasted. No private record is read, which costs no ε."""
 
+    gauge: Gauge = "factors"
+    """What is clipped and gets noise: the gradients of A and B, or the change of their product A B,
+    which does not depend on how it is split into A and B (the mechanism of PRISM: Wang and Zhang
+    2026, arXiv:2606.00944)."""
+
     def __post_init__(self) -> None:
         for name in _SEQUENCES:
             value = getattr(self, name)
@@ -102,6 +108,17 @@ class LoraConfig(CheckedOptions):
         check_positive("lora.alpha", self.alpha)
         check_share("lora.dropout", self.dropout)
         check_choice("lora.start_a", self.start_a, ("random", "principal"))
+        check_choice("lora.gauge", self.gauge, get_args(Gauge))
+        if self.gauge == "tangent" and self.freeze_a:
+            raise ValueError(
+                "lora.freeze_a=True leaves no choice between A and B: leave out lora.gauge=tangent,"
+                " or lora.freeze_a"
+            )
+        if self.gauge == "tangent" and self.use_dora:
+            raise ValueError(
+                "lora.use_dora=True makes the weight of more than W + A B, and lora.gauge=tangent "
+                "knows that alone: leave out one of them"
+            )
         check_choice("lora.bias", self.bias, get_args(Bias))
         for name in ("modules_to_save", "rank_pattern", "alpha_pattern"):
             value = getattr(self, name)

@@ -24,6 +24,8 @@ from dpjax.models.adapters.principal_a import (
 from dpjax.models.adapters.split_model import SplitModel as SplitModel
 from dpjax.models.adapters.split_model import count_parameters as count_parameters
 from dpjax.models.adapters.split_model import split_trainable as split_trainable
+from dpjax.models.adapters.tangent.product import tangent_product as tangent_product
+from dpjax.models.adapters.tangent.steps import tangent_lora as tangent_lora
 from dpjax.models.adapters.trainable import Trainable as Trainable
 from dpjax.models.checkpoint.config_json import parse_config as parse_config
 from dpjax.models.checkpoint.config_json import read_config as read_config

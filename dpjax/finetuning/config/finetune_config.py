@@ -152,6 +152,11 @@ class FinetuneConfig(CheckedOptions):
         """The most records of a unit in a batch: of an owner, where batches are of owners."""
         return self.privacy.records_per_owner if self.samples_owners else 1
 
+    @property
+    def trains_in_tangent_space(self) -> bool:
+        """Whether steps of adapters are those of `tangent_lora`."""
+        return self.tuning == "lora" and self.lora.gauge == "tangent"
+
     def head_stage(self) -> Self:
         """Returns the options as of a run of the steps alone that train the head first."""
         privacy, training = head_stage_options(self.privacy, self.training)
@@ -294,10 +299,27 @@ class FinetuneConfig(CheckedOptions):
                 f"num_trained_layers={self.num_trained_layers} with tuning={self.tuning}"
             )
         check_at_least("num_trained_layers", self.num_trained_layers, 1)
+        if self.trains_in_tangent_space:
+            self._check_tangent()
         if self.compute.frozen_dtype != "float32" and self.tuning not in ("lora", "head"):
             raise ValueError(
                 f"compute.frozen_dtype={self.compute.frozen_dtype} is for tuning=lora or head: "
                 f"tuning={self.tuning} trains parameters of the checkpoint, which would be rounded"
+            )
+
+    def _check_tangent(self) -> None:
+        """Refuses what sees how A B is split into A and B."""
+        training = self.training
+        if training.optimizer == "adamw":
+            raise ValueError(
+                "training.optimizer=adamw shrinks A and B one by one, and lora.gauge=tangent "
+                "trains their product. Give training.optimizer=adam, adam-bc or sgd"
+            )
+        if training.ema_decay is not None:
+            raise ValueError(
+                f"training.ema_decay={training.ema_decay} averages A and B one by one, and the "
+                "product of averages is not the average of products, which lora.gauge=tangent "
+                "trains. Leave out one of them"
             )
 
     def _check_task(self) -> None:

@@ -90,6 +90,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         if config.lora.trainable_token_indices:
             how += f", {len(config.lora.trainable_token_indices)} rows of the token embedding"
         how += ", A frozen" if config.lora.freeze_a else ""
+        how += ", in the tangent space" if config.lora.gauge == "tangent" else ""
         how += ", rsLoRA" if config.lora.use_rslora else ""
         how += f", dropout {config.lora.dropout:g}" if config.lora.dropout else ""
         if config.lora.modules_to_save:

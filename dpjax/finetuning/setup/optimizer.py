@@ -8,6 +8,7 @@ import jax
 import optax
 
 from dpjax.finetuning.config import Training
+from dpjax.models import tangent_lora
 from dpjax.training import scale_by_adam_bc
 from dpjax.typing import PyTree
 
@@ -18,6 +19,7 @@ def make_optimizer(
     head: Collection[str] = ("classifier",),
     *,
     noise_stddev: float = 0.0,
+    in_tangent_space: bool = False,
 ) -> optax.GradientTransformation:
     """Makes the optimizer that was asked for: linear warm-up, then what the schedule says.
 
@@ -30,6 +32,7 @@ def make_optimizer(
         num_steps: of the run.
         head: names of the parts of the model that tuning initialises.
         noise_stddev: of the noise on the private gradient, per coordinate; 0 without privacy.
+        in_tangent_space: whether steps of adapters are those of `tangent_lora`.
     """
     peak = training.learning_rate
     schedule = make_schedule(training, num_steps)
@@ -41,15 +44,25 @@ def make_optimizer(
             scale_by_adam_bc(noise_stddev), optax.scale_by_learning_rate(schedule)
         ),
     }[training.optimizer]
+    optimizer = make()
+    if in_tangent_space:
+        assert training.optimizer != "adamw"
+        optimizer = tangent_lora(
+            optimizer,
+            schedule,
+            rule=training.optimizer,
+            momentum=training.momentum,
+            noise_stddev=noise_stddev,
+        )
     if training.head_learning_rate is None:
-        return make()
+        return optimizer
 
     def is_head(trainable: PyTree) -> PyTree:
         return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key in head, trainable)
 
     # What each of them returns is proportional to the learning rate.
     return optax.chain(
-        make(), optax.masked(optax.scale(training.head_learning_rate / peak), is_head)
+        optimizer, optax.masked(optax.scale(training.head_learning_rate / peak), is_head)
     )
 
 

@@ -301,4 +301,9 @@ def _choose_layout(
         raise ValueError(f"several processes must share all devices, but {notice}")
     if mesh is None:
         return None, notices
+    if config.trains_in_tangent_space:
+        raise ValueError(
+            f"lora.gauge=tangent is for one device, got {describe_mesh(mesh)}: let JAX see one, as "
+            "with CUDA_VISIBLE_DEVICES=0, or leave out lora.gauge"
+        )
     return model_layout(mesh), notices

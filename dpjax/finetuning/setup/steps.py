@@ -34,7 +34,11 @@ def make_run_optimizer(plan: Plan) -> Any:
     # Correlated noise has no one standard deviation, and no other optimizer asks for it.
     stddev = noise_stddev_of(plan) if training.optimizer == "adam-bc" else 0.0
     optimizer = make_optimizer(
-        training, plan.num_steps - plan.first_step, plan.head, noise_stddev=stddev
+        training,
+        plan.num_steps - plan.first_step,
+        plan.head,
+        noise_stddev=stddev,
+        in_tangent_space=plan.config.trains_in_tangent_space,
     )
     if training.ema_decay is not None:
         optimizer = keep_average(optimizer, training.ema_decay)

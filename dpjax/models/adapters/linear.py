@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dpjax.lora_config import Gauge
+from dpjax.models.adapters.tangent.product import tangent_product
 from dpjax.models.net.layers import Addition, Linear, lifted
 
 
@@ -44,6 +46,9 @@ class LoraLinear(nnx.Module):
     of the columns of V. m starts at those of W. As in section 4.3 of the paper and in peft, no
     gradient flows through ‖V‖; with dropout, what m / ‖V‖ − 1 adds reads the dropped x too.
 
+    With `gauge="tangent"` gradients are those of `tangent_product`, and steps those of
+    `tangent_lora`.
+
     Example:
         >>> from dpjax.models.net.layers import Linear
         >>> base = Linear(6, 4, bias=False, stddev=0.02, rngs=nnx.Rngs(0))
@@ -65,11 +70,19 @@ class LoraLinear(nnx.Module):
         freeze_a: bool = False,
         dropout: float = 0.0,
         use_dora: bool = False,
+        gauge: Gauge = "factors",
     ):
         *layers, inputs, outputs = base.kernel.shape
+        if gauge == "tangent" and rank > min(inputs, outputs):
+            raise ValueError(
+                f"lora.rank must be at most {min(inputs, outputs)} with lora.gauge=tangent, got "
+                f"{rank}: a layer has {inputs} inputs and {outputs} outputs. Lower the rank, or "
+                "leave out lora.gauge"
+            )
         self.base = base
         self.scaling = scaling
         self.dropout = dropout
+        self.gauge = gauge
         self.dropout_key: DropoutKey | None = None
         a = draw_a(key, (*layers, inputs, rank))
         self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
@@ -78,9 +91,13 @@ class LoraLinear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(..., in)` to `(..., out)`."""
-        a, b = (part[...].astype(x.dtype) for part in (self.lora_a, self.lora_b))
         dropped = self._dropped(x)
-        added = self.scaling * (dropped @ a @ b)
+        if self.gauge == "tangent":
+            product = tangent_product(dropped, self.lora_a[...], self.lora_b[...])
+        else:
+            a, b = (part[...].astype(x.dtype) for part in (self.lora_a, self.lora_b))
+            product = dropped @ a @ b
+        added = self.scaling * product
         if self.lora_magnitude is None:
             return self.base(x) + added
         kernel = self.base.kernel[...].astype(x.dtype)

@@ -8,7 +8,11 @@ from flax import nnx
 from dpjax.lora_config import LoraConfig
 from dpjax.models.adapters.embedding import LoraEmbedding, TokenRows
 from dpjax.models.adapters.linear import DropoutKey, LoraLinear
-from dpjax.models.adapters.lora_checks import check_biases, check_tables, ranks_and_scalings
+from dpjax.models.adapters.lora_checks import (
+    check_biases,
+    check_tables,
+    ranks_and_scalings,
+)
 from dpjax.models.adapters.targets import (
     all_modules,
     paths_in_model,
@@ -69,6 +73,7 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
                 freeze_a=config.freeze_a,
                 dropout=config.dropout,
                 use_dora=config.use_dora,
+                gauge=config.gauge,
             )
         set_module(model, path, lora)
     if config.trainable_token_indices:

@@ -40,6 +40,11 @@ def check_tables(model: Model, config: LoraConfig, targets: Sequence[ModuleName]
     """Refuses what adapters on embeddings and heads, and rows of tokens, do not go with."""
     tables = [m for m in targets if m.kind == "embedding" or m.path == ("lm_head",)]
     for module in tables:
+        if config.gauge == "tangent":
+            raise ValueError(
+                "lora.gauge=tangent is for linear layers below the head, and target_modules names "
+                f"{module.hf_name}: leave out one of them"
+            )
         for option in ("use_dora", *(("freeze_a",) if module.kind == "embedding" else ())):
             if getattr(config, option):
                 raise ValueError(

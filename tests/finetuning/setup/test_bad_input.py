@@ -93,6 +93,16 @@ def test_unknown_option(refuse):
         ({"tuning": "last_layers", "num_trained_layers": 3}, ["last 3 layers", "has 2"]),
         ({"num_trained_layers": 1}, ["num_trained_layers=1", "tuning=lora"]),
         ({"lora__dropout": 1}, ["lora.dropout", "below 1"]),
+        ({"lora__gauge": "tangents"}, ["lora.gauge", "tangent", "tangents"]),
+        (
+            {"lora__gauge": "tangent", "training__optimizer": "adamw"},
+            ["training.optimizer=adamw", "adam-bc", "sgd"],
+        ),
+        (
+            {"lora__gauge": "tangent", "training__ema_decay": 0.9},
+            ["training.ema_decay=0.9", "lora.gauge=tangent"],
+        ),
+        ({"lora__gauge": "tangent", "lora__rank": 17}, ["lora.rank", "at most 16", "17"]),
         ({"compute__frozen_dtype": "float16"}, ["frozen-dtype", "bfloat16", "float16"]),
         (
             {"compute__frozen_dtype": "bfloat16", "tuning": "bias"},
