@@ -7,8 +7,8 @@ from dpjax.models.adapters.files.load import load_adapter as load_adapter
 from dpjax.models.adapters.files.save import is_own_base as is_own_base
 from dpjax.models.adapters.files.save import save_adapter as save_adapter
 from dpjax.models.adapters.fresh import fresh_lora as fresh_lora
-from dpjax.models.adapters.linear import LoraLinear as LoraLinear
-from dpjax.models.adapters.linear import LoraParam as LoraParam
+from dpjax.models.adapters.layers.linear import LoraLinear as LoraLinear
+from dpjax.models.adapters.layers.linear import LoraParam as LoraParam
 from dpjax.models.adapters.lora import add_lora as add_lora
 from dpjax.models.adapters.lora import base_model as base_model
 from dpjax.models.adapters.lora import drop_inputs as drop_inputs

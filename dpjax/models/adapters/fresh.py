@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from dpjax.models.adapters.embedding import draw_embedding_b, rows_of
-from dpjax.models.adapters.linear import column_lengths, draw_a
+from dpjax.models.adapters.layers.embedding import draw_embedding_b, rows_of
+from dpjax.models.adapters.layers.linear import column_lengths, draw_a
 from dpjax.typing import PyTree
 
 

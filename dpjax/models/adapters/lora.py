@@ -6,8 +6,8 @@ import jax
 from flax import nnx
 
 from dpjax.lora_config import LoraConfig
-from dpjax.models.adapters.embedding import LoraEmbedding, TokenRows
-from dpjax.models.adapters.linear import DropoutKey, LoraLinear
+from dpjax.models.adapters.layers.embedding import LoraEmbedding, TokenRows
+from dpjax.models.adapters.layers.linear import DropoutKey, LoraLinear
 from dpjax.models.adapters.lora_checks import (
     check_biases,
     check_tables,

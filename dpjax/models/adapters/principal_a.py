@@ -17,7 +17,7 @@ import numpy as np
 import scipy.linalg
 from flax import nnx
 
-from dpjax.models.adapters.linear import LoraLinear
+from dpjax.models.adapters.layers.linear import LoraLinear
 from dpjax.models.net.heads import Model, SequenceClassifier
 from dpjax.models.net.module_paths import get_module, set_module
 from dpjax.models.text.random_texts import random_texts

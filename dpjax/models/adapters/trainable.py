@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from flax import nnx
 
 from dpjax.lora_config import Bias
-from dpjax.models.adapters.linear import LoraParam
+from dpjax.models.adapters.layers.linear import LoraParam
 from dpjax.models.adapters.lora import has_lora
 from dpjax.models.adapters.targets import head_modules, paths_in_model, select_saved
 from dpjax.models.families import LANGUAGE_TASKS, Path

@@ -24,6 +24,7 @@ from dpjax.models.adapters.tangent.geometry import Point, Tangent
 from dpjax.models.adapters.tangent.product import frames
 from dpjax.models.adapters.tangent.steps import Rule
 from dpjax.privatize import clipped_grad
+from tests.support.tiny_checkpoints import random_model
 
 INPUTS, OUTPUTS, RANK, RECORDS, CLIP_NORM = 7, 5, 2, 6, 0.05
 ONE_STEP = {"momentum": 0.0}
@@ -346,3 +347,23 @@ def test_a_rank_above_the_size_of_a_layer_is_refused(shallow_model):
     lora = LoraConfig(rank=25, gauge="tangent")
     with pytest.raises(ValueError, match=r"lora.rank must be at most 24 .* got 25"):
         add_lora(shallow_model, lora, key=jax.random.key(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_dora": True}, r"lora\.use_dora=True makes the weight of more than W \+ A B"),
+        ({"freeze_a": True}, r"lora\.freeze_a=True leaves no choice"),
+    ],
+)
+def test_what_makes_another_weight_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LoraConfig(gauge="tangent", **options)
+
+
+@pytest.mark.parametrize("family, name", [("gpt2", "wte"), ("llama", "lm_head")])
+def test_tables_have_no_tangent_space(family, name):
+    model = random_model(family, "causal_lm")
+    config = LoraConfig(rank=2, target_modules=(name,), gauge="tangent")
+    with pytest.raises(ValueError, match=rf"gauge=tangent is for linear layers .* names .*{name}"):
+        add_lora(model, config, key=jax.random.key(0))

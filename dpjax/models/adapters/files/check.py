@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dpjax.models.adapters.embedding import LoraEmbedding
 from dpjax.models.adapters.files.load import load_adapter
-from dpjax.models.adapters.linear import LoraLinear
+from dpjax.models.adapters.layers.embedding import LoraEmbedding
+from dpjax.models.adapters.layers.linear import LoraLinear
 from dpjax.models.adapters.lora import without_adapters
 from dpjax.models.adapters.split_model import SplitModel
 

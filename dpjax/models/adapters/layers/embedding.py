@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.models.adapters.linear import LoraParam
+from dpjax.models.adapters.layers.linear import LoraParam
 from dpjax.models.net.layers import Addition, Embedding
 
 

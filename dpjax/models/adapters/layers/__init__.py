@@ -1,0 +1,1 @@
+"""Layers with an adapter beside them."""
