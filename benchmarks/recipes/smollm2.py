@@ -48,31 +48,6 @@ SST2_PROMPTED = Recipe(
     },
 )
 
-SST2_WORDS = Recipe(
-    name="sst2-smollm2-words",
-    about="LoRA in the two upper layers of SmolLM2, labels by words, SST-2",
-    write_data=_with_sst2,
-    options={
-        "tuning": "lora",
-        "head": {"template": TEMPLATE, "label_words": ("1=positive", "0=negative")},
-        "lora": {
-            "rank": 8,
-            "alpha": 8.0,
-            "layers_to_transform": (28, 29),
-            "freeze_a": True,
-            "start_a": "principal",
-        },
-        "training": {
-            "expected_batch_size": 1500,
-            "microbatch_size": 64,
-            "num_steps": 40,
-            "learning_rate": 5e-3,
-            "max_length": 80,
-        },
-        "privacy": {"clip_norm": 0.5},
-    },
-)
-
 
 def _with_e2e(folder: Path, given: Path | None) -> dict[str, Any]:
     source = folder_of(given, "e2e", ("dev.csv", "test.csv"), "E2E (columns mr and ref)")
@@ -135,7 +110,7 @@ E2E = Recipe(
             "expected_batch_size": 384,
             "microbatch_size": 32,
             "num_steps": 40,
-            "learning_rate": 5e-3,
+            "learning_rate": 5e-4,
             "max_length": 128,
         },
         "privacy": {"clip_norm": 1.0},

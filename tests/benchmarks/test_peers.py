@@ -196,7 +196,6 @@ class Sgd:
     [
         ("sst2-head", {}, None),
         ("sst2-lora", {}, "it has tuning=lora, and only head is compared"),
-        ("sst2-smollm2-words", {}, "it has tuning=lora, and only head is compared"),
         (
             "sst2-head",
             {"training": {"optimizer": "adam"}},
