@@ -90,6 +90,7 @@ def _quality_of_texts(result: FinetuneResult) -> dict[str, float]:
     }
 
 
+# Not tuned: a first guess, of which no result is known.
 E2E = Recipe(
     name="e2e-smollm2",
     about="LoRA in the two upper layers of SmolLM2, E2E",

@@ -14,7 +14,7 @@ from dpjax.finetuning import classify, set_up
 from dpjax.finetuning.setup.steps import abstract_split
 from dpjax.models import Trainable, load_classifier, split_trainable
 from dpjax.privatize import clipped_grad
-from tests.finetuning.test_label_words import DECODER, ENCODER, write_checkpoint
+from tests.support.word_checkpoints import DECODER, ENCODER, write_checkpoint
 
 TEMPLATE = "film {text} very"
 KEY = jax.random.key(0)

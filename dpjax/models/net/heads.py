@@ -14,7 +14,7 @@ from flax import nnx
 from dpjax.lora_config import LoraConfig
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families import Task
-from dpjax.models.net.layer_features import LayerFeatures
+from dpjax.models.net.layer_features import LayerFeatures, last_token
 from dpjax.models.net.layers import ACTIVATIONS, Addition, Linear, Norm
 from dpjax.models.net.transformer import Transformer
 
@@ -205,8 +205,7 @@ class SequenceClassifier(_Headed):
             return self.features(self.layer_states(input_ids, attention_mask), attention_mask)
         if self.config.causal:
             hidden = self.transformer(input_ids, attention_mask)
-            places = jnp.broadcast_to(jnp.arange(attention_mask.shape[-1]), attention_mask.shape)
-            last = jnp.max(jnp.where(attention_mask, places, 0), axis=-1)
+            last = jnp.argmax(last_token(attention_mask), axis=-1)
             return jnp.take_along_axis(hidden, last[..., None, None], axis=-2)[..., 0, :]
         first = self.transformer.first_token(input_ids, attention_mask)
         if self.config.pooler_activation is None:
