@@ -24,6 +24,7 @@ pytestmark = [
 ROWS = VOCABULARY + 4
 IDS = np.arange(VOCABULARY - 6, ROWS)[None].astype(np.int32)
 BOTH = ["embed_tokens", "lm_head"]
+TRAINED = ("modules_to_save", "lora_B", "lora_embedding_A", "trainable_tokens_delta")
 
 
 @pytest.fixture
@@ -41,11 +42,12 @@ def resized(tmp_path):
         if is_base_resized:
             model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "resized")
         adapted = peft.get_peft_model(
-            model, peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **options)
+            model,
+            peft.LoraConfig(task_type="CAUSAL_LM", **{"target_modules": ["q_proj"], **options}),
         )
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
-                if "modules_to_save" in name or "lora_B" in name:
+                if any(part in name for part in TRAINED):
                     parameter.add_(0.3 * torch.randn_like(parameter))
         adapted.save_pretrained(tmp_path / "adapter")
         return tmp_path / "resized", tmp_path / "adapter"
@@ -77,6 +79,10 @@ def load(base, adapter):
         (True, {}),
         (True, {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}),
         (True, {"modules_to_save": ["lm_head"], "ensure_weight_tying": True}),
+        (False, {"trainable_token_indices": [3, VOCABULARY]}),
+        (True, {"trainable_token_indices": [3, VOCABULARY]}),
+        (False, {"target_modules": ["q_proj", "embed_tokens"]}),
+        (False, {"target_modules": ["q_proj", *BOTH]}),
     ],
 )
 def test_it_computes_what_peft_computes(resized, is_base_resized, is_tied, options):
@@ -98,16 +104,10 @@ def test_a_base_without_the_tokens_is_refused(resized):
         load(base.parent / "base", adapter)
 
 
-def test_single_tokens_are_refused(resized):
-    base, adapter = resized(False, trainable_token_indices=[VOCABULARY])
-    with pytest.raises(ValueError, match=r"trainable_token_indices = \[61\] is not supported"):
-        load(base, adapter)
-
-
-def test_adapters_on_embeddings_are_refused(resized):
+def test_half_an_adapter_on_an_embedding_is_refused(resized):
     base, adapter = resized(False)
     edit(adapter, **{"base_model.model.model.embed_tokens.lora_embedding_A": np.ones((8, ROWS))})
-    with pytest.raises(ValueError, match="belongs to an adapter on an embedding"):
+    with pytest.raises(ValueError, match=r"embed_tokens\.lora_embedding_B is missing"):
         load(base, adapter)
 
 

@@ -19,6 +19,8 @@ from dpjax.models.net.heads import Model
 # What peft puts around a module to save: itself, and the module before tuning.
 _TUNED, _BEFORE = "modules_to_save", "original_module"
 _BASE_WEIGHT = ".base_layer.weight"
+# Around an embedding of which single rows are trained.
+_TOKEN_ADAPTER = ".token_adapter"
 # Tensors of adapters that are not a plain pair of A and B.
 _OTHER_TENSORS = {
     ".lora_B.bias": "biases of B",
@@ -76,7 +78,7 @@ def without_base(path: Path, model: Model, tensors: Tensors) -> Tensors:
     weights = {w.hf_name: w for module in all_modules(model) for w in module.weights()}
     kept = {name: t for name, t in tensors.items() if not name.endswith(_BASE_WEIGHT)}
     for name in tensors.keys() - kept.keys():
-        usual = name.removesuffix(_BASE_WEIGHT) + ".weight"
+        usual = name.removesuffix(_BASE_WEIGHT).removesuffix(_TOKEN_ADAPTER) + ".weight"
         tied = tied_embedding(model)
         if tied is not None and usual == f"{tied_head_name(model)}.weight":
             usual = f"{tied.hf_name}.weight"
@@ -124,6 +126,14 @@ def tied_once(path: Path, model: Model, contents: Mapping[str, Any], tensors: Te
     tied = tied_embedding(model)
     if tied is None:
         return tensors
+    # Of rows that are trained, peft stores the head's copy once the vocabulary has been resized.
+    rows = [
+        f"{n}{_TOKEN_ADAPTER}.trainable_tokens_delta" for n in (tied.hf_name, tied_head_name(model))
+    ]
+    if all(name in tensors for name in rows):
+        if not are_equal(*(tensors[name] for name in rows)):
+            raise _untied(path, f"{rows[0]} and {rows[1]}, which differ", "are one")
+        tensors = {name: tensor for name, tensor in tensors.items() if name != rows[1]}
     embedding, head = (f"{name}.weight" for name in (tied.hf_name, tied_head_name(model)))
     others = {name: tensor for name, tensor in tensors.items() if name != head}
     if head in tensors and embedding in tensors:
