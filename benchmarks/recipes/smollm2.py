@@ -26,20 +26,20 @@ def _with_sst2(folder: Path, given: Path | None) -> dict[str, Any]:
     return {"model": str(find_smollm2()), **write_sst2(folder, given)}
 
 
-SST2_PROMPTED = Recipe(
-    name="sst2-smollm2-head",
-    about="a head on four layers of SmolLM2 at the end of a prompt, SST-2",
+SST2_WORDS = Recipe(
+    name="sst2-smollm2-words",
+    about="a head on four layers of SmolLM2 at the end of a prompt, which starts from words, SST-2",
     write_data=_with_sst2,
     options={
         "tuning": "head",
-        "head": {"template": TEMPLATE},
-        "features": {"layers": (16, 20, 24, 28)},
+        "head": {"template": TEMPLATE, "label_words": ("0=negative", "1=positive")},
+        "features": {"layers": (16, 20, 24, 30)},
         "training": {
             "expected_batch_size": 3000,
             "microbatch_size": "auto",
             "num_steps": 100,
             "optimizer": "sgd",
-            "learning_rate": 16.0,
+            "learning_rate": 12.0,
             "schedule": "constant",
             "ema_decay": 0.95,
             "max_length": 80,

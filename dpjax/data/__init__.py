@@ -19,6 +19,7 @@ from dpjax.data.encode.templated import Template as Template
 from dpjax.data.encode.templated import TemplatedDataset as TemplatedDataset
 from dpjax.data.encode.templated import check_template as check_template
 from dpjax.data.encode.templated import encode_templated as encode_templated
+from dpjax.data.encode.templated import tokens_of_words as tokens_of_words
 from dpjax.data.encode.templated import word_ids as word_ids
 from dpjax.data.owners import OwnedRecords as OwnedRecords
 from dpjax.data.owners import Owners as Owners
@@ -80,6 +81,7 @@ __all__ = [
     "read_language_records",
     "read_records",
     "read_tagged_words",
+    "tokens_of_words",
     "trim_padding",
     "word_ids",
 ]

@@ -39,6 +39,7 @@ from dpjax.models.checkpoint.load import load_causal_lm as load_causal_lm
 from dpjax.models.checkpoint.load import load_classifier as load_classifier
 from dpjax.models.checkpoint.load import load_masked_lm as load_masked_lm
 from dpjax.models.checkpoint.load import load_token_classifier as load_token_classifier
+from dpjax.models.checkpoint.load import load_word_rows as load_word_rows
 from dpjax.models.checkpoint.pooling_choice import resolve_pooling as resolve_pooling
 from dpjax.models.checkpoint.save import save_model as save_model
 from dpjax.models.checkpoint.tokenizer import load_tokenizer as load_tokenizer
@@ -62,6 +63,7 @@ from dpjax.models.sharding import tensor_axis as tensor_axis
 from dpjax.models.text.feature_centre import centre_features as centre_features
 from dpjax.models.text.generate import Generation as Generation
 from dpjax.models.text.generate import generate as generate
+from dpjax.models.text.label_words import start_from_language_head as start_from_language_head
 from dpjax.models.text.label_words import start_from_words as start_from_words
 from dpjax.models.text.log_probs import continuation_log_probs as continuation_log_probs
 from dpjax.models.text.losses import causal_lm_loss as causal_lm_loss
@@ -122,6 +124,7 @@ __all__ = [
     "load_masked_lm",
     "load_token_classifier",
     "load_tokenizer",
+    "load_word_rows",
     "lower_hidden_states",
     "lowest_trained_layer",
     "measure_tokens",
@@ -138,6 +141,7 @@ __all__ = [
     "sequence_classification_loss",
     "split_trainable",
     "start_a_at_principal_directions",
+    "start_from_language_head",
     "start_from_words",
     "tensor_axis",
     "token_classification_loss",

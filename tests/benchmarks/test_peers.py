@@ -206,7 +206,7 @@ class Sgd:
             {"privacy": {"sampling": "fixed-size", "neighboring": "replace_one"}},
             "it has privacy.sampling=fixed-size, and only poisson is compared",
         ),
-        ("sst2-smollm2-head", {}, None),
+        ("sst2-smollm2-words", {}, None),
         ("sst2-head", {"measure": len}, "it is not measured by accuracy alone"),
     ],
 )

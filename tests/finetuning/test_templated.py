@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 import dpjax
 from dpjax.finetuning import classify, set_up
 from dpjax.finetuning.setup.steps import abstract_split
-from dpjax.models import Trainable, load_classifier, split_trainable
+from dpjax.models import Trainable, load_causal_lm, load_classifier, split_trainable
 from dpjax.privatize import clipped_grad
 from tests.support.word_checkpoints import DECODER, ENCODER, write_checkpoint
 
@@ -91,6 +91,66 @@ def test_the_template_is_a_part_of_the_centre(templated, decoder):
     assert np.max(np.abs(centres[0] - centres[1])) > 1e-2
 
 
+WORDS = ("good=great, lovely", "bad=terrible")
+
+
+@pytest.fixture
+def with_words(templated):
+    templated["head"] = {"template": TEMPLATE, "label_words": WORDS}
+    return templated
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_head_starts_as_what_the_language_head_says(with_words, decoder, tmp_path, is_tied):
+    """Of each text as much as the language head does, less what it says of random words."""
+    if not is_tied:
+        decoder = write_checkpoint(
+            tmp_path, DECODER | {"tie_word_embeddings": False}, is_causal=True
+        )
+        with_words["model"] = str(decoder)
+    config = dpjax.finetuning.FinetuneConfig.from_options(with_words)
+    plan = set_up(config).plan
+    model = plan.task.load(decoder, config, KEY, config.compute.loading())
+    batch = plan.task.batch(plan.evaluation.take(np.arange(6)))
+    found = np.asarray(model(batch.input_ids, batch.attention_mask))
+
+    language = load_causal_lm(decoder)
+    hidden = np.asarray(language.hidden_states(batch.input_ids, batch.attention_mask), np.float64)
+    last = hidden[np.arange(6), np.sum(batch.attention_mask, axis=1) - 1]
+    tokens = plan.task.rows
+    assert [len(row) for row in tokens] == [1, 2]  # bad, good
+    table = np.asarray(language.head_weights()[0], np.float64)
+    table = table if is_tied else table.T
+    said = np.stack([table[list(row)].mean(axis=0) for row in tokens])
+    said -= said.mean(axis=0)
+    norms = np.linalg.norm(last, axis=1, keepdims=True)
+    centre = np.asarray(model.features.centre[...], np.float64)[-1]
+    length = np.linalg.norm(last / norms - centre, axis=1, keepdims=True)
+    expected = (last @ said.T / norms - centre @ said.T) / length
+    ratio = found / expected
+    assert np.ptp(ratio) < 1e-4 * np.mean(ratio)
+    # Logits are of the size that the language head gives them, where a text is like random words.
+    assert 0.5 < np.mean(ratio / (norms * length)) < 2
+
+
+def test_a_run_that_starts_from_words(with_words):
+    result = dpjax.finetune(**with_words)
+    assert result.eval_accuracy_before is not None
+    assert any("lovely" in line for line in result.privacy["assumptions"])
+    report = (result.output_dir / "report.md").read_text()
+    assert f"| Texts are put into | {TEMPLATE} |" in report
+    assert "| Head starts from | good=great, lovely; bad=terrible |" in report
+    assert len(classify(result.output_dir, ["good film", "film"])) == 2
+    with pytest.raises(ValueError, match="has one on features of the layers"):
+        dpjax.finetune(
+            **with_words
+            | {
+                "model": str(result.output_dir / "model"),
+                "output_dir": str(result.output_dir) + "2",
+            }
+        )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["lora", "full", "last_layers"])
 def test_other_tunings_and_no_features(templated, tuning):
@@ -118,6 +178,14 @@ def test_canaries_and_two_stages(templated):
         ({"head": {"template": "no"}}, "must have {text} once"),
         ({"features": {"layers": (0, 2)}}, "has 0, the embeddings"),
         ({"features": {"layers": (1, 3)}}, "has 3, which must be at least 0"),
+        (
+            {"features": {"layers": (1,)}, "head": {"template": TEMPLATE, "label_words": WORDS}},
+            "are read in the last layer: add 2 to features.layers",
+        ),
+        (
+            {"head": {"template": TEMPLATE, "label_words": ("good=great film", "bad=terrible")}},
+            "'great film' must be one token",
+        ),
     ],
 )
 def test_bad_input(templated, changes, message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,6 +137,40 @@ def word_ids(
             )
         found += tokens
     return found
+
+
+def tokens_of_words(
+    template: Template,
+    labels: Sequence[str],
+    words: Mapping[str, Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[tuple[int, ...], ...]:
+    """Returns the tokens of the words of each label, in the order of the labels.
+
+    Raises:
+        ValueError: as for `word_ids`, or a token stands for two words.
+
+    Example:
+        >>> from transformers import BertTokenizer
+        >>> listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "bad", "fine", "film"]
+        >>> tokenizer = BertTokenizer(dict(zip(listed, range(8))))
+        >>> template = Template("{text} {mask} film", is_causal=False)
+        >>> words = {"yes": ("fine",), "no": ("bad",)}
+        >>> tokens_of_words(template, ("no", "yes"), words, tokenizer)
+        ((5,), (6,))
+    """
+    rows = tuple(tuple(word_ids(template, words[label], tokenizer)) for label in labels)
+    label_of: dict[int, str] = {}
+    for label, tokens in zip(labels, rows, strict=True):
+        for token in tokens:
+            if token in label_of:
+                who = " and ".join(map(repr, dict.fromkeys((label_of[token], label))))
+                raise ValueError(
+                    f"head.label_words: {who} must have other tokens, got "
+                    f"{tokenizer.convert_ids_to_tokens(token)!r} twice: give each word once"
+                )
+            label_of[token] = label
+    return rows
 
 
 def _tokens_of_word(

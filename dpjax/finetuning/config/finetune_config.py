@@ -31,7 +31,6 @@ _WRITERS = ("causal_lm",)
 _OF_NEW_HEAD = {
     "pooling": "auto",
     "num_layers": None,
-    "features.layers": (),
     "privacy.head_clip_norm": None,
     "training.head_learning_rate": None,
     "training.head_steps": None,
@@ -151,6 +150,12 @@ class FinetuneConfig(CheckedOptions):
     def records_per_unit(self) -> int:
         """The most records of a unit in a batch: of an owner, where batches are of owners."""
         return self.privacy.records_per_owner if self.samples_owners else 1
+
+    @property
+    def reads_language_head(self) -> bool:
+        """Whether labels are words of the model's language head, and no classifier is made."""
+        head = self.head
+        return head.template is not None and bool(head.label_words) and not self.features.layers
 
     @property
     def trains_in_tangent_space(self) -> bool:
@@ -333,8 +338,9 @@ class FinetuneConfig(CheckedOptions):
                 )
         for name, default in _OF_NEW_HEAD.items():
             value = operator.attrgetter(name)(self)
-            if self.head.reads_language_head and value != default:
+            if self.reads_language_head and value != default:
                 raise ValueError(
                     f"{name} is for a new head, and head.template with head.label_words reads the "
-                    f"label off the head that the model has: leave one of them out, got {value!r}"
+                    "label off the head that the model has: leave one of them out, or give "
+                    f"features.layers, which makes a new one, got {value!r}"
                 )

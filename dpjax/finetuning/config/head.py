@@ -26,12 +26,8 @@ class Head(CheckedOptions):
     label_words: tuple[str, ...] = ()
     """What each label is called in words, as "label=word, word"; of all labels or of none. Choose
     them without a look at private records. Without a template a new classifier starts from them:
-    its weights of a label are the mean features of its words."""
-
-    @property
-    def reads_language_head(self) -> bool:
-        """Whether labels are words of the model's language head, and no classifier is made."""
-        return self.template is not None and bool(self.label_words)
+    its weights of a label are the mean features of its words. With a template and features.layers
+    it starts as what the language head says of them."""
 
     def words(self) -> dict[str, tuple[str, ...]]:
         """Returns the words of each label, in the order in which they are given."""

@@ -152,9 +152,9 @@ def _features(config: FinetuneConfig) -> list[tuple[str, str]]:
     if config.features.layers:
         layers = ", ".join(map(str, config.features.layers))
         rows.append(("Features", f"of the layers {layers}, centred, of norm 1"))
-    if config.head.template is not None and not config.head.label_words:
+    if config.head.template is not None and not config.reads_language_head:
         rows.append(("Texts are put into", config.head.template))
-    if config.head.label_words and config.head.template is None:
+    if config.head.label_words and not config.reads_language_head:
         rows.append(("Head starts from", "; ".join(config.head.label_words)))
     return rows
 

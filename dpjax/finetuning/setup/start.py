@@ -271,7 +271,7 @@ def _check_fits_processes(config: FinetuneConfig) -> None:
         )
     for name, value in (
         ("features.layers", config.features.layers),
-        ("head.label_words", () if config.head.reads_language_head else config.head.label_words),
+        ("head.label_words", () if config.reads_language_head else config.head.label_words),
     ):
         if value:
             raise ValueError(

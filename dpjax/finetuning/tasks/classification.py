@@ -137,20 +137,28 @@ class SequenceClassification(Task):
             feature_layers=layers,
             loading=loading,
         )
+        norms = None
         # A checkpoint that reads these features already has their centre.
         if layers and read_config(checkpoint).feature_layers != layers:
-            self.centre(model, load_tokenizer(checkpoint, needs_padding=False), config)
+            norms = self.centre(model, load_tokenizer(checkpoint, needs_padding=False), config)
         if self.words:
-            words = [self.words[label] for label in self.labels]
-            start_from_words(model, load_tokenizer(checkpoint, needs_padding=True), words)
+            self.start_from_words(model, checkpoint, norms)
         return model
 
     def centre(
         self, model: SequenceClassifier, tokenizer: PreTrainedTokenizerBase, config: FinetuneConfig
-    ) -> None:
-        """Sets the centre of a new classifier's features."""
+    ) -> np.ndarray:
+        """Sets the centre of a new classifier's features; returns the norms of each layer."""
         del config
-        centre_features(model, tokenizer)
+        return centre_features(model, tokenizer)
+
+    def start_from_words(
+        self, model: SequenceClassifier, checkpoint: Path, norms: np.ndarray | None
+    ) -> None:
+        """Sets the classifier to what its labels are called; norms as `centre` returned them."""
+        del norms
+        words = [self.words[label] for label in self.labels]
+        start_from_words(model, load_tokenizer(checkpoint, needs_padding=True), words)
 
     def batch(self, records: TextDataset) -> LabelledBatch:
         """Returns ids, mask and labels."""

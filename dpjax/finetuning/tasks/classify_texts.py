@@ -80,7 +80,7 @@ def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
     tokenizer = load_tokenizer(directory.model, needs_padding=False)
     # A fused kernel is of the machine that trained.
     loading = dataclasses.replace(config.compute.loading(), attention="einsum")
-    if config.head.reads_language_head:
+    if config.reads_language_head:
         task, model = _by_words(directory.model, config, tokenizer, loading)
     else:
         task, model = _by_classifier(directory.model, config, loading)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from dpjax.data import Records, Template, TemplatedDataset, encode_templated, word_ids
+from dpjax.data import Records, Template, TemplatedDataset, encode_templated, tokens_of_words
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.tasks.base import Loss, Measure, merge_for_record
 from dpjax.finetuning.tasks.classification import SequenceClassification
@@ -93,7 +93,8 @@ class LabelWordClassification(SequenceClassification):
             raise ValueError(
                 "tuning=head with head.template has nothing sensible to train in a decoder: its "
                 "head is the whole vocabulary, of which only the words of labels would learn. Give "
-                "tuning=lora or another one"
+                f"features.layers with the last layer, {model.num_layers}, which makes a classifier"
+                " that starts from the words, or tuning=lora or another one"
             )
         return "causal_lm" if model.causal else "masked_lm"
 
@@ -106,19 +107,7 @@ class LabelWordClassification(SequenceClassification):
     ) -> LabelWordClassification:
         """Returns the task with the tokens of all words."""
         template = Template(self.template, model.causal)
-        rows = tuple(
-            tuple(word_ids(template, self.words[label], tokenizer)) for label in self.labels
-        )
-        label_of: dict[int, str] = {}
-        for label, tokens in zip(self.labels, rows, strict=True):
-            for token in tokens:
-                if token in label_of:
-                    who = " and ".join(map(repr, dict.fromkeys((label_of[token], label))))
-                    raise ValueError(
-                        f"head.label_words: {who} must have other tokens, got "
-                        f"{tokenizer.convert_ids_to_tokens(token)!r} twice: give each word once"
-                    )
-                label_of[token] = label
+        rows = tokens_of_words(template, self.labels, self.words, tokenizer)
         return dataclasses.replace(self, rows=rows, is_causal=model.causal)
 
     def encode(

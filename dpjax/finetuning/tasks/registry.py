@@ -43,7 +43,7 @@ def make_task(config: FinetuneConfig, started_at: datetime.datetime) -> Task:
     _check_audit(config)
     make = TASKS[config.task]
     if config.head.template is not None:
-        with_words = config.head.reads_language_head
+        with_words = config.reads_language_head
         make = LabelWordClassification if with_words else TemplatedClassification
     return make.from_config(config, started_at)
 

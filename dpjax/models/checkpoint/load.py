@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from dpjax.models.checkpoint.config_json import parse_config
+from dpjax.models.checkpoint.config_json import parse_config, read_config
 from dpjax.models.checkpoint.files import read_config_json
 from dpjax.models.checkpoint.fill import Loading, fill
 from dpjax.models.checkpoint.generation_config import read_generation_config
@@ -97,6 +98,39 @@ def load_masked_lm(folder: str | Path, *, loading: Loading = _DEFAULT) -> Masked
     return fill(
         partial(MaskedLM, config), folder, family, "masked_lm", config, config, tensors, loading
     )
+
+
+def load_word_rows(folder: str | Path, tokens: Sequence[int]) -> np.ndarray:
+    """Loads the rows of a decoder's language head for some tokens: `(len(tokens), hidden_size)`.
+
+    Float32. Of a tied head, those of the token embedding. Nothing else of the model is loaded.
+
+    Raises:
+        FileNotFoundError: without config.json or safetensors.
+        ValueError: the family has no such head, or the checkpoint does not hold it.
+
+    Example:
+        >>> from flax import nnx
+        >>> from transformers import GPT2Config
+        >>> GPT2Config(n_embd=8, n_layer=1, n_head=2).save_pretrained("base")
+        >>> from dpjax.models import read_config, save_model
+        >>> save_model(CausalLM(read_config("base"), rngs=nnx.Rngs(0)), "lm", source="base")
+        >>> load_word_rows("lm", [5, 9]).shape
+        (2, 8)
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    family = family_of(read_config_json(folder)["model_type"])
+    *_, (_, head, _) = family.head("causal_lm").layers
+    tensors = _by_table_name(folder, family, "causal_lm", open_tensors(folder))
+    names = [f"{head}.weight"]
+    if config.tied_head:
+        # A head that differs from the embedding is used, as by `load_causal_lm`.
+        names.append(_embedding_name(family, config, "causal_lm"))
+    held = [tensors[name] for name in names if name in tensors]
+    if not held:
+        raise ValueError(f"{folder} lacks {names[0]}: it has no language head that says words")
+    return held[0].read()[np.asarray(tokens)].astype(np.float32)
 
 
 def load_classifier(
@@ -268,11 +302,7 @@ def _tied(
 
     As in transformers: a head that differs from the embedding is used, and either may be missing.
     """
-    (embedding,) = (
-        weight.hf_name
-        for weight in family.weight_names(config, task)
-        if weight.path == ("transformer", "embed_tokens", "embedding")
-    )
+    embedding = _embedding_name(family, config, task)
     *_, (_, theirs, _) = family.head(task).layers
     head = f"{theirs}.weight"
     if head not in tensors:
@@ -287,6 +317,15 @@ def _tied(
         return tensors, False
     others = {name: tensor for name, tensor in tensors.items() if name != head}
     return {embedding: tensors[head]} | others, True
+
+
+def _embedding_name(family: Family, config: TransformerConfig, task: Task) -> str:
+    (name,) = (
+        weight.hf_name
+        for weight in family.weight_names(config, task)
+        if weight.path == ("transformer", "embed_tokens", "embedding")
+    )
+    return name
 
 
 def _with_one_bias(family: Family, tensors: Tensors) -> Tensors:

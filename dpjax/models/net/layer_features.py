@@ -52,17 +52,17 @@ class LayerFeatures(nnx.Module):
             hidden: of each layer `(..., T, hidden_size)`.
             attention_mask: `(..., T)` bool.
         """
-        units = self.uncentred(hidden, attention_mask)
+        units = to_unit_norm(self.read(hidden, attention_mask))
         centre = self.centre[...].astype(jnp.float32)
-        parts = _to_unit_norm(units - centre)
+        parts = to_unit_norm(units - centre)
         features = parts.reshape(*parts.shape[:-2], -1) / len(hidden) ** 0.5
         constant = jnp.full((*features.shape[:-1], 1), CONSTANT, features.dtype)
         return jnp.concatenate([features, constant], axis=-1)
 
-    def uncentred(self, hidden: Sequence[jax.Array], attention_mask: jax.Array) -> jax.Array:
-        """Returns `(..., L, hidden_size)` float32 of unit norm, from which a centre is taken."""
+    def read(self, hidden: Sequence[jax.Array], attention_mask: jax.Array) -> jax.Array:
+        """Returns `(..., L, hidden_size)` float32: of each layer the mean, or the last token."""
         read = last_token(attention_mask) if self.is_causal else attention_mask
-        return jnp.stack([_to_unit_norm(mean_of_tokens(each, read)) for each in hidden], axis=-2)
+        return jnp.stack([mean_of_tokens(each, read) for each in hidden], axis=-2)
 
 
 def mean_of_tokens(hidden: jax.Array, attention_mask: jax.Array) -> jax.Array:
@@ -79,5 +79,6 @@ def last_token(attention_mask: jax.Array) -> jax.Array:
     return places == last
 
 
-def _to_unit_norm(x: jax.Array) -> jax.Array:
+def to_unit_norm(x: jax.Array) -> jax.Array:
+    """Returns vectors along the last axis scaled to norm 1; those that are zero stay so."""
     return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + _TINY)

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from dpjax.models.net.heads import SequenceClassifier
+from dpjax.models.net.layer_features import to_unit_norm
 from dpjax.models.text.random_texts import random_texts, random_words
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 def centre_features(
     model: SequenceClassifier, tokenizer: PreTrainedTokenizerBase, encode: Encode | None = None
-) -> None:
+) -> np.ndarray:
     """Sets the centre of a classifier's features to their mean over texts of random words.
 
     What all texts have in common says nothing about a label, but would take most of the clip norm:
@@ -40,6 +41,10 @@ def centre_features(
         encode: makes tokens and mask of texts, where records are not texts alone: with a template
             around them, what every record shares is in the centre too.
 
+    Returns:
+        The root mean square norm `(L,)` float64 of what each layer holds of these texts, before
+        it is scaled to norm 1.
+
     Raises:
         ValueError: the model reads no features of layers, or the tokenizer has no word.
 
@@ -49,7 +54,7 @@ def centre_features(
         >>> from dpjax.models import load_classifier, load_tokenizer
         >>> options = {"label_names": ("no", "yes"), "key": jax.random.key(0)}
         >>> model = load_classifier(find_minilm(), feature_layers=(1, 2), **options)
-        >>> centre_features(model, load_tokenizer(find_minilm()))
+        >>> norms = centre_features(model, load_tokenizer(find_minilm()))
         >>> model.features.centre.shape
         (2, 384)
     """
@@ -58,10 +63,11 @@ def centre_features(
     graphdef, state = nnx.split(model)
 
     @jax.jit
-    def total(state: nnx.State, ids: jax.Array, mask: jax.Array) -> jax.Array:
+    def totals(state: nnx.State, ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         running = nnx.merge(graphdef, state)
-        features = running.features.uncentred(running.layer_states(ids, mask), mask)
-        return jnp.sum(features, axis=0)
+        read = running.features.read(running.layer_states(ids, mask), mask)
+        squares = jnp.sum(jnp.square(read), axis=(0, -1))
+        return jnp.sum(to_unit_norm(read), axis=0), squares
 
     rng = np.random.default_rng(_SEED)
     longest = model.config.max_positions
@@ -74,8 +80,10 @@ def centre_features(
             ids, mask = encode(random_words(tokenizer, rng, _TEXTS_PER_LENGTH, length))
         for start in range(0, len(ids), _TEXTS_AT_ONCE):
             end = start + _TEXTS_AT_ONCE
-            sums.append(total(state, ids[start:end], mask[start:end]))
+            sums.append(totals(state, ids[start:end], mask[start:end]))
         count += len(ids)
+    units, squares = jax.tree.map(lambda *parts: sum(parts) / count, *jax.device_get(sums))
     centre = model.features.centre
-    mean = jnp.asarray(np.sum(jax.device_get(sums), axis=0) / count, centre[...].dtype)
+    mean = jnp.asarray(units, centre[...].dtype)
     centre[...] = jax.device_put(mean, centre[...].sharding)
+    return np.sqrt(np.asarray(squares, np.float64))

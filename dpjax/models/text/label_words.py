@@ -78,3 +78,51 @@ def start_from_words(
     kernel[...] = jax.device_put(new, kernel[...].sharding)
     if model.classifier.bias is not None:
         model.classifier.bias[...] = jnp.zeros_like(model.classifier.bias[...])
+
+
+def start_from_language_head(
+    model: SequenceClassifier, rows: Sequence[np.ndarray], norm: float
+) -> None:
+    """Sets the weights of a decoder's new classifier to what its language head says of words.
+
+    With h the last layer's last token, w_c the mean row of the words of label c, less the mean over
+    labels, u = h/‖h‖ and m the centre of the features, the logits are
+    w_c·(u − m)/‖u − m‖ · √(E‖h‖² (1 − ‖m‖²)): those of the language head, less what it says of
+    random words in the same template (Zhao et al. 2021, arXiv:2102.09690), of about the same size.
+    No record is read, so it costs no ε.
+
+    Args:
+        model: whose `feature_layers` end with the last layer of the language model, and whose
+            features have their centre.
+        rows: of each label, in the order of the logits: the rows `(words, hidden_size)` of the
+            language head.
+        norm: √E‖h‖² over random words, which `centre_features` returns.
+
+    Raises:
+        ValueError: the number of labels is not the model's, or all labels have the same rows.
+
+    Example:
+        >>> import dataclasses
+        >>> from dpjax.models import parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> config = dataclasses.replace(config, feature_layers=(1,))
+        >>> model = SequenceClassifier(config, num_labels=2, rngs=nnx.Rngs(0))
+        >>> start_from_language_head(model, [np.ones((1, 8)), np.zeros((2, 8))], norm=1.0)
+        >>> model.classifier.kernel[...][:, 0].tolist()
+        [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0]
+    """
+    if len(rows) != model.num_labels:
+        raise ValueError(f"give rows for each of the {model.num_labels} labels, got {len(rows)}")
+    means = np.stack([np.mean(np.asarray(of_label, np.float64), axis=0) for of_label in rows])
+    directions = means - means.mean(axis=0)
+    if not np.any(directions):
+        raise ValueError("the words of all labels have the same rows in the language head")
+    centre = np.asarray(jax.device_get(model.features.centre[...]), np.float64)
+    num_layers, size = centre.shape
+    # Features are divided by the root of the number of layers.
+    scale = norm * np.sqrt(max(0.0, 1.0 - np.sum(centre[-1] ** 2))) * np.sqrt(num_layers)
+    kernel = model.classifier.kernel
+    new = np.zeros(kernel.shape)
+    new[(num_layers - 1) * size : num_layers * size] = scale * directions.T
+    kernel[...] = jax.device_put(jnp.asarray(new, kernel[...].dtype), kernel[...].sharding)
