@@ -78,10 +78,11 @@ def pytest_configure(config):
     given = config.getoption("compiled")
     if hasattr(config, "workerinput") or given:
         config.stash[_COMPILED] = given or config.workerinput["compiled"]
-        return
-    folder = tempfile.TemporaryDirectory(prefix="dpjax-tests-", ignore_cleanup_errors=True)
-    config.add_cleanup(folder.cleanup)
-    config.stash[_COMPILED] = folder.name
+    else:
+        folder = tempfile.TemporaryDirectory(prefix="dpjax-tests-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        config.stash[_COMPILED] = folder.name
+    _compile_once_and_quickly(config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -90,24 +91,24 @@ def pytest_configure_node(node):
     node.workerinput["compiled"] = node.config.stash[_COMPILED]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compiled_once_and_quickly(pytestconfig):
+def _compile_once_and_quickly(config):
     """Small models take longer to compile than to run: LLVM, XLA's back end, optimises little.
 
     XLA's own passes, which decide what is computed and held in memory, stay. Programs of one shape
     are compiled once, although every test makes its own functions. Processes that tests start read
-    the same from their environment.
+    the same from their environment. It is set before tests are collected, for modules of tests
+    compile too.
     """
     settings = {
-        "jax_compilation_cache_dir": pytestconfig.stash[_COMPILED],
+        "jax_compilation_cache_dir": config.stash[_COMPILED],
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_disable_most_optimizations": True,
     }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-            patch.setenv(name.upper(), str(value))
-        yield
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        patch.setenv(name.upper(), str(value))
 
 
 @pytest.fixture

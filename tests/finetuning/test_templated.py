@@ -102,7 +102,7 @@ def with_words(templated):
 
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_a_head_starts_as_what_the_language_head_says(with_words, decoder, tmp_path, is_tied):
-    """Of each text as much as the language head does, less what it says of random words."""
+    """But for norms, which are those of random words."""
     if not is_tied:
         decoder = write_checkpoint(
             tmp_path, DECODER | {"tie_word_embeddings": False}, is_causal=True
@@ -123,14 +123,16 @@ def test_a_head_starts_as_what_the_language_head_says(with_words, decoder, tmp_p
     table = table if is_tied else table.T
     said = np.stack([table[list(row)].mean(axis=0) for row in tokens])
     said -= said.mean(axis=0)
-    norms = np.linalg.norm(last, axis=1, keepdims=True)
+    units = last / np.linalg.norm(last, axis=1, keepdims=True)
     centre = np.asarray(model.features.centre[...], np.float64)[-1]
-    length = np.linalg.norm(last / norms - centre, axis=1, keepdims=True)
-    expected = (last @ said.T / norms - centre @ said.T) / length
-    ratio = found / expected
-    assert np.ptp(ratio) < 1e-4 * np.mean(ratio)
-    # Logits are of the size that the language head gives them, where a text is like random words.
-    assert 0.5 < np.mean(ratio / (norms * length)) < 2
+    of_text = (units - centre) / np.linalg.norm(units - centre, axis=1, keepdims=True) @ said.T
+    of_template = np.broadcast_to(centre @ said.T, found.shape)
+    # Two numbers for all texts and labels: what a text says, and what the template says.
+    columns = np.stack([of_text.ravel(), of_template.ravel()], axis=1)
+    sizes, rest, *_ = np.linalg.lstsq(columns, found.ravel(), rcond=None)
+    assert np.all(rest < 1e-8)
+    assert sizes[0] == pytest.approx(sizes[1] * np.sqrt(1 - centre @ centre), rel=1e-4)
+    assert 0.5 < sizes[1] / np.mean(np.linalg.norm(last, axis=1)) < 2
 
 
 def test_a_run_that_starts_from_words(with_words):

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from dpjax.models.net.heads import SequenceClassifier
+from dpjax.models.net.layer_features import CONSTANT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,11 +86,11 @@ def start_from_language_head(
 ) -> None:
     """Sets the weights of a decoder's new classifier to what its language head says of words.
 
-    With h the last layer's last token, w_c the mean row of the words of label c, less the mean over
-    labels, u = h/‖h‖ and m the centre of the features, the logits are
-    w_c·(u − m)/‖u − m‖ · √(E‖h‖² (1 − ‖m‖²)): those of the language head, less what it says of
-    random words in the same template (Zhao et al. 2021, arXiv:2102.09690), of about the same size.
-    No record is read, so it costs no ε.
+    With h the last layer's last token and w_c the mean row of the words of label c, less the mean
+    over labels, the language head has the logits w_c·h. The features are (u − m)/‖u − m‖, with
+    u = h/‖h‖ and m their centre. The logits begin as s w_c·(u − m) t/‖u − m‖ + s w_c·m, with
+    s = √E‖h‖² and t = √(1 − ‖m‖²) = √E‖u − m‖² over random words: w_c·h of a text with their
+    norms. No record is read, so it costs no ε.
 
     Args:
         model: whose `feature_layers` end with the last layer of the language model, and whose
@@ -109,7 +110,7 @@ def start_from_language_head(
         >>> config = dataclasses.replace(config, feature_layers=(1,))
         >>> model = SequenceClassifier(config, num_labels=2, rngs=nnx.Rngs(0))
         >>> start_from_language_head(model, [np.ones((1, 8)), np.zeros((2, 8))], norm=1.0)
-        >>> model.classifier.kernel[...][:, 0].tolist()
+        >>> model.classifier.kernel[...][:, 0].tolist()  # the centre is still zero
         [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0]
     """
     if len(rows) != model.num_labels:
@@ -120,9 +121,10 @@ def start_from_language_head(
         raise ValueError("the words of all labels have the same rows in the language head")
     centre = np.asarray(jax.device_get(model.features.centre[...]), np.float64)
     num_layers, size = centre.shape
-    # Features are divided by the root of the number of layers.
-    scale = norm * np.sqrt(max(0.0, 1.0 - np.sum(centre[-1] ** 2))) * np.sqrt(num_layers)
+    length = np.sqrt(max(0.0, 1.0 - np.sum(centre[-1] ** 2)))
     kernel = model.classifier.kernel
     new = np.zeros(kernel.shape)
-    new[(num_layers - 1) * size : num_layers * size] = scale * directions.T
+    # Features are divided by the root of the number of layers, and a constant follows them.
+    new[-1 - size : -1] = norm * length * np.sqrt(num_layers) * directions.T
+    new[-1] = norm / CONSTANT * (directions @ centre[-1])
     kernel[...] = jax.device_put(jnp.asarray(new, kernel[...].dtype), kernel[...].sharding)
