@@ -2,6 +2,7 @@
 what they compile is compiled once, quickly.
 """
 
+import argparse
 import gc
 import importlib.util
 import tempfile
@@ -20,6 +21,22 @@ def pytest_addoption(parser):
     parser.addoption(
         "--compiled", metavar="FOLDER", help="of compiled functions, for several test runs"
     )
+    parser.addoption(
+        "--slow-part",
+        metavar="I/N",
+        type=_part,
+        help="leaves out all slow tests but part I of N, of which 0 is the first",
+    )
+
+
+def _part(text):
+    try:
+        index, count = map(int, text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"give two numbers, such as 0/4, got {text!r}") from None
+    if not 0 <= index < count:
+        raise argparse.ArgumentTypeError(f"give I/N with 0 <= I < N, got {text!r}")
+    return index, count
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -39,9 +56,7 @@ def pytest_collection_modifyitems(config, items):
     TPUs is left out where that is not installed: it is large, and no platform but Linux has it.
     """
     if importlib.util.find_spec("libtpu") is None:
-        left_out = [item for item in items if item.get_closest_marker("tpu_aot")]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+        _leave_out(config, items, [item for item in items if item.get_closest_marker("tpu_aot")])
     cases = {}
     for item in items:
         mark = item.get_closest_marker("quick_cases")
@@ -50,6 +65,22 @@ def pytest_collection_modifyitems(config, items):
     for (*_, num_quick), group in cases.items():
         for item in sorted(group, key=lambda item: zlib.crc32(item.name.encode()))[num_quick:]:
             item.add_marker(pytest.mark.slow)
+    if config.getoption("slow_part") is not None:
+        index, count = config.getoption("slow_part")
+        # Cases of a test stay together: they share what is compiled.
+        others = [
+            item
+            for item in items
+            if item.get_closest_marker("slow") is not None
+            and zlib.crc32(f"{item.path.name}::{item.originalname}".encode()) % count != index
+        ]
+        _leave_out(config, items, others)
+
+
+def _leave_out(config, items, others):
+    left_out = set(others)
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=others)
 
 
 def pytest_collection_finish():
