@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,18 @@ class RopeConfig:
         linear_factor: positions are divided by it (Chen et al. 2023, arXiv:2306.15595); 1 is none.
         llama3: `(factor, low_freq_factor, high_freq_factor, original_max_positions)` of the scaling
             by wavelength of Llama 3.1, or None.
+        yarn: `(factor, low, high)` of YaRN (Peng et al. 2023, arXiv:2309.00071), or None: positions
+            are divided by the factor in pairs of numbers from `high` on, as they are below `low`.
+        dynamic: `(factor, max_positions)`: in a text of n > max_positions tokens the base grows by
+            (factor n / max_positions - factor + 1)^(size / (size - 2)), or None.
+        longrope: `(short, long, original_max_positions)` of LongRoPE (Ding et al. 2024,
+            arXiv:2402.13753), or None: divisors for each pair of numbers, the long ones in a text
+            of more than `original_max_positions` tokens.
+        amplitude: cosines and sines are multiplied by it.
+        query_growth: `(beta, original_max_positions)` of Llama 4 and Ministral 3, or None: the
+            query at position p is multiplied by 1 + beta log(1 + floor(p / original)).
+
+    A text's own length decides what `dynamic` and `longrope` do, padding not counted.
 
     Example:
         >>> RopeConfig(theta=500_000.0, rotary_size=64).linear_factor
@@ -35,7 +48,12 @@ class RopeConfig:
     theta: float
     rotary_size: int
     linear_factor: float = 1.0
-    llama3: tuple[float, float, float, int] | None = None
+    llama3: tuple[float, float, float, float] | None = None
+    yarn: tuple[float, float, float] | None = None
+    dynamic: tuple[float, int] | None = None
+    longrope: tuple[tuple[float, ...], tuple[float, ...], float] | None = None
+    amplitude: float = 1.0
+    query_growth: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.rotary_size <= 0 or self.rotary_size % 2:
@@ -45,6 +63,13 @@ class RopeConfig:
                 f"theta and linear_factor must be positive, got {self.theta} and "
                 f"{self.linear_factor}"
             )
+
+    @property
+    def longest_alike(self) -> float:
+        """Up to how many tokens a text's length changes nothing, infinite where it never does."""
+        if self.dynamic is not None:
+            return self.dynamic[1]
+        return math.inf if self.longrope is None else self.longrope[2]
 
 
 @dataclass(frozen=True)
@@ -77,6 +102,12 @@ class TransformerConfig:
         position_offset: row of the learned position embedding that stands for position 0.
         type_vocab_size: rows of the token type embedding; 0 for none. Every token has type 0.
         attention_scale: of the scores, before softmax.
+        residual_scale: of what a branch adds, with norms before the branches alone.
+        logit_scale: of the logits of the vocabulary.
+        num_experts: how many experts each perceptron has, 0 for one that is no mixture; they are
+            gated, without biases, and `intermediate_size` wide.
+        experts_per_token: how many of them a token gets.
+        normalised_experts: whether the weights of a token's experts sum to 1.
         initializer_range: standard deviation of freshly initialised weights.
         pooler_activation: of the dense layer between an encoder and its classifier, or None.
         mask_head_activation: of the dense layer in an encoder's head for masked tokens, or None.
@@ -137,6 +168,11 @@ class TransformerConfig:
     embedding_scale: float | None = None
     attention_softcap: float | None = None
     logit_softcap: float | None = None
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    num_experts: int = 0
+    experts_per_token: int = 0
+    normalised_experts: bool = False
     tied_head: bool = False
     pooler_activation: str | None = None
     mask_head_activation: str | None = None
@@ -151,7 +187,7 @@ class TransformerConfig:
     def __post_init__(self) -> None:
         sizes = (
             "vocab_size hidden_size num_heads num_kv_heads head_size intermediate_size "
-            "max_positions attention_scale initializer_range"
+            "max_positions attention_scale residual_scale logit_scale initializer_range"
         )
         largest = dict.fromkeys(sizes.split(), _LARGEST_SIZE) | {"num_layers": MOST_LAYERS}
         for name, most in largest.items():
@@ -173,6 +209,16 @@ class TransformerConfig:
             self._check_cudnn()
         if self.averaging_layer and self.scan_layers:
             raise ValueError("an appended averaging layer needs unrolled layers: scan_layers=False")
+        if self.num_experts and not 1 <= self.experts_per_token <= self.num_experts:
+            raise ValueError(
+                f"experts_per_token must be between 1 and num_experts = {self.num_experts}, got "
+                f"{self.experts_per_token}"
+            )
+        if self.residual_scale != 1 and (self.norm_placement != "pre" or self.parallel_residual):
+            raise ValueError(
+                f"residual_scale = {self.residual_scale} needs norms before branches that follow "
+                f"each other, got {self.norm_placement}"
+            )
         self._check_layers()
         self._check_features()
 
@@ -228,6 +274,12 @@ class TransformerConfig:
     def rope_of(self, layer_type: str) -> RopeConfig | None:
         """The rotary positions of a type of layer."""
         return (layer_type == "sliding" and self.sliding_rope) or self.rope
+
+    @property
+    def longest_alike(self) -> float:
+        """Up to how many tokens a text's length changes no layer, infinite where it never does."""
+        ropes = [self.rope_of(kind) for kind in self.types_of_layers]
+        return min((rope.longest_alike for rope in ropes if rope is not None), default=math.inf)
 
     @property
     def rotated_layers(self) -> tuple[bool, ...]:

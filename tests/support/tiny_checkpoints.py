@@ -41,6 +41,25 @@ _LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 
+_GEMMA3 = _SHARED_HEADS | {
+    "head_dim": 12,
+    "sliding_window": 6,
+    "query_pre_attn_scalar": 16,
+    "sliding_window_pattern": 2,
+    "rope_local_base_freq": 100.0,
+    "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+}
+_PICTURES = {
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "image_size": 4,
+    "patch_size": 2,
+}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+_GROWING = _YARN | {"llama_4_scaling_beta": 0.5, "rope_theta": 1e4, "mscale": 1.0}
+
 # Every switch that a family has is on, and sequences of 14 tokens go beyond every window.
 CONFIGS = {
     "gpt2": _SPECIAL
@@ -49,21 +68,53 @@ CONFIGS = {
     "opt": _SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32, "init_std": 0.2},
     "llama": _SHARED_HEADS | {"rope_scaling": _LLAMA3, "attention_bias": True, "mlp_bias": True},
     "mistral": _SHARED_HEADS | {"sliding_window": 6},
+    "mistral3": {
+        "text_config": {
+            "model_type": "ministral3",
+            **_SHARED_HEADS,
+            "head_dim": 12,
+            "rope_parameters": _GROWING,
+        },
+        "vision_config": {"model_type": "pixtral", "head_dim": 4, **_PICTURES},
+        "image_token_index": 2,
+        "tie_word_embeddings": False,
+    },
+    "ministral3": _SHARED_HEADS | {"head_dim": 12, "rope_parameters": _GROWING},
+    "mixtral": _SHARED_HEADS | {"num_local_experts": 3, "num_experts_per_tok": 2},
     "qwen2": _SHARED_HEADS
     | {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     "qwen3": _SHARED_HEADS | {"head_dim": 12},
-    "gemma": _SHARED_HEADS | {"head_dim": 12},
-    "gemma2": _SHARED_HEADS | {"head_dim": 12, "sliding_window": 6, "query_pre_attn_scalar": 16},
-    "gemma3_text": _SHARED_HEADS
+    "qwen3_moe": _SHARED_HEADS
     | {
         "head_dim": 12,
-        "sliding_window": 6,
-        "query_pre_attn_scalar": 16,
-        "sliding_window_pattern": 2,
-        "rope_local_base_freq": 100.0,
-        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        "num_experts": 3,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 20,
+        "norm_topk_prob": False,
+    },
+    "gemma": _SHARED_HEADS | {"head_dim": 12},
+    "gemma2": _SHARED_HEADS | {"head_dim": 12, "sliding_window": 6, "query_pre_attn_scalar": 16},
+    "gemma3_text": _GEMMA3,
+    "gemma3": {
+        "text_config": {"model_type": "gemma3_text", **_GEMMA3},
+        "vision_config": {"model_type": "siglip_vision_model", **_PICTURES},
+        "mm_tokens_per_image": 4,
+        "image_token_index": VOCABULARY + 3,
     },
     "olmo2": _SHARED_HEADS,
+    "olmo3": _SHARED_HEADS
+    | {
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_scaling": _YARN,
+    },
+    "granite": _SHARED_HEADS
+    | {
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.3,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 0.5,
+    },
     "phi3": _SHARED_HEADS | {"sliding_window": 7},
     "smollm3": _SHARED_HEADS | {"no_rope_layers": [1, 0]},
     "bert": _SIZES | {"type_vocab_size": 2},
@@ -88,6 +139,19 @@ VARIANTS = {
     "llama": [
         {"tie_word_embeddings": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
     ],
+    "mixtral": [{"sliding_window": 6, "num_experts_per_tok": 1}],
+    "phi3": [
+        {
+            "max_position_embeddings": 40,
+            "original_max_position_embeddings": 10,
+            "rope_scaling": {
+                "rope_type": "longrope",
+                "short_factor": [1.0, 1.1, 1.3, 1.5],
+                "long_factor": [1.0, 2.0, 3.0, 4.0],
+            },
+        }
+    ],
+    "qwen3_moe": [{"norm_topk_prob": True, "num_experts": 4}],
     "gpt2": [{"n_inner": 20, "activation_function": "relu", "tie_word_embeddings": False}],
     "gemma2": [{"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0}],
 }

@@ -87,6 +87,12 @@ def select_saved(model: Model, names: Sequence[str]) -> list[ModuleName]:
                 f"modules_to_save: {name!r} is the head for masked tokens, or a part of it, which"
                 " stays as it is beside adapters. Leave it out"
             )
+        if any(module.kind == "expert" and lies_in(module, name) for module in modules):
+            # transformers holds all experts of a layer in two arrays, which peft does not save.
+            raise ValueError(
+                f"modules_to_save: {name!r} has experts or their router in it, which are trained "
+                "by tuning='full', or stay as they are. Leave it out"
+            )
         if not any(lies_in(module, name) for module in modules):
             known = sorted({module.hf_name.rpartition(".")[2] for module in modules})
             raise ValueError(
@@ -155,16 +161,22 @@ def _named(
     if besides:
         raise ValueError(
             f"target_modules also matches {besides[0].hf_name}, a module of kind "
-            f"{besides[0].kind}: only linear layers are adapted; name it in modules_to_save to "
-            "train it in full"
+            f"{besides[0].kind}: only linear layers are adapted; {_advice(besides[0])}"
         )
     return chosen
 
 
 def _not_linear(model: Model) -> list[ModuleName]:
     tables = named_only_modules(model)
-    kinds = ("norm", "embedding")
+    kinds = ("norm", "embedding", "expert")
     return [m for m in all_modules(model) if m.kind in kinds and m not in tables]
+
+
+def _advice(module: ModuleName) -> str:
+    """What to do in place of an adapter."""
+    if module.kind == "expert":
+        return "experts and their router are trained by tuning='full', or stay as they are"
+    return "name it in modules_to_save to train it in full"
 
 
 def _no_such_target(model: Model, modules: Sequence[ModuleName], target: str) -> ValueError:
@@ -172,7 +184,7 @@ def _no_such_target(model: Model, modules: Sequence[ModuleName], target: str) ->
     if other:
         return ValueError(
             f"target module {target!r} matches no linear layer: {other[0].hf_name} is of kind "
-            f"{other[0].kind}; name it in modules_to_save to train it in full"
+            f"{other[0].kind}; {_advice(other[0])}"
         )
     if any(ends_with(module, target) for module in head_modules(model)):
         return ValueError(

@@ -11,7 +11,7 @@ from typing import Any
 
 from dpjax.models.checkpoint.files import CONFIG, FEATURE_LAYERS, read_config_json
 from dpjax.models.config import MOST_LAYERS, TransformerConfig
-from dpjax.models.families import family_of
+from dpjax.models.families import FAMILIES, Family, family_of
 
 # Without them a configuration would silently become that of the family's first model.
 _SIZES = (
@@ -32,6 +32,8 @@ _UNSUPPORTED = {
     "generator": "a configuration inside",
     "fusion_config": "fused modules",
 }
+# What a configuration around that of the text model says of texts.
+_OF_TEXTS = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "dtype")
 # With layer_types, which decides.
 _READ_AS = {"mistral": "ministral"}
 # Of labels and their number only the head of the checkpoint and the data know.
@@ -72,11 +74,7 @@ def parse_config(raw: Mapping[str, Any]) -> TransformerConfig:
         (4, 50257)
     """
     family = family_of(raw["model_type"])
-    for name, what in _UNSUPPORTED.items():
-        if raw.get(name) is not None:
-            raise ValueError(f"config.json: {name} is given; {what} are not supported")
-    _check_sizes(raw)
-    hf = _as_transformers_reads_it(raw)
+    hf = _checked(raw, family)
     if hf.model_type not in (raw["model_type"], _READ_AS.get(raw["model_type"])):
         raise ValueError(
             f"config.json: transformers reads {raw['model_type']} with these fields as "
@@ -95,11 +93,58 @@ def parse_config(raw: Mapping[str, Any]) -> TransformerConfig:
     return dataclasses.replace(config, feature_layers=tuple(layers)) if layers else config
 
 
-def _check_sizes(raw: Mapping[str, Any]) -> None:
+def read_text_config_json(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint's text model, which may be inside that of the checkpoint.
+
+    Raises:
+        FileNotFoundError: without config.json.
+        ValueError: for a family or a switch that is not supported.
+    """
+    raw = read_config_json(folder)
+    family = FAMILIES.get(raw["model_type"])
+    if family is None or not family.text_families:
+        return raw
+    inner = _checked(raw, family).text_config.to_dict()
+    return inner | {name: raw[name] for name in _OF_TEXTS if raw.get(name) is not None}
+
+
+def _checked(raw: Mapping[str, Any], family: Family) -> Any:
+    """Transformers' configuration object, if nothing is asked for that is not supported."""
+    if not family.text_families:
+        _check_supported(raw, _UNSUPPORTED)
+        _check_sizes(raw, needs_all=True)
+        return _as_transformers_reads_it(raw)
+    text = raw.get("text_config")
+    if not isinstance(text, Mapping):
+        raise ValueError(
+            f"config.json: text_config must hold the configuration of the text model, got {text!r}"
+        )
+    others = {name: what for name, what in _UNSUPPORTED.items() if name != "text_config"}
+    _check_supported(raw, others)
+    _check_supported(text, _UNSUPPORTED)
+    # Files leave out what is as in the family's first model; the shapes of tensors tell.
+    _check_sizes(text, needs_all=False)
+    _check_sizes(raw, needs_all=False)
+    hf = _as_transformers_reads_it(raw)
+    if hf.text_config.model_type not in family.text_families:
+        raise ValueError(
+            f"config.json: text_config has the model_type {hf.text_config.model_type!r}; supported "
+            f"in a {raw['model_type']}: {', '.join(family.text_families)}"
+        )
+    return hf
+
+
+def _check_supported(raw: Mapping[str, Any], unsupported: Mapping[str, str]) -> None:
+    for name, what in unsupported.items():
+        if raw.get(name) is not None:
+            raise ValueError(f"config.json: {name} is given; {what} are not supported")
+
+
+def _check_sizes(raw: Mapping[str, Any], *, needs_all: bool) -> None:
     """Before transformers, which makes a list of the layers, for instance."""
     for names in _SIZES:
         given = [name for name in names if name in raw]
-        if not given:
+        if not given and needs_all:
             raise ValueError(f"config.json: {names[0]} must be a whole number, but it is missing")
         for name in given:
             if type(raw[name]) is not int or raw[name] < 1:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dpjax.models.checkpoint.files import GENERATION_CONFIG, read_config_json, read_json_object
+from dpjax.models.checkpoint.config_json import read_text_config_json
+from dpjax.models.checkpoint.files import GENERATION_CONFIG, read_json_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +23,7 @@ def read_generation_config(folder: Path) -> dict[str, Any]:
     if path.is_file():
         contents = read_json_object(path)
     else:
-        config = read_config_json(folder)
+        config = read_text_config_json(folder)
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         contents = {name: config[name] for name in names if config.get(name) is not None}
     ids = _listed(contents.get("eos_token_id"))
@@ -58,7 +59,7 @@ def end_token_ids(
     ids = _listed(read_generation_config(folder).get("eos_token_id"))
     if tokenizer is not None and tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)
-    rows = read_config_json(folder)["vocab_size"]
+    rows = read_text_config_json(folder)["vocab_size"]
     return tuple(dict.fromkeys(token for token in ids if 0 <= token < rows))
 
 

@@ -285,6 +285,15 @@ def with_features(config: TransformerConfig, layers: Sequence[int]) -> Transform
 
 def _by_table_name(folder: Path, family: Family, task: Task, stored: Tensors) -> Tensors:
     """The tensors under the names of the family's table, ignored ones dropped."""
+    left_out = [name for name in stored if family.is_left_out(name)]
+    if left_out:
+        parts = sorted({name.removeprefix("model.").partition(".")[0] for name in left_out})
+        _log.warning(
+            "%s: the text model alone is read; %d tensors of %s are left out",
+            folder,
+            len(left_out),
+            ", ".join(parts),
+        )
     tensors: Tensors = {}
     for name, tensor in stored.items():
         table_name = family.table_name(name, task)

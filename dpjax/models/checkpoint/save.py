@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flax import nnx
 
+from dpjax.models.checkpoint.config_json import read_text_config_json
 from dpjax.models.checkpoint.files import (
     CONFIG,
     FEATURE_LAYERS,
@@ -19,14 +20,13 @@ from dpjax.models.checkpoint.files import (
     FEATURES_TYPE,
     GENERATION_CONFIG,
     TOKENIZER_FILES,
-    read_config_json,
 )
 from dpjax.models.checkpoint.generation_config import end_token_ids, read_generation_config
 from dpjax.models.checkpoint.label_rows import check_label_names
 from dpjax.models.checkpoint.tensors import Tensor, spelled
 from dpjax.models.checkpoint.tokenizer import has_tokenizer, load_tokenizer
 from dpjax.models.checkpoint.write_tensors import SHARD_BYTES, write_tensors
-from dpjax.models.families import AVERAGING_LAYER, LANGUAGE_TASKS, WeightName, family_of
+from dpjax.models.families import AVERAGING_LAYER, LANGUAGE_TASKS, Family, WeightName, family_of
 from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, task_of
 from dpjax.models.net.module_paths import path_in_model
 
@@ -46,7 +46,8 @@ def save_model(
 
     transformers' from_pretrained(out) gives equal logits. Weights keep their dtype. A classifier
     with `feature_layers` gets a model_type of its own: `load_classifier` opens it, transformers has
-    no such model and refuses it.
+    no such model and refuses it. Of a checkpoint for texts and pictures the text model alone is
+    written, as a model of its own family.
 
     Args:
         model: without adapters; `merged_copy` makes such a model of one with adapters.
@@ -79,11 +80,13 @@ def save_model(
         raise ValueError(f"{out} is the folder of the original checkpoint; save to another one")
     out.mkdir(parents=True, exist_ok=True)
     parameters = nnx.to_pure_dict(nnx.split(model)[1])
-    _write_weights(model, parameters, out, shard_bytes)
+    config = read_text_config_json(source)
+    family = family_of(config["model_type"])
+    _write_weights(model, parameters, family, out, shard_bytes)
     tokenizer = None
     if model.config.causal and has_tokenizer(source):
         tokenizer = load_tokenizer(source, needs_padding=False)
-    _write_config(model, parameters, source, out, label_names, tokenizer)
+    _write_config(model, parameters, config, family, out, label_names, tokenizer)
     if isinstance(model, CausalLM):
         _write_generation_config(source, out, tokenizer)
     for name in TOKENIZER_FILES:
@@ -104,13 +107,13 @@ def _check_labels(model: Model, label_names: Sequence[str]) -> None:
 def _write_config(
     model: Model,
     parameters: dict[str, Any],
-    source: Path,
+    config: dict[str, Any],
+    family: Family,
     out: Path,
     label_names: Sequence[str],
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
-    config = read_config_json(source)
-    family, layers = family_of(model.config.model_type), model.config.num_layers
+    layers = model.config.num_layers
     # "torch_dtype" is the old spelling of "dtype"; the others would describe an earlier task.
     for name in ("torch_dtype", "num_labels", "_num_labels", "problem_type"):
         config.pop(name, None)
@@ -165,8 +168,10 @@ def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _write_weights(model: Model, parameters: dict[str, Any], out: Path, shard_bytes: int) -> None:
-    family, task = family_of(model.config.model_type), task_of(model)
+def _write_weights(
+    model: Model, parameters: dict[str, Any], family: Family, out: Path, shard_bytes: int
+) -> None:
+    task = task_of(model)
     weights = family.weight_names(model.config, task)
     tensors = {weight.hf_name: _tensor(model, parameters, weight) for weight in weights}
     head = family.head(task)

@@ -16,17 +16,21 @@ from dpjax.models.families.family import ModuleName as ModuleName
 from dpjax.models.families.family import Path as Path
 from dpjax.models.families.family import Task as Task
 from dpjax.models.families.family import WeightName as WeightName
+from dpjax.models.families.gemma import GEMMA, GEMMA2, GEMMA3, GEMMA3_TEXT
 from dpjax.models.families.gpt import GPT2, GPT_NEOX, OPT
 from dpjax.models.families.llama import (
-    GEMMA,
-    GEMMA2,
-    GEMMA3,
+    GRANITE,
     LLAMA,
+    MINISTRAL3,
     MISTRAL,
+    MISTRAL3,
+    MIXTRAL,
     OLMO2,
+    OLMO3,
     PHI3,
     QWEN2,
     QWEN3,
+    QWEN3_MOE,
     SMOLLM3,
 )
 from dpjax.option_checks import did_you_mean
@@ -38,12 +42,19 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "opt": OPT,
         "llama": LLAMA,
         "mistral": MISTRAL,
+        "mistral3": MISTRAL3,
+        "ministral3": MINISTRAL3,
+        "mixtral": MIXTRAL,
         "qwen2": QWEN2,
         "qwen3": QWEN3,
+        "qwen3_moe": QWEN3_MOE,
         "gemma": GEMMA,
         "gemma2": GEMMA2,
-        "gemma3_text": GEMMA3,
+        "gemma3_text": GEMMA3_TEXT,
+        "gemma3": GEMMA3,
         "olmo2": OLMO2,
+        "olmo3": OLMO3,
+        "granite": GRANITE,
         "phi3": PHI3,
         "smollm3": SMOLLM3,
         "bert": BERT,

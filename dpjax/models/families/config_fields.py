@@ -1,12 +1,9 @@
-"""What the readers of config.json share: checks, activations, rotary positions."""
+"""What the readers of config.json share: checks, sizes, activations."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
-
-from dpjax.models.config import RopeConfig
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -16,11 +13,6 @@ _ACTIVATIONS = {
     "relu": "relu",
     "silu": "silu",
     "swish": "silu",
-}
-# What the entries of rope_parameters were called in some families' older files.
-_OLD_NAMES = {
-    "rope_theta": "rope_theta (rope_local_base_freq, rotary_emb_base)",
-    "partial_rotary_factor": "partial_rotary_factor (rotary_pct)",
 }
 
 
@@ -46,7 +38,7 @@ def whole(hf: Any, name: str) -> int:
 def number(hf: Any, name: str) -> float:
     """A positive number of config.json; ValueError for anything else."""
     value = getattr(hf, name)
-    if not _is_number(value) or value <= 0:
+    if not is_number(value) or value <= 0:
         raise ValueError(f"config.json: {name} must be a positive number, got {value!r}")
     return value
 
@@ -54,12 +46,13 @@ def number(hf: Any, name: str) -> float:
 def epsilon(hf: Any, name: str) -> float:
     """A number of config.json that norms add to a variance; ValueError for anything else."""
     value = getattr(hf, name)
-    if not _is_number(value) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f"config.json: {name} must be at least 0 and below 1, got {value!r}")
     return value
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no truth value."""
     return type(value) in (int, float) and math.isfinite(value)
 
 
@@ -92,69 +85,3 @@ def sizes(hf: Any, *, inner: str = "intermediate_size") -> dict[str, Any]:
         "max_positions": whole(hf, "max_position_embeddings"),
         "attention_scale": (hidden // heads) ** -0.5,
     }
-
-
-def rope(parameters: Any, size: int, *, is_partial: bool = False) -> RopeConfig:
-    """Rotary positions from the `rope_parameters` of one type of layer, heads of `size` numbers.
-
-    Args:
-        parameters: the contents of `rope_parameters`.
-        size: how many numbers a head has.
-        is_partial: whether the family rotates a part of each head, if asked to.
-
-    Raises:
-        ValueError: for a scaling that is not supported (yarn, dynamic, longrope, ...), or a number
-            missing or wrong.
-    """
-    if not isinstance(parameters, Mapping) or any(
-        isinstance(v, Mapping) for v in parameters.values()
-    ):
-        raise ValueError(
-            f"config.json: rope_parameters (rope_scaling in older files) = {parameters!r} is not "
-            "supported for this family, only one set of parameters for all layers is"
-        )
-    kind = parameters.get("rope_type", "default")
-    if kind not in ("default", "linear", "llama3"):
-        raise ValueError(
-            f"config.json: RoPE of type {kind!r} (rope_parameters, rope_scaling in older files) is "
-            "not supported; supported: default, linear, llama3"
-        )
-    theta = _rope_number(parameters, "rope_theta")
-    rotary_size = size
-    if is_partial:
-        rotary_size = int(size * _rope_number(parameters, "partial_rotary_factor", 1.0))
-    elif kind != "default" and parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        # transformers looks at it where positions are scaled only, and fails.
-        raise ValueError(
-            f"config.json: partial_rotary_factor = {parameters['partial_rotary_factor']!r} is not "
-            "supported for this family, only 1.0 is"
-        )
-    if rotary_size > size or rotary_size < 2 or rotary_size % 2:
-        raise ValueError(
-            f"config.json: heads of {size} numbers (head_dim, or hidden_size / "
-            f"num_attention_heads), of which {rotary_size} are rotated (partial_rotary_factor, "
-            "rotary_pct): an even number, at most all, must be"
-        )
-    if kind == "linear":
-        return RopeConfig(theta, rotary_size, linear_factor=_rope_number(parameters, "factor"))
-    if kind == "llama3":
-        names = ("factor", "low_freq_factor", "high_freq_factor")
-        factor, low, high = (_rope_number(parameters, name) for name in names)
-        original = _rope_number(parameters, "original_max_position_embeddings")
-        if not low < high:
-            raise ValueError(
-                f"config.json: high_freq_factor = {high} (in rope_parameters, once rope_scaling) "
-                f"must be more than low_freq_factor = {low}"
-            )
-        return RopeConfig(theta, rotary_size, llama3=(factor, low, high, original))
-    return RopeConfig(theta, rotary_size)
-
-
-def _rope_number(parameters: Mapping[str, Any], name: str, default: float | None = None) -> float:
-    value = parameters.get(name, default)
-    if not _is_number(value) or value <= 0:
-        raise ValueError(
-            f"config.json: {_OLD_NAMES.get(name, name)} (in rope_parameters; rope_scaling in older "
-            f"files) must be a positive number, got {value!r}"
-        )
-    return float(value)

@@ -27,7 +27,7 @@ class ModuleName:
 
     path: Path
     hf_name: str
-    kind: Literal["linear", "conv1d", "norm", "embedding", "bias", "centre"]
+    kind: Literal["linear", "conv1d", "norm", "embedding", "expert", "bias", "centre"]
     has_bias: bool
 
     def weights(self) -> Iterator[WeightName]:
@@ -39,8 +39,9 @@ class ModuleName:
             yield WeightName(self.path, f"{self.hf_name}.bias", False)
             return
         ours = {"norm": "scale", "embedding": "embedding"}.get(self.kind, "kernel")
+        is_transposed = self.kind in ("linear", "expert")
         # torch keeps linear weights as (out, in); GPT-2's Conv1D and Flax as (in, out).
-        yield WeightName((*self.path, ours), f"{self.hf_name}.weight", self.kind == "linear")
+        yield WeightName((*self.path, ours), f"{self.hf_name}.weight", is_transposed)
         if self.has_bias:
             yield WeightName((*self.path, "bias"), f"{self.hf_name}.bias", False)
 
@@ -85,13 +86,18 @@ class Family:
 
     Attributes:
         read_config: from transformers' configuration object, defaults filled in.
-        names: our dotted module paths to transformers' ones, {} standing for a layer's number.
+        names: our dotted module paths to transformers' ones, {} standing for a layer's number, a
+            second one for an expert's.
         heads: by task.
         base_prefix: starts the names of everything below the head and is missing in checkpoints of
             the bare model.
         conv1d: whether the layers' linear maps are stored as (in, out).
         renamed: old endings of weight names to present ones.
         ignored: pattern of the names (without prefix) of buffers and of heads that are not ours.
+        moved: old beginnings of weight names to present ones.
+        left_out: pattern of the names of tensors beside the text model, which are not read.
+        text_families: of a model that has a text model inside: what that may be, as which a tuned
+            model is saved; empty for a family of texts alone.
     """
 
     read_config: Callable[[Any], TransformerConfig]
@@ -101,6 +107,9 @@ class Family:
     conv1d: bool = False
     renamed: Mapping[str, str] = field(default_factory=dict)
     ignored: str = ""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    left_out: str = ""
+    text_families: tuple[str, ...] = ()
 
     def head(self, task: Task) -> Head:
         """The head for a task; ValueError if transformers has none for this family."""
@@ -136,11 +145,11 @@ class Family:
             yield ModuleName(("vocab_bias",), head.vocab_bias, "bias", True)
 
     def _named(self, part: Part) -> ModuleName:
-        layer = part.path[1] if part.path[0] == "layers" else None
-        ours = ".".join(str(name) for name in part.path if name is not layer or layer is None)
+        numbers = [name for name in part.path if isinstance(name, int)]
+        ours = ".".join(name for name in part.path if isinstance(name, str))
         kind = "conv1d" if part.kind == "linear" and self.conv1d else part.kind
         path = ("transformer", *part.path)
-        return ModuleName(path, self.names[ours].format(layer), kind, part.has_bias)
+        return ModuleName(path, self.names[ours].format(*numbers), kind, part.has_bias)
 
     def weight_names(self, config: TransformerConfig, task: Task) -> tuple[WeightName, ...]:
         """Every tensor of a checkpoint of this family for a task."""
@@ -149,6 +158,10 @@ class Family:
 
     def table_name(self, name: str, task: Task) -> str | None:
         """The name in the table for a name found in a checkpoint; None for ignored tensors."""
+        if self.is_left_out(name):
+            return None
+        for old, new in self.moved.items():
+            name = new + name.removeprefix(old) if name.startswith(old) else name
         for old, new in self.renamed.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
         bare = name.removeprefix(self.base_prefix)
@@ -161,6 +174,10 @@ class Family:
         if self.ignored and re.fullmatch(self.ignored, bare):
             return None
         return self.base_prefix + bare
+
+    def is_left_out(self, name: str) -> bool:
+        """Whether a tensor belongs to a part of the checkpoint that is no text model."""
+        return bool(self.left_out) and re.fullmatch(self.left_out, name) is not None
 
     def _is_of_head(self, name: str, task: Task) -> bool:
         module, _, kind = name.rpartition(".")

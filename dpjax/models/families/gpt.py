@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from dpjax.models.config import TransformerConfig
-from dpjax.models.families.config_fields import activation, epsilon, number, require, rope, sizes
+from dpjax.models.families.config_fields import activation, epsilon, number, require, sizes
 from dpjax.models.families.family import Family
 from dpjax.models.families.heads import decoder_heads
+from dpjax.models.families.rope_fields import rope
 
 
 def _fields(hf: Any, *, inner: str, act: str) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def _read_gpt_neox(hf: Any) -> TransformerConfig:
         "fused_qkv": "heads",
         "initializer_range": number(hf, "initializer_range"),
     }
-    turned = rope(hf.rope_parameters, fields["head_size"], is_partial=True)
+    turned = rope(hf, hf.rope_parameters, fields["head_size"], is_partial=True)
     return TransformerConfig(**fields, rope=turned)
 
 

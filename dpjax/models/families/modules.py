@@ -9,10 +9,13 @@ from dpjax.models.config import TransformerConfig
 
 
 class Part(NamedTuple):
-    """A module's path in `Transformer`, what it is, and whether it has a bias."""
+    """A module's path in `Transformer`, what it is, and whether it has a bias.
+
+    An "expert" is a linear layer of a mixture, or its router.
+    """
 
     path: tuple[str | int, ...]
-    kind: Literal["linear", "norm", "embedding"]
+    kind: Literal["linear", "norm", "embedding", "expert"]
     has_bias: bool
 
 
@@ -38,12 +41,22 @@ def _block_parts(config: TransformerConfig) -> Iterator[Part]:
         yield Part(("self_attn", name), "linear", config.qkv_bias)
     yield Part(("self_attn", "o_proj"), "linear", config.output_bias)
     norms = [("self_attn", "q_norm"), ("self_attn", "k_norm")] if config.qk_norm else []
-    projections = ["gate_proj", "up_proj"] if config.gated else ["up_proj"]
-    for name in ["gate_up_proj"] if config.fused_gate_up else projections:
-        yield Part(("mlp", name), "linear", config.mlp_bias)
-    yield Part(("mlp", "down_proj"), "linear", config.mlp_bias)
+    if config.num_experts:
+        yield Part(("mlp", "router"), "expert", False)
+        for number in range(config.num_experts):
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                yield Part(("mlp", "experts", number, name), "expert", False)
+    else:
+        yield from _perceptron_parts(config)
     norms += [("attention_norm",), ("mlp_norm",)]
     if config.norm_placement == "sandwich":
         norms += [("attention_out_norm",), ("mlp_out_norm",)]
     for path in norms:
         yield Part(path, "norm", config.norm == "layer")
+
+
+def _perceptron_parts(config: TransformerConfig) -> Iterator[Part]:
+    projections = ["gate_proj", "up_proj"] if config.gated else ["up_proj"]
+    for name in ["gate_up_proj"] if config.fused_gate_up else projections:
+        yield Part(("mlp", name), "linear", config.mlp_bias)
+    yield Part(("mlp", "down_proj"), "linear", config.mlp_bias)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from dpjax.models.config import TransformerConfig
 from dpjax.models.net.attention import attend
+from dpjax.models.net.experts import Experts
 from dpjax.models.net.layers import ACTIVATIONS, Linear, Norm
 from dpjax.models.net.rope import Rotation, rotate
 
@@ -25,11 +26,13 @@ class Surroundings(NamedTuple):
     """What a layer needs besides its input.
 
     `mask` is what `attention.visible` returns, `rotation` that of the queries' places or None;
-    `first_place` is where in the cache the given tokens go.
+    `first_place` is where in the cache the given tokens go, `query_scale` what
+    `rope.query_scale` returns.
     """
 
     mask: jax.Array
     rotation: Rotation | None
+    query_scale: jax.Array | None = None
     first_place: jax.Array | int = 0
 
 
@@ -78,6 +81,8 @@ class Attention(nnx.Module):
             query, key = self.q_norm(query), self.k_norm(key)
         if around.rotation is not None:
             query, key = rotate(query, around.rotation), rotate(key, around.rotation)
+        if around.query_scale is not None:
+            query = query * around.query_scale.astype(query.dtype)
         if cache is not None:
             cache = _written(cache, key, value, around.first_place)
             key, value = (part.astype(query.dtype) for part in cache)
@@ -159,7 +164,8 @@ class Block(nnx.Module):
         self.placement = config.norm_placement
         self.parallel = config.parallel_residual
         self.self_attn = Attention(config, rngs=rngs)
-        self.mlp = Mlp(config, rngs=rngs)
+        self.residual_scale = config.residual_scale
+        self.mlp = (Experts if config.num_experts else Mlp)(config, rngs=rngs)
         self.attention_norm = Norm(config.hidden_size, config)
         self.mlp_norm = Norm(config.hidden_size, config)
         if self.placement == "sandwich":
@@ -196,4 +202,6 @@ class Block(nnx.Module):
             return hidden + norm(branch)
         if self.placement == "sandwich":
             return hidden + getattr(self, out_norm)(branch)
+        if self.residual_scale != 1:
+            branch = self.residual_scale * branch
         return hidden + branch

@@ -69,6 +69,18 @@ class CausalLM(_Headed):
         if not config.tied_head:
             self.lm_head = _linear(config, config.vocab_size, False, rngs)
 
+    def hidden_states(self, input_ids: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Hidden states `(..., T, hidden_size)` that the head reads; as in `Transformer`."""
+        return self.scaled(super().hidden_states(input_ids, attention_mask))
+
+    def scaled(self, hidden: jax.Array) -> jax.Array:
+        """Hidden states of the transformer as the head reads them: `logit_scale` times.
+
+        So whoever multiplies them with `head_weights` need not know of it.
+        """
+        scale = self.config.logit_scale
+        return hidden if scale == 1 else scale * hidden
+
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits `(..., vocab_size)` float32 of hidden states `(..., hidden_size)`.
 

@@ -13,7 +13,7 @@ from dpjax.models.config import TransformerConfig
 from dpjax.models.net.attention import positions_of, visible
 from dpjax.models.net.block import Block, Cache, Surroundings
 from dpjax.models.net.layers import Embedding, Norm
-from dpjax.models.net.rope import rotation
+from dpjax.models.net.rope import query_scale, rotation
 from dpjax.typing import PyTree
 
 
@@ -134,7 +134,17 @@ class Transformer(nnx.Module):
 
         Returns:
             `(..., T, hidden_size)` and the caches with these tokens written.
+
+        Raises:
+            ValueError: if the cache has places at which a text's length would decide how it is
+                rotated: its first keys would have to be computed again.
         """
+        longest, places = self.config.longest_alike, key_mask.shape[-1]
+        if places > longest:
+            raise ValueError(
+                f"a cache of {places} tokens is longer than the {longest:g} up to which this "
+                "model's rotary positions (dynamic or longrope) stay as they are; shorten the texts"
+            )
         hidden = self._embed(input_ids, positions)
         around = self._surroundings(key_mask, positions, first_place)
         hidden, caches = self._run_layers(hidden, around, caches)
@@ -191,7 +201,8 @@ class Transformer(nnx.Module):
             mask = visible(key_mask, num_queries, first_place, config.causal, window)
             rope = config.rope_of(layer_type)
             turn = None if rope is None else rotation(rope, positions)
-            around[layer_type] = Surroundings(mask, turn, first_place)
+            scale = None if rope is None else query_scale(rope, positions)
+            around[layer_type] = Surroundings(mask, turn, scale, first_place)
         return around
 
     def _static(self, around: dict[str, Surroundings], index: int) -> Surroundings:

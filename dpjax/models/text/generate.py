@@ -167,7 +167,7 @@ def _generate(
     ) -> tuple[jax.Array, Any]:
         """Logits `(N, V)` of what follows the last of some tokens, and the caches with them."""
         hidden, caches = model.transformer.step(ids, key_mask, positions, place, caches)
-        return model.logits(hidden[:, -1]), caches
+        return model.logits(model.scaled(hidden[:, -1])), caches
 
     def write(logits: jax.Array, caches: Any, progress: _Progress) -> _Progress:
         """One more column."""
@@ -240,6 +240,12 @@ def _check_length(config: TransformerConfig, prompt: int, max_new_tokens: int) -
         raise ValueError(
             f"prompts of {prompt} tokens and max_new_tokens={max_new_tokens} are more than the "
             f"{config.max_positions} positions that the model has learned; shorten either"
+        )
+    if prompt + max_new_tokens > config.longest_alike:
+        raise ValueError(
+            f"prompts of {prompt} tokens and max_new_tokens={max_new_tokens} are more than "
+            f"{config.longest_alike:g}, from where on this model's rotary positions (dynamic or "
+            "longrope) change with a text's length, the tokens already written too; shorten either"
         )
 
 

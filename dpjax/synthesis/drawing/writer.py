@@ -79,6 +79,12 @@ def prepare_prompts(
             f"the {model.max_positions} positions of {run.model}; give at most "
             f"{model.max_positions - longest}"
         )
+    if longest + max_new_tokens > model.longest_alike:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} after prompts of up to {longest} tokens is more than "
+            f"the {model.longest_alike:g} up to which rotary positions of {run.model} (dynamic or "
+            f"longrope) stay as they are; give at most {model.longest_alike - longest:g}"
+        )
     return PreparedPrompts(tokenizer, encoded, max_new_tokens)
 
 
