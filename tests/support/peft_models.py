@@ -14,16 +14,16 @@ from dpjax.models import (
     load_token_classifier,
     split_trainable,
 )
-from tests.support.tiny_checkpoints import LABELS, ragged_batch, raw_config
+from tests.support.tiny_checkpoints import LABELS, auto_class, ragged_batch, raw_config
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
-AUTO = {
-    "causal_lm": ("AutoModelForCausalLM", "CAUSAL_LM"),
-    "masked_lm": ("AutoModelForMaskedLM", None),
-    "sequence_classification": ("AutoModelForSequenceClassification", "SEQ_CLS"),
-    "token_classification": ("AutoModelForTokenClassification", "TOKEN_CLS"),
+TASK_TYPES = {
+    "causal_lm": "CAUSAL_LM",
+    "masked_lm": None,
+    "sequence_classification": "SEQ_CLS",
+    "token_classification": "TOKEN_CLS",
 }
 
 
@@ -34,7 +34,7 @@ def original(family, task, folder, **changes):
     raw = raw_config(family, num_labels=len(LABELS), **changes)
     config = transformers.AutoConfig.for_model(raw.pop("model_type"), **raw)
     torch.manual_seed(0)
-    auto = getattr(transformers, AUTO[task][0])
+    auto = getattr(transformers, auto_class(family, task))
     made = auto.from_config(config, attn_implementation="eager").eval()
     made.save_pretrained(folder)
     return made
@@ -53,7 +53,7 @@ def load(folder, task, **loading):
 def logits_of(made):
     """Of the rows without padding on the left, whose positions all families count alike."""
     ids, mask = (np.asarray(part)[:2] for part in ragged_batch())
-    ids = np.where(mask, ids, made.config.pad_token_id)
+    ids = np.where(mask, ids, made.config.get_text_config().pad_token_id)
     with torch.no_grad():
         outputs = made(
             input_ids=torch.tensor(ids, dtype=torch.long),

@@ -139,25 +139,34 @@ VARIANTS = {
     "llama": [
         {"tie_word_embeddings": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}
     ],
+    "mistral": [{"rope_scaling": _YARN | {"truncate": False, "beta_fast": 4.0}}],
     "mixtral": [{"sliding_window": 6, "num_experts_per_tok": 1}],
-    "phi3": [
-        {
-            "max_position_embeddings": 40,
-            "original_max_position_embeddings": 10,
-            "rope_scaling": {
-                "rope_type": "longrope",
-                "short_factor": [1.0, 1.1, 1.3, 1.5],
-                "long_factor": [1.0, 2.0, 3.0, 4.0],
-            },
-        }
-    ],
     "qwen3_moe": [{"norm_topk_prob": True, "num_experts": 4}],
     "gpt2": [{"n_inner": 20, "activation_function": "relu", "tie_word_embeddings": False}],
     "gemma2": [{"attn_logit_softcapping": 1.0, "final_logit_softcapping": 2.0}],
 }
 
+_AUTO = {
+    "causal_lm": "AutoModelForCausalLM",
+    "masked_lm": "AutoModelForMaskedLM",
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+}
 FAMILIES_AND_TASKS = [(family, task) for family in CONFIGS for task in FAMILIES[family].heads]
 DECODERS = [family for family in CONFIGS if "causal_lm" in FAMILIES[family].heads]
+
+
+def auto_class(family, task):
+    """The name of the class by which transformers opens a checkpoint."""
+    # Of this family it has a model for pictures only.
+    return "AutoModelForImageTextToText" if family == "mistral3" else _AUTO[task]
+
+
+def text_changes(family, **changes):
+    """Changes to the configuration of a family's text model, wherever it is."""
+    if "text_config" not in CONFIGS[family]:
+        return changes
+    return {"text_config": CONFIGS[family]["text_config"] | changes}
 
 
 def raw_config(family, **changes):

@@ -31,8 +31,9 @@ class Expert(nnx.Module):
 class Experts(nnx.Module):
     """The weighted sum of the experts that a router chooses for each token.
 
-    Jiang et al. 2024, arXiv:2401.04088, section 2.1. Every expert computes every token, and those that are not chosen get weight zero. So what a
-    record contributes depends on no other record: there is no capacity that others could use up.
+    Jiang et al. 2024, arXiv:2401.04088, section 2.1. Every expert computes every token, and those
+    that are not chosen get weight zero. So what a record contributes depends on no other record:
+    there is no capacity that others could use up.
     """
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):

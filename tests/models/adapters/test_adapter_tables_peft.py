@@ -7,7 +7,7 @@ from safetensors.numpy import load_file
 
 from dpjax.models import LoraConfig, add_lora, load_adapter, merged_copy, save_adapter
 from tests.support.peft_models import (
-    AUTO,
+    TASK_TYPES,
     assert_equal,
     load,
     logits_of,
@@ -50,7 +50,7 @@ FILES = [
 def test_files_of_peft_go_in_and_out(family, task, options, tmp_path):
     base = original(family, task, tmp_path / "base")
     plain = logits_of(base)
-    config = peft.LoraConfig(task_type=AUTO[task][1], **{"r": 3, "lora_alpha": 5} | options)
+    config = peft.LoraConfig(task_type=TASK_TYPES[task], **{"r": 3, "lora_alpha": 5} | options)
     adapted = peft.get_peft_model(base, config).eval()
     shake(adapted)
     adapted.save_pretrained(tmp_path / "theirs")

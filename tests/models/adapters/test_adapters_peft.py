@@ -14,7 +14,7 @@ from dpjax.models import (
     save_adapter,
 )
 from tests.support.peft_models import (
-    AUTO,
+    TASK_TYPES,
     assert_equal,
     load,
     logits_of,
@@ -125,7 +125,7 @@ PEFTS_OWN = [
 @pytest.mark.parametrize(("family", "task", "options"), PEFTS_OWN)
 def test_adapters_that_peft_made_go_in_and_out(family, task, options, tmp_path):
     base = original(family, task, tmp_path / "base")
-    config = peft.LoraConfig(task_type=AUTO[task][1], r=3, lora_alpha=5, **options)
+    config = peft.LoraConfig(task_type=TASK_TYPES[task], r=3, lora_alpha=5, **options)
     adapted = peft.get_peft_model(base, config)
     shake(adapted)
     adapted.save_pretrained(tmp_path / "theirs")

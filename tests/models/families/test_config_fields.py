@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dpjax.models import load_causal_lm, load_classifier, parse_config
-from tests.support.tiny_checkpoints import CONFIGS, DECODERS, raw_config
+from tests.support.tiny_checkpoints import CONFIGS, DECODERS, auto_class, raw_config
 
 pytestmark = pytest.mark.slow
 
@@ -72,6 +72,7 @@ _LISTS = {
         ["chunked_attention"] * 2,
     ],
     "no_rope_layers": [[0, 1], [0, 0], [1]],
+    "mlp_only_layers": [[1]],
     "per_layer_config": [{"0": {"intermediate_size": 32}}],
 }
 _ACTIVATIONS = ("hidden_act", "activation", "activation_function", "hidden_activation")
@@ -114,8 +115,8 @@ class Family:
     def __init__(self, name, folder):
         self.folder = folder
         self.is_decoder = name in DECODERS
-        kind = "CausalLM" if self.is_decoder else "SequenceClassification"
-        self.auto = getattr(transformers, f"AutoModelFor{kind}")
+        task = "causal_lm" if self.is_decoder else "sequence_classification"
+        self.auto = getattr(transformers, auto_class(name, task))
 
     def write(self, raw):
         (self.folder / "config.json").write_text(json.dumps(raw))
@@ -159,6 +160,40 @@ def assert_close(found, expected, what):
     np.testing.assert_allclose(found, expected, atol=2e-5 * scale, rtol=0, err_msg=str(what))
 
 
+# Where the fields of a configuration are: at the top, or in that of the text model.
+TOP, TEXT = (), ("text_config",)
+
+
+def applied(base, changes):
+    """config.json with some fields changed, `{(where, name): value}`."""
+    raw = json.loads(json.dumps(base))
+    for (where, name), value in changes.items():
+        functools.reduce(dict.__getitem__, where, raw)[name] = value
+    return raw
+
+
+def fields_of(hf, looked_up):
+    names = {field.name for field in dataclasses.fields(hf)} | looked_up
+    names = sorted(n for n in names - _NOT_COMPUTED if not n.startswith("_") or n in vars(hf))
+    return [n for n in names if not callable(getattr(type(hf), n, None))]
+
+
+def all_changes(base, hf, looked_up):
+    """Every change of one field."""
+    others = looked_up | set(_OLD)
+    places = {TOP: fields_of(hf, others)}
+    if "text_config" in base:
+        names = [n for n in fields_of(hf, set()) if n not in ("text_config", "vision_config")]
+        places = {TOP: names, TEXT: fields_of(hf.text_config, others)}
+    for where, names in places.items():
+        inside = functools.reduce(dict.__getitem__, where, base)
+        values_of = hf.text_config if where == TEXT else hf
+        for name in names:
+            for value in changes_of(name, getattr(values_of, name, None)):
+                if name not in inside or inside[name] != value:
+                    yield {(where, name): value}
+
+
 @pytest.mark.parametrize("family", CONFIGS)
 def test_each_field_is_followed_or_refused(family, tmp_path):
     own, base = Family(family, tmp_path), raw_config(family)
@@ -167,36 +202,31 @@ def test_each_field_is_followed_or_refused(family, tmp_path):
         expected = own.logits_of_transformers(base)
     assert_close(own.logits(base), expected, "unchanged")
     hf = transformers.AutoConfig.from_pretrained(tmp_path)
-    names = {field.name for field in dataclasses.fields(hf)} | looked_up | set(_OLD)
-    names = sorted(n for n in names - _NOT_COMPUTED if not n.startswith("_") or n in vars(hf))
-    names = [n for n in names if not callable(getattr(type(hf), n, None))]
     unchanged, followed = [], []
-    for name in names:
-        for value in changes_of(name, getattr(hf, name, None)):
-            if name in base and base[name] == value:
-                continue
-            change = {name: value}
-            try:
-                parsed = parse_config(base | change)
-            except ValueError as error:
-                assert name in str(error) or not opens(own, base | change), (change, str(error))
-                continue
-            same = computed(parsed) == computed(parse_config(base))
-            (unchanged if same else followed).append(change)
+    for change in all_changes(base, hf, looked_up):
+        ((_, name),) = change
+        try:
+            parsed = parse_config(applied(base, change))
+        except ValueError as error:
+            named = name in str(error)
+            assert named or not opens(own, applied(base, change)), (change, str(error))
+            continue
+        same = computed(parsed) == computed(parse_config(base))
+        (unchanged if same else followed).append(change)
     assert len(unchanged) > 5
     assert len(followed) > 5
     # Those of one field apart, so that many can be tried together.
     unchanged.sort(key=lambda change: str(*change.values()))
     check_unchanged(own, base, unchanged, expected)
     for change in followed:
-        check_followed(own, base | change, change)
+        check_followed(own, applied(base, change), change)
 
 
 def check_unchanged(own, base, changes, expected):
     """Changes that dpjax takes for none are none: all at once if that can be, else in halves."""
     together = functools.reduce(lambda all, one: one | all, changes, {})
     try:
-        found = own.logits_of_transformers(base | together)
+        found = own.logits_of_transformers(applied(base, together))
     except Exception:
         # Of many types, for values that make no sense.
         found = None
@@ -229,6 +259,7 @@ def check_followed(own, raw, change):
     try:
         found = own.logits(raw)
     except ValueError as error:
-        assert next(iter(change)) in str(error), (change, str(error))
+        ((_, name),) = change
+        assert name in str(error), (change, str(error))
         return
     assert_close(found, expected, change)

@@ -18,7 +18,13 @@ from dpjax.models import (
 )
 from dpjax.models.text.next_token import sample_tokens
 from tests.support.slow import mark_slow
-from tests.support.tiny_checkpoints import DECODERS, VOCABULARY, random_model, raw_config
+from tests.support.tiny_checkpoints import (
+    DECODERS,
+    VOCABULARY,
+    auto_class,
+    random_model,
+    raw_config,
+)
 
 # The submodule: the package has the function under this name.
 module = sys.modules["dpjax.models.text.generate"]
@@ -64,7 +70,8 @@ def test_greedy_decoding_equals_transformers(family, tmp_path):
     # A tied head of large weights repeats the last token.
     raw = raw_config(family, tie_word_embeddings=False)
     config = transformers.AutoConfig.for_model(raw.pop("model_type"), **raw)
-    theirs = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    auto = getattr(transformers, auto_class(family, "causal_lm"))
+    theirs = auto.from_config(config, attn_implementation="eager")
     theirs.eval().save_pretrained(tmp_path)
     theirs.generation_config.eos_token_id = None
     ids, mask = ragged_prompts()
