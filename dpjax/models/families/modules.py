@@ -40,7 +40,9 @@ def _block_parts(config: TransformerConfig) -> Iterator[Part]:
     for name in ("qkv_proj",) if config.fused_qkv else ("q_proj", "k_proj", "v_proj"):
         yield Part(("self_attn", name), "linear", config.qkv_bias)
     yield Part(("self_attn", "o_proj"), "linear", config.output_bias)
-    norms = [("self_attn", "q_norm"), ("self_attn", "k_norm")] if config.qk_norm else []
+    norms: list[tuple[str, ...]] = []
+    if config.qk_norm:
+        norms = [("self_attn", "q_norm"), ("self_attn", "k_norm")]
     if config.num_experts:
         yield Part(("mlp", "router"), "expert", False)
         for number in range(config.num_experts):
