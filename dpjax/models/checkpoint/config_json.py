@@ -172,9 +172,10 @@ def _as_transformers_reads_it(raw: Mapping[str, Any]) -> Any:
             config = AutoConfig.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-            if getattr(config, "rope_parameters", None):
-                # Models do this once more, when fields that are none of the class are known.
-                config.standardize_rope_params()
+            for part in (config, getattr(config, "text_config", None)):
+                if getattr(part, "rope_parameters", None):
+                    # Models do this once more, when fields that are none of the class are known.
+                    part.standardize_rope_params()
         except Exception as error:
             # transformers raises errors of many types for values that it cannot use.
             raise ValueError(f"config.json cannot be used: {error}") from error

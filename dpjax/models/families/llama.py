@@ -88,9 +88,20 @@ def _read_granite(hf: Any) -> TransformerConfig:
     return with_rope(hf, fields | {"mlp_bias": hf.mlp_bias})
 
 
+def _num_experts(hf: Any) -> int:
+    # Files may have either name.
+    number = hf.num_experts
+    if type(number) is not int or number < 1:
+        raise ValueError(
+            "config.json: num_experts (num_local_experts) must be a positive whole number, got "
+            f"{number!r}"
+        )
+    return number
+
+
 def _read_mixtral(hf: Any) -> TransformerConfig:
     experts = {
-        "num_experts": whole(hf, "num_local_experts"),
+        "num_experts": _num_experts(hf),
         "experts_per_token": whole(hf, "num_experts_per_tok"),
         "normalised_experts": True,
     }
@@ -101,7 +112,7 @@ def _read_qwen3_moe(hf: Any) -> TransformerConfig:
     # Layers are stacked: all have experts.
     require(hf, mlp_only_layers=[], decoder_sparse_step=1)
     experts = {
-        "num_experts": whole(hf, "num_experts"),
+        "num_experts": _num_experts(hf),
         "experts_per_token": whole(hf, "num_experts_per_tok"),
         "normalised_experts": hf.norm_topk_prob,
         "intermediate_size": whole(hf, "moe_intermediate_size"),

@@ -299,8 +299,11 @@ def test_bfloat16_is_close(family):
     half = nnx.merge(graphdef, nnx.to_pure_dict(nnx.state(model)))
     found = np.asarray(run(half, ids, mask))[rows]
     assert found.dtype == np.float32
-    error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
-    assert 0 < error < 2e-2
+    errors = np.mean((found - expected) ** 2, axis=-1) / np.mean(expected**2)
+    if model.config.num_experts:
+        # A token whose best experts are nearly alike may get another one.
+        errors = np.sort(errors)[: -len(errors) // 10]
+    assert 0 < np.sqrt(np.mean(errors)) < 2e-2
 
 
 def test_old_and_new_spellings_of_a_configuration_are_one():

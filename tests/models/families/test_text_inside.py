@@ -110,6 +110,12 @@ def test_sizes_that_files_leave_out_are_those_of_transformers():
     assert (config.num_heads, config.head_size, config.vocab_size) == (8, 256, 262_208)
 
 
+def test_fields_beside_those_of_the_class_count_inside_too():
+    """transformers takes the length from beside the scaling, when it makes the model."""
+    changed = raw_config("mistral3", **text_changes("mistral3", original_max_position_embeddings=3))
+    assert parse_config(changed).rope.query_growth == (0.5, 3.0)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
