@@ -10,7 +10,6 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from dpjax.audit.canaries.coins import Audited
-from dpjax.audit.canaries.copies import token_rows
 from dpjax.audit.canaries.makers.base import Canaries
 from dpjax.audit.canaries.makers.unused_tokens import canary_tokenizer, rows_of_tokens
 from dpjax.audit.verdicts.power import canaries_needed
@@ -137,8 +136,8 @@ def find_share_problems(
     """
     if not 0 < most_share <= 1:
         raise ValueError(f"most_share must be above 0 and at most 1, got {most_share}")
-    planted = probability_in * float(encoded.attention_mask.sum())
-    total = planted + float(training.attention_mask.sum())
+    planted = probability_in * encoded.num_tokens
+    total = planted + training.num_tokens
     share = planted / total if total else 0.0
     if share <= most_share:
         return ()
@@ -160,7 +159,7 @@ def find_repeated_canaries(canaries: Canaries, encoded: EncodedRecords) -> tuple
         at most one sentence.
     """
     _check_rows(canaries, encoded)
-    rows = list(token_rows(encoded))
+    rows = list(encoded.contents())
     counts = Counter(rows)
     same = [name for name, row in zip(canaries.ids, rows, strict=True) if counts[row] > 1]
     return (_sentence(canaries, same, "the tokens are those of another canary"),) if same else ()
@@ -182,8 +181,8 @@ def find_trained_canaries(
         at most one sentence.
     """
     _check_rows(canaries, encoded)
-    trained = set(token_rows(training))
-    rows = zip(canaries.ids, token_rows(encoded), strict=True)
+    trained = set(training.contents())
+    rows = zip(canaries.ids, encoded.contents(), strict=True)
     same = [name for name, row in rows if row in trained]
     return (_sentence(canaries, same, "the tokens are those of a training record"),) if same else ()
 
