@@ -1,4 +1,4 @@
-"""Texts, labelled or not, answers, preferences, conversations in; arrays and Poisson batches out."""
+"""Labelled or plain text, answers, pairs, conversations in, arrays and Poisson batches out."""
 
 from dpjax.data.batches import by_length as by_length
 from dpjax.data.batches import trim_padding as trim_padding

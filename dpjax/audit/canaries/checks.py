@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from dpjax.audit.canaries.coins import Audited
 from dpjax.audit.canaries.makers.base import Canaries
+from dpjax.audit.canaries.makers.pairs import answer_text
 from dpjax.audit.canaries.makers.unused_tokens import canary_tokenizer, rows_of_tokens
 from dpjax.audit.verdicts.power import canaries_needed
 from dpjax.data import (
     Completions,
     EncodedRecords,
     LanguageDataset,
+    Preferences,
     Records,
     Texts,
     is_learnt,
@@ -73,7 +75,7 @@ def find_secret_problems(
     """Finds canaries whose secret would not be learnt: cut off, in the prompt, or taken apart.
 
     A language model's canary that is cut at all counts as cut in its secret, which stands at its
-    end.
+    end. Of a pair the order is learnt, also where its texts are cut, as long as they differ.
 
     Args:
         canaries: N of them.
@@ -94,7 +96,7 @@ def find_secret_problems(
         for name, is_cut, is_empty in zip(
             canaries.ids, encoded.truncated, encoded.without_targets, strict=True
         ):
-            if is_cut:
+            if is_cut and not isinstance(canaries.records, Preferences):
                 problem = "max_length cuts off the secret"
                 bad.setdefault(problem, []).append(name)
             elif is_empty:
@@ -264,10 +266,9 @@ def _learnt_texts(canaries: Canaries) -> list[str]:
     if isinstance(records, Texts):
         return records.texts
     if isinstance(records, Completions):
-        return [
-            answer if isinstance(answer, str) else "\n".join(map(message_text, answer))
-            for answer in records.completions
-        ]
+        return list(map(answer_text, records.completions))
+    if isinstance(records, Preferences):
+        return list(map(answer_text, records.chosen))
     return [
         "\n".join(map(message_text, filter(is_learnt, messages)))
         for messages in records.conversations

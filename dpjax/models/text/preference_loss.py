@@ -12,9 +12,9 @@ def preference_loss(
     """The loss of Direct Preference Optimization, and the margin of rewards that it rests on.
 
     With the log-ratio r(y) = log π(y | x) − log π_ref(y | x) of an answer y, the margin is
-    m = β (r(chosen) − r(rejected)) and the loss −(1 − s) log σ(m) − s log σ(−m), in nats. With s = 0
-    this is equation 7 of Rafailov et al. 2023 (arXiv:2305.18290); with s above 0 equation 3 of
-    Mitchell 2023, "A note on DPO with noisy preferences".
+    m = β (r(chosen) − r(rejected)) and the loss −(1 − s) log σ(m) − s log σ(−m), in nats. With
+    s = 0 this is equation 7 of Rafailov et al. 2023 (arXiv:2305.18290); with s above 0 the
+    conservative loss of Mitchell 2023, "A note on DPO with noisy preferences".
 
     Args:
         log_ratios: `(2,)` float32, of the chosen and of the rejected answer, in nats.
@@ -41,7 +41,6 @@ def preference_loss(
         raise ValueError(f"beta must be above 0, got {beta}")
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing}")
-    chosen, rejected = log_ratios
-    margin = beta * (chosen - rejected)
+    margin = beta * (log_ratios[0] - log_ratios[1])
     loss = -(1.0 - label_smoothing) * jax.nn.log_sigmoid(margin)
     return loss - label_smoothing * jax.nn.log_sigmoid(-margin), margin
