@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 import dpjax
 from dpjax.audit import read_audit_report, verify_audit_report
 from dpjax.cli.main import main
-from tests.finetuning.conftest import COLOURS
 from tests.support.runs import check, weights
+
+COLOURS = {"apple": "red", "sky": "blue", "grass": "green", "snow": "white"}
 
 
 def write_pairs(path, num, seed, as_messages=False):

@@ -1,4 +1,4 @@
-"""Both texts of a pair are encoded as a prompt with a completion is, and cut and compared as one."""
+"""Both texts of a pair are encoded as a prompt with a completion is, and compared as one."""
 
 from __future__ import annotations
 
