@@ -56,6 +56,6 @@ def padded(pairs, columns):
 
 def naive_log_prob(model, ids, mask, counts):
     """Of the counted tokens of one text, by the softmax of all logits."""
-    log_probs = jax.nn.log_softmax(model(jnp.asarray(ids), jnp.asarray(mask)))
+    log_probs = jax.nn.log_softmax(model(ids, mask))
     picked = log_probs[np.arange(len(ids) - 1), ids[1:]]
     return jnp.sum(picked * counts[1:])

@@ -124,7 +124,8 @@ def encode_preferences(
     _check_answers(chosen, rejected, max_length)
     length = max(chosen.input_ids.shape[1], rejected.input_ids.shape[1])
     return PreferenceDataset(
-        *(_widened(part, length) for part in (chosen.input_ids, chosen.attention_mask)),
+        input_ids=_widened(chosen.input_ids, length),
+        attention_mask=_widened(chosen.attention_mask, length),
         truncated=chosen.truncated | rejected.truncated,
         loss_mask=_widened(chosen.loss_mask, length),
         rejected_ids=_widened(rejected.input_ids, length),

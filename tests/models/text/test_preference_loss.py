@@ -54,7 +54,14 @@ def test_log_probs_of_sequences(vocab_chunk):
     ids = jax.random.randint(jax.random.key(0), (2, 3, 9), 3, 61)
     mask = jnp.arange(9) < jnp.array([[9, 5, 7], [4, 9, 6]])[..., None]
     counts = mask & (jnp.arange(9) >= 3)
-    found = sequence_log_probs(model, ids, mask, counts, vocab_chunk=vocab_chunk)
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def compute(state):
+        merged = nnx.merge(graphdef, state)
+        return sequence_log_probs(merged, ids, mask, counts, vocab_chunk=vocab_chunk)
+
+    found = compute(state)
     rows = (part.reshape(6, 9) for part in (ids, mask, counts))
     expected = continuation_log_probs(model, *rows).sum(axis=1).reshape(2, 3)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -65,6 +72,7 @@ def test_what_does_not_count_has_no_part_in_the_gradient():
     mask = jnp.ones((1, 6), bool)
     counts = jnp.arange(6)[None] == 3
 
+    @jax.jit
     @jax.grad
     def gradient(state, ids):
         return sequence_log_probs(nnx.merge(graphdef, state), ids, mask, counts)[0]
