@@ -1,5 +1,7 @@
 """Encoded pairs of answers of random tokens, and tiny models with adapters that compare them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,15 +35,18 @@ def random_pairs(num=5, length=11, seed=0):
     )
 
 
+@functools.cache
 def adapted(family="gpt2", *, scan_layers=False, **lora):
     """A random decoder whose adapters have left their start, split by what is trained."""
     model = random_model(family, "causal_lm", scan_layers=scan_layers)
     add_lora(model, LoraConfig(**{"rank": 2} | lora), key=jax.random.key(3))
     split = split_trainable(model, Trainable.lora())
-    leaves, tree = jax.tree.flatten(split.trainable)
-    keys = jax.random.split(jax.random.key(4), len(leaves))
-    moved = [x + 0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return split.replace(trainable=jax.tree.unflatten(tree, moved))
+    rng = np.random.default_rng(4)
+
+    def moved(leaf):
+        return jnp.asarray(np.asarray(leaf) + 0.3 * rng.normal(size=leaf.shape), jnp.float32)
+
+    return split.replace(trainable=jax.tree.map(moved, split.trainable))
 
 
 def padded(pairs, columns):

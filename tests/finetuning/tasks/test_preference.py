@@ -53,7 +53,7 @@ def test_the_loss_is_that_of_the_paper(vocab_chunk):
     np.testing.assert_allclose(margins, [each[1] for each in expected], rtol=1e-4, atol=1e-5)
     evaluation = task.evaluation(np.asarray(losses), np.asarray(margins), PAIRS)
     assert evaluation.accuracy == np.mean([each[1] > 0 for each in expected])
-    assert evaluation.reward_margin == pytest.approx(np.mean(margins), rel=1e-5)
+    assert evaluation.reward_margin == pytest.approx(float(np.mean(margins)), rel=1e-5)
 
 
 def test_fresh_adapters_leave_the_loss_at_log_2():
