@@ -36,6 +36,17 @@ def write_pairs(path, num, seed, as_messages=False):
     return path
 
 
+def write_different_pairs(path):
+    """36 pairs, all different."""
+    things = ((a, b, n) for n in range(3) for a in COLOURS for b in COLOURS if a != b)
+    rows = [
+        {"prompt": f"{n} the {a} is", "chosen": COLOURS[a], "rejected": COLOURS[b]}
+        for a, b, n in things
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
 @pytest.fixture
 def comparing(decoder, tmp_path):
     """Options of a run of a few seconds."""
@@ -130,7 +141,8 @@ def test_only_the_log_probabilities_of_the_reference_are_kept(comparing):
 def test_canaries_are_pairs(comparing, kind):
     audit = {"num_canaries": 30, "kind": kind, "most_share": 0.6}
     comparing |= {"privacy": {}, "non_private": True, "audit": audit}
-    comparing["training"] |= {"num_steps": 60, "max_length": 48}
+    comparing["training"] |= {"num_steps": 60, "max_length": 40}
+    comparing["eval_data"] = write_different_pairs(comparing["eval_data"].with_name("more.jsonl"))
     result = dpjax.finetune(**comparing)
     assert result.warnings == ()
     report = read_audit_report(result.output_dir / "audit.json")
@@ -142,13 +154,7 @@ def test_canaries_are_pairs(comparing, kind):
 
 def test_swapped_pairs_are_no_longer_held_out(comparing):
     audit = {"num_canaries": 30, "kind": "swapped-pair", "most_share": 0.5}
-    comparing["eval_data"] = comparing["eval_data"].with_name("more.jsonl")
-    things = ((a, b, n) for n in range(3) for a in COLOURS for b in COLOURS if a != b)
-    rows = [
-        {"prompt": f"{n} the {a} is", "chosen": COLOURS[a], "rejected": COLOURS[b]}
-        for a, b, n in things
-    ]
-    comparing["eval_data"].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    comparing["eval_data"] = write_different_pairs(comparing["eval_data"].with_name("more.jsonl"))
     run = check(comparing | {"audit": audit})
     assert len(run.plan.evaluation) == 6 and len(run.audited.slots) == 230
     held_out = set(run.plan.evaluation.contents())

@@ -44,7 +44,7 @@ def adapted(family="gpt2", *, scan_layers=False, **lora):
     rng = np.random.default_rng(4)
 
     def moved(leaf):
-        return jnp.asarray(np.asarray(leaf) + 0.3 * rng.normal(size=leaf.shape), jnp.float32)
+        return jnp.asarray(np.asarray(leaf) + 0.1 * rng.normal(size=leaf.shape), jnp.float32)
 
     return split.replace(trainable=jax.tree.map(moved, split.trainable))
 

@@ -103,10 +103,11 @@ def test_the_gradient_of_a_pair_is_clipped_as_one(model):
             strategy=strategy,
         )
         found = jax.jit(clipped)(split.trainable, batch)
-        np.testing.assert_allclose(found.norms, norms, rtol=1e-4, err_msg=strategy)
+        # The formula takes the logarithm of a rounded sigmoid.
+        np.testing.assert_allclose(found.norms, norms, rtol=1e-3, err_msg=strategy)
         assert 0 < found.num_clipped < len(PAIRS)
         jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * clip_norm),
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * clip_norm),
             found.grads,
             expected,
         )
