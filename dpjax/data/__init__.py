@@ -1,4 +1,4 @@
-"""Labelled or plain text, answers and conversations in, arrays and Poisson batches out."""
+"""Labelled or plain text, answers, pairs, conversations in, arrays and Poisson batches out."""
 
 from dpjax.data.batches import by_length as by_length
 from dpjax.data.batches import trim_padding as trim_padding
@@ -24,6 +24,10 @@ from dpjax.data.encode.templated import word_ids as word_ids
 from dpjax.data.owners import OwnedRecords as OwnedRecords
 from dpjax.data.owners import Owners as Owners
 from dpjax.data.owners import RecordsByOwner as RecordsByOwner
+from dpjax.data.preferences.encode import PreferenceDataset as PreferenceDataset
+from dpjax.data.preferences.encode import encode_preferences as encode_preferences
+from dpjax.data.preferences.records import Preferences as Preferences
+from dpjax.data.preferences.records import read_preferences as read_preferences
 from dpjax.data.records.base import RecordColumns as RecordColumns
 from dpjax.data.records.label_names import label_names as label_names
 from dpjax.data.records.labelled import Records as Records
@@ -54,6 +58,8 @@ __all__ = [
     "OwnedRecords",
     "Owners",
     "PoissonSampler",
+    "PreferenceDataset",
+    "Preferences",
     "Prompt",
     "RecordColumns",
     "RecordError",
@@ -70,6 +76,7 @@ __all__ = [
     "count_shared_texts",
     "encode_labelled",
     "encode_language",
+    "encode_preferences",
     "encode_prompts",
     "encode_tagged_words",
     "encode_templated",
@@ -79,6 +86,7 @@ __all__ = [
     "message_text",
     "microbatches",
     "read_language_records",
+    "read_preferences",
     "read_records",
     "read_tagged_words",
     "tokens_of_words",

@@ -23,8 +23,7 @@ def by_length(data: EncodedRecords, indices: np.ndarray) -> np.ndarray:
         >>> by_length(data, np.array([0, 1, 2])).tolist()
         [1, 2, 0]
     """
-    lengths = data.attention_mask[indices].sum(axis=1)
-    return indices[np.argsort(lengths, kind="stable")]
+    return indices[np.argsort(data.lengths[indices], kind="stable")]
 
 
 def trim_padding(data: Encoded) -> Encoded:
@@ -38,6 +37,6 @@ def trim_padding(data: Encoded) -> Encoded:
         >>> trim_padding(EncodedRecords(ids, ids != 0, np.zeros(2, bool))).input_ids.shape
         (2, 24)
     """
-    longest = int(data.attention_mask.sum(axis=1).max(initial=1))
+    longest = int(data.lengths.max(initial=1))
     length = _STATIC_LENGTHS[bisect.bisect_left(_STATIC_LENGTHS, longest)]
     return data.trimmed(length)

@@ -26,7 +26,7 @@ def count_shared_texts(records: EncodedRecords, unit_of: np.ndarray | None = Non
     """
     units = np.arange(len(records)) if unit_of is None else unit_of
     found: dict[bytes, list[int]] = {}
-    for row, (ids, mask) in enumerate(zip(records.input_ids, records.attention_mask, strict=True)):
-        digest = hashlib.blake2b(ids[mask].astype("<i4").tobytes(), digest_size=16).digest()
+    for row, content in enumerate(records.contents()):
+        digest = hashlib.blake2b(content, digest_size=16).digest()
         found.setdefault(digest, []).append(row)
     return sum(len(rows) for rows in found.values() if len({int(units[row]) for row in rows}) > 1)

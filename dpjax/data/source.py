@@ -44,6 +44,11 @@ class DataSource(CheckedOptions):
     completion_column: str = "completion"
     """Column that holds what a language model is to answer: like the prompt, a string or a list
     of messages."""
+    chosen_column: str = "chosen"
+    """Column that holds, of two answers to a prompt, the one that was preferred: a string or a list
+    of messages, which may have the prompt before the answer."""
+    rejected_column: str = "rejected"
+    """Column that holds the other one: of the same kind as the one that was preferred."""
     messages_column: str = "messages"
     """Column that holds a conversation: a list of objects with `role` and `content`, or with `from`
     and `value`."""
@@ -56,7 +61,7 @@ class DataSource(CheckedOptions):
     """Which columns a language model learns from; auto takes the format whose columns are there,
     and refuses where they are those of several. `conversations` and `instruction_output` are the
     columns of ShareGPT's and Alpaca's files, under their own names. A classifier always reads text
-    and label."""
+    and label; preferences are always read from the columns of the two answers."""
     column_names: tuple[str, ...] | None = None
     """Names of all columns, in order, of a CSV or TSV file that has no header line."""
     split: str = "train"

@@ -11,6 +11,7 @@ from dpjax.finetuning.config import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning.config import Generation as Generation
 from dpjax.finetuning.config import Head as Head
 from dpjax.finetuning.config import PlanConfig as PlanConfig
+from dpjax.finetuning.config import Preference as Preference
 from dpjax.finetuning.config import Privacy as Privacy
 from dpjax.finetuning.config import Tracking as Tracking
 from dpjax.finetuning.config import Training as Training
@@ -48,6 +49,7 @@ __all__ = [
     "ModelForecast",
     "NoiseChoice",
     "PlanConfig",
+    "Preference",
     "Privacy",
     "RunDirectory",
     "RunInterrupted",

@@ -120,6 +120,7 @@ def measure(
         eval_accuracy_before=before,
         eval_loss=None if held_out is None else held_out.loss,
         eval_perplexity=None if held_out is None else held_out.perplexity,
+        eval_reward_margin=None if held_out is None else held_out.reward_margin,
         quality=None if held_out is None else held_out.quality,
         attack=attack,
         audit=audit,

@@ -39,14 +39,14 @@ def finetune(**options: Any) -> FinetuneResult:
 
     The options are the fields of `FinetuneConfig`, and those of `dpjax finetune` on the command
     line. Data may be given as a `DataSource`, a path, or a mapping such as
-    `{"path": ..., "text_column": ...}`; the groups privacy, lora, training, compute, generation,
-    audit and tracking as their dataclasses or as mappings.
+    `{"path": ..., "text_column": ...}`; the groups privacy, lora, preference, training, compute,
+    generation, audit and tracking as their dataclasses or as mappings.
 
     Returns:
-        Accuracy or perplexity on the held-out records, (ε, δ), the attack's result; the model
-        itself is in `output_dir/model`. What failed once the model was written is None, and a
-        sentence in `warnings` says why. Where several processes train, the same in all of them
-        (docs/guide/devices.md).
+        Accuracy, perplexity or reward margin on the held-out records, (ε, δ), the attack's result;
+        the model itself is in `output_dir/model`. What failed once the model was written is None,
+        and a sentence in `warnings` says why. Where several processes train, the same in all of
+        them (docs/guide/devices.md).
 
     Raises:
         TypeError: an option is unknown or missing, or its value has the wrong type.

@@ -20,6 +20,7 @@ _STORED = (
     "eval_accuracy_before",
     "eval_loss",
     "eval_perplexity",
+    "eval_reward_margin",
     "num_left_out",
     "quality",
     "warnings",
@@ -43,11 +44,12 @@ class FinetuneResult:
         output_dir: the run directory.
         epsilon: ε that the run spent; None without privacy.
         delta: δ of the guarantee; None without privacy.
-        eval_accuracy: share of held-out records whose label is predicted; None of texts.
+        eval_accuracy: share of held-out records whose label is predicted, or of pairs whose chosen
+            answer has the higher reward; None of texts.
         eval_accuracy_before: that before tuning, at no ε, where `head.label_words` say what labels
             are called; else None.
-        eval_loss: mean cross-entropy on held-out records, in nats.
-        eval_perplexity: per held-out token; None of labelled records.
+        eval_loss: mean loss on held-out records, in nats: the cross-entropy, or that of pairs.
+        eval_perplexity: per held-out token; None of labelled records and pairs.
         attack: result of the membership inference attack.
         audit: contents of audit.json; None without an audit.
         privacy: contents of privacy.json.
@@ -56,6 +58,8 @@ class FinetuneResult:
         quality: name and value, in words, of what the task is measured by.
         warnings: why something could not be measured, a sentence each.
         num_left_out: training records that coins left out; 0 without `audit.hold_out`.
+        eval_reward_margin: mean over held-out pairs of how much higher the reward of the chosen
+            answer is; None without pairs.
 
     Example:
         >>> result = FinetuneResult(
@@ -90,6 +94,7 @@ class FinetuneResult:
     warnings: tuple[str, ...] = ()
     num_left_out: int = 0
     eval_accuracy_before: float | None = None
+    eval_reward_margin: float | None = None
 
 
 def store_result(directory: RunDirectory, result: FinetuneResult) -> None:

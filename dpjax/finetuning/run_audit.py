@@ -134,7 +134,7 @@ def _scores_of(
 ) -> tuple[dict[str, np.ndarray], tuple[ExtractionFigure, ...]]:
     plan, encoded = run.plan, audited.encoded.take(rows)
     model = tuned.merge()
-    if plan.task.labels:
+    if plan.task.audit_scores == ("loss",):
         return {
             name: -evaluate(plan.task, tuned, encoded, run.layout).losses.astype(np.float64)
         }, ()

@@ -66,10 +66,12 @@ from dpjax.models.text.generate import generate as generate
 from dpjax.models.text.label_words import start_from_language_head as start_from_language_head
 from dpjax.models.text.label_words import start_from_words as start_from_words
 from dpjax.models.text.log_probs import continuation_log_probs as continuation_log_probs
+from dpjax.models.text.log_probs import sequence_log_probs as sequence_log_probs
 from dpjax.models.text.losses import causal_lm_loss as causal_lm_loss
 from dpjax.models.text.losses import sequence_classification_loss as sequence_classification_loss
 from dpjax.models.text.losses import token_classification_loss as token_classification_loss
 from dpjax.models.text.losses import token_losses as token_losses
+from dpjax.models.text.preference_loss import preference_loss as preference_loss
 from dpjax.models.text.token_logits import measure_tokens as measure_tokens
 from dpjax.models.text.vocab_chunk import LOGITS_SHARE as LOGITS_SHARE
 from dpjax.models.text.vocab_chunk import bytes_of_logits as bytes_of_logits
@@ -132,6 +134,7 @@ __all__ = [
     "merged_copy",
     "num_stacked_axes",
     "parse_config",
+    "preference_loss",
     "read_config",
     "resolve_checkpoint",
     "resolve_pooling",
@@ -139,6 +142,7 @@ __all__ = [
     "save_adapter",
     "save_model",
     "sequence_classification_loss",
+    "sequence_log_probs",
     "split_trainable",
     "start_a_at_principal_directions",
     "start_from_language_head",

@@ -10,14 +10,15 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from dpjax.audit.canaries.coins import Audited
-from dpjax.audit.canaries.copies import token_rows
 from dpjax.audit.canaries.makers.base import Canaries
+from dpjax.audit.canaries.makers.pairs import answer_text
 from dpjax.audit.canaries.makers.unused_tokens import canary_tokenizer, rows_of_tokens
 from dpjax.audit.verdicts.power import canaries_needed
 from dpjax.data import (
     Completions,
     EncodedRecords,
     LanguageDataset,
+    Preferences,
     Records,
     Texts,
     is_learnt,
@@ -74,7 +75,7 @@ def find_secret_problems(
     """Finds canaries whose secret would not be learnt: cut off, in the prompt, or taken apart.
 
     A language model's canary that is cut at all counts as cut in its secret, which stands at its
-    end.
+    end. Of a pair the order is learnt, also where its texts are cut, as long as they differ.
 
     Args:
         canaries: N of them.
@@ -95,7 +96,7 @@ def find_secret_problems(
         for name, is_cut, is_empty in zip(
             canaries.ids, encoded.truncated, encoded.without_targets, strict=True
         ):
-            if is_cut:
+            if is_cut and not isinstance(canaries.records, Preferences):
                 problem = "max_length cuts off the secret"
                 bad.setdefault(problem, []).append(name)
             elif is_empty:
@@ -137,8 +138,8 @@ def find_share_problems(
     """
     if not 0 < most_share <= 1:
         raise ValueError(f"most_share must be above 0 and at most 1, got {most_share}")
-    planted = probability_in * float(encoded.attention_mask.sum())
-    total = planted + float(training.attention_mask.sum())
+    planted = probability_in * encoded.num_tokens
+    total = planted + training.num_tokens
     share = planted / total if total else 0.0
     if share <= most_share:
         return ()
@@ -160,7 +161,7 @@ def find_repeated_canaries(canaries: Canaries, encoded: EncodedRecords) -> tuple
         at most one sentence.
     """
     _check_rows(canaries, encoded)
-    rows = list(token_rows(encoded))
+    rows = list(encoded.contents())
     counts = Counter(rows)
     same = [name for name, row in zip(canaries.ids, rows, strict=True) if counts[row] > 1]
     return (_sentence(canaries, same, "the tokens are those of another canary"),) if same else ()
@@ -182,8 +183,8 @@ def find_trained_canaries(
         at most one sentence.
     """
     _check_rows(canaries, encoded)
-    trained = set(token_rows(training))
-    rows = zip(canaries.ids, token_rows(encoded), strict=True)
+    trained = set(training.contents())
+    rows = zip(canaries.ids, encoded.contents(), strict=True)
     same = [name for name, row in rows if row in trained]
     return (_sentence(canaries, same, "the tokens are those of a training record"),) if same else ()
 
@@ -265,10 +266,9 @@ def _learnt_texts(canaries: Canaries) -> list[str]:
     if isinstance(records, Texts):
         return records.texts
     if isinstance(records, Completions):
-        return [
-            answer if isinstance(answer, str) else "\n".join(map(message_text, answer))
-            for answer in records.completions
-        ]
+        return list(map(answer_text, records.completions))
+    if isinstance(records, Preferences):
+        return list(map(answer_text, records.chosen))
     return [
         "\n".join(map(message_text, filter(is_learnt, messages)))
         for messages in records.conversations

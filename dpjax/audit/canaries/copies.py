@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,12 +28,6 @@ def count_copies(records: EncodedRecords, included: NDArray[np.bool_]) -> int:
     """
     if np.shape(included) != (len(records),):
         raise ValueError(f"included must be ({len(records)},), got {np.shape(included)}")
-    rows = list(zip(token_rows(records), included, strict=True))
+    rows = list(zip(records.contents(), included, strict=True))
     trained = {row for row, is_in in rows if is_in}
     return sum(row in trained for row, is_in in rows if not is_in)
-
-
-def token_rows(records: EncodedRecords) -> Iterator[bytes]:
-    """Yields the tokens of each record, without padding, as bytes."""
-    for ids, mask in zip(records.input_ids, records.attention_mask, strict=True):
-        yield ids[mask].astype(np.int32).tobytes()

@@ -15,10 +15,12 @@ from dpjax.data import (
     Completions,
     EncodedRecords,
     LanguageDataset,
+    Preferences,
     Records,
     TextDataset,
     encode_labelled,
     encode_language,
+    encode_preferences,
 )
 
 if TYPE_CHECKING:
@@ -52,10 +54,14 @@ def encode_canaries(
         N rows, in the order of the canaries.
 
     Raises:
-        TypeError, ValueError: as for `dpjax.data.encode_language` and `encode_labelled`.
+        TypeError, ValueError: as for `dpjax.data.encode_language`, `encode_preferences` and
+            `encode_labelled`.
     """
     known = canary_tokenizer(tokenizer, canaries.new_tokens)
     records = canaries.records
+    if isinstance(records, Preferences):
+        separator = separator if isinstance(records.prompts[0], str) else ""
+        return encode_preferences(records, known, max_length, separator=separator, today=today)
     if isinstance(records, Records):
         return encode_labelled(records, known, tuple(label_names), max_length)
     has_boundary = isinstance(records, Completions) and records.are_texts

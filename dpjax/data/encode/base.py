@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -38,6 +39,25 @@ class EncodedRecords:
     def num_truncated(self) -> int:
         """How many records were cut."""
         return int(self.truncated.sum())
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) integers, how many columns each record needs."""
+        lengths: np.ndarray = self.attention_mask.sum(axis=1)
+        return lengths
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens all records have together."""
+        return int(self.attention_mask.sum())
+
+    def contents(self) -> Iterator[bytes]:
+        """Yields the tokens of each record as bytes that equal records share, whatever the labels.
+
+        Padding is no part of them.
+        """
+        for ids, mask in zip(self.input_ids, self.attention_mask, strict=True):
+            yield ids[mask].astype("<i4").tobytes()
 
     def take(self: Encoded, indices: np.ndarray) -> Encoded:
         """The records at `indices` (any order, repeats allowed), copied."""

@@ -16,7 +16,10 @@ option of `DataSource` called after it: `text_column`. Without an option it has 
 # The field of whose a record is: part of no layout, read with each where a source names its column.
 OWNER = "owner"
 # Fields that a source may have beside those of a layout.
-_OPTIONAL: dict[Layout, Layout] = {("instruction", "output"): ("input",)}
+_OPTIONAL: dict[Layout, Layout] = {
+    ("instruction", "output"): ("input",),
+    ("chosen", "rejected"): ("prompt",),
+}
 
 _NAMES_SHOWN = 20
 _LONGEST_NAME_SHOWN = 40
@@ -35,8 +38,11 @@ class RawColumns:
     @property
     def layout(self) -> Layout:
         """The fields, without those that others of the same layout may lack."""
-        beside = {OWNER}.union(*_OPTIONAL.values())
-        return tuple(field for field in self.values if field not in beside)
+        fields = tuple(field for field in self.values if field != OWNER)
+        for layout, beside in _OPTIONAL.items():
+            if set(layout) <= set(fields) <= {*layout, *beside}:
+                return layout
+        return fields
 
 
 def column_of(source: DataSource, field: str) -> str:

@@ -119,17 +119,26 @@ def _checked(raw: RawColumns, source: DataSource) -> LanguageRecords:
     return kind(*columns, owners=owners, record_format=record_format)
 
 
-def _check_pair(prompt: object, completion: object) -> tuple[Checked, Checked]:
+def check_answer(
+    prompt: object, completion: object, name: str = "completion"
+) -> tuple[Checked, Checked]:
+    """A prompt and its completion must be of one kind; messages of the latter the assistant's.
+
+    Args:
+        prompt: as the source has it.
+        completion: likewise.
+        name: what the completion is called in messages.
+    """
     checked_prompt = _check_content(prompt, "prompt")
-    checked_completion, problem = _check_content(completion, "completion")
+    checked_completion, problem = _check_content(completion, name)
     if problem or checked_prompt[1]:
         return checked_prompt, (checked_completion, problem)
     if isinstance(prompt, str) != isinstance(completion, str):
-        problem = "completion of another kind than the prompt: one is a text, the other messages"
+        problem = f"{name} of another kind than the prompt: one is a text, the other messages"
     elif not isinstance(completion, str) and any(
         message["role"] != "assistant" for message in checked_completion
     ):
-        problem = "a completion message whose role is not assistant"
+        problem = f"a {name} message whose role is not assistant"
     elif not isinstance(completion, str) and any(
         "weight" in message for message in (*checked_prompt[0], *checked_completion)
     ):
@@ -159,7 +168,7 @@ def _is_blank(value: object) -> bool:
 
 _KINDS: dict[str, tuple[type[LanguageRecords], Callable[..., tuple[Checked, ...]]]] = {
     "text": (Texts, lambda text: (check_text(text),)),
-    "prompt_completion": (Completions, _check_pair),
+    "prompt_completion": (Completions, check_answer),
     "messages": (Conversations, lambda talk: (check_conversation(talk, "messages"),)),
     "conversations": (Conversations, lambda talk: (check_conversation(talk, "conversations"),)),
     "instruction_output": (Completions, _check_instruction),

@@ -17,4 +17,5 @@ from dpjax.finetuning.config.sampling import Neighboring as Neighboring
 from dpjax.finetuning.config.sampling import NoiseName as NoiseName
 from dpjax.finetuning.config.sampling import SamplingName as SamplingName
 from dpjax.finetuning.config.tracking import Tracking as Tracking
+from dpjax.finetuning.config.training import Preference as Preference
 from dpjax.finetuning.config.training import Training as Training

@@ -8,7 +8,14 @@ from typing import Literal, get_args
 from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
 CanaryKindName = Literal[
-    "auto", "new-token", "random-tokens", "high-temperature", "random-labelled", "mislabelled"
+    "auto",
+    "new-token",
+    "random-tokens",
+    "high-temperature",
+    "random-labelled",
+    "mislabelled",
+    "random-pair",
+    "swapped-pair",
 ]
 FAIR = 0.5
 ScoreName = Literal["auto", "loss", "ratio", "min_k", "min_k_plus", "zlib", "ez", "wbc"]
@@ -34,12 +41,14 @@ class Audit(CheckedOptions):
     """new-token: an unused token after random ones, or a rare one where unused ones are too few.
     random-tokens: a text of random tokens. high-temperature: a text that the model writes before
     tuning. random-labelled: a text of random tokens with a random label. mislabelled: held-out
-    records with another label, which then count no more in the accuracy. auto is random-labelled
-    for texts with labels; for texts that are written new-token, or random-tokens where too few
-    tokens are unused."""
+    records with another label, which then count no more in the accuracy. random-pair: a prompt and
+    two answers of random tokens. swapped-pair: held-out pairs the other way round, which then count
+    no more either. auto is random-labelled for texts with labels, random-pair for pairs; for texts
+    that are written new-token, or random-tokens where too few tokens are unused."""
     score: ScoreName = "auto"
     """What the verdict rests on, chosen before training; auto is ratio, the loss before tuning
-    against the loss after it, for texts that are written, and loss for texts with labels."""
+    against the loss after it, for texts that are written, and loss for texts with labels and pairs.
+    """
     confidence: float = 0.95
     """A right ε is called a violation in at most 1 − confidence of audits."""
     most_share: float = 0.01

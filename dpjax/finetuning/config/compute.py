@@ -43,13 +43,14 @@ class Compute(CheckedOptions):
     """Whether the processes of SLURM, Open MPI, a TPU pod, Kubernetes or JAX_COORDINATOR_ADDRESS
     train together: auto joins them where there are several; off trains in this process alone."""
     vocab_chunk: int | Literal["auto"] | None = "auto"
-    """With task=causal_lm, hold the logits of this many tokens of the vocabulary at once; None: of
-    all. auto takes 4096, or less, where all logits of a microbatch would be more than 1/32 of a
-    device's memory."""
+    """With task=causal_lm or preference, hold the logits of this many tokens of the vocabulary at
+    once; None: of all. auto takes 4096, or less, where all logits of a microbatch would be more
+    than 1/32 of a device's memory."""
     cache_frozen: Literal["auto", "never"] = "auto"
     """auto computes what the frozen layers below everything trained make of a record once, before
     the first step, and keeps it in this machine's memory, where it fits: steps of tuning=head or
-    last_layers, or of lora in upper layers, are faster. never computes it in each step again."""
+    last_layers, of lora in upper layers, or of task=preference are faster. never computes it in
+    each step again."""
     device_memory_gb: float | None = None
     """How many GB (10⁹ bytes) one device can use, for what dpjax chooses: how gradients are
     clipped, vocab_chunk=auto and training.microbatch_size=auto; default: what the device tells or
@@ -103,7 +104,7 @@ class Compute(CheckedOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Generation(CheckedOptions):
-    """Texts that the tuned model writes for the report; with task=causal_lm and prompts.
+    """Texts that the tuned model writes for the report, where records have prompts.
 
     Example:
         >>> Generation(num_prompts=2).max_new_tokens

@@ -17,16 +17,18 @@ from dpjax.finetuning.config.parse import build_options
 from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.sampling import check_audit, check_relation
 from dpjax.finetuning.config.tracking import Tracking
-from dpjax.finetuning.config.training import Training
+from dpjax.finetuning.config.training import Preference, Training
 from dpjax.lora_config import LoraConfig
 from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
-TaskName = Literal["sequence_classification", "token_classification", "causal_lm"]
+TaskName = Literal["sequence_classification", "token_classification", "causal_lm", "preference"]
 Tuning = Literal["lora", "full", "bias", "head", "last_layers"]
 
 _CLASSIFIERS = ("sequence_classification",)
 _WITH_HEAD = ("sequence_classification", "token_classification")
-_WRITERS = ("causal_lm",)
+_LANGUAGE = ("causal_lm",)
+_PREFERENCE = ("preference",)
+_WRITERS = (*_LANGUAGE, *_PREFERENCE)
 # Options of a new head and of the layers below it, with their defaults.
 _OF_NEW_HEAD = {
     "pooling": "auto",
@@ -49,7 +51,9 @@ _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "training.head_batch_size": (None, _WITH_HEAD),
     "training.label_smoothing": (0.0, _CLASSIFIERS),
     "separator": ("", _WRITERS),
-    "training.loss_reduction": ("mean", _WRITERS),
+    "training.loss_reduction": ("mean", _LANGUAGE),
+    "preference.beta": (Preference.beta, _PREFERENCE),
+    "preference.label_smoothing": (Preference.label_smoothing, _PREFERENCE),
     "compute.vocab_chunk": ("auto", _WRITERS),
 }
 
@@ -84,9 +88,11 @@ class FinetuneConfig(CheckedOptions):
     says which commit it was."""
     task: TaskName = "sequence_classification"
     """Label texts, tag their words, or write texts: a decoder learns texts, completions of prompts,
-    or the assistant's part of conversations, as the columns of the data say."""
+    or the assistant's part of conversations, as the columns of the data say; with preference, which
+    of two answers to a prompt is better."""
     separator: str = ""
-    """With task=causal_lm, what stands between a prompt and its completion; counts as prompt."""
+    """With task=causal_lm or preference, what stands between a prompt and its completion; counts as
+    prompt."""
     pooling: Literal["auto", "first", "mean"] = "auto"
     """How a text becomes one vector: its first token, as in BERT, or the mean of all tokens, for
     which one more layer is appended; auto takes the mean for checkpoints that are sentence
@@ -103,6 +109,7 @@ class FinetuneConfig(CheckedOptions):
     features: FeatureOptions = dataclasses.field(default_factory=FeatureOptions)
     head: Head = dataclasses.field(default_factory=Head)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
+    preference: Preference = dataclasses.field(default_factory=Preference)
     training: Training = dataclasses.field(default_factory=Training)
     compute: Compute = dataclasses.field(default_factory=Compute)
     generation: Generation = dataclasses.field(default_factory=Generation)
@@ -336,6 +343,8 @@ class FinetuneConfig(CheckedOptions):
                 raise ValueError(
                     f"{name} has no meaning with task={self.task}: leave it out, got {value!r}"
                 )
+        if self.task == "preference":
+            self._check_reference()
         for name, default in _OF_NEW_HEAD.items():
             value = operator.attrgetter(name)(self)
             if self.reads_language_head and value != default:
@@ -343,4 +352,19 @@ class FinetuneConfig(CheckedOptions):
                     f"{name} is for a new head, and head.template with head.label_words reads the "
                     "label off the head that the model has: leave one of them out, or give "
                     f"features.layers, which makes a new one, got {value!r}"
+                )
+
+    def _check_reference(self) -> None:
+        """Refuses what would train the model that a pair is compared with."""
+        if self.tuning != "lora":
+            raise ValueError(
+                "task=preference compares with the checkpoint, which only adapters leave as it is: "
+                f"give tuning=lora, got tuning={self.tuning}"
+            )
+        for name in ("bias", "modules_to_save"):
+            value = getattr(self.lora, name)
+            if value != getattr(LoraConfig, name):
+                raise ValueError(
+                    f"task=preference compares with the checkpoint, and lora.{name} trains "
+                    f"parameters of it: leave it out, got {value!r}"
                 )

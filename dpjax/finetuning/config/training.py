@@ -1,4 +1,4 @@
-"""The options of the training recipe."""
+"""The options of the training recipe, and of the loss of pairs of answers."""
 
 from __future__ import annotations
 
@@ -139,4 +139,30 @@ class Training(CheckedOptions):
             raise ValueError(
                 f"training.{name} is for training.optimizer={optimizer}, got {self.optimizer}; "
                 "leave it out"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference(CheckedOptions):
+    """The loss of Direct Preference Optimization (Rafailov et al. 2023, arXiv:2305.18290).
+
+    Example:
+        >>> Preference().beta
+        0.1
+    """
+
+    beta: float = 0.1
+    """How strongly the model is kept at the checkpoint: the reward of an answer is beta times how
+    much more probable tuning has made it, in nats. A small one lets the model go further."""
+    label_smoothing: float = 0.0
+    """How often, at least 0 and below 0.5, the order of a pair is expected to be wrong: a pair that
+    the model has right then pulls back a little (Mitchell 2023)."""
+
+    def check(self) -> None:
+        """Raises ValueError if a value does not fit."""
+        check_positive("preference.beta", self.beta)
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(
+                "preference.label_smoothing must be at least 0 and below 0.5, got "
+                f"{self.label_smoothing}"
             )

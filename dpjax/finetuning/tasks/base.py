@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # (trainable, record, frozen) -> scalar in nats; the record has no axis of records.
 Loss = Callable[[PyTree, Any, PyTree], jax.Array]
-# (trainable, frozen, batch) -> losses (b,) float32, and one integer for each record (b,), whose
+# (trainable, frozen, batch) -> losses (b,) float32, and one number for each record (b,), whose
 # meaning is the task's.
 Measure = Callable[[PyTree, PyTree, Any], tuple[jax.Array, jax.Array]]
 
@@ -66,13 +66,14 @@ class Evaluation(abc.ABC):
     """What a model makes of each record. Means are over the records whose loss is finite.
 
     Attributes:
-        losses: `(N,)` float32 cross-entropy in nats.
+        losses: `(N,)` float32 losses in nats, as the task measures them.
     """
 
     losses: np.ndarray
 
     accuracy: ClassVar[float | None] = None
     perplexity: ClassVar[float | None] = None
+    reward_margin: ClassVar[float | None] = None
 
     @property
     def finite_losses(self) -> np.ndarray:
@@ -86,7 +87,7 @@ class Evaluation(abc.ABC):
 
     @property
     def loss(self) -> float | None:
-        """Mean cross-entropy in nats; None without a finite loss."""
+        """Mean loss in nats; None without a finite loss."""
         losses = self.finite_losses
         return float(np.mean(losses.astype(np.float64))) if len(losses) else None
 
@@ -113,6 +114,10 @@ class Task(abc.ABC):
         canary_kinds: what kinds of canaries it learns; none if it has none yet.
         makes_head: whether tuning starts a new head; else the model keeps the one it has.
         audit_scores: what the verdict of an audit may rest on, the first one for auto.
+        outcome_dtype: of the numbers that `measure_fn` gives beside losses.
+        loss_name: what the mean loss of held-out records is called in the report.
+        texts_per_record: how many texts of a record are predicted token by token.
+        compares_with_base: whether the loss reads the model without adapters too.
     """
 
     labels: tuple[str, ...] = ()
@@ -121,6 +126,10 @@ class Task(abc.ABC):
     canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ()
     makes_head: ClassVar[bool] = True
     audit_scores: ClassVar[tuple[ScoreName, ...]]
+    outcome_dtype: ClassVar[type[np.generic]] = np.int32
+    loss_name: ClassVar[str] = "Cross-entropy on held-out records"
+    texts_per_record: ClassVar[int] = 0
+    compares_with_base: ClassVar[bool] = False
 
     @classmethod
     @abc.abstractmethod

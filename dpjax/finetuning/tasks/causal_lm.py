@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -19,8 +18,6 @@ from dpjax.data import (
     LanguageRecords,
     Texts,
     encode_language,
-    encode_prompts,
-    find_prompts,
     read_language_records,
 )
 from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
@@ -29,25 +26,14 @@ from dpjax.finetuning.tasks.base import (
     HeldOutPrompts,
     Loss,
     Measure,
-    Task,
     merge_for_record,
 )
-from dpjax.models import (
-    Loading,
-    Model,
-    TransformerConfig,
-    causal_lm_loss,
-    load_causal_lm,
-    token_losses,
-)
-from dpjax.models import Task as ModelTask
+from dpjax.finetuning.tasks.language import EVALUATED_CHUNK, LanguageTask
+from dpjax.models import causal_lm_loss, token_losses
 from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# Bounds the logits held at once where nobody has asked for a number.
-_VOCAB_CHUNK = 8192
 
 
 class LanguageBatch(NamedTuple):
@@ -95,25 +81,18 @@ class LanguageEvaluation(Evaluation):
         return "Perplexity of held-out tokens", f"{value}, {len(self.losses)} texts"
 
 
-@dataclasses.dataclass(frozen=True)
-class CausalLanguage(Task):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CausalLanguage(LanguageTask):
     """Texts, or the answers in them, are to be written token by token.
 
     Attributes:
         reduction: whether the loss of a record is the mean or the sum over its tokens that count.
-        vocab_chunk: how many tokens' logits are held at once; None for all. There is no loss while
-            it is "auto".
-        separator: what stands between a prompt and its completion.
-        today: the date and time that chat templates are given.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
-    vocab_chunk: int | Literal["auto"] | None = "auto"
-    separator: str = ""
-    today: datetime.datetime | None = None
 
-    needs_padding_token: ClassVar[bool] = False
     evaluation_batch_size: ClassVar[int] = 16
+    texts_per_record: ClassVar[int] = 1
     canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = (
         "new-token",
         "random-tokens",
@@ -139,15 +118,6 @@ class CausalLanguage(Task):
             today=started_at,
         )
 
-    def with_config(self, config: FinetuneConfig) -> CausalLanguage:
-        """Returns the task with the vocab_chunk of the configuration."""
-        return dataclasses.replace(self, vocab_chunk=config.compute.vocab_chunk)
-
-    def model_task(self, model: TransformerConfig) -> ModelTask:
-        """Returns the task of this name."""
-        del model
-        return "causal_lm"
-
     def read(self, config: FinetuneConfig) -> tuple[LanguageRecords, LanguageRecords]:
         """Reads texts, prompts with completions, or conversations."""
         train = read_language_records(config.train_data)
@@ -170,23 +140,10 @@ class CausalLanguage(Task):
     def prompts(
         self, config: FinetuneConfig, held_out: LanguageRecords, tokenizer: PreTrainedTokenizerBase
     ) -> HeldOutPrompts | None:
-        """Returns the first held-out prompts; texts have none.
-
-        Raises:
-            ValueError: whatever could be wrong with them is found before training.
-        """
-        num_prompts = config.generation.num_prompts
-        if not num_prompts or isinstance(held_out, Texts):
+        """Returns the first held-out prompts; texts have none. Errors as for `first_prompts`."""
+        if isinstance(held_out, Texts):
             return None
-        prompts = find_prompts(held_out)
-        encoded = encode_prompts(
-            prompts[:num_prompts],
-            tokenizer,
-            config.training.max_length,
-            separator=self.separator,
-            today=self.today,
-        )
-        return HeldOutPrompts(prompts[:num_prompts], encoded, len(held_out) - len(prompts))
+        return self.first_prompts(config, held_out, tokenizer)
 
     def auto_canary_kind(
         self, num_canaries: int, tokenizer: PreTrainedTokenizerBase, vocab_size: int
@@ -195,20 +152,13 @@ class CausalLanguage(Task):
         has_enough = len(find_unused_tokens(tokenizer, vocab_size)) >= num_canaries
         return "new-token" if has_enough else "random-tokens"
 
-    def load(
-        self, checkpoint: Path, config: FinetuneConfig, key: jax.Array, loading: Loading
-    ) -> Model:
-        """Loads the checkpoint as a language model; nothing in it is new."""
-        del config, key
-        return load_causal_lm(checkpoint, loading=loading)
-
     def batch(self, records: LanguageDataset) -> LanguageBatch:
         """Returns ids, mask and the tokens that count."""
         return LanguageBatch(records.input_ids, records.attention_mask, records.loss_mask)
 
     def loss_fn(self, graphdef: Any) -> Loss:
         """Makes the cross-entropy of the tokens that count, their sum or mean, in nats."""
-        vocab_chunk = self._resolved_chunk()
+        vocab_chunk = self.resolved_chunk()
 
         def loss(trainable: PyTree, record: LanguageBatch, frozen: PyTree) -> jax.Array:
             model = merge_for_record(graphdef, trainable, frozen, record)
@@ -231,7 +181,7 @@ class CausalLanguage(Task):
 
     def measure_fn(self, graphdef: Any) -> Measure:
         """Makes the function to mean losses of the tokens that count, and their numbers."""
-        vocab_chunk = self._resolved_chunk()
+        vocab_chunk = self.resolved_chunk()
 
         @jax.jit
         def measure(
@@ -240,7 +190,7 @@ class CausalLanguage(Task):
             model = nnx.merge(graphdef, trainable, frozen)
             hidden = model.hidden_states(batch.input_ids, batch.attention_mask)[:, :-1]
             head, vocab_axis = model.head_weights()
-            chunk = vocab_chunk or min(_VOCAB_CHUNK, model.config.vocab_size)
+            chunk = vocab_chunk or min(EVALUATED_CHUNK, model.config.vocab_size)
 
             def mean_loss(hidden: jax.Array, targets: jax.Array, counts: jax.Array) -> jax.Array:
                 each = token_losses(
@@ -266,13 +216,6 @@ class CausalLanguage(Task):
         """Keeps how many tokens of each text count."""
         del data
         return LanguageEvaluation(losses, outcomes)
-
-    def _resolved_chunk(self) -> int | None:
-        if isinstance(self.vocab_chunk, str):
-            raise ValueError(
-                f"compute.vocab_chunk={self.vocab_chunk} must be resolved before there is a loss"
-            )
-        return self.vocab_chunk
 
     def summary(self) -> str:
         """Says what the loss is."""

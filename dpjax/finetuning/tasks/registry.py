@@ -9,6 +9,7 @@ from dpjax.finetuning.tasks.base import Task
 from dpjax.finetuning.tasks.causal_lm import CausalLanguage
 from dpjax.finetuning.tasks.classification import SequenceClassification
 from dpjax.finetuning.tasks.label_words import LabelWordClassification
+from dpjax.finetuning.tasks.preference import PreferenceTuning
 from dpjax.finetuning.tasks.templated import TemplatedClassification
 from dpjax.finetuning.tasks.token_classification import TokenClassification
 
@@ -16,6 +17,7 @@ TASKS: dict[TaskName, type[Task]] = {
     "sequence_classification": SequenceClassification,
     "token_classification": TokenClassification,
     "causal_lm": CausalLanguage,
+    "preference": PreferenceTuning,
 }
 
 

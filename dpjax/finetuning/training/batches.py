@@ -41,7 +41,7 @@ def owner_batches(
     """
     plan = run.plan
     k = plan.config.privacy.records_per_owner
-    lengths = records.attention_mask.sum(axis=1)
+    lengths = records.lengths
 
     def draw(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return owners.draw(chosen, k, run.run_key, step)

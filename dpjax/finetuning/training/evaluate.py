@@ -21,7 +21,7 @@ def evaluate(
     """
     measure = _gathering(task.measure_fn(model.graphdef), layout)
     losses = np.empty(len(data), np.float32)
-    outcomes = np.empty(len(data), np.int32)
+    outcomes = np.empty(len(data), task.outcome_dtype)
     ordered = by_length(data, np.arange(len(data)))
     size = min(task.evaluation_batch_size, len(data))
     if layout is not None:

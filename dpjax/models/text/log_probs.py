@@ -73,19 +73,69 @@ def _log_probs(
     vocab_chunk: int | None,
 ) -> jax.Array:
     model = nnx.merge(graphdef, state)
-    hidden = model.hidden_states(input_ids, attention_mask)[:, :-1]
+    found = _of_targets(model, input_ids, attention_mask, asked, vocab_chunk)
+    return jnp.pad(found, ((0, 0), (1, 0)))
+
+
+def sequence_log_probs(
+    model: CausalLM,
+    input_ids: jax.Array,
+    attention_mask: jax.Array,
+    loss_mask: jax.Array,
+    *,
+    vocab_chunk: int | None = None,
+) -> jax.Array:
+    """Log p(the counted tokens | all before them) of each sequence, `(...)` float32 in nats.
+
+    The sum over the counted tokens. Any other position contributes exactly zero to value and
+    gradient. It is for losses: nothing is checked or compiled here.
+
+    Args:
+        model: a causal language model, perhaps merged inside a transformation.
+        input_ids: `(..., T)` int32.
+        attention_mask: `(..., T)` bool, False at padding.
+        loss_mask: `(..., T)` bool, True at the tokens that count; the first never does.
+        vocab_chunk: as for `token_losses`.
+
+    Example:
+        >>> from dpjax.models import CausalLM, parse_config
+        >>> from transformers import GPT2Config
+        >>> config = parse_config(GPT2Config(n_embd=8, n_layer=1, n_head=2).to_dict())
+        >>> model = CausalLM(config, rngs=nnx.Rngs(0))
+        >>> ids, is_text = jnp.array([[3, 1, 2], [3, 5, 0]]), jnp.ones((2, 3), bool)
+        >>> is_answer = jnp.array([[False, False, True], [False, True, False]])
+        >>> (sequence_log_probs(model, ids, is_text, is_answer) < 0).tolist()
+        [True, True]
+    """
+    found = _of_targets(model, input_ids, attention_mask, loss_mask, vocab_chunk)
+    return jnp.sum(found, axis=-1)
+
+
+def _of_targets(
+    model: CausalLM,
+    input_ids: jax.Array,
+    attention_mask: jax.Array,
+    asked: jax.Array,
+    vocab_chunk: int | None,
+) -> jax.Array:
+    """Log-probabilities of all tokens but the first, `(..., T - 1)`; 0 where not asked for."""
+    # Nothing follows the last token.
+    hidden = model.hidden_states(input_ids, attention_mask)[..., :-1, :]
+    targets, counts = input_ids[..., 1:], asked[..., 1:]
+    # What positions that do not count hold, perhaps NaN, must not reach a sum.
+    hidden = jnp.where(counts[..., None], hidden, jnp.zeros((), hidden.dtype))
+    rows = hidden.reshape(-1, hidden.shape[-1])
     head, vocab_axis = model.head_weights()
     losses = token_losses(
-        hidden.reshape(-1, hidden.shape[-1]),
+        rows,
         head,
-        input_ids[:, 1:].reshape(-1),
+        jnp.where(counts, targets, 0).reshape(-1),
         vocab_axis=vocab_axis,
         vocab_chunk=vocab_chunk,
         logit_softcap=model.config.logit_softcap,
-        addition=model.head_addition(hidden.reshape(-1, hidden.shape[-1])),
+        addition=model.head_addition(rows),
     )
-    losses = losses.reshape(len(input_ids), -1)
-    return jnp.pad(jnp.where(asked[:, 1:], -losses, 0.0), ((0, 0), (1, 0)))
+    return jnp.where(counts, -losses.reshape(counts.shape), 0.0)
 
 
 def _check_asked(asked: np.ndarray, mask: np.ndarray) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from dpjax.audit.canaries.coins import check_ids
-from dpjax.data import Completions, Conversations, Records, Texts
+from dpjax.data import Completions, Conversations, Preferences, Records, Texts
 from dpjax.privatize import RunKey
 
-CanaryRecords = Texts | Completions | Conversations | Records
+CanaryRecords = Texts | Completions | Conversations | Records | Preferences
 _RECORD_TYPES: dict[str, type[CanaryRecords]] = {
-    cls.__name__: cls for cls in (Texts, Completions, Conversations, Records)
+    cls.__name__: cls for cls in (Texts, Completions, Conversations, Records, Preferences)
 }
 
 
@@ -27,7 +27,7 @@ class Canaries:
         ids: N different ids.
         records: N records.
         secrets: N texts: what a model learns only from the canary. A completion, a whole text, or a
-            label.
+            label, or the answer that was preferred.
         new_tokens: tokens that a tokenizer must get before it reads the canaries; see
             `canary_tokenizer`.
         source_rows: for canaries drawn from records, their rows there, which must not be used for

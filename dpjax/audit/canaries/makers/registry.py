@@ -10,6 +10,7 @@ from dpjax.audit.canaries.makers.base import Canaries
 from dpjax.audit.canaries.makers.high_temperature import make_high_temperature
 from dpjax.audit.canaries.makers.mislabelled import make_mislabelled
 from dpjax.audit.canaries.makers.new_token import make_new_token
+from dpjax.audit.canaries.makers.pairs import make_random_pairs, make_swapped_pairs
 from dpjax.audit.canaries.makers.random_tokens import make_random_labelled, make_random_tokens
 from dpjax.option_checks import did_you_mean
 from dpjax.privatize import RunKey
@@ -26,7 +27,7 @@ class CanaryKind:
         takes: names of those with one.
     """
 
-    task: Literal["causal_lm", "classification"]
+    task: Literal["causal_lm", "classification", "preference"]
     make: Callable[..., Canaries]
     needs: tuple[str, ...]
     takes: tuple[str, ...] = ()
@@ -52,6 +53,8 @@ CANARY_KINDS: dict[str, CanaryKind] = {
         "classification", make_random_labelled, ("tokenizer", "label_names"), ("num_tokens",)
     ),
     "mislabelled": CanaryKind("classification", make_mislabelled, ("held_out", "label_names")),
+    "random-pair": CanaryKind("preference", make_random_pairs, ("tokenizer",), ("num_tokens",)),
+    "swapped-pair": CanaryKind("preference", make_swapped_pairs, ("held_out",)),
 }
 
 

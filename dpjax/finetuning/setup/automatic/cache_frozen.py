@@ -50,7 +50,8 @@ def _resolve(
     stage: Plan, run: Plan, was_computed: bool | None
 ) -> tuple[Features | None, tuple[str, ...]]:
     """What is computed once before the steps of a stage, and a sentence on it."""
-    features = _find(stage, run) if _may_be_cached(stage.config) else None
+    is_likely = _may_be_cached(stage.config, stage.task.compares_with_base)
+    features = _find(stage, run) if is_likely else None
     if features is None:
         return None, ()
     why_not = _why_not(stage, features, was_computed)
@@ -79,10 +80,12 @@ def _why_not(plan: Plan, features: Features, was_computed: bool | None) -> str |
     return None
 
 
-def _may_be_cached(config: FinetuneConfig) -> bool:
+def _may_be_cached(config: FinetuneConfig, compares_with_base: bool) -> bool:
     """Whether it is worth a look: elsewhere something is trained in the lowest layer."""
     if config.compute.cache_frozen == "never" or drops_inputs(config):
         return False
+    if compares_with_base:
+        return True
     if config.tuning == "lora":
         lora = config.lora
         if lora.layers_to_transform is not None or lora.exclude_modules:

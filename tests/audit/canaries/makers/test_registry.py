@@ -4,7 +4,13 @@ import inspect
 
 import pytest
 
-from dpjax.audit.canaries.makers import high_temperature, mislabelled, new_token, random_tokens
+from dpjax.audit.canaries.makers import (
+    high_temperature,
+    mislabelled,
+    new_token,
+    pairs,
+    random_tokens,
+)
 from dpjax.audit.canaries.makers.base import Canaries
 from dpjax.audit.canaries.makers.registry import CANARY_KINDS, make_canaries
 from dpjax.data import Records, Texts
@@ -17,6 +23,7 @@ HELD_OUT = Records(["good", "bad"], ["yes", "no"])
 def test_names_are_those_that_canaries_bear():
     modules = (new_token, random_tokens, high_temperature, mislabelled)
     names = {module.KIND for module in modules} | {random_tokens.LABELLED_KIND}
+    names |= {pairs.RANDOM_KIND, pairs.SWAPPED_KIND}
     assert set(CANARY_KINDS) == names
 
 
