@@ -20,8 +20,10 @@ _STORED = (
     "eval_accuracy_before",
     "eval_loss",
     "eval_perplexity",
+    "eval_span_f1",
     "num_left_out",
     "quality",
+    "quality_details",
     "warnings",
 )
 
@@ -48,12 +50,14 @@ class FinetuneResult:
             are called; else None.
         eval_loss: mean cross-entropy on held-out records, in nats.
         eval_perplexity: per held-out token; None of labelled records.
+        eval_span_f1: F1 of the spans that tags of held-out words mark; None where they mark none.
         attack: result of the membership inference attack.
         audit: contents of audit.json; None without an audit.
         privacy: contents of privacy.json.
         metrics: rows of metrics.jsonl.
         samples: answers to held-out prompts, where there are prompts.
         quality: name and value, in words, of what the task is measured by.
+        quality_details: the same of what else it is measured by.
         warnings: why something could not be measured, a sentence each.
         num_left_out: training records that coins left out; 0 without `audit.hold_out`.
 
@@ -90,6 +94,8 @@ class FinetuneResult:
     warnings: tuple[str, ...] = ()
     num_left_out: int = 0
     eval_accuracy_before: float | None = None
+    eval_span_f1: float | None = None
+    quality_details: tuple[tuple[str, str], ...] = ()
 
 
 def store_result(directory: RunDirectory, result: FinetuneResult) -> None:
@@ -132,6 +138,7 @@ def _from_dict(output_dir: Path, told: dict[str, Any]) -> FinetuneResult:
     kinds = {
         "attack": None if attack is None else AttackResult.from_dict(attack),
         "quality": None if quality is None else (quality[0], quality[1]),
+        "quality_details": tuple((name, value) for name, value in told["quality_details"]),
         "warnings": tuple(told["warnings"]),
         "samples": [Sample(**sample) for sample in told["samples"]],
     }

@@ -16,9 +16,12 @@ from dpjax.data import (
     EncodedRecords,
     LanguageDataset,
     Records,
+    TaggedDataset,
+    TaggedWords,
     TextDataset,
     encode_labelled,
     encode_language,
+    encode_tagged_words,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ def encode_canaries(
     label_names: Sequence[str] = (),
     separator: str = "",
     today: datetime.datetime | None = None,
-) -> LanguageDataset | TextDataset:
+) -> LanguageDataset | TextDataset | TaggedDataset:
     """Tokenises canaries as training records are, with the tokens that they alone have.
 
     Of canaries with new tokens these are the only targets: not the end-of-sequence token.
@@ -52,12 +55,15 @@ def encode_canaries(
         N rows, in the order of the canaries.
 
     Raises:
-        TypeError, ValueError: as for `dpjax.data.encode_language` and `encode_labelled`.
+        TypeError, ValueError: as for `dpjax.data.encode_language`, `encode_labelled` and
+            `encode_tagged_words`.
     """
     known = canary_tokenizer(tokenizer, canaries.new_tokens)
     records = canaries.records
     if isinstance(records, Records):
         return encode_labelled(records, known, tuple(label_names), max_length)
+    if isinstance(records, TaggedWords):
+        return encode_tagged_words(records, known, tuple(label_names), max_length)
     has_boundary = isinstance(records, Completions) and records.are_texts
     encoded = encode_language(
         records, known, max_length, separator=separator if has_boundary else "", today=today

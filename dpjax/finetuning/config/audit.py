@@ -33,13 +33,14 @@ class Audit(CheckedOptions):
     kind: CanaryKindName = "auto"
     """new-token: an unused token after random ones, or a rare one where unused ones are too few.
     random-tokens: a text of random tokens. high-temperature: a text that the model writes before
-    tuning. random-labelled: a text of random tokens with a random label. mislabelled: held-out
-    records with another label, which then count no more in the accuracy. auto is random-labelled
-    for texts with labels; for texts that are written new-token, or random-tokens where too few
-    tokens are unused."""
+    tuning. random-labelled: a text of random tokens with a random label, or a random tag for each
+    word. mislabelled: held-out records with another label or other tags, which then count no more
+    in the accuracy. auto is random-labelled for texts with labels or tags; for texts that are
+    written new-token, or random-tokens where too few tokens are unused."""
     score: ScoreName = "auto"
     """What the verdict rests on, chosen before training; auto is ratio, the loss before tuning
-    against the loss after it, for texts that are written, and loss for texts with labels."""
+    against the loss after it, for texts that are written, and loss for texts with labels or
+    tags."""
     confidence: float = 0.95
     """A right ε is called a violation in at most 1 − confidence of audits."""
     most_share: float = 0.01

@@ -99,6 +99,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
             how += ", A from principal components of random texts"
     rows = [
         result.quality or ("Result on held-out records", "not known"),
+        *result.quality_details,
         *_before_tuning(result),
         ("Cross-entropy on held-out records", _number(result.eval_loss, ".4f", " nats")),
         ("Privacy", in_words(plan, plan.num_steps)),
