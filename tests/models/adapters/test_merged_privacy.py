@@ -1,10 +1,11 @@
 """What is stated of an adapter that was merged from those of private runs."""
 
+import dataclasses
 import json
 
 import jax
 import pytest
-from dpjax_accounting import DPSGD, GroupOfRecords, claim, verify_report
+from dpjax_accounting import DPSGD, claim, verify_report
 
 from dpjax.models import LoraConfig, add_lora, merge_adapters, save_adapter
 from tests.support.privacy_reports import make_report
@@ -58,8 +59,8 @@ def test_two_runs_add_up(write, reports, tmp_path):
     total = statement["total"]
     assert total["epsilon"] == pytest.approx(sum(epsilons), rel=1e-12)
     assert total["delta"] == pytest.approx(1.2e-5, rel=1e-12)
-    assert (total["unit"], total["neighboring"]) == ("record", "add_or_remove")
-    assert f"Run a: ε = {epsilons[0]:.4g}, δ = 1e-05 per record, add or remove." in said
+    assert (total["unit"], total["neighboring"]) == ("record", "add_or_remove_one")
+    assert f"Run a: ε = {epsilons[0]:.4g}, δ = 1e-05 per record, add or remove one." in said
     assert "the ε of these runs add up, and so do the δ (basic composition)" in said
     assert f"A record in all of them has ε = {sum(epsilons):.4g}, δ = 1.2e-05." in said
     assert "weights and combination were chosen without looking at private records" in said
@@ -103,7 +104,7 @@ def test_what_was_merged_is_merged_again_with_all_its_runs(write, reports, tmp_p
 
 
 def test_other_units_have_no_sum(write, reports, tmp_path):
-    users = report_of(GroupOfRecords(RUN, records_per_user=2), "users", 1e-5)
+    users = report_of(dataclasses.replace(RUN, unit="user"), "users", 1e-5)
     statement, said = merged([write("a", reports["a"]), write("u", users)], tmp_path / "m")
     assert statement["total"] is None
     assert "No sum is stated: the runs do not protect the same unit" in said
