@@ -77,7 +77,7 @@ def spans(tagging, tmp_path):
 @pytest.mark.slow
 def test_a_run_finds_spans_and_is_audited(spans, capsys):
     audit = {"num_canaries": 40, "most_share": 0.5, "kind": "mislabelled"}
-    training = spans["training"] | {"eval_every": 20}
+    training = spans["training"] | {"evaluate_every": 20}
     privacy = {"noise_multiplier": 0.5, "clip_norm": 1.0, "delta": 1e-5}
     result = dpjax.finetune(**spans | {"training": training, "privacy": privacy}, audit=audit)
     assert result.warnings == ()

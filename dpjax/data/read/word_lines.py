@@ -44,8 +44,10 @@ def read_word_lines(path: Path, wanted: Wanted) -> RawColumns:
         lines = [(number, line.strip("\r\n")) for number, line in enumerate(read, start=1)]
     table = _Table.of(path, lines, wanted.source)
     values: dict[str, list[object]] = {field: [] for field in TAGGED}
-    positions = []
-    for first, rows in table.sentences() if table is not None else ():
+    positions: list[int] = []
+    if table is None:
+        return RawColumns(values, positions, "line")
+    for first, rows in table.sentences():
         for field, index in zip(TAGGED, (table.words, table.tags), strict=True):
             values[field].append([row[index] for row in rows])
         positions.append(first)

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.slow,
     IGNORE_OLD_NAME,
     pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers` to:UserWarning"),
 ]
 NAMES, WEIGHTS = ["first", "second", "third"], [0.7, -0.4, 1.3]
 # Modules, ranks and scalings that differ.
