@@ -103,9 +103,9 @@ def test_what_was_merged_is_merged_again_with_all_its_runs(write, reports, tmp_p
     assert statement["total"] is None and len(statement["unknown"]) == 1
 
 
-def test_other_units_have_no_sum(write, reports, tmp_path):
-    users = report_of(dataclasses.replace(RUN, unit="user"), "users", 1e-5)
-    statement, said = merged([write("a", reports["a"]), write("u", users)], tmp_path / "m")
+def test_other_neighbours_have_no_sum(write, reports, tmp_path):
+    other = report_of(dataclasses.replace(RUN, neighboring="zero_out"), "other", 1e-5)
+    statement, said = merged([write("a", reports["a"]), write("o", other)], tmp_path / "m")
     assert statement["total"] is None
     assert "No sum is stated: the runs do not protect the same unit" in said
 
