@@ -53,7 +53,7 @@ def read_tagged_words(source: DataSource) -> TaggedWords:
         >>> _ = Path("names.jsonl").write_text(record)
         >>> read_tagged_words(DataSource("names.jsonl"))
         TaggedWords(words=[['Anna', 'slept']], tags=[['NAME', 'O']])
-        >>> _ = Path("names.conll").write_text("Anna NNP NAME\\nslept VBD O\\n")
+        >>> _ = Path("names.conll").write_text("Anna NNP NAME\nslept VBD O\n")
         >>> read_tagged_words(DataSource("names.conll"))
         TaggedWords(words=[['Anna', 'slept']], tags=[['NAME', 'O']])
     """
