@@ -21,8 +21,8 @@ _REPORT = "privacy.json"
 _ADAPTER_OF_RUN = "adapter"
 _VERSION = 1
 _POST_PROCESSING = (
-    "The merged adapter is computed from these adapters alone: this spends nothing. Who was in "
-    "the training data of one run only keeps the guarantee of that run."
+    "The merged adapter is computed from these adapters alone: this spends nothing. Whoever was in "
+    "the training data of a single run keeps the guarantee of that run."
 )
 _CHOICE = (
     "This holds if weights and combination were chosen without looking at private records. dpjax "
