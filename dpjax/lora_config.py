@@ -12,6 +12,8 @@ from dpjax.option_checks import CheckedOptions, check_choice, check_positive, ch
 Gauge = Literal["factors", "tangent"]
 ALL_LINEAR = "all-linear"
 Bias = Literal["none", "all", "lora_only"]
+# How several adapters are merged into one.
+Combination = Literal["svd", "cat", "linear"]
 Number = TypeVar("Number", int, float)
 _SEQUENCES = (
     "target_modules",

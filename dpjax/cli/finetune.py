@@ -65,8 +65,8 @@ def _table(result: FinetuneResult) -> Table:
     table = Table("result", "value")
     if result.quality is not None:
         table.add_row(*result.quality)
-    if result.eval_reward_margin is not None:
-        table.add_row("mean reward margin", f"{result.eval_reward_margin:.4f}")
+    for row in result.quality_details:
+        table.add_row(*row)
     privacy = "NO PRIVACY" if result.epsilon is None else f"ε = {result.epsilon:.4g}"
     table.add_row(
         "privacy", privacy if result.delta is None else f"{privacy}, δ = {result.delta:g}"

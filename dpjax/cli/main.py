@@ -13,9 +13,9 @@ from dpjax.cli import startup
 from dpjax.cli.accountant import CalibrateCommand, EpsilonCommand
 from dpjax.cli.audit import AuditCommand
 from dpjax.cli.command import Command, Refusal
-from dpjax.cli.convert_gguf import ConvertGgufCommand
 from dpjax.cli.demo import DemoCommand
 from dpjax.cli.finetune import FinetuneCommand
+from dpjax.cli.model_folders import ConvertGgufCommand, MergeAdaptersCommand
 from dpjax.cli.numbers import NUMBERS
 from dpjax.cli.plan import PlanCommand
 from dpjax.cli.report_and_ledger import LedgerCommand, ReportCommand
@@ -38,6 +38,7 @@ Options = (
     | Annotated[LedgerCommand, tyro.conf.subcommand("ledger")]
     | Annotated[DemoCommand, tyro.conf.subcommand("demo")]
     | Annotated[ConvertGgufCommand, tyro.conf.subcommand("convert-gguf")]
+    | Annotated[MergeAdaptersCommand, tyro.conf.subcommand("merge-adapters")]
 )
 
 

@@ -29,16 +29,23 @@ class DataSource(CheckedOptions):
     path: str
     """A .csv, .tsv, .jsonl, .json (one object per line, or one list of them) or .parquet file, a
     pattern of several such as `parts/*.jsonl`, a folder written by `datasets.save_to_disk`, or the
-    id of a hub dataset. Files of text may be compressed: `.jsonl.gz`. Files are read without
-    leaving a copy in any cache; a hub dataset is cached by `datasets` as usual."""
+    id of a hub dataset; for a token classifier also a file with a word on each line and a blank
+    line after each sentence: .conll, .conllu, .bio, .iob, .iob2, .txt or .tsv. Files of text may be
+    compressed: `.jsonl.gz`. Files are read without leaving a copy in any cache; a hub dataset is
+    cached by `datasets` as usual."""
     text_column: str = "text"
     """Column that holds the text."""
     label_column: str = "label"
     """Column that holds the label of a classifier's text: strings, integers or booleans."""
     words_column: str = "tokens"
-    """Column that holds the words of a token classifier's text: a list of strings."""
+    """Column that holds the words of a token classifier's text: a list of strings. Of a file with a
+    word on each line its name, or its number from 1, or from -1 at the end; default there: the
+    first, or FORM of CoNLL-U."""
     tags_column: str = "tags"
-    """Column that holds the tags of these words: a list of strings, integers or booleans."""
+    """Column that holds the tags of these words: a list of strings, integers or booleans. Of a file
+    with a word on each line its name or number, as for words; default there: the last."""
+    tag_names: tuple[str, ...] | None = None
+    """Names of the tags of a token classifier that are stored as numbers, in order from 0."""
     prompt_column: str = "prompt"
     """Column that holds what a language model is given: a string or a list of messages."""
     completion_column: str = "completion"
@@ -63,7 +70,8 @@ class DataSource(CheckedOptions):
     columns of ShareGPT's and Alpaca's files, under their own names. A classifier always reads text
     and label; preferences are always read from the columns of the two answers."""
     column_names: tuple[str, ...] | None = None
-    """Names of all columns, in order, of a CSV or TSV file that has no header line."""
+    """Names of all columns, in order, of a CSV or TSV file that has no header line, or of a file
+    with a word on each line."""
     split: str = "train"
     """Split of a hub dataset, or of a saved folder that has several. Files have none."""
 
@@ -79,6 +87,9 @@ class DataSource(CheckedOptions):
                 raise ValueError(
                     f"{field.name} must be valid Unicode, got {value!r}. Rename what it names"
                 )
+        names = self.tag_names
+        if names is not None and (len(set(names)) < len(names) or not all(map(str.strip, names))):
+            raise ValueError(f"tag_names must be different names, got {list(names)}")
         known = get_args(RecordFormat)
         if self.record_format not in known:
             hint = did_you_mean(self.record_format, known)

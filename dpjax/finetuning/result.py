@@ -21,8 +21,10 @@ _STORED = (
     "eval_loss",
     "eval_perplexity",
     "eval_reward_margin",
+    "eval_span_f1",
     "num_left_out",
     "quality",
+    "quality_details",
     "warnings",
 )
 
@@ -50,12 +52,14 @@ class FinetuneResult:
             are called; else None.
         eval_loss: mean loss on held-out records, in nats: the cross-entropy, or that of pairs.
         eval_perplexity: per held-out token; None of labelled records and pairs.
+        eval_span_f1: F1 of the spans that tags of held-out words mark; None where they mark none.
         attack: result of the membership inference attack.
         audit: contents of audit.json; None without an audit.
         privacy: contents of privacy.json.
         metrics: rows of metrics.jsonl.
         samples: answers to held-out prompts, where there are prompts.
         quality: name and value, in words, of what the task is measured by.
+        quality_details: the same of what else it is measured by.
         warnings: why something could not be measured, a sentence each.
         num_left_out: training records that coins left out; 0 without `audit.hold_out`.
         eval_reward_margin: mean over held-out pairs of how much higher the reward of the chosen
@@ -95,6 +99,8 @@ class FinetuneResult:
     num_left_out: int = 0
     eval_accuracy_before: float | None = None
     eval_reward_margin: float | None = None
+    eval_span_f1: float | None = None
+    quality_details: tuple[tuple[str, str], ...] = ()
 
 
 def store_result(directory: RunDirectory, result: FinetuneResult) -> None:
@@ -137,6 +143,7 @@ def _from_dict(output_dir: Path, told: dict[str, Any]) -> FinetuneResult:
     kinds = {
         "attack": None if attack is None else AttackResult.from_dict(attack),
         "quality": None if quality is None else (quality[0], quality[1]),
+        "quality_details": tuple((name, value) for name, value in told["quality_details"]),
         "warnings": tuple(told["warnings"]),
         "samples": [Sample(**sample) for sample in told["samples"]],
     }

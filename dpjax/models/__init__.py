@@ -4,6 +4,7 @@ from dpjax.lora_config import LoraConfig as LoraConfig
 from dpjax.models.adapters.abstract import abstract_model as abstract_model
 from dpjax.models.adapters.files.check import check_adapter as check_adapter
 from dpjax.models.adapters.files.load import load_adapter as load_adapter
+from dpjax.models.adapters.files.merging.merge import merge_adapters as merge_adapters
 from dpjax.models.adapters.files.save import is_own_base as is_own_base
 from dpjax.models.adapters.files.save import save_adapter as save_adapter
 from dpjax.models.adapters.fresh import fresh_lora as fresh_lora
@@ -130,6 +131,7 @@ __all__ = [
     "lower_hidden_states",
     "lowest_trained_layer",
     "measure_tokens",
+    "merge_adapters",
     "merge_lora",
     "merged_copy",
     "num_stacked_axes",

@@ -20,6 +20,7 @@ from dpjax.data import (
     LanguageDataset,
     Preferences,
     Records,
+    TaggedWords,
     Texts,
     is_learnt,
     message_text,
@@ -263,6 +264,8 @@ def _learnt_texts(canaries: Canaries) -> list[str]:
     records = canaries.records
     if isinstance(records, Records):
         return records.labels
+    if isinstance(records, TaggedWords):
+        return list(map(" ".join, records.tags))
     if isinstance(records, Texts):
         return records.texts
     if isinstance(records, Completions):

@@ -17,10 +17,13 @@ from dpjax.data import (
     LanguageDataset,
     Preferences,
     Records,
+    TaggedDataset,
+    TaggedWords,
     TextDataset,
     encode_labelled,
     encode_language,
     encode_preferences,
+    encode_tagged_words,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ def encode_canaries(
     label_names: Sequence[str] = (),
     separator: str = "",
     today: datetime.datetime | None = None,
-) -> LanguageDataset | TextDataset:
+) -> LanguageDataset | TextDataset | TaggedDataset:
     """Tokenises canaries as training records are, with the tokens that they alone have.
 
     Of canaries with new tokens these are the only targets: not the end-of-sequence token.
@@ -54,8 +57,8 @@ def encode_canaries(
         N rows, in the order of the canaries.
 
     Raises:
-        TypeError, ValueError: as for `dpjax.data.encode_language`, `encode_preferences` and
-            `encode_labelled`.
+        TypeError, ValueError: as for `dpjax.data.encode_language`, `encode_preferences`,
+            `encode_labelled` and `encode_tagged_words`.
     """
     known = canary_tokenizer(tokenizer, canaries.new_tokens)
     records = canaries.records
@@ -64,6 +67,8 @@ def encode_canaries(
         return encode_preferences(records, known, max_length, separator=separator, today=today)
     if isinstance(records, Records):
         return encode_labelled(records, known, tuple(label_names), max_length)
+    if isinstance(records, TaggedWords):
+        return encode_tagged_words(records, known, tuple(label_names), max_length)
     has_boundary = isinstance(records, Completions) and records.are_texts
     encoded = encode_language(
         records, known, max_length, separator=separator if has_boundary else "", today=today

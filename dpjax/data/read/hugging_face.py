@@ -38,7 +38,7 @@ def read_parquet(path: Path, wanted: Wanted) -> RawColumns:
             table = file.read(columns=_distinct(chosen))
             table.validate(full=True)
     features: Mapping[str, object] = {}
-    if "label" in chosen and b"huggingface" in (schema.metadata or {}):
+    if not {"label", "tags"}.isdisjoint(chosen) and b"huggingface" in (schema.metadata or {}):
         import datasets
 
         with _translated(f"{path}: what `datasets` wrote into it about its columns is damaged"):

@@ -13,15 +13,19 @@ from dpjax.data.read.delimited import read_delimited
 from dpjax.data.read.hugging_face import read_hub, read_parquet, read_saved_folder
 from dpjax.data.read.json_lines import read_json_lines
 from dpjax.data.read.text_lines import kind_of
+from dpjax.data.read.word_lines import TAGGED, read_word_lines
 from dpjax.data.source import DataSource
 
-_READERS: dict[str, Callable[[Path, Wanted], RawColumns]] = {
+Reader = Callable[[Path, Wanted], RawColumns]
+_READERS: dict[str, Reader] = {
     ".csv": read_delimited,
     ".tsv": read_delimited,
     ".jsonl": read_json_lines,
     ".json": read_json_lines,
     ".parquet": read_parquet,
 }
+# A word on each line; a .tsv file holds them for a task that learns words with tags.
+_OF_WORDS = (".conll", ".conllu", ".bio", ".iob", ".iob2", ".txt")
 
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -45,10 +49,11 @@ def _read(wanted: Wanted) -> RawColumns:
         path = Path(source.path).expanduser()
     except RuntimeError as error:
         raise FileNotFoundError(f"no file {source.path}: {error}") from None
-    if source.column_names is not None and _READERS.get(kind_of(path)) is not read_delimited:
+    named = (read_delimited, read_word_lines)
+    if source.column_names is not None and _reader_of(path, wanted) not in named:
         raise ValueError(
-            f"column_names is for .csv and .tsv files without a header line; {source.path} brings "
-            "its own names"
+            f"column_names is for .csv and .tsv files without a header line, and for files with a "
+            f"word on each line; {source.path} brings its own names"
         )
     if path.is_dir():
         return read_saved_folder(path, wanted)
@@ -67,18 +72,32 @@ def _read_file(path: Path, wanted: Wanted) -> RawColumns:
             f"split is for hub datasets and saved folders with several; {path.absolute()} is a "
             f"file, got split={wanted.source.split!r}. Leave it out, and name the file of the split"
         )
-    reader = _READERS.get(kind_of(path))
+    reader = _reader_of(path, wanted)
     if reader is None:
         suffix = kind_of(path) or path.suffix
+        of_words = f", with a word on each line {', '.join(_OF_WORDS)}"
         raise ValueError(
             f"{path.absolute()}: the extension {suffix!r} is unknown; known are "
-            f"{', '.join(_READERS)}, and with .gz after them those of text"
+            f"{', '.join(_READERS)}{of_words if _learns_words(wanted) else ''}, and with .gz after "
+            "them those of text"
         )
     if reader is read_parquet and path.suffix.lower() != ".parquet":
         raise ValueError(f"{path.absolute()}: Parquet compresses inside the file; unpack it first")
     if path.stat().st_size == 0:
         raise ValueError(f"{path.absolute()} is empty (0 bytes)")
     return reader(path, wanted)
+
+
+def _reader_of(path: Path, wanted: Wanted) -> Reader | None:
+    """What reads a file of this extension; None for an unknown one."""
+    kind = kind_of(path)
+    if _learns_words(wanted) and kind in (*_OF_WORDS, ".tsv"):
+        return read_word_lines
+    return _READERS.get(kind)
+
+
+def _learns_words(wanted: Wanted) -> bool:
+    return wanted.layouts == (TAGGED,)
 
 
 def _read_matches(pattern: Path, wanted: Wanted) -> RawColumns:
@@ -112,7 +131,11 @@ def _read_matches(pattern: Path, wanted: Wanted) -> RawColumns:
 
 def _means_local(given: str, path: Path) -> bool:
     """A hub id is `name` or `owner/name`; one whose owner is an existing folder is a local path."""
-    if kind_of(path) in _READERS or given.startswith(("/", ".", "~")) or "\\" in given:
+    if (
+        kind_of(path) in (*_READERS, *_OF_WORDS)
+        or given.startswith(("/", ".", "~"))
+        or "\\" in given
+    ):
         return True
     if len(path.parts) == 1:
         return "." in given

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 from dpjax.data.read.columns import Wanted
 from dpjax.data.read.read import read_columns
+from dpjax.data.read.word_lines import TAGGED
 from dpjax.data.records.base import RecordColumns
 from dpjax.data.records.checks import Checked, check_label, check_records, check_text
 from dpjax.data.source import DataSource
-
-_LAYOUTS = (("words", "tags"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +36,16 @@ class TaggedWords(RecordColumns):
 
 
 def read_tagged_words(source: DataSource) -> TaggedWords:
-    """Reads and checks every record of `source`.
+    r"""Reads and checks every record of `source`.
 
-    Tags become strings as labels do in `read_records`.
+    Tags become strings as labels do in `read_records`; numbers become their `tag_names`. One
+    sentence of a file with a word on each line is one record.
 
     Raises:
         FileNotFoundError: there is no such file or dataset; names similar files.
         ValueError: the source cannot be read as said, or a record lacks words, a tag, or has more
-            of one than of the other. Lines are named, but never quoted: they are private.
+            of one than of the other, or a tag is not the number of one of `tag_names`. Lines are
+            named, but never quoted: they are private.
 
     Example:
         >>> from pathlib import Path
@@ -51,19 +53,32 @@ def read_tagged_words(source: DataSource) -> TaggedWords:
         >>> _ = Path("names.jsonl").write_text(record)
         >>> read_tagged_words(DataSource("names.jsonl"))
         TaggedWords(words=[['Anna', 'slept']], tags=[['NAME', 'O']])
+        >>> _ = Path("names.conll").write_text("Anna NNP NAME\nslept VBD O\n")
+        >>> read_tagged_words(DataSource("names.conll"))
+        TaggedWords(words=[['Anna', 'slept']], tags=[['NAME', 'O']])
     """
-    raw = read_columns(Wanted(source, _LAYOUTS))
-    columns, owners = check_records(raw, source, _check)
+    raw = read_columns(Wanted(source, (TAGGED,)))
+    columns, owners = check_records(raw, source, functools.partial(_check, source.tag_names))
     return TaggedWords(*columns, owners=owners)
 
 
-def _check(words: object, tags: object) -> tuple[Checked, Checked]:
+def _check(names: Sequence[str] | None, words: object, tags: object) -> tuple[Checked, Checked]:
     checked_words = _check_list(words, "words", lambda word: check_text(word, "a word"))
-    checked_tags = _check_list(tags, "tags", lambda tag: check_label(tag, "a tag"))
+    checked_tags = _check_list(tags, "tags", lambda tag: _named(check_label(tag, "a tag"), names))
     no_problem = checked_words[1] is None and checked_tags[1] is None
     if no_problem and len(checked_words[0]) != len(checked_tags[0]):
         return checked_words, ([], "another number of tags than of words")
     return checked_words, checked_tags
+
+
+def _named(tag: Checked, names: Sequence[str] | None) -> Checked:
+    """A tag that is a number under its name, where there are names."""
+    text, problem = tag
+    if names is None or problem is not None:
+        return tag
+    if not (text.isdecimal() and int(text) < len(names)):
+        return text, f"a tag that is not the number of one of {len(names)} tag_names"
+    return names[int(text)].strip(), None
 
 
 def _check_list(value: object, name: str, check: Callable[[object], Checked]) -> Checked:

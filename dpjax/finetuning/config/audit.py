@@ -40,15 +40,16 @@ class Audit(CheckedOptions):
     kind: CanaryKindName = "auto"
     """new-token: an unused token after random ones, or a rare one where unused ones are too few.
     random-tokens: a text of random tokens. high-temperature: a text that the model writes before
-    tuning. random-labelled: a text of random tokens with a random label. mislabelled: held-out
-    records with another label, which then count no more in the accuracy. random-pair: a prompt and
-    two answers of random tokens. swapped-pair: held-out pairs the other way round, which then count
-    no more either. auto is random-labelled for texts with labels, random-pair for pairs; for texts
-    that are written new-token, or random-tokens where too few tokens are unused."""
+    tuning. random-labelled: a text of random tokens with a random label, or a random tag for each
+    word. mislabelled: held-out records with another label or other tags, which then count no more
+    in the accuracy. random-pair: a prompt and two answers of random tokens. swapped-pair: held-out
+    pairs the other way round, which then count no more either. auto is random-labelled for texts
+    with labels or tags, random-pair for pairs; for texts that are written new-token, or
+    random-tokens where too few tokens are unused."""
     score: ScoreName = "auto"
     """What the verdict rests on, chosen before training; auto is ratio, the loss before tuning
-    against the loss after it, for texts that are written, and loss for texts with labels and pairs.
-    """
+    against the loss after it, for texts that are written, and loss for texts with labels or tags
+    and for pairs."""
     confidence: float = 0.95
     """A right ε is called a violation in at most 1 − confidence of audits."""
     most_share: float = 0.01

@@ -99,9 +99,9 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
             how += ", A from principal components of random texts"
     rows = [
         result.quality or ("Result on held-out records", "not known"),
+        *result.quality_details,
         *_before_tuning(result),
         (plan.task.loss_name, _number(result.eval_loss, ".4f", " nats")),
-        *_reward_margin(result),
         ("Privacy", in_words(plan, plan.num_steps)),
         *_lifetime(result),
         ("Checkpoint", _checkpoint(plan)),
@@ -146,12 +146,6 @@ def _before_tuning(result: FinetuneResult) -> list[tuple[str, str]]:
     if result.eval_accuracy_before is None:
         return []
     return [("Accuracy before tuning, at no ε", f"{result.eval_accuracy_before:.4f}")]
-
-
-def _reward_margin(result: FinetuneResult) -> list[tuple[str, str]]:
-    if result.eval_reward_margin is None:
-        return []
-    return [("Mean reward margin on held-out pairs", f"{result.eval_reward_margin:.4f}")]
 
 
 def _features(config: FinetuneConfig) -> list[tuple[str, str]]:

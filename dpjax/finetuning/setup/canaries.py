@@ -17,7 +17,7 @@ from dpjax.audit import (
     make_canaries,
     read_canaries,
 )
-from dpjax.data import EncodedRecords, Records
+from dpjax.data import EncodedRecords, Records, TaggedWords
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.models import load_tokenizer, read_config
 from dpjax.privatize import RunKey
@@ -51,7 +51,7 @@ def prepare_canaries(
     tokenizer = load_tokenizer(plan.checkpoint, needs_padding=plan.task.needs_padding_token)
     canaries = _make(plan, run_key, tokenizer, sealed_in)
     max_length = plan.config.training.max_length
-    if isinstance(canaries.records, Records):
+    if isinstance(canaries.records, Records | TaggedWords):
         encoded: EncodedRecords = plan.task.encode(canaries.records, tokenizer, max_length)
     else:
         encoded = encode_canaries(
@@ -105,6 +105,7 @@ def _make(
         "num_tokens": lambda: num_tokens,
         "label_names": lambda: plan.task.labels,
         "held_out": lambda: plan.eval_records,
+        "record_type": lambda: type(plan.eval_records),
         "model": lambda: plan.task.load(
             plan.checkpoint, plan.config, run_key.model_key("head"), plan.config.compute.loading()
         ),

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # (trainable, record, frozen) -> scalar in nats; the record has no axis of records.
 Loss = Callable[[PyTree, Any, PyTree], jax.Array]
-# (trainable, frozen, batch) -> losses (b,) float32, and one number for each record (b,), whose
-# meaning is the task's.
+# (trainable, frozen, batch) -> losses (b,) float32, and one number for each record (b,), or for
+# each of its tokens (b, T), whose meaning is the task's.
 Measure = Callable[[PyTree, PyTree, Any], tuple[jax.Array, jax.Array]]
 
 
@@ -74,6 +74,7 @@ class Evaluation(abc.ABC):
     accuracy: ClassVar[float | None] = None
     perplexity: ClassVar[float | None] = None
     reward_margin: ClassVar[float | None] = None
+    span_f1: ClassVar[float | None] = None
 
     @property
     def finite_losses(self) -> np.ndarray:
@@ -97,6 +98,11 @@ class Evaluation(abc.ABC):
         """Name and value, in words, of what the task is measured by."""
 
     @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """Names and values, in words, of what else the task is measured by."""
+        return ()
+
+    @property
     def remark(self) -> str:
         """What a record without a finite loss counts as, beyond taking no part in the mean."""
         return ""
@@ -111,10 +117,9 @@ class Task(abc.ABC):
         labels: the set of labels, in the order of the logits; empty without labels.
         needs_padding_token: whether the tokenizer must have one.
         evaluation_batch_size: how many records are evaluated at once.
-        canary_kinds: what kinds of canaries it learns; none if it has none yet.
+        canary_kinds: what kinds of canaries it learns.
         makes_head: whether tuning starts a new head; else the model keeps the one it has.
         audit_scores: what the verdict of an audit may rest on, the first one for auto.
-        outcome_dtype: of the numbers that `measure_fn` gives beside losses.
         loss_name: what the mean loss of held-out records is called in the report.
         texts_per_record: how many texts of a record are predicted token by token.
         compares_with_base: whether the loss reads the model without adapters too.
@@ -123,10 +128,9 @@ class Task(abc.ABC):
     labels: tuple[str, ...] = ()
     needs_padding_token: ClassVar[bool] = True
     evaluation_batch_size: ClassVar[int] = 64
-    canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ()
+    canary_kinds: ClassVar[tuple[CanaryKindName, ...]]
     makes_head: ClassVar[bool] = True
     audit_scores: ClassVar[tuple[ScoreName, ...]]
-    outcome_dtype: ClassVar[type[np.generic]] = np.int32
     loss_name: ClassVar[str] = "Cross-entropy on held-out records"
     texts_per_record: ClassVar[int] = 0
     compares_with_base: ClassVar[bool] = False

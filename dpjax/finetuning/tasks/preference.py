@@ -66,6 +66,13 @@ class PreferenceEvaluation(Evaluation):
         return "Accuracy on held-out pairs", f"{self.accuracy:.4f} of {len(self.losses)}"
 
     @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """The mean margin."""
+        if self.reward_margin is None:
+            return ()
+        return (("Mean reward margin on held-out pairs", f"{self.reward_margin:.4f}"),)
+
+    @property
     def remark(self) -> str:
         """Says that such a pair is not right."""
         return ", and count as wrong"
@@ -89,7 +96,6 @@ class PreferenceTuning(LanguageTask):
     evaluation_batch_size: ClassVar[int] = 8
     canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ("random-pair", "swapped-pair")
     audit_scores: ClassVar[tuple[ScoreName, ...]] = ("loss",)
-    outcome_dtype: ClassVar[type[np.generic]] = np.float32
     loss_name: ClassVar[str] = "Loss on held-out pairs"
     texts_per_record: ClassVar[int] = 2
     compares_with_base: ClassVar[bool] = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -19,8 +20,9 @@ from dpjax.data import (
     label_names,
     read_tagged_words,
 )
-from dpjax.finetuning.config import FinetuneConfig, ScoreName
+from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
+from dpjax.finetuning.tasks.tag_spans import SpanCounts, count_spans, mark_spans, sum_of
 from dpjax.models import (
     Loading,
     Model,
@@ -57,10 +59,12 @@ class TaggedEvaluation(Evaluation):
     Attributes:
         num_correct: `(N,)` int32, how many tags of each text are right.
         num_words: `(N,)` int32, how many words of each text count.
+        spans: how many spans of each type are found; empty where tags mark none.
     """
 
     num_correct: np.ndarray
     num_words: np.ndarray
+    spans: Mapping[str, SpanCounts] = dataclasses.field(default_factory=dict)
 
     @property
     def accuracy(self) -> float:
@@ -71,6 +75,26 @@ class TaggedEvaluation(Evaluation):
     def quality(self) -> tuple[str, str]:
         """Name and value of the accuracy."""
         return "Accuracy on held-out words", f"{self.accuracy:.4f} of {self.num_words.sum()}"
+
+    @property
+    def span_f1(self) -> float | None:
+        """F1 of all spans; None where tags mark none."""
+        return sum_of(self.spans.values()).f1 if self.spans else None
+
+    @property
+    def details(self) -> tuple[tuple[str, str], ...]:
+        """F1, precision and recall of all spans, and of those of each type."""
+        if not self.spans:
+            return ()
+        rows = {"Spans": sum_of(self.spans.values())}
+        rows |= {f"Spans of {kind}": counts for kind, counts in self.spans.items()}
+        return tuple(
+            (
+                name,
+                f"F1 {c.f1:.4f}, precision {c.precision:.4f}, recall {c.recall:.4f} of {c.there}",
+            )
+            for name, c in rows.items()
+        )
 
     @property
     def remark(self) -> str:
@@ -88,6 +112,7 @@ class TokenClassification(Task):
 
     labels: tuple[str, ...] = ()
 
+    canary_kinds: ClassVar[tuple[CanaryKindName, ...]] = ("random-labelled", "mislabelled")
     audit_scores: ClassVar[tuple[ScoreName, ...]] = ("loss",)
 
     @classmethod
@@ -147,7 +172,7 @@ class TokenClassification(Task):
         return loss
 
     def measure_fn(self, graphdef: Any) -> Measure:
-        """Makes the function to losses and numbers of right tags of a batch."""
+        """Makes the function to losses and predicted tags of a batch."""
 
         @jax.jit
         def measure(
@@ -155,17 +180,27 @@ class TokenClassification(Task):
         ) -> tuple[jax.Array, jax.Array]:
             logits = nnx.merge(graphdef, trainable, frozen)(batch.input_ids, batch.attention_mask)
             losses = jax.vmap(token_classification_loss)(logits, batch.labels, batch.loss_mask)
-            is_right = (jnp.argmax(logits, axis=-1) == batch.labels) & batch.loss_mask
-            return losses, jnp.sum(is_right, axis=-1)
+            return losses, jnp.argmax(logits, axis=-1)
 
         return measure
 
     def evaluation(
         self, losses: np.ndarray, outcomes: np.ndarray, data: TaggedDataset
     ) -> TaggedEvaluation:
-        """Sets the right tags against the words that count."""
-        num_correct = np.where(np.isfinite(losses), outcomes, 0)
-        return TaggedEvaluation(losses, num_correct, data.loss_mask.sum(axis=1))
+        """Compares predicted tags and spans with those of the words that count."""
+        predicted = np.where(np.isfinite(losses)[:, None], outcomes, -1)
+        is_right = (predicted == data.labels) & data.loss_mask
+        spans: dict[str, SpanCounts] = {}
+        if mark_spans(self.labels):
+            own, there = (self._named(tags, data.loss_mask) for tags in (predicted, data.labels))
+            spans = count_spans(own, there)
+        return TaggedEvaluation(losses, is_right.sum(axis=1), data.loss_mask.sum(axis=1), spans)
+
+    def _named(self, tags: np.ndarray, counts: np.ndarray) -> list[list[str]]:
+        """Returns the tags `(N, T)` of the words that count by name; O for -1."""
+        names = [*self.labels, "O"]
+        rows = zip(tags, counts, strict=True)
+        return [[names[tag] for tag in row[mask]] for row, mask in rows]
 
     def summary(self) -> str:
         """Says how many tags there are."""

@@ -21,7 +21,7 @@ def evaluate(
     """
     measure = _gathering(task.measure_fn(model.graphdef), layout)
     losses = np.empty(len(data), np.float32)
-    outcomes = np.empty(len(data), task.outcome_dtype)
+    outcomes: np.ndarray | None = None
     ordered = by_length(data, np.arange(len(data)))
     size = min(task.evaluation_batch_size, len(data))
     if layout is not None:
@@ -32,7 +32,12 @@ def evaluate(
         batch_losses, batch_outcomes = measure(model.trainable, model.frozen, batch)
         kept = rows[mask]
         losses[kept] = np.asarray(batch_losses)[mask]
-        outcomes[kept] = np.asarray(batch_outcomes)[mask]
+        # One for each record, or for each token that was not trimmed.
+        of_batch = np.asarray(batch_outcomes)[mask]
+        if outcomes is None:
+            outcomes = np.zeros(data.input_ids.shape[: of_batch.ndim], of_batch.dtype)
+        outcomes[(kept, *map(slice, of_batch.shape[1:]))] = of_batch
+    assert outcomes is not None
     return task.evaluation(losses, outcomes, data)
 
 

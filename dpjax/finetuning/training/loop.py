@@ -231,7 +231,7 @@ class _Evaluation:
         model = run.model.replace(trainable=exported(plan, done.params, done.state))
         held_out = evaluate(plan.task, model, plan.evaluation, run.layout)
         found = {"eval_loss": held_out.loss}
-        for name in ("accuracy", "perplexity", "reward_margin"):
+        for name in ("accuracy", "perplexity", "reward_margin", "span_f1"):
             value = getattr(held_out, name)
             if value is not None:
                 found[f"eval_{name}"] = value

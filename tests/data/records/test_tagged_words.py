@@ -31,6 +31,28 @@ def test_columns_may_have_other_names_and_tags_may_be_numbers(tmp_path):
     assert records.tags == [["1", "0"]]
 
 
+def test_numbers_get_the_names_that_are_given(tmp_path):
+    path = written(tmp_path, {"tokens": ["a", "b"], "tags": [1, 0]})
+    records = read_tagged_words(DataSource(path, tag_names=("O", "B-PER")))
+    assert records.tags == [["B-PER", "O"]]
+    for wrong in (2, -100, "O"):
+        path = written(tmp_path, {"tokens": ["a", "b"], "tags": [1, wrong]})
+        message = r"a tag that is not the number of one of 2 tag_names \(line 1\)"
+        with pytest.raises(ValueError, match=message):
+            read_tagged_words(DataSource(path, tag_names=("O", "B-PER")))
+    with pytest.raises(ValueError, match="tag_names must be different names"):
+        DataSource(path, tag_names=("O", "O"))
+
+
+def test_class_numbers_of_a_parquet_file_become_names(tmp_path):
+    tags = datasets.List(datasets.ClassLabel(names=["O", "PER"]))
+    features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": tags})
+    stored = {"tokens": [["Ada", "met"], ["us"]], "tags": [[1, 0], [0]]}
+    datasets.Dataset.from_dict(stored, features=features).to_parquet(tmp_path / "a.parquet")
+    records = read_tagged_words(DataSource(str(tmp_path / "a.parquet")))
+    assert records.tags == [["PER", "O"], ["O"]]
+
+
 def test_class_numbers_of_a_saved_data_set_become_names(tmp_path):
     features = datasets.Features(
         {

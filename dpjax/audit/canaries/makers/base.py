@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from dpjax.audit.canaries.coins import check_ids
-from dpjax.data import Completions, Conversations, Preferences, Records, Texts
+from dpjax.data import Completions, Conversations, Preferences, Records, TaggedWords, Texts
 from dpjax.privatize import RunKey
 
-CanaryRecords = Texts | Completions | Conversations | Records | Preferences
+CanaryRecords = Texts | Completions | Conversations | Records | Preferences | TaggedWords
 _RECORD_TYPES: dict[str, type[CanaryRecords]] = {
-    cls.__name__: cls for cls in (Texts, Completions, Conversations, Records, Preferences)
+    cls.__name__: cls
+    for cls in (Texts, Completions, Conversations, Records, Preferences, TaggedWords)
 }
 
 
@@ -26,8 +27,8 @@ class Canaries:
         kind: short name of the maker.
         ids: N different ids.
         records: N records.
-        secrets: N texts: what a model learns only from the canary. A completion, a whole text, or a
-            label, or the answer that was preferred.
+        secrets: N texts: what a model learns only from the canary. A completion, a whole text, a
+            label, the answer that was preferred, or the tags of all words with blanks between them.
         new_tokens: tokens that a tokenizer must get before it reads the canaries; see
             `canary_tokenizer`.
         source_rows: for canaries drawn from records, their rows there, which must not be used for

@@ -1,11 +1,11 @@
-"""Records with a label that is not their own: a classifier knows it only by heart."""
+"""Records with labels that are not their own: a classifier knows them only by heart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from dpjax.audit.canaries.makers.base import Canaries, canary_rng, number_ids
-from dpjax.data import Records
+from dpjax.data import Records, TaggedWords
 from dpjax.privatize import RunKey
 
 KIND = "mislabelled"
@@ -15,10 +15,10 @@ def make_mislabelled(
     num_canaries: int,
     *,
     run_key: RunKey,
-    held_out: Records,
+    held_out: Records | TaggedWords,
     label_names: Sequence[str],
 ) -> Canaries:
-    """Makes records whose label is drawn uniformly from those that are not their own.
+    """Makes records whose label, or the tag of each word, is drawn uniformly from all others.
 
     Take the texts from a reserve that serves nothing else: a text that is trained on as well, or on
     which accuracy is measured, spoils both. `Canaries.source_rows` says which rows were drawn.
@@ -30,7 +30,8 @@ def make_mislabelled(
         label_names: all labels, at least two.
 
     Returns:
-        N canaries with records `Records`; each label is a secret, and all texts differ.
+        N canaries with records of the same type; each label is a secret, or all tags of a text
+        are, and all texts differ.
 
     Raises:
         ValueError: there are fewer different texts than canaries, fewer than two labels, or a
@@ -52,22 +53,30 @@ def make_mislabelled(
     if unknown:
         raise ValueError(f"held_out must have labels of label_names, got {unknown[0]!r}")
     rng = canary_rng(run_key, KIND)
-    rows = _different_texts(held_out.texts, rng.permutation(len(held_out)).tolist())[:num_canaries]
+    texts = held_out.texts if isinstance(held_out, Records) else list(map(" ".join, held_out.words))
+    rows = _different_texts(texts, rng.permutation(len(held_out)).tolist())[:num_canaries]
     if len(rows) < num_canaries:
         raise ValueError(
             f"{num_canaries} canaries of kind {KIND!r} need as many different texts, got "
             f"{len(rows)}. Give more records that are not in training, or take fewer canaries"
         )
-    labels = []
-    for row in rows:
-        others = [label for label in label_names if label != held_out.labels[row]]
-        labels.append(others[int(rng.integers(len(others)))])
+
+    def drawn_anew(own: str) -> str:
+        others = [label for label in label_names if label != own]
+        return others[int(rng.integers(len(others)))]
+
+    records: Records | TaggedWords
+    if isinstance(held_out, Records):
+        records = Records(
+            [texts[row] for row in rows], [drawn_anew(held_out.labels[row]) for row in rows]
+        )
+        secrets = records.labels
+    else:
+        tags = [[drawn_anew(tag) for tag in held_out.tags[row]] for row in rows]
+        records = TaggedWords([held_out.words[row] for row in rows], tags)
+        secrets = list(map(" ".join, tags))
     return Canaries(
-        kind=KIND,
-        ids=ids,
-        records=Records([held_out.texts[row] for row in rows], labels),
-        secrets=tuple(labels),
-        source_rows=tuple(rows),
+        kind=KIND, ids=ids, records=records, secrets=tuple(secrets), source_rows=tuple(rows)
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dpjax.audit.canaries.makers.base import Canaries, canary_rng, number_ids
 from dpjax.audit.canaries.makers.unused_tokens import spells_something
-from dpjax.data import Records, Texts
+from dpjax.data import Records, TaggedWords, Texts
 from dpjax.privatize import RunKey
 
 if TYPE_CHECKING:
@@ -58,8 +58,9 @@ def make_random_labelled(
     tokenizer: PreTrainedTokenizerBase,
     label_names: Sequence[str],
     num_tokens: int = 16,
+    record_type: type[Records] | type[TaggedWords] = Records,
 ) -> Canaries:
-    """Makes texts of random tokens, each with a label drawn uniformly.
+    """Makes texts of random tokens with a label, or a tag for each word, drawn uniformly.
 
     Nothing but training on a canary tells its label, and no reserve of real records is needed.
 
@@ -69,9 +70,11 @@ def make_random_labelled(
         tokenizer: the checkpoint's.
         label_names: all labels, at least two.
         num_tokens: tokens drawn for each text, at least 1.
+        record_type: what the canaries are; the words of `TaggedWords` are what stands between the
+            blanks of the text.
 
     Returns:
-        N canaries with records `Records`; each label is a secret.
+        N canaries; each label is a secret, or all tags of a text are.
 
     Raises:
         ValueError: there are fewer than two labels, or as for `make_random_tokens`.
@@ -83,10 +86,13 @@ def make_random_labelled(
     for name in ids:
         rng = canary_rng(run_key, name)
         texts.append(random_text(tokenizer, num_tokens, rng))
-        labels.append(label_names[int(rng.integers(len(label_names)))])
-    return Canaries(
-        kind=LABELLED_KIND, ids=ids, records=Records(texts, labels), secrets=tuple(labels)
-    )
+        size = len(texts[-1].split()) if record_type is TaggedWords else 1
+        labels.append([label_names[int(n)] for n in rng.integers(len(label_names), size=size)])
+    secrets = tuple(map(" ".join, labels))
+    records: Records | TaggedWords = Records(texts, list(secrets))
+    if record_type is TaggedWords:
+        records = TaggedWords([text.split() for text in texts], labels)
+    return Canaries(kind=LABELLED_KIND, ids=ids, records=records, secrets=secrets)
 
 
 def random_text(

@@ -50,7 +50,10 @@ CANARY_KINDS: dict[str, CanaryKind] = {
         ("temperature", "num_tokens"),
     ),
     "random-labelled": CanaryKind(
-        "classification", make_random_labelled, ("tokenizer", "label_names"), ("num_tokens",)
+        "classification",
+        make_random_labelled,
+        ("tokenizer", "label_names"),
+        ("num_tokens", "record_type"),
     ),
     "mislabelled": CanaryKind("classification", make_mislabelled, ("held_out", "label_names")),
     "random-pair": CanaryKind("preference", make_random_pairs, ("tokenizer",), ("num_tokens",)),

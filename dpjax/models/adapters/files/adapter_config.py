@@ -140,6 +140,24 @@ def read_adapter_config(folder: Path, model: Model) -> dict[str, Any]:
         FileNotFoundError: without adapter_config.json.
         ValueError: for another kind of adapter, another task, or an option that is not supported.
     """
+    contents = read_without_model(folder)
+    task_type = _TASK_TYPES[task_of(model)]
+    if contents.get("task_type") not in (None, task_type):
+        raise ValueError(
+            f"{folder / ADAPTER_CONFIG}: the adapter is for task_type {contents['task_type']!r}, "
+            f"but the model is a {type(model).__name__}, which is {task_type!r}: load the base for "
+            "the adapter's task"
+        )
+    return contents
+
+
+def read_without_model(folder: Path) -> dict[str, Any]:
+    """The contents of adapter_config.json, checked for what dpjax supports on any model.
+
+    Raises:
+        FileNotFoundError: without adapter_config.json.
+        ValueError: for another kind of adapter, or an option that is not supported.
+    """
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
         raise FileNotFoundError(
@@ -156,12 +174,6 @@ def read_adapter_config(folder: Path, model: Model) -> dict[str, Any]:
             what = f": {_UNSUPPORTED[name]}" if name in _UNSUPPORTED else ""
             raise ValueError(f"{path}: {name} = {value!r} is not supported{what}")
     _check_values(path, contents)
-    task_type = _TASK_TYPES[task_of(model)]
-    if contents.get("task_type") not in (None, task_type):
-        raise ValueError(
-            f"{path}: the adapter is for task_type {contents['task_type']!r}, but the model is a "
-            f"{type(model).__name__}, which is {task_type!r}: load the base for the adapter's task"
-        )
     return contents
 
 
@@ -216,13 +228,23 @@ def _check_names(path: Path, field: str, value: Any, *, is_pattern_allowed: bool
 def lora_config_of(
     path: Path,
     contents: Mapping[str, Any],
-    targets: Sequence[ModuleName],
+    targets: Sequence[str],
     saved: Sequence[str],
     bias: Bias,
     tokens: Sequence[int],
     freeze_a: bool,
 ) -> LoraConfig:
-    """The options of adapters that were read; ValueError for impossible values."""
+    """The options of adapters that were read; ValueError for impossible values.
+
+    Args:
+        path: of adapter_config.json, for messages.
+        contents: what it holds.
+        targets: whole names of the adapted modules.
+        saved: whole names of the modules stored in full.
+        bias: which biases are trained.
+        tokens: numbers of the tokens whose rows are trained.
+        freeze_a: whether further tuning leaves A as it is.
+    """
     try:
         config = LoraConfig(
             rank=contents["r"],
@@ -231,16 +253,16 @@ def lora_config_of(
             alpha_pattern=_pattern(contents.get("alpha_pattern"), targets),
             use_rslora=bool(contents.get("use_rslora", False)),
             use_dora=bool(contents.get("use_dora", False)),
-            target_modules=tuple(module.hf_name for module in targets),
+            target_modules=tuple(targets),
             modules_to_save=tuple(saved),
             bias=bias,
             trainable_token_indices=tuple(tokens),
             freeze_a=freeze_a,
             dropout=contents.get("lora_dropout", 0.0),
         )
-        for module in targets:
-            if not math.isfinite(config.scaling_of(module.hf_name)):
-                raise ValueError(f"the scaling of {module.hf_name} is not finite")
+        for name in targets:
+            if not math.isfinite(config.scaling_of(name)):
+                raise ValueError(f"the scaling of {name} is not finite")
     except KeyError as error:
         raise ValueError(f"{path}: {error.args[0]} is missing") from error
     except (TypeError, ValueError, OverflowError) as error:
@@ -248,10 +270,10 @@ def lora_config_of(
     return config
 
 
-def _pattern(entries: Mapping[str, Any] | None, targets: Collection[ModuleName]) -> tuple[str, ...]:
+def _pattern(entries: Mapping[str, Any] | None, targets: Collection[str]) -> tuple[str, ...]:
     """A pattern of ranks or alphas, as an option, without names that mean nothing here."""
     return tuple(
         f"{name}={value}"
         for name, value in (entries or {}).items()
-        if any(pattern_fits(name, module.hf_name) for module in targets)
+        if any(pattern_fits(name, target) for target in targets)
     )

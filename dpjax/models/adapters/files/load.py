@@ -98,7 +98,7 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
     config = lora_config_of(
         folder / ADAPTER_CONFIG,
         contents,
-        adapted,
+        [module.hf_name for module in adapted],
         saved,
         contents["bias"] if biases else "none",
         tokens,

@@ -1,0 +1,1 @@
+"""Several folders with adapters made into one."""
