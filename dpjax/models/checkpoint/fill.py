@@ -145,14 +145,14 @@ def _codes(
     values = [np.empty(owner[name].shape, owner[name].dtype) for name in names]
     for index, weight in enumerate(weights):
         kernel = _read(weight, tensors[weight.hf_name], loading)
-        parts = [np.asarray(part) for part in _encode(kernel, loading.quantise)]
-        if not np.isfinite(parts[1].astype(np.float32)).all():
+        # Here, not of the scales: a maximum may pass over what is not a number.
+        if not np.isfinite(kernel).all():
             raise ValueError(
                 f"tensor {weight.hf_name} has infinite entries, or some that are not numbers: it "
                 f"cannot be held as {loading.quantise}. Repair the checkpoint"
             )
-        for value, part in zip(values, parts, strict=True):
-            value[index if is_stacked else ...] = part
+        for value, part in zip(values, _encode(kernel, loading.quantise), strict=True):
+            value[index if is_stacked else ...] = np.asarray(part)
     return list(zip(names, values, strict=True))
 
 

@@ -56,7 +56,8 @@ class QuantisedLinear(nnx.Module):
 
     def with_kernel(self, kernel: jax.Array) -> Linear:
         """Returns the layer with another kernel `(..., in, out)`, which is held in full."""
-        layer = Linear(1, 1, bias=False, stddev=0.0, rngs=nnx.Rngs(0))
+        has_bias = self.bias is not None
+        layer = Linear(1, 1, bias=has_bias, stddev=0.0, rngs=nnx.Rngs(0))
         layer.kernel = nnx.Param(kernel)
         layer.bias = self.bias
         return layer
