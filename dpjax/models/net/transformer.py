@@ -41,7 +41,7 @@ class Transformer(nnx.Module):
         if config.embedding_norm:
             self.embedding_norm = Norm(size, config)
         blocks = [Block(config, rngs=rngs) for _ in range(config.num_layers)]
-        if config.averaging_layer:
+        if config.averaging_layer and config.quantise != "none":
             # Chosen by hand: rounded, it would average with other weights.
             blocks[-1] = Block(dataclasses.replace(config, quantise="none"), rngs=rngs)
         self.layers = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
