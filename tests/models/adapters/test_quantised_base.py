@@ -56,7 +56,7 @@ def tuned(folder, *, lora=None, **loading):
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 @pytest.mark.parametrize("use_dora", [False, True])
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 def test_as_beside_the_rounded_weights(base, kind, tmp_path, scan_layers, use_dora):
     loading = {"scan_layers": scan_layers}
     plain = load_causal_lm(base, loading=Loading(quantise=kind))

@@ -1,5 +1,6 @@
 """Models with quantised layers compute what they do with the weights that the codes stand for."""
 
+import math
 import shutil
 
 import jax
@@ -24,7 +25,7 @@ from dpjax.models import (
 )
 from dpjax.models.net.quantised import quantised_layers, quantised_product
 from dpjax.models.net.weight_codes import decode, encode
-from dpjax.privatize import clipped_grad
+from dpjax.privatize import clipped_grad, split_frozen_part
 from tests.support.tiny_checkpoints import (
     LABELS,
     ragged_batch,
@@ -160,6 +161,46 @@ def test_between_forward_and_backward_pass_no_kernel_is_kept(kind):
     assert ((70, 9), "float32") in kept(lambda x: x @ decode(*pair, 70))
 
 
+def test_a_loop_over_layers_keeps_no_kernel_and_no_copy_of_codes(tmp_path, kind):
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 3}
+    folder = write_config(tmp_path / "config", "llama", **sizes)
+    loading = Loading(quantise=kind, scan_layers=True)
+    lora = LoraConfig(rank=2, target_modules=("q_proj", "down_proj"))
+    split = split_trainable(
+        abstract_model(folder, "causal_lm", lora=lora, loading=loading), Trainable.lora()
+    )
+
+    def loss(trainable, frozen, ids):
+        model = nnx.merge(split.graphdef, trainable, frozen)
+        return jnp.mean(model(ids, jnp.ones(8, bool)))
+
+    ids = jax.ShapeDtypeStruct((8,), jnp.int32)
+    program = jax.make_jaxpr(jax.grad(loss))(split.trainable, split.frozen, ids)
+    loops = [eqn for eqn in program.eqns if eqn.primitive.name == "scan"]
+    assert len(loops) == 2
+    for loop in loops:
+        codes = split.frozen["transformer"]["layers"]["mlp"]["up_proj"]["codes"]
+        assert codes.shape in [var.aval.shape for var in loop.invars]
+        made = [var.aval for var in loop.outvars]
+        assert codes.dtype not in [aval.dtype for aval in made]
+        # The smallest kernel has 128 inputs and 64 outputs; 8 tokens make nothing as large.
+        assert max(math.prod(aval.shape) for aval in made) < 3 * 128 * 64
+
+
+def test_the_frozen_part_of_a_loss_is_found_below_and_between_codes(kind):
+    codes = encode(jnp.ones((70, 70)), kind)
+
+    def loss(params, x, codes):
+        hidden = jnp.tanh(quantised_product(x, *codes, 70))
+        return jnp.sum(jnp.tanh(quantised_product(hidden, *codes, 70)) @ params)
+
+    params, x = jnp.ones(70), jax.random.normal(jax.random.key(0), (3, 70))
+    part = split_frozen_part(loss, params, x, codes)
+    assert [feature.shape for feature in part.features] == [(3, 70)]
+    finished = part.finish(params, part.compute(x, codes), None, codes)
+    np.testing.assert_allclose(finished, loss(params, x, codes), rtol=1e-5)
+
+
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_bytes_and_counts(tmp_path, kind, scan_layers):
     """Of an abstract model of real sizes: nothing is drawn."""
@@ -184,6 +225,7 @@ def test_bytes_and_counts(tmp_path, kind, scan_layers):
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
+@pytest.mark.quick_cases(2)
 def test_the_model_of_shapes_is_the_loaded_one(folders, kind, scan_layers):
     loading = Loading(quantise=kind, scan_layers=scan_layers, param_dtype="bfloat16")
     folder, _ = folders("llama")
@@ -201,6 +243,7 @@ def test_the_model_of_shapes_is_the_loaded_one(folders, kind, scan_layers):
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_an_appended_layer_is_not_rounded(folders, kind, tmp_path):
     base, _ = folders("bert")
     loading = Loading(quantise=kind)
