@@ -111,9 +111,9 @@ def fill(
         if _is_stacked(config, path):
             value = np.empty(owner[leaf].shape, jnp.dtype(loading.param_dtype))
             for row, weight in zip(value, weights, strict=True):
-                row[...] = _read(weight, tensors[weight.hf_name], loading)
+                row[...] = _read(weight, tensors[weight.hf_name], loading.param_dtype)
         else:
-            value = _read(weights[0], tensors[weights[0].hf_name], loading)
+            value = _read(weights[0], tensors[weights[0].hf_name], loading.param_dtype)
         # Waits: until a copy is done, JAX holds what it is made from, and more would pile up.
         owner[leaf] = jax.block_until_ready(_placed(value, path, loading))
         row = value = None
@@ -144,7 +144,7 @@ def _codes(
     names = ("codes", "scales")
     values = [np.empty(owner[name].shape, owner[name].dtype) for name in names]
     for index, weight in enumerate(weights):
-        kernel = _read(weight, tensors[weight.hf_name], loading)
+        kernel = _read(weight, tensors[weight.hf_name], "float32")
         # Here, not of the scales: a maximum may pass over what is not a number.
         if not np.isfinite(kernel).all():
             raise ValueError(
@@ -200,7 +200,7 @@ def _check_names(folder: Path, *, expected: Iterable[str], stored: Iterable[str]
         )
 
 
-def _read(weight: WeightName, tensor: Tensor, loading: Loading) -> np.ndarray:
-    """The tensor in our layout and in the dtype that parameters are to have."""
-    value = tensor.read().astype(jnp.dtype(loading.param_dtype), copy=False)
+def _read(weight: WeightName, tensor: Tensor, dtype: ParamDtype) -> np.ndarray:
+    """The tensor in our layout."""
+    value = tensor.read().astype(jnp.dtype(dtype), copy=False)
     return value.T if weight.transposed else value

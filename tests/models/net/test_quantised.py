@@ -45,7 +45,7 @@ def kind(request):
 
 @pytest.fixture(scope="module")
 def folders(kind, tmp_path_factory):
-    """Function from a family to a checkpoint, and to one of the weights that its codes stand for."""
+    """Function from a family to a checkpoint, and one of the weights that its codes stand for."""
     made = {}
 
     def make(family):
