@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 NORMS = ("layer", "rms", "rms_plus_one")
 NORM_PLACEMENTS = ("pre", "post", "branch", "sandwich")
 LAYER_TYPES = ("full", "sliding")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("einsum", "cudnn")
+Quantise = Literal["none", "int8", "nf4"]
 MOST_LAYERS = 1000
 _LARGEST_SIZE = 10**8
 # The largest heads that cuDNN's kernel takes, on Hopper and later.
@@ -76,8 +77,8 @@ class RopeConfig:
 class TransformerConfig:
     """A transformer in plain numbers and names: decoder or encoder, of any supported family.
 
-    The last four fields change how it is computed, and neither its weights nor its results beyond
-    rounding.
+    The last five fields change how it is computed, and neither its weights nor its results beyond
+    rounding; `quantise` rounds weights, coarsely.
 
     Attributes:
         model_type: the Hugging Face name of the family, a key of `families.FAMILIES`.
@@ -118,6 +119,8 @@ class TransformerConfig:
         attention: einsum, or cudnn, the fused kernel of an NVIDIA GPU where the shapes fit it.
         scan_layers: stack the layers' parameters and run them in a loop: compiles faster.
         rematerialise: keep only the inputs of layers for the backward pass: needs less memory.
+        quantise: how kernels of linear layers inside the layers are held, see `encode`; an appended
+            averaging layer is not quantised.
 
     Raises:
         ValueError: if a size is not positive, a name unknown, or two fields do not fit together.
@@ -183,6 +186,7 @@ class TransformerConfig:
     attention: Literal["einsum", "cudnn"] = "einsum"
     scan_layers: bool = False
     rematerialise: bool = False
+    quantise: Quantise = "none"
 
     def __post_init__(self) -> None:
         sizes = (
@@ -205,6 +209,7 @@ class TransformerConfig:
         _check_name("norm_placement", self.norm_placement, NORM_PLACEMENTS)
         _check_name("dtype", self.dtype, COMPUTE_DTYPES)
         _check_name("attention", self.attention, ATTENTIONS)
+        _check_name("quantise", self.quantise, get_args(Quantise))
         if self.attention == "cudnn":
             self._check_cudnn()
         if self.averaging_layer and self.scan_layers:

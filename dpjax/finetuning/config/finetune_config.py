@@ -313,6 +313,11 @@ class FinetuneConfig(CheckedOptions):
         check_at_least("num_trained_layers", self.num_trained_layers, 1)
         if self.trains_in_tangent_space:
             self._check_tangent()
+        if self.compute.quantise != "none" and self.tuning not in ("lora", "head"):
+            raise ValueError(
+                f"compute.quantise={self.compute.quantise} is for tuning=lora or head: tuning="
+                f"{self.tuning} trains parameters of the checkpoint, and codes cannot be trained"
+            )
         if self.compute.frozen_dtype != "float32" and self.tuning not in ("lora", "head"):
             raise ValueError(
                 f"compute.frozen_dtype={self.compute.frozen_dtype} is for tuning=lora or head: "

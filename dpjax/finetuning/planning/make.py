@@ -171,7 +171,7 @@ def _forecast_model(config: PlanConfig, prepared: Plan) -> ModelForecast:
         choices += (describe_clipping(prepared, split, memory.microbatch_size),)
     return ModelForecast(
         num_trained=count_parameters(split.trainable),
-        num_frozen=count_parameters(split.frozen),
+        num_frozen=split.num_frozen,
         memory=memory,
         limit=limit,
         backend=jax.default_backend(),

@@ -158,6 +158,8 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
         uses += statements.HOLD_OUT_USES
     if plan.config.tracking.wandb_private_metrics:
         uses += statements.SENT_METRICS_USES
+    if plan.config.compute.quantise != "none":
+        uses += statements.QUANTISED_USES
     others = [
         {"use": use, "status": status, "explanation": explanation}
         for use, status, explanation in uses
@@ -167,7 +169,12 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
 
 def _trained(plan: Plan) -> str:
     first = f", after {plan.first_step} steps of the head alone" if plan.first_step else ""
-    return f"{_tuned(plan)}{first}"
+    return f"{_tuned(plan)}{first}{_quantised(plan)}"
+
+
+def _quantised(plan: Plan) -> str:
+    quantise = plan.config.compute.quantise
+    return "" if quantise == "none" else f"; its frozen linear layers were held as {quantise}"
 
 
 def _tuned(plan: Plan) -> str:

@@ -111,6 +111,14 @@ HOLD_OUT_USES = (
         "audit.json has the coin and the score of every record. Do not publish it.",
     ),
 )
+QUANTISED_USES = (
+    (
+        "Rounding of the frozen layers",
+        "public data",
+        "Their codes are a function of the pretrained checkpoint alone. No record is read for "
+        "them, so they cost no ε.",
+    ),
+)
 TENSORBOARD_SECRET = "The folder of TensorBoard. It has the metrics of the steps."
 SENT_METRICS_USES = (
     (

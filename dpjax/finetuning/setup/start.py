@@ -306,4 +306,10 @@ def _choose_layout(
             f"lora.gauge=tangent is for one device, got {describe_mesh(mesh)}: let JAX see one, as "
             "with CUDA_VISIBLE_DEVICES=0, or leave out lora.gauge"
         )
+    if config.compute.quantise != "none":
+        raise ValueError(
+            f"compute.quantise={config.compute.quantise} is for one device, got "
+            f"{describe_mesh(mesh)}: let JAX see one, as with CUDA_VISIBLE_DEVICES=0, or leave out "
+            "compute.quantise"
+        )
     return model_layout(mesh), notices

@@ -78,8 +78,8 @@ def classify(run: str | Path, texts: Sequence[str]) -> list[str]:
     config = _config_of(directory)
     # Of no tokenizer that reads a template a padding token is asked; encoders all have one.
     tokenizer = load_tokenizer(directory.model, needs_padding=False)
-    # A fused kernel is of the machine that trained.
-    loading = dataclasses.replace(config.compute.loading(), attention="einsum")
+    # A fused kernel is of the machine that trained. What was tuned is rounded no second time.
+    loading = dataclasses.replace(config.compute.loading(), attention="einsum", quantise="none")
     if config.reads_language_head:
         task, model = _by_words(directory.model, config, tokenizer, loading)
     else:

@@ -20,6 +20,7 @@ from dpjax.models.config import TransformerConfig
 from dpjax.models.families import LANGUAGE_TASKS, Task, family_of
 from dpjax.models.net.heads import CausalLM, MaskedLM, Model, SequenceClassifier, TokenClassifier
 from dpjax.models.net.pooling import Pooling, append_mean_pooling
+from dpjax.models.net.quantised import QuantisedParam
 
 _DEFAULT = Loading()
 
@@ -98,6 +99,6 @@ def _maker(task: Task, config: TransformerConfig, num_labels: int | None) -> Cal
 
 
 def _with_param_dtype(model: Model, loading: Loading) -> Model:
-    graphdef, state = nnx.split(model)
+    graphdef, codes, others = nnx.split(model, QuantisedParam, ...)
     dtype = jnp.dtype(loading.param_dtype)
-    return nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf.astype(dtype), state))
+    return nnx.merge(graphdef, codes, jax.tree.map(lambda leaf: leaf.astype(dtype), others))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dpjax.models.adapters.layers.embedding import draw_embedding_b, rows_of
 from dpjax.models.adapters.layers.linear import column_lengths, draw_a
+from dpjax.models.net.weight_codes import kernel_in
 from dpjax.typing import PyTree
 
 
@@ -40,7 +41,7 @@ def fresh_lora(trainable: PyTree, frozen: PyTree, *, key: jax.Array) -> PyTree:
             leaf = jnp.zeros_like(leaf)
         elif name == "lora_magnitude":
             layer = _inside(frozen, modules)
-            leaf = column_lengths(layer["base"]["kernel"])
+            leaf = column_lengths(kernel_in(layer["base"]))
         elif name == "lora_embedding_a":
             leaf = jnp.zeros_like(leaf)
         elif name == "lora_embedding_b":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from dpjax.lora_config import LoraConfig
@@ -10,6 +11,7 @@ from dpjax.models.adapters.layers.embedding import LoraEmbedding, TokenRows
 from dpjax.models.adapters.layers.linear import DropoutKey, LoraLinear
 from dpjax.models.adapters.lora_checks import (
     check_biases,
+    check_saved,
     check_tables,
     ranks_and_scalings,
 )
@@ -21,8 +23,10 @@ from dpjax.models.adapters.targets import (
 )
 from dpjax.models.families import Path
 from dpjax.models.net.heads import CausalLM, Model
-from dpjax.models.net.layers import Embedding
+from dpjax.models.net.layers import Embedding, Linear
 from dpjax.models.net.module_paths import get_module, path_in_model, set_module
+from dpjax.models.net.quantised import QuantisedLinear
+from dpjax.typing import PyTree
 
 
 def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
@@ -40,7 +44,8 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
         ValueError: for a model that has adapters already, a layer that does not exist or cannot be
             adapted, a name that matches no linear layer (a classification head is trained as it is:
             no adapter) or, in modules_to_save, no module; for a name of a pattern, or biases, that
-            no adapted layer has, and ranks that differ between stacked layers.
+            no adapted layer has, ranks that differ between stacked layers, and modules_to_save
+            that are quantised.
 
     Example:
         >>> from dpjax.models import CausalLM, parse_config
@@ -55,7 +60,9 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
         raise ValueError("the model has LoRA adapters already; call merge_lora first")
     targets = select_targets(model, config)
     paths = paths_in_model(model, targets)
-    paths_in_model(model, select_saved(model, config.modules_to_save))
+    saved = select_saved(model, config.modules_to_save)
+    paths_in_model(model, saved)
+    check_saved(model, saved)
     check_biases(model, config, targets)
     check_tables(model, config, targets)
     shapes = ranks_and_scalings(model, config, targets)
@@ -85,6 +92,8 @@ def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:
 def merge_lora(model: Model) -> None:
     """Fold every adapter into its base layer, W + scaling · A B, in place.
 
+    A layer whose W was quantised then holds it in full, in the dtype of the token embedding.
+
     Example:
         >>> from dpjax.models import CausalLM, parse_config
         >>> from transformers import GPT2Config
@@ -96,12 +105,16 @@ def merge_lora(model: Model) -> None:
         False
     """
     for path, layer in _adapters(model).items():
-        set_module(model, path, layer.merged())
+        is_quantised = isinstance(layer, LoraLinear) and isinstance(layer.base, QuantisedLinear)
+        dtype = model.transformer.embed_tokens.embedding.dtype
+        set_module(model, path, _in_full(layer, dtype) if is_quantised else layer.merged())
     model.lora = None
 
 
 def merged_copy(model: Model) -> Model:
     """A model with every adapter folded into its base layer; the given one keeps its adapters.
+
+    Of a quantised model it is in the host's memory: a device need not have room for it.
 
     Example:
         >>> from dpjax.models import CausalLM, parse_config
@@ -112,7 +125,8 @@ def merged_copy(model: Model) -> Model:
         >>> has_lora(merged_copy(model)), has_lora(model)
         (False, True)
     """
-    copy = _unmerged_copy(model)
+    is_quantised = model.config.quantise != "none"
+    copy = _unmerged_copy(model, _host() if is_quantised else None)
     merge_lora(copy)
     return copy
 
@@ -199,7 +213,7 @@ def drop_inputs(model: Model, *, key: jax.Array) -> None:
         raise ValueError("the model has no adapters that could drop anything: call add_lora first")
     keys = jax.random.split(key, len(adapters))
     for layer, layer_key in zip(adapters.values(), keys, strict=True):
-        stacked = layer.base.kernel.shape[:-2]
+        stacked = layer.base.kernel_shape[:-2]
         layer_key = jax.random.split(layer_key, stacked) if stacked else layer_key
         layer.dropout_key = nnx.data(DropoutKey(jax.random.key_data(layer_key)))
 
@@ -218,11 +232,32 @@ def has_lora(model: Model) -> bool:
     return model.lora is not None
 
 
-def _unmerged_copy(model: Model) -> Model:
-    """The model with variables of its own, which hold the same arrays."""
+def _unmerged_copy(model: Model, device: jax.Device | None = None) -> Model:
+    """The model with variables of its own, which hold the same arrays, perhaps on a device."""
     graphdef, state = nnx.split(model)
+    arrays = nnx.to_pure_dict(state)
     # Merging a dict of plain arrays makes new variables.
-    return nnx.merge(graphdef, nnx.to_pure_dict(state))
+    return nnx.merge(graphdef, arrays if device is None else jax.device_put(arrays, device))
+
+
+def _host() -> jax.Device | None:
+    """The host as a device; None where JAX was told not to use it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
+
+def _in_full(layer: LoraLinear, dtype: jnp.dtype) -> Linear:
+    """The quantised base of an adapter with a kernel that includes it, one layer at a time."""
+    graphdef, state = nnx.split(layer)
+
+    def merge(arrays: PyTree) -> jax.Array:
+        kernel: jax.Array = nnx.merge(graphdef, arrays).merged().kernel[...]
+        return kernel.astype(dtype)
+
+    arrays, is_stacked = nnx.to_pure_dict(state), len(layer.base.kernel_shape) > 2
+    return layer.base.with_kernel(jax.lax.map(merge, arrays) if is_stacked else merge(arrays))
 
 
 def _adapters(model: Model) -> dict[Path, LoraLinear | LoraEmbedding | TokenRows]:

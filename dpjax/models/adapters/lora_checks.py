@@ -8,7 +8,8 @@ from dpjax.lora_config import LoraConfig, pattern_fits
 from dpjax.models.adapters.targets import all_modules, select_saved
 from dpjax.models.families import ModuleName, Path
 from dpjax.models.net.heads import MaskedLM, Model
-from dpjax.models.net.module_paths import path_in_model
+from dpjax.models.net.module_paths import get_module, path_in_model
+from dpjax.models.net.quantised import QuantisedLinear
 from dpjax.option_checks import did_you_mean
 
 
@@ -34,6 +35,18 @@ def ranks_and_scalings(
                 "these are stacked: load the model with scan_layers=False"
             )
     return shapes
+
+
+def check_saved(model: Model, saved: Sequence[ModuleName]) -> None:
+    """Refuses to train layers in full whose kernel is held as codes."""
+    for module in saved:
+        path = path_in_model(model.config, module.path)
+        if module.kind != "bias" and isinstance(get_module(model, path), QuantisedLinear):
+            raise ValueError(
+                f"modules_to_save means {module.hf_name}, whose weights are quantised "
+                f"({model.config.quantise}), and codes cannot be trained: leave it out, or load "
+                "the model with quantise=none"
+            )
 
 
 def check_tables(model: Model, config: LoraConfig, targets: Sequence[ModuleName]) -> None:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from dpjax.models.adapters.trainable import Trainable
 from dpjax.models.net.heads import Model
+from dpjax.models.net.quantised import quantised_layers
 
 
 class SplitModel(NamedTuple):
@@ -57,10 +58,18 @@ class SplitModel(NamedTuple):
         others = {name: part for name, part in self.trainable.items() if name not in parts}
         return self._replace(trainable=kept, frozen=_joined(self.frozen, others))
 
+    @property
+    def num_frozen(self) -> int:
+        """How many parameters are not trained; weights that are quantised count one by one."""
+        count = count_parameters(self.frozen)
+        for layer in quantised_layers(self.merge()).values():
+            count += math.prod(layer.kernel_shape) - layer.codes.size - layer.scales.size
+        return count
+
     def describe_share(self) -> str:
         """Says how much is trained: "x of y parameters trained (z %)"."""
         num_trained = count_parameters(self.trainable)
-        num_all = num_trained + count_parameters(self.frozen)
+        num_all = num_trained + self.num_frozen
         share = 100 * num_trained / num_all
         return f"{num_trained:,} of {num_all:,} parameters trained ({share:.3g} %)"
 

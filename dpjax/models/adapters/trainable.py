@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,7 @@ from dpjax.models.adapters.targets import head_modules, paths_in_model, select_s
 from dpjax.models.families import LANGUAGE_TASKS, Path
 from dpjax.models.net.heads import Model, task_of
 from dpjax.models.net.pooling import is_fixed
+from dpjax.models.net.quantised import QuantisedParam
 from dpjax.option_checks import did_you_mean
 
 Kind = Literal["full", "lora", "bias", "head", "last_layers", "matching"]
@@ -108,7 +109,7 @@ class Trainable:
 
         Raises:
             ValueError: if there are none, or the choice does not fit the presence of adapters, the
-                number of layers, or stacked layers.
+                number of layers, stacked layers, or quantised ones.
         """
         self._check_adapters(model)
         leaves = nnx.to_flat_state(nnx.state(model, nnx.Param))
@@ -117,6 +118,9 @@ class Trainable:
         chosen = {path for path, leaf in leaves if is_chosen(path, leaf)}
         if not chosen:
             raise ValueError(self._nothing(model, [path for path, _ in leaves]))
+        self._check_codes(
+            model, [path for path, leaf in leaves if isinstance(leaf, QuantisedParam)], chosen
+        )
         if self.kind == "matching":
             return frozenset(chosen)
         return frozenset(chosen | {path for path, _ in leaves if is_head(model, path)})
@@ -158,6 +162,16 @@ class Trainable:
                 f"tuning {self.kind!r} trains the weights themselves, but the model has LoRA "
                 "adapters: use tuning 'lora' or call merge_lora first"
             )
+
+    def _check_codes(self, model: Model, codes: Sequence[Path], chosen: Collection[Path]) -> None:
+        """Refuses to train what is held as codes, or as their scales."""
+        for path in codes:
+            if path in chosen:
+                raise ValueError(
+                    f"tuning {self.kind!r} trains {_dotted(path[:-1])}, whose weights are "
+                    f"quantised ({model.config.quantise}), and codes cannot be trained: use "
+                    "tuning 'lora' or 'head', or load the model with quantise=none"
+                )
 
     def _first_layer(self, model: Model) -> int:
         config = model.config

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -28,7 +29,9 @@ from dpjax.models.checkpoint.tokenizer import has_tokenizer, load_tokenizer
 from dpjax.models.checkpoint.write_tensors import SHARD_BYTES, write_tensors
 from dpjax.models.families import AVERAGING_LAYER, LANGUAGE_TASKS, Family, WeightName, family_of
 from dpjax.models.net.heads import CausalLM, Model, SequenceClassifier, task_of
-from dpjax.models.net.module_paths import path_in_model
+from dpjax.models.net.module_paths import get_module, path_in_model
+from dpjax.models.net.quantised import QuantisedLinear
+from dpjax.models.net.weight_codes import decode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,10 +47,11 @@ def save_model(
 ) -> None:
     """Write config.json, safetensors and the tokenizer.
 
-    transformers' from_pretrained(out) gives equal logits. Weights keep their dtype. A classifier
-    with `feature_layers` gets a model_type of its own: `load_classifier` opens it, transformers has
-    no such model and refuses it. Of a checkpoint for texts and pictures the text model alone is
-    written, as a model of its own family.
+    transformers' from_pretrained(out) gives equal logits. Weights keep their dtype; those that are
+    quantised are written as the numbers that their codes stand for, in the dtype of the token
+    embedding. A classifier with `feature_layers` gets a model_type of its own: `load_classifier`
+    opens it, transformers has no such model and refuses it. Of a checkpoint for texts and pictures
+    the text model alone is written, as a model of its own family.
 
     Args:
         model: without adapters; `merged_copy` makes such a model of one with adapters.
@@ -182,7 +186,7 @@ def _write_weights(
 
 
 def _tensor(model: Model, parameters: dict[str, Any], weight: WeightName) -> Tensor:
-    leaf = _leaf(model, parameters, weight)
+    leaf = jax.eval_shape(lambda: _leaf(model, parameters, weight))
     shape = leaf.shape[::-1] if weight.transposed else leaf.shape
     return Tensor(shape, spelled(leaf.dtype), partial(tensor_of, model, parameters, weight))
 
@@ -190,10 +194,18 @@ def _tensor(model: Model, parameters: dict[str, Any], weight: WeightName) -> Ten
 def _leaf(model: Model, parameters: dict[str, Any], weight: WeightName) -> Any:
     """The parameter in our layout, of one layer also where layers are stacked."""
     path = path_in_model(model.config, weight.path)
-    value: Any = parameters
-    for part in path:
-        value = value[part]
-    return value if path == weight.path else value[weight.path[2]]
+    owner: Any = parameters
+    for part in path[:-1]:
+        owner = owner[part]
+
+    def read(name: str | int) -> Any:
+        return owner[name] if path == weight.path else owner[name][weight.path[2]]
+
+    module = get_module(model, path[:-1])
+    if isinstance(module, QuantisedLinear) and path[-1] == "kernel":
+        dtype = parameters["transformer"]["embed_tokens"]["embedding"].dtype
+        return decode(read("codes"), read("scales"), module.inputs).astype(dtype)
+    return read(path[-1])
 
 
 def tensor_of(model: Model, parameters: dict[str, Any], weight: WeightName) -> np.ndarray:

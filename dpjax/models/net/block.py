@@ -12,6 +12,7 @@ from dpjax.models.config import TransformerConfig
 from dpjax.models.net.attention import attend
 from dpjax.models.net.experts import Experts
 from dpjax.models.net.layers import ACTIVATIONS, Linear, Norm
+from dpjax.models.net.quantised import QuantisedLinear
 from dpjax.models.net.rope import Rotation, rotate
 
 
@@ -38,8 +39,9 @@ class Surroundings(NamedTuple):
 
 def _linear(
     config: TransformerConfig, inputs: int, outputs: int, bias: bool, rngs: nnx.Rngs
-) -> Linear:
-    return Linear(inputs, outputs, bias=bias, stddev=config.initializer_range, rngs=rngs)
+) -> Linear | QuantisedLinear:
+    layer = Linear(inputs, outputs, bias=bias, stddev=config.initializer_range, rngs=rngs)
+    return layer if config.quantise == "none" else QuantisedLinear(layer, config.quantise)
 
 
 class Attention(nnx.Module):

@@ -47,8 +47,26 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(..., in)` to `(..., out)`."""
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = self.product(x)
         return y if self.bias is None else y + lifted(self.bias[...].astype(x.dtype), y.ndim)
+
+    def product(self, x: jax.Array) -> jax.Array:
+        """`x W`, `(..., in)` to `(..., out)`."""
+        return x @ self.kernel[...].astype(x.dtype)
+
+    @property
+    def kernel_shape(self) -> tuple[int, ...]:
+        """`(in, out)`, after the axis of layers where these are stacked."""
+        return tuple(self.kernel.shape)
+
+    def full_kernel(self) -> jax.Array:
+        """W, `(..., in, out)` float32."""
+        return self.kernel[...].astype(jnp.float32)
+
+    def with_kernel(self, kernel: jax.Array) -> Linear:
+        """Returns this layer, which has another kernel from here on, in the dtype of its own."""
+        self.kernel[...] = kernel.astype(self.kernel.dtype)
+        return self
 
     def addition(self, hidden: jax.Array) -> Addition | None:
         """What is added to products with the kernel where this is a language head: nothing."""

@@ -34,8 +34,13 @@ def append_mean_pooling(model: SequenceClassifier) -> SequenceClassifier:
     With μ the mean over tokens `(hidden_size,)`, the pooled text is tanh(0.1 · LayerNorm(μ)).
 
     Raises:
-        ValueError: for a model other than a BERT with unrolled layers.
+        ValueError: for a model other than a BERT with unrolled layers, or a quantised one that has
+            this layer already.
     """
+    if model.config.averaging_layer and model.config.quantise != "none":
+        raise ValueError(
+            "the checkpoint has a layer for mean pooling already: use pooling='first' or 'auto'"
+        )
     if model.config.model_type != "bert" or model.config.scan_layers:
         stacked = " with scan_layers" if model.config.scan_layers else ""
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,9 @@ class Transformer(nnx.Module):
         if config.embedding_norm:
             self.embedding_norm = Norm(size, config)
         blocks = [Block(config, rngs=rngs) for _ in range(config.num_layers)]
+        if config.averaging_layer and config.quantise != "none":
+            # Chosen by hand: rounded, it would average with other weights.
+            blocks[-1] = Block(dataclasses.replace(config, quantise="none"), rngs=rngs)
         self.layers = _stacked(blocks) if config.scan_layers else nnx.List(blocks)
         if config.final_norm:
             self.norm = Norm(size, config)

@@ -61,6 +61,8 @@ _KNOWN = frozenset(
 # These start values leave the base as it is, and those are taken away from it by load_adapter.
 _STARTS_BESIDE = ("gaussian", "orthogonal", "eva")
 STARTS_INSIDE = ("pissa", "olora")
+# How the base was held in training; peft ignores it, with a warning.
+_QUANTISE = "dpjax_quantise"
 _UNSUPPORTED = {
     "lora_bias": "biases of B",
     "layer_replication": "layers used several times",
@@ -77,6 +79,8 @@ def adapter_config(
 ) -> dict[str, Any]:
     """The contents of adapter_config.json for a model with adapters.
 
+    Where the base was quantised in training, it says so under a name of its own.
+
     Args:
         model: with adapters.
         base_model_name_or_path: the checkpoint that the adapters belong to.
@@ -84,6 +88,7 @@ def adapter_config(
         targets: the adapted modules, written under their whole names.
         saved: the modules stored in full.
     """
+    quantise = model.config.quantise
     return {
         "peft_type": "LORA",
         "task_type": _TASK_TYPES[task_of(model)],
@@ -102,6 +107,7 @@ def adapter_config(
         "lora_dropout": model.lora.dropout,
         "fan_in_fan_out": family_of(model.config.model_type).conv1d,
         "inference_mode": True,
+        **({} if quantise == "none" else {_QUANTISE: quantise}),
     }
 
 
@@ -170,7 +176,7 @@ def read_without_model(folder: Path) -> dict[str, Any]:
             f"{path}: peft_type is {contents.get('peft_type')!r}; only 'LORA' is supported"
         )
     for name, value in contents.items():
-        if name not in _KNOWN and value not in (None, False, {}, []):
+        if name not in (*_KNOWN, _QUANTISE) and value not in (None, False, {}, []):
             what = f": {_UNSUPPORTED[name]}" if name in _UNSUPPORTED else ""
             raise ValueError(f"{path}: {name} = {value!r} is not supported{what}")
     _check_values(path, contents)

@@ -106,6 +106,7 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
     )
     start = str(contents.get("init_lora_weights")).lower()
     if start in STARTS_INSIDE:
+        _check_not_quantised(folder / ADAPTER_CONFIG, model, start)
         config, tensors = without_start_values(path, model, config, start, adapted, tensors)
     weights = [weight for module in adapted for weight in lora_weights(module, config.use_dora)]
     weights += [weight for module in whole for weight in module.weights()] + biases + rows
@@ -116,6 +117,14 @@ def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) ->
     for place, value in values.items():
         variable = getattr(get_module(model, place[:-1]), place[-1])
         variable[...] = jax.device_put(value, variable[...].sharding)
+
+
+def _check_not_quantised(path: Path, model: Model, start: str) -> None:
+    if model.config.quantise != "none":
+        raise ValueError(
+            f"{path}: init_lora_weights = {start!r} started the adapter at a part of the weights, "
+            f"which are quantised here ({model.config.quantise}): load the base with quantise=none"
+        )
 
 
 def _modules_of(
@@ -294,7 +303,7 @@ def _shape(model: Model, config: LoraConfig, weight: WeightName) -> tuple[int, .
         rank = config.rank_of(weight.hf_name.rpartition(".lora_")[0])
         return (rows, rank) if place[-1] == "lora_embedding_a" else (rank, size)
     if place[-1] in ("lora_a", "lora_b", "lora_magnitude"):
-        inputs, outputs = module.kernel.shape[-2:]
+        inputs, outputs = module.kernel_shape[-2:]
         rank = config.rank_of(weight.hf_name.rpartition(".lora_")[0])
         return {
             "lora_a": (inputs, rank),

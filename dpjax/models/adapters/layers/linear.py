@@ -9,6 +9,7 @@ from flax import nnx
 from dpjax.lora_config import Gauge
 from dpjax.models.adapters.tangent.product import tangent_product
 from dpjax.models.net.layers import Addition, Linear, lifted
+from dpjax.models.net.quantised import QuantisedLinear
 
 
 class LoraParam(nnx.Param):
@@ -62,7 +63,7 @@ class LoraLinear(nnx.Module):
 
     def __init__(
         self,
-        base: Linear,
+        base: Linear | QuantisedLinear,
         *,
         rank: int,
         scaling: float,
@@ -72,7 +73,7 @@ class LoraLinear(nnx.Module):
         use_dora: bool = False,
         gauge: Gauge = "factors",
     ):
-        *layers, inputs, outputs = base.kernel.shape
+        *layers, inputs, outputs = base.kernel_shape
         if gauge == "tangent" and rank > min(inputs, outputs):
             raise ValueError(
                 f"lora.rank must be at most {min(inputs, outputs)} with lora.gauge=tangent, got "
@@ -87,7 +88,7 @@ class LoraLinear(nnx.Module):
         a = draw_a(key, (*layers, inputs, rank))
         self.lora_a = FrozenLoraParam(a) if freeze_a else LoraParam(a)
         self.lora_b = LoraParam(jnp.zeros((*layers, rank, outputs), jnp.float32))
-        self.lora_magnitude = LoraParam(column_lengths(base.kernel[...])) if use_dora else None
+        self.lora_magnitude = LoraParam(column_lengths(base.full_kernel())) if use_dora else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(..., in)` to `(..., out)`."""
@@ -100,9 +101,8 @@ class LoraLinear(nnx.Module):
         added = self.scaling * product
         if self.lora_magnitude is None:
             return self.base(x) + added
-        kernel = self.base.kernel[...].astype(x.dtype)
-        plain = x @ kernel
-        read = plain if self.dropout_key is None else dropped @ kernel
+        plain = self.base.product(x)
+        read = plain if self.dropout_key is None else self.base.product(dropped)
         # In float32: near 1, the difference would be lost in bfloat16.
         factor = lifted(self._factor(), x.ndim)
         y = plain + (factor - 1.0).astype(x.dtype) * read + factor.astype(x.dtype) * added
@@ -116,7 +116,7 @@ class LoraLinear(nnx.Module):
     def _direction(self) -> jax.Array:
         """V, `(..., in, out)` float32."""
         delta = jnp.matmul(self.lora_a[...], self.lora_b[...], precision="highest")
-        return self.base.kernel[...].astype(jnp.float32) + self.scaling * delta
+        return self.base.full_kernel() + self.scaling * delta
 
     def _dropped(self, x: jax.Array) -> jax.Array:
         if self.dropout_key is None:
@@ -127,7 +127,7 @@ class LoraLinear(nnx.Module):
 
     @property
     def kernel(self) -> nnx.Param:
-        """The kernel of the base."""
+        """The kernel of a base that holds it in full, as a language head does."""
         return self.base.kernel
 
     def addition(self, hidden: jax.Array) -> Addition:
@@ -136,12 +136,11 @@ class LoraLinear(nnx.Module):
         return self.scaling * (self._dropped(hidden) @ a), self.lora_b[...].T
 
     def merged(self) -> Linear:
-        """The base layer, its kernel now including the adapter."""
+        """The base layer, its kernel now including the adapter; float32 if it was quantised."""
         kernel = self._direction()
         if self.lora_magnitude is not None:
             kernel = kernel * self._factor()[..., None, :]
-        self.base.kernel[...] = kernel.astype(self.base.kernel.dtype)
-        return self.base
+        return self.base.with_kernel(kernel)
 
 
 def column_lengths(kernel: jax.Array) -> jax.Array:
