@@ -87,6 +87,7 @@ MODELS = {
 }
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("model", MODELS.values(), ids=list(MODELS))
 def test_the_gradient_of_a_pair_is_clipped_as_one(model):
     split = adapted(**model)
@@ -96,7 +97,8 @@ def test_the_gradient_of_a_pair_is_clipped_as_one(model):
     expected = jax.tree.map(lambda *rows: np.tensordot(factors, np.stack(rows), 1), *gradients)
     loss = dataclasses.replace(TASK, vocab_chunk=16).loss_fn(split.graphdef)
     batch = jax.tree.map(jnp.asarray, TASK.batch(PAIRS))
-    for strategy in ("materialize", "one_backward", "two_backwards", "auto"):
+    # Auto takes one of these.
+    for strategy in ("materialize", "one_backward", "two_backwards"):
         clipped = clipped_grad(
             lambda params, example: loss(params, example, split.frozen),
             clip_norm=clip_norm,
