@@ -9,7 +9,6 @@ import pytest
 import dpjax
 from dpjax.finetuning.config import Compute, FinetuneConfig
 from dpjax.finetuning.setup.start import _choose_layout
-from dpjax.finetuning.tasks import classify_texts
 from dpjax.models import Loading, load_adapter, load_classifier
 from dpjax.training import choose_mesh
 from tests.support.runs import check
@@ -45,19 +44,6 @@ def test_a_run_reports_its_base_and_writes_a_model_of_rounded_weights(quantised)
     base = load_classifier(quantised["model"], **options, loading=Loading(quantise="nf4"))
     load_adapter(base, result.output_dir / "adapter")
     np.testing.assert_allclose(merged(ids, mask), base(ids, mask), atol=1e-4)
-
-
-@pytest.mark.slow
-def test_what_was_tuned_is_rounded_no_second_time(quantised, decoder, monkeypatch):
-    changes = {"model": decoder, "head": {"template": "{text}"}, "lora": {"rank": 2}}
-    result = dpjax.finetune(**quantised | changes)
-    seen = []
-    load = classify_texts._by_classifier
-    monkeypatch.setattr(
-        classify_texts, "_by_classifier", lambda *args: seen.append(args[-1]) or load(*args)
-    )
-    assert len(dpjax.finetuning.classify(result.output_dir, ["a", "b"])) == 2
-    assert [loading.quantise for loading in seen] == ["none"]
 
 
 @pytest.mark.slow

@@ -77,9 +77,13 @@ def quantised_product(x: jax.Array, codes: jax.Array, scales: jax.Array, inputs:
         `(..., out)` in the dtype of x.
 
     Example:
-        >>> kernel = jnp.array([[1.0, -1.0], [0.0, 0.5]])
-        >>> quantised_product(jnp.array([1.0, 2.0]), *encode(kernel, "int8"), 2).round(2).tolist()
-        [1.0, 0.01]
+        >>> import jax.numpy as jnp
+        >>> from dpjax.models.net.quantised import quantised_product
+        >>> from dpjax.models.net.weight_codes import encode
+        >>> codes, scales = encode(jnp.array([[1.0, -1.0], [0.0, 0.5]]), "int8")
+        >>> x = jnp.array([1.0, 2.0])
+        >>> bool(abs(quantised_product(x, codes, scales, 2) - jnp.array([1.0, 0.0])).max() < 0.02)
+        True
     """
     return x @ decode(codes, scales, inputs).astype(x.dtype)
 

@@ -90,8 +90,8 @@ def decode(codes: jax.Array, scales: jax.Array, inputs: int) -> jax.Array:
 
     Example:
         >>> kernel = jnp.array([[0.5, -1.0], [0.25, 0.0]])
-        >>> decode(*encode(kernel, "nf4"), 2).round(3).tolist()
-        [[0.5, -1.0], [0.22, 0.0]]
+        >>> bool(abs(decode(*encode(kernel, "nf4"), 2) - kernel).max() < 0.04)
+        True
     """
     if codes.dtype == jnp.int8:
         return codes.astype(jnp.float32) * scales
