@@ -206,7 +206,11 @@ class Sgd:
             {"privacy": {"sampling": "fixed-size", "neighboring": "replace_one"}},
             "it has privacy.sampling=fixed-size, and only poisson is compared",
         ),
-        ("sst2-smollm2-words", {}, None),
+        (
+            "sst2-smollm2-words",
+            {},
+            "it has head.label_words=('0=negative', '1=positive'), and only () is compared",
+        ),
         ("sst2-head", {"measure": len}, "it is not measured by accuracy alone"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from dpjax.models import load_adapter, merge_adapters
 from tests.support.peft_models import (
-    AUTO,
+    TASK_TYPES,
     assert_equal,
     load,
     logits_of,
@@ -59,7 +59,7 @@ def test_logits_are_those_of_peft(family, options, combination, tmp_path):
     base.config._name_or_path = str(tmp_path / "base")
     adapted = None
     for name, choice in zip(NAMES, options, strict=True):
-        config = peft.LoraConfig(task_type=AUTO["causal_lm"][1], **choice)
+        config = peft.LoraConfig(task_type=TASK_TYPES["causal_lm"], **choice)
         if adapted is None:
             adapted = peft.get_peft_model(base, config, adapter_name=name)
         else:
