@@ -174,7 +174,7 @@ def test_the_command_says_what_the_pairs_came_to(comparing, capsys):
             words += [f"--{group}.{name.replace('_', '-')}", str(value)]
     assert main(words) == 0
     said = capsys.readouterr().out
-    assert "Accuracy on held-out pairs" in said and "mean reward margin" in said
+    assert "Accuracy on held-out pairs" in said and "Mean reward margin" in said
 
 
 BAD = {
