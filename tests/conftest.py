@@ -21,12 +21,13 @@ def pytest_addoption(parser):
     parser.addoption(
         "--compiled", metavar="FOLDER", help="of compiled functions, for several test runs"
     )
-    parser.addoption(
-        "--slow-part",
-        metavar="I/N",
-        type=_part,
-        help="leaves out all slow tests but part I of N, of which 0 is the first",
-    )
+    for name, what in (("--part", "tests"), ("--slow-part", "slow tests")):
+        parser.addoption(
+            name,
+            metavar="I/N",
+            type=_part,
+            help=f"leaves out all {what} but part I of N, of which 0 is the first",
+        )
 
 
 def _part(text):
@@ -65,16 +66,17 @@ def pytest_collection_modifyitems(config, items):
     for (*_, num_quick), group in cases.items():
         for item in sorted(group, key=lambda item: zlib.crc32(item.name.encode()))[num_quick:]:
             item.add_marker(pytest.mark.slow)
+    if config.getoption("part") is not None:
+        _leave_out(config, items, [item for item in items if not _is_in(item, "part")])
     if config.getoption("slow_part") is not None:
-        index, count = config.getoption("slow_part")
-        # Cases of a test stay together: they share what is compiled.
-        others = [
-            item
-            for item in items
-            if item.get_closest_marker("slow") is not None
-            and zlib.crc32(f"{item.path.name}::{item.originalname}".encode()) % count != index
-        ]
-        _leave_out(config, items, others)
+        slow = [item for item in items if item.get_closest_marker("slow") is not None]
+        _leave_out(config, items, [item for item in slow if not _is_in(item, "slow_part")])
+
+
+def _is_in(item, part):
+    """Whether a test is in a part. Its cases stay together: they share what is compiled."""
+    index, count = item.config.getoption(part)
+    return zlib.crc32(f"{item.path.name}::{item.originalname}".encode()) % count == index
 
 
 def _leave_out(config, items, others):
