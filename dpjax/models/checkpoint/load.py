@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpjax.models.checkpoint.config_json import parse_config, read_config
+from dpjax.models.checkpoint.config_json import parse_config
 from dpjax.models.checkpoint.files import read_config_json
 from dpjax.models.checkpoint.fill import Loading, fill
 from dpjax.models.checkpoint.generation_config import read_generation_config
@@ -46,16 +46,9 @@ def load_causal_lm(folder: str | Path, *, loading: Loading = _DEFAULT) -> Causal
         1
     """
     folder = Path(folder)
-    raw = read_config_json(folder)
-    config = loading.apply_to(parse_config(raw))
-    family = family_of(raw["model_type"])
-    family.head("causal_lm")
     # What is saved with the tuned model is checked before it is tuned.
     read_generation_config(folder)
-    tensors = _by_table_name(folder, family, "causal_lm", open_tensors(folder))
-    if config.tied_head:
-        tensors, is_tied = _tied(family, config, "causal_lm", tensors)
-        config = dataclasses.replace(config, tied_head=is_tied)
+    family, config, tensors = _open_language_model(folder, "causal_lm", loading)
     make = partial(CausalLM, config)
     return fill(make, folder, family, "causal_lm", config, config, tensors, loading)
 
@@ -79,14 +72,7 @@ def load_masked_lm(folder: str | Path, *, loading: Loading = _DEFAULT) -> Masked
         1
     """
     folder = Path(folder)
-    raw = read_config_json(folder)
-    config = loading.apply_to(parse_config(raw))
-    family = family_of(raw["model_type"])
-    family.head("masked_lm")
-    tensors = _by_table_name(folder, family, "masked_lm", open_tensors(folder))
-    if config.tied_head:
-        tensors, is_tied = _tied(family, config, "masked_lm", tensors)
-        config = dataclasses.replace(config, tied_head=is_tied)
+    family, config, tensors = _open_language_model(folder, "masked_lm", loading)
     tensors = _with_one_bias(family, tensors)
     names = {w.hf_name for m in family.head_modules(config, "masked_lm") for w in m.weights()}
     missing = sorted(names - tensors.keys())
@@ -119,18 +105,12 @@ def load_word_rows(folder: str | Path, tokens: Sequence[int]) -> np.ndarray:
         (2, 8)
     """
     folder = Path(folder)
-    config = read_config(folder)
-    family = family_of(read_config_json(folder)["model_type"])
+    family, config, tensors = _open_language_model(folder, "causal_lm", _DEFAULT)
     *_, (_, head, _) = family.head("causal_lm").layers
-    tensors = _by_table_name(folder, family, "causal_lm", open_tensors(folder))
-    names = [f"{head}.weight"]
-    if config.tied_head:
-        # A head that differs from the embedding is used, as by `load_causal_lm`.
-        names.append(_embedding_name(family, config, "causal_lm"))
-    held = [tensors[name] for name in names if name in tensors]
-    if not held:
-        raise ValueError(f"{folder} lacks {names[0]}: it has no language head that says words")
-    return held[0].read()[np.asarray(tokens)].astype(np.float32)
+    name = _embedding_name(family, config, "causal_lm") if config.tied_head else f"{head}.weight"
+    if name not in tensors:
+        raise ValueError(f"{folder} lacks {name}: it has no language head that says words")
+    return tensors[name].read()[np.asarray(tokens)].astype(np.float32)
 
 
 def load_classifier(
@@ -210,6 +190,21 @@ def load_token_classifier(
     return _load_labelled(
         TokenClassifier, "token_classification", folder, label_names, key, None, loading
     )
+
+
+def _open_language_model(
+    folder: Path, task: Task, loading: Loading
+) -> tuple[Family, TransformerConfig, Tensors]:
+    """The family, the configuration and the tensors of a checkpoint with a language head."""
+    raw = read_config_json(folder)
+    config = loading.apply_to(parse_config(raw))
+    family = family_of(raw["model_type"])
+    family.head(task)
+    tensors = _by_table_name(folder, family, task, open_tensors(folder))
+    if config.tied_head:
+        tensors, is_tied = _tied(family, config, task, tensors)
+        config = dataclasses.replace(config, tied_head=is_tied)
+    return family, config, tensors
 
 
 def _load_labelled(
