@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.registry import BENCHMARKS, describe
 from benchmarks.support.presets import choose_preset
-from dpjax.option_checks import CheckedOptions, check_all, checks_deferred, did_you_mean
+from dpjax.basics.option_checks import CheckedOptions, check_all, checks_deferred, did_you_mean
 
 _USAGE = "python -m benchmarks NAME [options]; NAME --help shows the options of one."
 

@@ -33,8 +33,8 @@ from benchmarks.support.models import CONFIGS, Tuning, flops_per_token
 from benchmarks.support.presets import Preset
 from benchmarks.support.timing import median_ratio, spread_of, time_in_turns
 from benchmarks.support.training import ORDINARY, Case, Trainings
+from dpjax.basics.option_checks import check_choice
 from dpjax.models import Loading
-from dpjax.option_checks import check_choice
 from dpjax.training import StepDone
 
 _FORM = "MODEL:full|lora:LENGTH:MICROBATCH"

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import tyro
 
-from dpjax.option_checks import check_at_least, check_choice
+from dpjax.basics.option_checks import check_at_least, check_choice
 
 _STRATEGIES = ("auto", "materialize", "one_backward", "two_backwards")
 

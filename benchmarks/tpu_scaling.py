@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import tpu_aot
-from dpjax.option_checks import check_at_least
+from dpjax.basics.option_checks import check_at_least
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from benchmarks.recipes import RECIPES, Recipe
 from benchmarks.recipes.peers import LIBRARIES, NotComparable, is_installed
 from benchmarks.recipes.runs import Case, RecipeData, run_once
 from benchmarks.results_file import write_results
-from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
+from dpjax.basics.option_checks import CheckedOptions, check_at_least, check_choice
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ import typing
 from pathlib import Path
 from typing import Any, Literal
 
+from dpjax.basics.option_checks import checks_deferred
 from dpjax.finetuning import FinetuneConfig, make_task
-from dpjax.option_checks import checks_deferred
 from dpjax.synthesis import SynthesisConfig
 
 PAGE = Path(__file__).parent / "guide" / "options.md"

@@ -8,6 +8,7 @@ package `dpjax_accounting`.
 """
 
 # First: it takes care of Ctrl-C while the rest is loaded.
+from dpjax.basics.lora_config import LoraConfig as LoraConfig
 from dpjax.cli import startup as startup
 from dpjax.data import DataSource as DataSource
 from dpjax.finetuning import Audit as Audit
@@ -23,7 +24,6 @@ from dpjax.finetuning import RunStopped as RunStopped
 from dpjax.finetuning import Training as Training
 from dpjax.finetuning import finetune as finetune
 from dpjax.finetuning import plan as plan
-from dpjax.lora_config import LoraConfig as LoraConfig
 from dpjax.privatize import AdaptiveClipping as AdaptiveClipping
 from dpjax.privatize import AdaptivePrivateGradient as AdaptivePrivateGradient
 from dpjax.privatize import AutomaticClipping as AutomaticClipping

@@ -8,8 +8,8 @@ from typing import Protocol
 from benchmarks.aot.steps import Steps, make_steps
 from benchmarks.aot.topologies import check_fits, make_mesh, parse_topology
 from benchmarks.support.models import CONFIGS, Tuning, abstract_split
+from dpjax.basics.option_checks import check_choice
 from dpjax.models import Loading, choose_vocab_chunk
-from dpjax.option_checks import check_choice
 from dpjax.privatize import device_memory
 from dpjax.training import parse_mesh
 

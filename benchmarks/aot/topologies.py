@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

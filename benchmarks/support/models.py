@@ -11,8 +11,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from dpjax.basics.option_checks import check_choice
 from dpjax.models import Loading, LoraConfig, SplitModel, Trainable, abstract_model, split_trainable
-from dpjax.option_checks import check_choice
 
 Tuning = Literal["full", "lora"]
 

@@ -7,7 +7,7 @@ from typing import Literal, cast, get_args
 
 import jax
 
-from dpjax.option_checks import check_choice
+from dpjax.basics.option_checks import check_choice
 
 Preset = Literal["tiny", "cpu", "h200", "v5e-4", "v5p-8", "v6e-8", "pod"]
 # How JAX calls the chips.

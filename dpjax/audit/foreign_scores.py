@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dpjax.audit.reports.audit_report import CanaryScores
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
 
 _COLUMNS = ("id", "score")
 

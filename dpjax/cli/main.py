@@ -9,19 +9,19 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from dpjax.basics.option_checks import CheckedOptions, check_all, checks_deferred
 from dpjax.cli import startup
-from dpjax.cli.accountant import CalibrateCommand, EpsilonCommand
-from dpjax.cli.audit import AuditCommand
 from dpjax.cli.command import Command, Refusal
-from dpjax.cli.demo import DemoCommand
-from dpjax.cli.finetune import FinetuneCommand
-from dpjax.cli.model_folders import ConvertGgufCommand, MergeAdaptersCommand
+from dpjax.cli.commands.accountant import CalibrateCommand, EpsilonCommand
+from dpjax.cli.commands.audit import AuditCommand
+from dpjax.cli.commands.demo import DemoCommand
+from dpjax.cli.commands.finetune import FinetuneCommand
+from dpjax.cli.commands.model_folders import ConvertGgufCommand, MergeAdaptersCommand
+from dpjax.cli.commands.plan import PlanCommand
+from dpjax.cli.commands.report_and_ledger import LedgerCommand, ReportCommand
+from dpjax.cli.commands.synthesize import SynthesizeCommand
 from dpjax.cli.numbers import NUMBERS
-from dpjax.cli.plan import PlanCommand
-from dpjax.cli.report_and_ledger import LedgerCommand, ReportCommand
-from dpjax.cli.synthesize import SynthesizeCommand
 from dpjax.finetuning import FinetuneConfig, Interrupts, RunStopped
-from dpjax.option_checks import CheckedOptions, check_all, checks_deferred
 
 _FAILED = 1
 _USAGE_ERROR = 2

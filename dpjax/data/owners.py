@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import RunKey
-from dpjax.typing import PyTree
 
 # Seeds the public choice of rows that stay, beside numbers of rows.
 _KEEP = 0x6B656570

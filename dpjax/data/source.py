@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
+from dpjax.basics.option_checks import CheckedOptions, did_you_mean
 from dpjax.data.unicode import has_half_surrogate
-from dpjax.option_checks import CheckedOptions, did_you_mean
 
 RecordFormat = Literal[
     "auto", "text", "prompt_completion", "messages", "conversations", "instruction_output"

@@ -1,6 +1,6 @@
 """Flax NNX language models with LoRA, read from and written to Hugging Face checkpoint folders."""
 
-from dpjax.lora_config import LoraConfig as LoraConfig
+from dpjax.basics.lora_config import LoraConfig as LoraConfig
 from dpjax.models.adapters.abstract import abstract_model as abstract_model
 from dpjax.models.adapters.files.check import check_adapter as check_adapter
 from dpjax.models.adapters.files.load import load_adapter as load_adapter

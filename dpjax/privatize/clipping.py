@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import LossFn, PyTree
 from dpjax.privatize import microbatch
 from dpjax.privatize.devices.effects import trace_gradient
 from dpjax.privatize.devices.explicit_axes import explicit_mesh, with_automatic_axes
@@ -21,7 +22,6 @@ from dpjax.privatize.rules.clipping_rules import (
 )
 from dpjax.privatize.strategies import strategy_named
 from dpjax.privatize.untrained_leaves import is_fixed, merged, split, with_zeros
-from dpjax.typing import LossFn, PyTree
 
 _SENSITIVITY_IN_CLIP_NORMS = {"add_or_remove_one": 1.0, "zero_out": 1.0, "replace_one": 2.0}
 

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.effects import trace_gradient
 from dpjax.privatize.devices.room import Room
 from dpjax.privatize.devices.varying import example_types
 from dpjax.privatize.float32.scaling import dense_norm
 from dpjax.privatize.rules.clipping_rules import ClippingRule, leaf_groups, scale
-from dpjax.typing import PyTree
 
 
 def materialize(

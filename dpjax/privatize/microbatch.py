@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.varying import axes_of, vary
-from dpjax.typing import PyTree
 
 
 def run(

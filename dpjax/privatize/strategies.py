@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.privatize.materialize import materialize
 from dpjax.privatize.structured.clipped_sums import auto, one_backward, two_backwards
 

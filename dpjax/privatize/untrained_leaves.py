@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 
 def is_fixed(leaf: Any) -> bool:

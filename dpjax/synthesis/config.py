@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any, Literal, get_args
 
-from dpjax.option_checks import (
+from dpjax.basics.option_checks import (
     CheckedOptions,
     check_at_least,
     check_choice,

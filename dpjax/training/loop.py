@@ -11,11 +11,11 @@ from typing import Any
 import jax
 from dpjax_accounting import EpsilonBySteps
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import StepTotal
 from dpjax.training.steps import TrainingSteps, are_finite
 from dpjax.training.watches.divergence import DivergenceWatch
 from dpjax.training.watches.gradients import GradientWatch
-from dpjax.typing import PyTree
 
 # step -> microbatches of its batch, with which of the records count.
 MicrobatchesOfStep = Callable[[int], Iterable[tuple[PyTree, Any]]]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from dpjax_accounting import Mechanism
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import (
     ClippingRule,
     NoiseStrategy,
@@ -22,7 +23,6 @@ from dpjax.privatize import (
     private_gradient,
 )
 from dpjax.training.devices.layout import Layout
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     import optax

@@ -32,7 +32,7 @@ def with_examples(*packages):
 # They load a checkpoint, or train.
 _SLOW = ("dpjax.finetuning.finetune", "dpjax.finetuning.run", "dpjax.finetuning.setup.start")
 _MODULES = [
-    "dpjax.lora_config",
+    "dpjax.basics.lora_config",
     *with_examples(
         audit, data, dpjax_accounting, finetuning, models, privatize, synthesis, training
     ),

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from dpjax.audit.canaries.sealing import commitment
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.privatize import RunKey
 
 Purpose = Literal["canary", "hold-out"]

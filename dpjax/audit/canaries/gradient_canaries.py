@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 
 def unused_coordinates(gradient: PyTree, num_canaries: int) -> np.ndarray:

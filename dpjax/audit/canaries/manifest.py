@@ -9,7 +9,7 @@ from typing import Any
 
 from dpjax.audit.canaries.coins import FAIR, check_ids
 from dpjax.audit.canaries.sealing import sha256_of
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
 
 SCHEMA_VERSION = 1
 COINS_FILE = "private/coins.json"

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from dpjax.audit.membership.intervals import auc_interval, checked_share, tpr_interval
 from dpjax.audit.membership.roc import RocCurve, auc, checked_scores, roc_curve
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
 
 _EXCHANGEABLE = (
     "The numbers measure membership only if members and non-members differ in nothing else: both"

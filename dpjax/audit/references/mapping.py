@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 Mapping = Literal["auto", "vmap", "map"]
 

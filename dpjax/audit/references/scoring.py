@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dpjax.audit.references.mapping import Mapping, choose_mapping, map_shadows
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 
 def score_shadows(

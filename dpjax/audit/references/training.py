@@ -17,9 +17,9 @@ from dpjax.audit.references.batches import ShadowBatches, draw_batches
 from dpjax.audit.references.design import shadow_key
 from dpjax.audit.references.mapping import Mapping, choose_mapping, map_shadows
 from dpjax.audit.references.sides import checked_membership
+from dpjax.basics.typing import PyTree
 from dpjax.models import SplitModel, fresh_lora
 from dpjax.privatize import RunKey, clipped_grad, noisy_mean
-from dpjax.typing import PyTree
 
 # (trainable, record, frozen) -> scalar in nats; the record has no axis of records.
 ShadowLoss = Callable[[PyTree, Any, PyTree], jax.Array]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from dpjax.typing import LossFn, PyTree
+from dpjax.basics.typing import LossFn, PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -21,7 +21,7 @@ from dpjax.audit.scores.reference_free import (
     neighbourhood_score,
     zlib_score,
 )
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
 
 
 class Score(NamedTuple):

@@ -6,8 +6,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.data.source import DataSource
-from dpjax.option_checks import did_you_mean
 
 Layout = tuple[str, ...]
 """Fields that make up a record, such as ("text", "label"). The column of a field is named by the

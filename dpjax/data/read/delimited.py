@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.data.read.columns import RawColumns, Wanted, check_names
 from dpjax.data.read.text_lines import kind_of, open_lines
-from dpjax.option_checks import did_you_mean
 
 # The largest value that fits a C long everywhere; csv refuses fields over 128 KiB by default.
 CSV_FIELD_LIMIT = 2**31 - 1

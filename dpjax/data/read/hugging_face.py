@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.data.read.columns import RawColumns, Wanted, check_names
-from dpjax.option_checks import did_you_mean
 
 if TYPE_CHECKING:
     import datasets

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.data.read.columns import RawColumns, Wanted, column_of, described
 from dpjax.data.read.text_lines import kind_of, open_lines
 from dpjax.data.source import DataSource
-from dpjax.option_checks import did_you_mean
 
 TAGGED = ("words", "tags")
 

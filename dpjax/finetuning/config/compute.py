@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Literal
 
-from dpjax.option_checks import CheckedOptions, check_at_least, check_choice, did_you_mean
+from dpjax.basics.option_checks import CheckedOptions, check_at_least, check_choice, did_you_mean
 from dpjax.training import parse_mesh
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from dpjax.option_checks import CheckedOptions
+from dpjax.basics.option_checks import CheckedOptions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,8 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
+from dpjax.basics.lora_config import LoraConfig
+from dpjax.basics.option_checks import CheckedOptions, check_at_least, check_choice
 from dpjax.data import DataSource
 from dpjax.finetuning.config.audit import Audit
 from dpjax.finetuning.config.compute import Compute, Generation
@@ -18,8 +20,6 @@ from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.sampling import check_audit, check_relation
 from dpjax.finetuning.config.tracking import Tracking
 from dpjax.finetuning.config.training import Preference, Training
-from dpjax.lora_config import LoraConfig
-from dpjax.option_checks import CheckedOptions, check_at_least, check_choice
 
 TaskName = Literal["sequence_classification", "token_classification", "causal_lm", "preference"]
 Tuning = Literal["lora", "full", "bias", "head", "last_layers"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from dpjax.basics.option_checks import CheckedOptions
 from dpjax.data import check_template
-from dpjax.option_checks import CheckedOptions
 
 
 @dataclasses.dataclass(frozen=True)

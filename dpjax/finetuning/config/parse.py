@@ -9,8 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.data import DataSource
-from dpjax.option_checks import did_you_mean
 
 
 def build_options(cls: type, options: Mapping[str, Any], prefix: str = "") -> Any:

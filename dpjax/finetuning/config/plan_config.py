@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from dpjax.basics.option_checks import check_at_least
 from dpjax.data import DataSource
 from dpjax.finetuning.config.finetune_config import FinetuneConfig
-from dpjax.option_checks import check_at_least
 
 _NOT_GIVEN = DataSource("(none)")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
+from dpjax.basics.option_checks import CheckedOptions, check_choice, check_positive
 from dpjax.finetuning.config.sampling import (
     Neighboring,
     NoiseName,
     SamplingName,
     check_bands,
 )
-from dpjax.option_checks import CheckedOptions, check_choice, check_positive
 
 OwnerSampling = Literal["owners", "records"]
 _MOST_RECORDS_PER_OWNER = 1000

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 from typing import TYPE_CHECKING
 
-from dpjax.option_checks import CheckedOptions
+from dpjax.basics.option_checks import CheckedOptions
 
 if TYPE_CHECKING:
     from dpjax.training import Callback

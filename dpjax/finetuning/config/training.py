@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
-from dpjax.option_checks import (
+from dpjax.basics.option_checks import (
     CheckedOptions,
     check_at_least,
     check_choice,

@@ -7,10 +7,10 @@ from collections.abc import Collection
 import jax
 import optax
 
+from dpjax.basics.typing import PyTree
 from dpjax.finetuning.config import Training
 from dpjax.models import tangent_lora
 from dpjax.training import scale_by_adam_bc
-from dpjax.typing import PyTree
 
 
 def make_optimizer(

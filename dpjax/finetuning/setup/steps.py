@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.setup.model.clipping_rule import clipping_rule
 from dpjax.finetuning.setup.model.features import abstract_records, loss_of_features
@@ -25,7 +26,6 @@ from dpjax.training import (
     TrainingSteps,
     keep_average,
 )
-from dpjax.typing import PyTree
 
 
 def make_run_optimizer(plan: Plan) -> Any:

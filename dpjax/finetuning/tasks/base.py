@@ -13,11 +13,11 @@ import jax
 import numpy as np
 from flax import nnx
 
+from dpjax.basics.typing import PyTree
 from dpjax.data import EncodedPrompts, EncodedRecords, Prompt, RecordColumns
 from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
 from dpjax.models import Loading, Model, TransformerConfig, drop_inputs
 from dpjax.models import Task as ModelTask
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

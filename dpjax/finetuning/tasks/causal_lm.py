@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from dpjax.audit import find_unused_tokens
+from dpjax.basics.typing import PyTree
 from dpjax.data import (
     LanguageDataset,
     LanguageRecords,
@@ -30,7 +31,6 @@ from dpjax.finetuning.tasks.base import (
 )
 from dpjax.finetuning.tasks.language import EVALUATED_CHUNK, LanguageTask
 from dpjax.models import causal_lm_loss, token_losses
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

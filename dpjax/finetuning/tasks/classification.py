@@ -14,6 +14,8 @@ import numpy as np
 import optax
 from flax import nnx
 
+from dpjax.basics.option_checks import did_you_mean
+from dpjax.basics.typing import PyTree
 from dpjax.data import Records, TextDataset, encode_labelled, label_names, read_records
 from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, Loss, Measure, Task, merge_for_record
@@ -30,8 +32,6 @@ from dpjax.models import (
     start_from_words,
 )
 from dpjax.models import Task as ModelTask
-from dpjax.option_checks import did_you_mean
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

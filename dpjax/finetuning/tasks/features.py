@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 
 class FeatureRecord(NamedTuple):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from dpjax.basics.typing import PyTree
 from dpjax.data import Records, Template, TemplatedDataset, encode_templated, tokens_of_words
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.tasks.base import Loss, Measure, merge_for_record
@@ -29,7 +30,6 @@ from dpjax.models import (
     sequence_classification_loss,
 )
 from dpjax.models import Task as ModelTask
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dpjax.basics.typing import PyTree
 from dpjax.data import PreferenceDataset, Preferences, encode_preferences, read_preferences
 from dpjax.finetuning.config import CanaryKindName, FinetuneConfig, ScoreName
 from dpjax.finetuning.tasks.base import Evaluation, HeldOutPrompts, Loss, Measure, merge_for_record
 from dpjax.finetuning.tasks.language import EVALUATED_CHUNK, LanguageTask
 from dpjax.models import CausalLM, base_model, preference_loss, sequence_log_probs
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dpjax.basics.typing import PyTree
 from dpjax.data import (
     TaggedDataset,
     TaggedWords,
@@ -31,7 +32,6 @@ from dpjax.models import (
     token_classification_loss,
 )
 from dpjax.models import Task as ModelTask
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.data import EncodedRecords, Owners, trim_padding
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.setup.steps import drops_inputs, units_at_once
 from dpjax.finetuning.tasks.base import Batch
 from dpjax.finetuning.tasks.features import FeatureRecord
 from dpjax.training import TrainingSteps
-from dpjax.typing import PyTree
 
 
 def encode_batch(

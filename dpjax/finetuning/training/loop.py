@@ -13,6 +13,7 @@ import numpy as np
 from dpjax_accounting import EpsilonBySteps
 from rich.console import Console
 
+from dpjax.basics.typing import PyTree
 from dpjax.data import by_length
 from dpjax.finetuning.setup.model.load import on_devices
 from dpjax.finetuning.setup.start import Run
@@ -36,7 +37,6 @@ from dpjax.training import (
     telling_failures,
     whole_on_host,
 )
-from dpjax.typing import PyTree
 
 _ADVICE = (
     "start another one with a lower training.learning_rate, in a new folder or with --overwrite. "

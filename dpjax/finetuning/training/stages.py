@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from dpjax.basics.typing import PyTree
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.setup.steps import make_run_optimizer
 from dpjax.training import average_of
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

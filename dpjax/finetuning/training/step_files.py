@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dpjax.basics.typing import PyTree
 from dpjax.finetuning.setup.start import Run
 from dpjax.training import Callback, CallbackCaller, CheckpointWriter, MetricsLog
-from dpjax.typing import PyTree
 
 
 class StepFiles:

@@ -11,6 +11,7 @@ import jax
 from dpjax_accounting import finish_folder
 from jax.sharding import AxisType
 
+from dpjax.basics.typing import PyTree
 from dpjax.finetuning.setup.model.load import model_layout, on_devices
 from dpjax.finetuning.setup.start import Run
 from dpjax.models import (
@@ -23,7 +24,6 @@ from dpjax.models import (
     save_model,
 )
 from dpjax.training import is_lead, partial_of, whole_on_host
-from dpjax.typing import PyTree
 
 _AXES = ("data", "fsdp", "tensor")
 

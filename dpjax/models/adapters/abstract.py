@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.lora_config import LoraConfig
+from dpjax.basics.lora_config import LoraConfig
 from dpjax.models.adapters.lora import add_lora
 from dpjax.models.checkpoint.config_json import parse_config
 from dpjax.models.checkpoint.files import read_config_json

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.models.adapters.layers.embedding import draw_embedding_b, rows_of
 from dpjax.models.adapters.layers.linear import column_lengths, draw_a
 from dpjax.models.net.weight_codes import kernel_in
-from dpjax.typing import PyTree
 
 
 def fresh_lora(trainable: PyTree, frozen: PyTree, *, key: jax.Array) -> PyTree:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.lora_config import LoraConfig
+from dpjax.basics.lora_config import LoraConfig
+from dpjax.basics.typing import PyTree
 from dpjax.models.adapters.layers.embedding import LoraEmbedding, TokenRows
 from dpjax.models.adapters.layers.linear import DropoutKey, LoraLinear
 from dpjax.models.adapters.lora_checks import (
@@ -26,7 +27,6 @@ from dpjax.models.net.heads import CausalLM, Model
 from dpjax.models.net.layers import Embedding, Linear
 from dpjax.models.net.module_paths import get_module, path_in_model, set_module
 from dpjax.models.net.quantised import QuantisedLinear
-from dpjax.typing import PyTree
 
 
 def add_lora(model: Model, config: LoraConfig, *, key: jax.Array) -> None:

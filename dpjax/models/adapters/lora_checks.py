@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dpjax.lora_config import LoraConfig, pattern_fits
+from dpjax.basics.lora_config import LoraConfig, pattern_fits
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.models.adapters.targets import all_modules, select_saved
 from dpjax.models.families import ModuleName, Path
 from dpjax.models.net.heads import MaskedLM, Model
 from dpjax.models.net.module_paths import get_module, path_in_model
 from dpjax.models.net.quantised import QuantisedLinear
-from dpjax.option_checks import did_you_mean
 
 
 def ranks_and_scalings(

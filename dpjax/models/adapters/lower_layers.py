@@ -24,7 +24,7 @@ def lowest_trained_layer(model: SplitModel) -> int:
     layers are stacked: nothing can be computed beforehand then.
 
     Example:
-        >>> from dpjax.lora_config import LoraConfig
+        >>> from dpjax.basics.lora_config import LoraConfig
         >>> from dpjax.models import CausalLM, Trainable, add_lora, parse_config, split_trainable
         >>> from transformers import GPT2Config
         >>> small = GPT2Config(n_embd=8, n_layer=3, n_head=2)
@@ -63,7 +63,7 @@ def cut_lower_layers(model: SplitModel, layer: int) -> SplitModel:
         ValueError: something below `layer` is trained, or nothing lies below.
 
     Example:
-        >>> from dpjax.lora_config import LoraConfig
+        >>> from dpjax.basics.lora_config import LoraConfig
         >>> from dpjax.models import CausalLM, Trainable, add_lora, parse_config, split_trainable
         >>> from transformers import GPT2Config
         >>> small = GPT2Config(n_embd=8, n_layer=3, n_head=2)
@@ -117,7 +117,7 @@ def lower_hidden_states(
         ValueError: something below `layer` is trained, or nothing lies below.
 
     Example:
-        >>> from dpjax.lora_config import LoraConfig
+        >>> from dpjax.basics.lora_config import LoraConfig
         >>> from dpjax.models import CausalLM, Trainable, add_lora, parse_config, split_trainable
         >>> from transformers import GPT2Config
         >>> small = GPT2Config(n_embd=8, n_layer=3, n_head=2)

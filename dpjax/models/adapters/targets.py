@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from dpjax.lora_config import ALL_LINEAR, LoraConfig
+from dpjax.basics.lora_config import ALL_LINEAR, LoraConfig
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.models.families import ModuleName, Path, family_of
 from dpjax.models.net.heads import Model, task_of
 from dpjax.models.net.module_paths import LAYERS, path_in_model
 from dpjax.models.net.pooling import is_fixed
-from dpjax.option_checks import did_you_mean
 
 
 def all_modules(model: Model) -> tuple[ModuleName, ...]:

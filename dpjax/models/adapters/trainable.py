@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 
 from flax import nnx
 
-from dpjax.lora_config import Bias
+from dpjax.basics.lora_config import Bias
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.models.adapters.layers.linear import LoraParam
 from dpjax.models.adapters.lora import has_lora
 from dpjax.models.adapters.targets import head_modules, paths_in_model, select_saved
@@ -17,7 +18,6 @@ from dpjax.models.families import LANGUAGE_TASKS, Path
 from dpjax.models.net.heads import Model, task_of
 from dpjax.models.net.pooling import is_fixed
 from dpjax.models.net.quantised import QuantisedParam
-from dpjax.option_checks import did_you_mean
 
 Kind = Literal["full", "lora", "bias", "head", "last_layers", "matching"]
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dpjax.basics.option_checks import check_choice
 from dpjax.models.checkpoint.tensors import Tensor, Tensors
 from dpjax.models.config import Quantise, TransformerConfig
 from dpjax.models.families import Family, Task, WeightName
@@ -20,7 +21,6 @@ from dpjax.models.net.heads import Model
 from dpjax.models.net.module_paths import LAYERS, get_module, path_in_model
 from dpjax.models.net.quantised import QuantisedLinear
 from dpjax.models.net.weight_codes import encode
-from dpjax.option_checks import check_choice
 
 ParamDtype = Literal["float32", "bfloat16"]
 # From a parameter's path, dotted, and its shape to where its array goes.

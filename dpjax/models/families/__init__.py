@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families.bert import AVERAGING_LAYER as AVERAGING_LAYER
 from dpjax.models.families.bert import BERT, DISTILBERT, ROBERTA, XLM_ROBERTA
@@ -33,7 +34,6 @@ from dpjax.models.families.llama import (
     QWEN3_MOE,
     SMOLLM3,
 )
-from dpjax.option_checks import did_you_mean
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {

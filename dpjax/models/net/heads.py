@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.lora_config import LoraConfig
+from dpjax.basics.lora_config import LoraConfig
 from dpjax.models.config import TransformerConfig
 from dpjax.models.families import Task
 from dpjax.models.net.layer_features import LayerFeatures, last_token

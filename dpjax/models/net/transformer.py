@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dpjax.basics.typing import PyTree
 from dpjax.models.config import TransformerConfig
 from dpjax.models.net.attention import positions_of, visible
 from dpjax.models.net.block import Block, Cache, Surroundings
 from dpjax.models.net.layers import Embedding, Norm
 from dpjax.models.net.rope import query_scale, rotation
-from dpjax.typing import PyTree
 
 
 class Transformer(nnx.Module):

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
 
+from dpjax.basics.typing import PyTree
 from dpjax.models.net.heads import CausalLM
 from dpjax.models.text.token_batch import check_causal_lm, checked_batch
-from dpjax.typing import PyTree
 
 # 64 MB in float32.
 _LOGITS_AT_ONCE = 2**24

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 _NOTE = (
     "Axes of the mesh that are AxisType.Explicit are AxisType.Auto while a clipped gradient is "

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.device_memory import memory_of_default_device
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

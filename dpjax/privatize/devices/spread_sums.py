@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 from jax.sharding import AxisType, NamedSharding
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 Shardings = tuple[NamedSharding | None, ...]
 # A shape may say where its array would lie, on devices that are not there.

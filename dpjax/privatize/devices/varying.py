@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 
 def axes_of(tree: PyTree) -> frozenset[str]:

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from dpjax_accounting import Mechanism
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.explicit_axes import explicit_mesh, with_automatic_axes
 from dpjax.privatize.randomness.step_noise import step_noise
 from dpjax.privatize.untrained_leaves import split, with_zeros
-from dpjax.typing import PyTree
 
 # `jax.random.normal` maps 23 random bits through the inverse CDF: a float32 draw never leaves
 # [-5.42, 5.22]. The sum of four independent draws, halved, is again standard normal and reaches

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import jax
 from dpjax_accounting import DPSGDSchedule, Mechanism
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.randomness.noise import mean_with_noise, noisy_mean
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.randomness.step_noise import step_noise
-from dpjax.typing import PyTree
 
 
 class NoiseSource(Protocol):

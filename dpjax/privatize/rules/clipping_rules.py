@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
+from dpjax.basics.typing import PyTree, Scalar
 from dpjax.privatize.float32.scaling import hypot
-from dpjax.typing import PyTree, Scalar
 
 # One part in 2¹⁹ ≈ 1.9e-6: many times the rounding error of a float32 factor and product. Norms are
 # enlarged by what rounding can do to them (`scaling.enlarged`).

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dpjax.option_checks import did_you_mean
-from dpjax.typing import PyTree
+from dpjax.basics.option_checks import did_you_mean
+from dpjax.basics.typing import PyTree
 
 _REDUCTIONS = ("sum", "mean")
 

@@ -10,12 +10,12 @@ from typing import cast
 import jax
 from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.randomness.noise import gaussian_noise, mean_with_noise
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping, NoiseScales
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.steps.private_steps import PrivateSteps
 from dpjax.privatize.steps.total import StepTotal
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD, BandedDPSGD, Mechanism
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.room import check_device_memory
 from dpjax.privatize.randomness.correlated.noise import CorrelatedNoise
 from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy
@@ -27,7 +28,6 @@ from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient
 from dpjax.privatize.steps.private_steps import PrivateSteps
 from dpjax.privatize.steps.total import StepTotal
 from dpjax.privatize.strategies import strategy_named
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

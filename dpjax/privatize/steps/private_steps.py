@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from dpjax_accounting import Mechanism
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.clipping import clipped_grad
 from dpjax.privatize.devices.room import devices_of_rows
 from dpjax.privatize.devices.spread_sums import Shardings, kept_at, shardings_of
@@ -20,7 +21,6 @@ from dpjax.privatize.sampling.choice import num_steps_of, sampler_for
 from dpjax.privatize.sampling.microbatches import microbatches
 from dpjax.privatize.sampling.sampler import Sampler
 from dpjax.privatize.steps.total import StepTotal
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

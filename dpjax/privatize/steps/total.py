@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.clipping import ClippedGrad
 from dpjax.privatize.devices.spread_sums import Shardings, kept_at, shardings_of
 from dpjax.privatize.untrained_leaves import is_fixed
-from dpjax.typing import PyTree
 
 
 @jax.tree_util.register_dataclass

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import Clip, PyTree
 from dpjax.privatize.devices.room import Room
 from dpjax.privatize.devices.varying import example_types
 from dpjax.privatize.materialize import materialize
@@ -40,7 +41,6 @@ from dpjax.privatize.structured.requests import (
     take_sums,
 )
 from dpjax.privatize.structured.self_check import compare_strategies
-from dpjax.typing import Clip, PyTree
 
 _log = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.room import Room, check_device_memory, devices_of_rows
 from dpjax.privatize.devices.varying import example_types
 from dpjax.privatize.structured.clipped_sums import check_readable
@@ -17,7 +18,6 @@ from dpjax.privatize.structured.costs.cost import StrategyCost, TermCost, term_c
 from dpjax.privatize.structured.costs.methods import kept_formed
 from dpjax.privatize.structured.gradient import gradient_program
 from dpjax.privatize.untrained_leaves import merged, split
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.varying import abstract, axes_of
 from dpjax.privatize.structured.program.jaxpr import Atom, Program, Value, trace
 from dpjax.privatize.structured.terms.roots import Terms, find_terms
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

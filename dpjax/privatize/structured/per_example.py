@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.varying import axes_of, vary
 from dpjax.privatize.structured.gradient import GradientProgram
 from dpjax.privatize.structured.program.evaluate import Request, make_plan, run, values_request
 from dpjax.privatize.structured.program.jaxpr import Equation, Value, depends_on
-from dpjax.typing import PyTree
 
 
 class PerExample:

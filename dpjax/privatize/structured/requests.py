@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.float32.scaling import hypot
 from dpjax.privatize.structured.costs.methods import Budget
 from dpjax.privatize.structured.norms import norm
@@ -26,7 +27,6 @@ from dpjax.privatize.structured.terms.pieces import (
     piece_of,
 )
 from dpjax.privatize.structured.terms.roots import LoopOutput, Root, Terms, operands
-from dpjax.typing import PyTree
 
 
 def pieces_request(terms: Terms, formed: Container[Root] = ()) -> Request:

@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import RunKey
 from dpjax.training.environment import versions_of_numerics
-from dpjax.typing import PyTree
 
 
 def shared_run_key(run_key: RunKey | None) -> RunKey:

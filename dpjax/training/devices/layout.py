@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import change_where_used
 from dpjax.training.devices.mesh import ROW_AXES
-from dpjax.typing import PyTree
 
 # (dotted path, shape) -> how the array is spread over the axes of the mesh.
 Rule = Callable[[str, tuple[int, ...]], PartitionSpec]

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.training.devices.told_errors import describe_error, error_of
-from dpjax.typing import PyTree
 
 T = TypeVar("T")
 

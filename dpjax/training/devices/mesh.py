@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
 
 AXES = ("data", "fsdp", "tensor")
 # The axes that share the records of a microbatch.

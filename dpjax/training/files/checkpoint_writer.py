@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 
+from dpjax.basics.typing import PyTree
 from dpjax.training.devices.lead import copy_whole
 from dpjax.training.files.checkpoints import Checkpoints
-from dpjax.typing import PyTree
 
 
 class CheckpointWriter:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from dpjax_accounting import write_text
 
+from dpjax.basics.typing import PyTree
 from dpjax.training.devices.lead import copy_whole, from_lead, placed_from_lead
 from dpjax.training.devices.lead_alone import in_lead
 from dpjax.training.files.array_folder import (
@@ -22,7 +23,6 @@ from dpjax.training.files.array_folder import (
     read_arrays,
     write_arrays,
 )
-from dpjax.typing import PyTree
 
 _LATEST = "latest.json"
 _STEP = "step"

@@ -16,6 +16,7 @@ from dpjax_accounting import (
     validate_delta,
 )
 
+from dpjax.basics.typing import PyTree
 from dpjax.data import OwnedRecords
 from dpjax.privatize import (
     AdaptiveClipping,
@@ -27,7 +28,6 @@ from dpjax.privatize import (
 )
 from dpjax.training.devices.hosts import shared_run_key
 from dpjax.training.fitting.no_privacy import NoPrivacy
-from dpjax.typing import PyTree
 
 
 def checked_mechanism(mechanism: Mechanism | NoPrivacy) -> Stepwise | None:

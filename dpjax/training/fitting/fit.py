@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from dpjax_accounting import BandedDPSGD, EpsilonBySteps, Mechanism, default_delta
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import (
     ClippingRule,
     NoiseStrategy,
@@ -55,7 +56,6 @@ from dpjax.training.fitting.stored.open_run import FolderOptions, keep_files, op
 from dpjax.training.reports.report import describe_claim
 from dpjax.training.steps import Loss, NonPrivateTraining, PrivateTraining, TrainingSteps
 from dpjax.training.watches.divergence import DivergenceWatch
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     import optax

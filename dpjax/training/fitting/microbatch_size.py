@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 from dpjax_accounting import BandedDPSGD, Mechanism
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import (
     BandedStrategy,
     ClippingRule,
@@ -26,7 +27,6 @@ from dpjax.training.memory.limit import memory_limit
 from dpjax.training.memory.microbatch_size import largest_microbatch
 from dpjax.training.memory.step_programs import StepPrograms
 from dpjax.training.steps import NonPrivateTraining, PrivateTraining, TrainingSteps
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     import optax

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 _ARRAYS = (np.ndarray, jax.Array)
 

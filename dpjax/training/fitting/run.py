@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dpjax_accounting import EpsilonBySteps, Mechanism
 from rich.console import Console
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import ClippingRule, NoiseStrategy, RunKey
 from dpjax.training.callbacks.callback import Callback, CallbackCaller
 from dpjax.training.callbacks.progress import TrainingProgress
@@ -21,7 +22,6 @@ from dpjax.training.fitting.stored.stored_run import StoredRun
 from dpjax.training.loop import MicrobatchesOfStep, StepDone, run_steps
 from dpjax.training.steps import TrainingSteps
 from dpjax.training.watches.divergence import DivergenceWatch
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     from dpjax.training.fitting.auditing.audit_of_fit import AuditOfFit

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

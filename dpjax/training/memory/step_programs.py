@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.training.memory.step_memory import StepMemory, bytes_of, workspace_of
 from dpjax.training.steps import LoweredStep, TrainingSteps
-from dpjax.typing import PyTree
 
 
 class StepPrograms:

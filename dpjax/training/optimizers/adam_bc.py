@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpjax.typing import PyTree
+from dpjax.basics.typing import PyTree
 
 if TYPE_CHECKING:
     import optax

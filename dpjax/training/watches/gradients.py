@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import StepTotal
-from dpjax.typing import PyTree
 
 _MOST_NAMES = 5
 

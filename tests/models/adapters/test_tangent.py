@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from dpjax.lora_config import LoraConfig
+from dpjax.basics.lora_config import LoraConfig
 from dpjax.models import (
     Trainable,
     add_lora,

@@ -12,7 +12,7 @@ from dpjax.audit.canaries.makers.mislabelled import make_mislabelled
 from dpjax.audit.canaries.makers.new_token import make_new_token
 from dpjax.audit.canaries.makers.pairs import make_random_pairs, make_swapped_pairs
 from dpjax.audit.canaries.makers.random_tokens import make_random_labelled, make_random_tokens
-from dpjax.option_checks import did_you_mean
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.privatize import RunKey
 
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 
+from dpjax.basics.lora_config import ALL_LINEAR
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.setup.identity import COMPUTED_ONCE, HEAD_COMPUTED_ONCE
 from dpjax.finetuning.setup.model.features import find_features
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.steps import abstract_split, drops_inputs
 from dpjax.finetuning.tasks.features import Features
-from dpjax.lora_config import ALL_LINEAR
 from dpjax.privatize import UnreadableProgramError, host_memory
 from dpjax.training import in_words
 

@@ -6,9 +6,9 @@ import dataclasses
 import re
 from pathlib import Path
 
+from dpjax.basics.lora_config import ALL_LINEAR
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.setup.plan import Plan
-from dpjax.lora_config import ALL_LINEAR
 from dpjax.models import TransformerConfig, read_config, resolve_pooling
 
 OPTION = "compute.scan_layers"

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.tasks.base import Loss
 from dpjax.finetuning.tasks.features import Feature, FeatureRecord, Features
 from dpjax.models import SplitModel
 from dpjax.privatize import FrozenPart, split_frozen_part
-from dpjax.typing import PyTree
 
 
 def abstract_records(plan: Plan, axes: tuple[int, ...], length: int | None = None) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from dpjax.lora_config import Bias, LoraConfig, pattern_fits
+from dpjax.basics.lora_config import Bias, LoraConfig, pattern_fits
 from dpjax.models.adapters.files.layout import tied_embedding, tied_head_name, token_embedding
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG, read_json_object
 from dpjax.models.families import ModuleName, Task, family_of

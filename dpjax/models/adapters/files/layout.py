@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
-from dpjax.lora_config import Bias
+from dpjax.basics.lora_config import Bias
 from dpjax.models.adapters.targets import all_modules, head_modules
 from dpjax.models.families import LANGUAGE_TASKS, ModuleName, WeightName, family_of
 from dpjax.models.net.heads import Model, task_of

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpjax.lora_config import ALL_LINEAR, LoraConfig
+from dpjax.basics.lora_config import ALL_LINEAR, LoraConfig
+from dpjax.basics.option_checks import did_you_mean
 from dpjax.models.adapters.files.adapter_config import (
     STARTS_INSIDE,
     lora_config_of,
@@ -46,7 +47,6 @@ from dpjax.models.checkpoint.tensors import Tensor, Tensors
 from dpjax.models.families import ModuleName, WeightName
 from dpjax.models.net.heads import MaskedLM, Model
 from dpjax.models.net.module_paths import get_module, path_in_model
-from dpjax.option_checks import did_you_mean
 
 
 def load_adapter(model: Model, folder: str | Path, *, freeze_a: bool = False) -> None:

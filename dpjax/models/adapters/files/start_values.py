@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpjax.lora_config import LoraConfig
+from dpjax.basics.lora_config import LoraConfig
 from dpjax.models.adapters.files.layout import PREFIX
 from dpjax.models.checkpoint.tensors import Tensor, Tensors, spelled
 from dpjax.models.families import ModuleName

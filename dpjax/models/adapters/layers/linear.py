@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dpjax.lora_config import Gauge
+from dpjax.basics.lora_config import Gauge
 from dpjax.models.adapters.tangent.product import tangent_product
 from dpjax.models.net.layers import Addition, Linear, lifted
 from dpjax.models.net.quantised import QuantisedLinear

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.models.adapters.tangent.geometry import Point, Tangent
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     import optax

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from dpjax_accounting import BandedDPSGD
 from jax.sharding import NamedSharding, PartitionSpec
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.explicit_axes import explicit_mesh
 from dpjax.privatize.randomness.correlated.checks import check_strategy, column_scales
 from dpjax.privatize.randomness.correlated.strategies import BandedStrategy, NoiseStrategy
 from dpjax.privatize.randomness.noise import gaussian_noise
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.untrained_leaves import split, with_zeros
-from dpjax.typing import PyTree
 
 # (state, noise keys of a step) -> the step's row of T⁻¹Z, and the state after it.
 _Advance = Callable[[list[Any], jax.Array], tuple[list[jax.Array], list[Any]]]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.float32.products import product
 from dpjax.privatize.structured.terms.pieces import (
     Arrays,
@@ -19,7 +20,6 @@ from dpjax.privatize.structured.terms.pieces import (
     Form,
     RowsArrays,
 )
-from dpjax.typing import PyTree
 
 _EXACT = jax.lax.Precision.HIGHEST
 

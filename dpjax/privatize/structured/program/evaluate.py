@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.varying import axes_of, example_types, vary
 from dpjax.privatize.structured.program.jaxpr import Atom, Constant, Equation, Loop, Program, Value
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.structured.program.jaxpr import (
     CALLS,
     Atom,
@@ -20,7 +21,6 @@ from dpjax.privatize.structured.program.jaxpr import (
     trace,
 )
 from dpjax.privatize.structured.program.products import count_products
-from dpjax.typing import PyTree
 
 
 class LossWithFrozen(Protocol):

@@ -18,13 +18,13 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.effects import (
     open_jaxpr,
     prints,
     trace_gradient,
     unknown_effect,
 )
-from dpjax.typing import PyTree
 
 CALLS = frozenset(("jit", "pjit", "closed_call", "core_call"))
 REMATERIALISED = frozenset(("remat", "remat2", "checkpoint"))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 import jax.extend.core as jex
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.effects import inner_jaxprs, open_jaxpr
 from dpjax.privatize.structured.program.jaxpr import (
     CALLS,
@@ -19,7 +20,6 @@ from dpjax.privatize.structured.program.jaxpr import (
     is_plain_call,
     loop_arity,
 )
-from dpjax.typing import PyTree
 
 # They only cast or move numbers: done again in the backward pass, as the change is.
 _CASTS = {"convert_element_type", "copy"}

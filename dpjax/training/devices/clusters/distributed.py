@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 from rich.console import Console
 
-from dpjax.option_checks import check_choice
+from dpjax.basics.option_checks import check_choice
 from dpjax.training.devices.clusters.detection import Cluster, find_cluster, given_cluster
 
 _MODES = ("auto", "off")

@@ -21,6 +21,7 @@ from dpjax.audit import (
     read_manifest,
     seal,
 )
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import RunKey
 from dpjax.training.devices.layout import Layout
 from dpjax.training.fitting.auditing.checks import digests_of
@@ -29,7 +30,6 @@ from dpjax.training.fitting.auditing.scores import score_records
 from dpjax.training.fitting.records import Records, count_records
 from dpjax.training.fitting.stored.fingerprints import first_record, hash_of_trace
 from dpjax.training.steps import Loss
-from dpjax.typing import PyTree
 
 _GIVEN, _RECORDS = "given", "hold-out"
 _DEFAULT_SCORE = "loss drop"

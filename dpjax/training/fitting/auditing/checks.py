@@ -11,12 +11,12 @@ import numpy as np
 from dpjax_accounting import Mechanism, UserLevelDPSGD
 
 from dpjax.audit import check_count
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import why_all_must_be_present
 from dpjax.training.fitting.auditing.fit_audit import FitAudit
 from dpjax.training.fitting.no_privacy import NoPrivacy
 from dpjax.training.fitting.records import Records, count_records, find_lengths
 from dpjax.training.fitting.stored.fingerprints import contents_of, first_record
-from dpjax.typing import PyTree
 
 
 def check_audit(

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.training.fitting.records import (
     Records,
     count_records,
     find_lengths,
     take_records,
 )
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.training.devices.layout import Layout
 from dpjax.training.fitting.records import Records, take_records
-from dpjax.typing import PyTree
 
 
 def score_records(

@@ -12,10 +12,10 @@ import numpy as np
 from dpjax_accounting import DatasetIdentity
 from jax.extend import core
 
+from dpjax.basics.typing import PyTree
 from dpjax.data import OwnedRecords, RecordsByOwner
 from dpjax.training.devices.lead import copy_whole
 from dpjax.training.fitting.records import Records, count_records, gives_batches, take_records
-from dpjax.typing import PyTree
 
 _ROWS_AT_ONCE = 1024
 # What a function is called changes nothing that it computes.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from dpjax_accounting import Mechanism
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import ClippingRule
 from dpjax.training.environment import are_same_kinds, describe_numerics, remark_on_devices
 from dpjax.training.fitting.no_privacy import NoPrivacy
@@ -25,7 +26,6 @@ from dpjax.training.fitting.stored.fingerprints import (
     hash_of_arrays,
     hash_of_trace,
 )
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     import optax

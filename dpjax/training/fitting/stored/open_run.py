@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jax
 from dpjax_accounting import DatasetIdentity, Mechanism
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import RunKey
 from dpjax.training.devices.lead import from_lead, is_lead
 from dpjax.training.devices.lead_alone import in_lead
@@ -35,7 +36,6 @@ from dpjax.training.fitting.stored.shown import last_shown
 from dpjax.training.fitting.stored.states import restore
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.fitting.stored.stored_run import StoredRun
-from dpjax.typing import PyTree
 
 if TYPE_CHECKING:
     import optax

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpjax.basics.typing import PyTree
 from dpjax.training.files.metrics_log import MetricsLog, read_rows
 from dpjax.training.stopped import RunStopped
-from dpjax.typing import PyTree
 
 # Odd, so that no single change of bits is lost.
 _WEIGHT = 0x9E3779B1

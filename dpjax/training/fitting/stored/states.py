@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from dpjax_accounting import finish_file
 
+from dpjax.basics.typing import PyTree
 from dpjax.training.devices.lead import from_lead, whole_on_host
 from dpjax.training.files.atomic import partial_of, steps_on_record
 from dpjax.training.files.checkpoints import Checkpoints
 from dpjax.training.files.metrics_log import read_rows
 from dpjax.training.fitting.stored.directory import FitDirectory
 from dpjax.training.fitting.stored.stepwise import StepwiseRun
-from dpjax.typing import PyTree
 
 
 def restore(run: StepwiseRun, checkpoints: Checkpoints, directory: FitDirectory) -> int:

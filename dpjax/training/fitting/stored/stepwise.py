@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from dpjax_accounting import Mechanism
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import ClippingRule
 from dpjax.training.loop import StepDone
 from dpjax.training.watches.divergence import DivergenceWatch
-from dpjax.typing import PyTree
 
 
 class StepwiseRun(Protocol):

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from dpjax_accounting import Ledger, dataset_total, report_page, write_text
 
+from dpjax.basics.typing import PyTree
 from dpjax.privatize import RunKey
 from dpjax.training.devices.lead import agree_with_lead, from_lead, telling_failures
 from dpjax.training.files.atomic import write_json
@@ -30,7 +31,6 @@ from dpjax.training.fitting.stored.stepwise import StepwiseRun
 from dpjax.training.loop import StepDone
 from dpjax.training.reports.report import TOTAL_UNKNOWN
 from dpjax.training.stopped import RunDiverged, RunInterrupted, RunStopped, stopping_on_file_errors
-from dpjax.typing import PyTree
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from dpjax.lora_config import Combination
+from dpjax.basics.lora_config import Combination
 
 Pair = tuple[np.ndarray, np.ndarray]
 

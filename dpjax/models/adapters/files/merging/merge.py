@@ -13,7 +13,8 @@ from typing import Any, get_args
 import numpy as np
 from dpjax_accounting import finish_folder
 
-from dpjax.lora_config import Combination
+from dpjax.basics.lora_config import Combination
+from dpjax.basics.option_checks import check_choice
 from dpjax.models.adapters.files.layout import ADAPTER_WEIGHTS, PREFIX
 from dpjax.models.adapters.files.merging.combinations import combine
 from dpjax.models.adapters.files.merging.privacy import (
@@ -27,7 +28,6 @@ from dpjax.models.adapters.files.merging.stored_adapter import (
     open_stored_adapter,
 )
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG
-from dpjax.option_checks import check_choice
 
 
 def merge_adapters(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dpjax.lora_config import LoraConfig
+from dpjax.basics.lora_config import LoraConfig
 from dpjax.models.adapters.files.adapter_config import (
     STARTS_INSIDE,
     lora_config_of,

@@ -9,8 +9,8 @@ from typing import Self
 from rich.console import Console
 from tyro.conf import Positional
 
+from dpjax.basics.lora_config import Combination
 from dpjax.cli.command import Refusal, refusing
-from dpjax.lora_config import Combination
 
 
 @dataclasses.dataclass(frozen=True)

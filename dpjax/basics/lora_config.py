@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeVar, get_args
 
-from dpjax.option_checks import CheckedOptions, check_choice, check_positive, check_share
+from dpjax.basics.option_checks import CheckedOptions, check_choice, check_positive, check_share
 
 Gauge = Literal["factors", "tangent"]
 ALL_LINEAR = "all-linear"

@@ -1,0 +1,1 @@
+"""What every room may use: types, checks of options, the options of LoRA."""

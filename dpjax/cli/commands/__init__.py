@@ -1,0 +1,1 @@
+"""The commands of `dpjax`, each a module of its own."""
