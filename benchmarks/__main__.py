@@ -47,7 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    status: int | None = module.main(options)
+    try:
+        status: int | None = module.main(options)
+    except FileNotFoundError as error:
+        # Of data or a checkpoint that a benchmark needs; the message says how to get it.
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
     return status or 0
 
 

@@ -52,6 +52,13 @@ def test_every_name_has_help(name, capsys):
     assert f"python -m benchmarks {name}" in capsys.readouterr().out
 
 
+def test_missing_data_is_said_in_one_line(capsys, tmp_path):
+    assert main(["utility", "--recipes", "e2e-smollm2", "--data", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("utility: ") and "lacks dev.csv, test.csv: put E2E" in said
+    assert said.count("\n") == 1
+
+
 def test_a_misspelt_preset_is_refused_with_the_nearest(capsys):
     assert main(["clipping", "--preset", "h20"]) == 2
     assert "Did you mean 'h200'?" in capsys.readouterr().err
