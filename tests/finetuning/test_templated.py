@@ -12,11 +12,13 @@ from safetensors.numpy import load_file
 import dpjax
 from dpjax.finetuning import classify, set_up
 from dpjax.finetuning.setup.steps import abstract_split
-from dpjax.models import Trainable, load_causal_lm, load_classifier, split_trainable
+from dpjax.models import Trainable, load_causal_lm, load_classifier, load_tokenizer, split_trainable
 from dpjax.privatize import clipped_grad
 from tests.support.word_checkpoints import DECODER, ENCODER, write_checkpoint
 
-TEMPLATE = "film {text} very"
+TEMPLATE = "film {text}\nvery"
+# Where it is told: on one line.
+IN_REPORT = TEMPLATE.replace("\n", "\\n")
 KEY = jax.random.key(0)
 
 
@@ -53,9 +55,12 @@ def naive_logits(folder, text, template=TEMPLATE):
     return features @ np.float64(model.classifier.kernel[...])
 
 
-def test_a_run_reads_the_end_of_the_template(templated, tmp_path):
+def test_a_run_reads_the_end_of_the_template(templated, tmp_path, caplog):
     result = dpjax.finetune(**templated)
     folder = result.output_dir / "model"
+    caplog.clear()
+    load_tokenizer(folder)
+    assert caplog.messages == []
     lines = [line.split(",") for line in Path(templated["eval_data"]).read_text().split("\n")[1:-1]]
     expected = [
         ("bad", "good")[int(np.argmax(naive_logits(folder, text.strip())))] for text, _ in lines
@@ -63,9 +68,9 @@ def test_a_run_reads_the_end_of_the_template(templated, tmp_path):
     assert classify(result.output_dir, [text for text, _ in lines]) == expected
     right = [a == b for a, (_, b) in zip(expected, lines, strict=True)]
     assert result.eval_accuracy == pytest.approx(np.mean(right))
-    assert any(TEMPLATE in line for line in result.privacy["assumptions"])
+    assert any(IN_REPORT in line for line in result.privacy["assumptions"])
     report = (result.output_dir / "report.md").read_text()
-    assert f"| Texts are put into | {TEMPLATE} |" in report
+    assert f"| Texts are put into | {IN_REPORT} |" in report
     weights = load_file(folder / "model.safetensors")
     centre = next(value for name, value in weights.items() if name.endswith("features.centre"))
     assert np.any(centre)
@@ -140,7 +145,7 @@ def test_a_run_that_starts_from_words(with_words):
     assert result.eval_accuracy_before is not None
     assert any("lovely" in line for line in result.privacy["assumptions"])
     report = (result.output_dir / "report.md").read_text()
-    assert f"| Texts are put into | {TEMPLATE} |" in report
+    assert f"| Texts are put into | {IN_REPORT} |" in report
     assert "| Head starts from | good=great, lovely; bad=terrible |" in report
     assert len(classify(result.output_dir, ["good film", "film"])) == 2
     with pytest.raises(ValueError, match="has one on features of the layers"):

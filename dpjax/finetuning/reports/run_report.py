@@ -116,7 +116,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         ("Optimizer", f"{_optimizer(training)}, {training.schedule}"),
         ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),
     ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
     sections = [f"# {_title(result)}", f"| | |\n|---|---|\n{table}"]
     sections += _picture(directory.training_picture, "Loss and ε")
     sections += _warnings(result)
@@ -154,7 +154,7 @@ def _features(config: FinetuneConfig) -> list[tuple[str, str]]:
         layers = ", ".join(map(str, config.features.layers))
         rows.append(("Features", f"of the layers {layers}, centred, of norm 1"))
     if config.head.template is not None and not config.reads_language_head:
-        rows.append(("Texts are put into", config.head.template))
+        rows.append(("Texts are put into", config.head.template.replace("\n", "\\n")))
     if config.head.label_words and not config.reads_language_head:
         rows.append(("Head starts from", "; ".join(config.head.label_words)))
     return rows

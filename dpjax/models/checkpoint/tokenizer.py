@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dpjax.models.checkpoint.config_json import read_config
-from dpjax.models.checkpoint.files import read_json_object
+from dpjax.models.checkpoint.files import FEATURES_TYPE, read_json_object
 from dpjax.models.config import TransformerConfig
 
 if TYPE_CHECKING:
@@ -60,14 +60,17 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def _read(folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedConfig
 
     for name in _SETTINGS:
         if (folder / name).is_file():
             read_json_object(folder / name)
+    # transformers knows no such type of model, and would warn that the checkpoint may not fit.
+    is_own = read_json_object(folder / "config.json").get("model_type") == FEATURES_TYPE
+    config = {"config": PreTrainedConfig()} if is_own else {}
     try:
         return AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, use_fast=True, trust_remote_code=False
+            folder, local_files_only=True, use_fast=True, trust_remote_code=False, **config
         )
     except Exception as error:
         # transformers and tokenizers raise errors of many types, some without a word.
