@@ -123,7 +123,7 @@ def _run_dpjax(case: Case, data: RecipeData, folder: Path) -> dict[str, Any]:
     config = case.recipe.config(data.given, run, case.epsilon, **data.changes)
     config = dataclasses.replace(config, resume=run.exists())
     start = time.perf_counter()
-    result = execute(set_up(config), Console(quiet=True))
+    result = execute(set_up(config), data.console)
     mechanism = result.privacy["mechanism"] or {}
     return {
         "epsilon": result.epsilon,
