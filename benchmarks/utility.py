@@ -28,6 +28,10 @@ from benchmarks.recipes.peers import LIBRARIES, NotComparable, is_installed
 from benchmarks.recipes.runs import Case, RecipeData, run_once
 from benchmarks.results_file import write_results
 from dpjax.basics.option_checks import CheckedOptions, check_at_least, check_choice
+from dpjax.finetuning import RunInterrupted
+
+# The exit status of a command that Ctrl-C has ended.
+INTERRUPTED = 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,11 +173,18 @@ def main(options: Options) -> int:
     for library in LIBRARIES if "all" in options.libraries else ():
         if not is_installed(library):
             console.print(f"{library} is not installed, and left out", highlight=False)
-    if options.folder is None:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = measure(options, Path(folder), console)
-    else:
-        rows = measure(options, options.folder, console)
+    try:
+        if options.folder is None:
+            with tempfile.TemporaryDirectory() as folder:
+                rows = measure(options, Path(folder), console)
+        else:
+            rows = measure(options, options.folder, console)
+    except RunInterrupted:
+        kept = "nothing is kept: give --folder to go on another time"
+        if options.folder is not None:
+            kept = "the same command goes on from there"
+        console.print(f"stopped; {kept}", highlight=False)
+        return INTERRUPTED
     if not rows:
         console.print("nothing was run", highlight=False)
         return 2

@@ -10,7 +10,7 @@ from benchmarks.__main__ import main
 from benchmarks.recipes import RECIPES
 from benchmarks.recipes import runs as recipe_runs
 from benchmarks.recipes.peers import NotComparable, TunedHead
-from dpjax.finetuning import FinetuneConfig
+from dpjax.finetuning import FinetuneConfig, RunInterrupted
 
 DATA = {"model": "m", "train_data": "t.csv", "eval_data": "e.csv"}
 
@@ -101,6 +101,18 @@ def test_each_run_is_done_once_and_means_are_beside_those_without_privacy(runs, 
     assert other["run"] == "without privacy"
     assert private["accuracy_ratio"] == pytest.approx(0.15 / 0.35)
     assert output.with_suffix(".png").is_file()
+
+
+@pytest.mark.parametrize("with_folder", [True, False])
+def test_an_interrupted_run_says_how_to_go_on(runs, with_folder, tmp_path, capsys, monkeypatch):
+    def interrupt(config, console):
+        raise RunInterrupted("stopped after step 7 of 40", step=7)
+
+    monkeypatch.setattr(recipe_runs, "execute", interrupt)
+    folder = ["--folder", str(tmp_path / "runs")] if with_folder else []
+    assert main(["utility", *folder, "--output", str(tmp_path / "utility.json")]) == 130
+    said = "the same command goes on" if with_folder else "give --folder to go on another time"
+    assert said in capsys.readouterr().out
 
 
 @pytest.fixture
