@@ -62,7 +62,7 @@ _KNOWN = frozenset(
 _STARTS_BESIDE = ("gaussian", "orthogonal", "eva")
 STARTS_INSIDE = ("pissa", "olora")
 # How the base was held in training; peft ignores it, with a warning.
-_QUANTISE = "dpjax_quantise"
+QUANTISE = "dpjax_quantise"
 _UNSUPPORTED = {
     "lora_bias": "biases of B",
     "layer_replication": "layers used several times",
@@ -107,7 +107,7 @@ def adapter_config(
         "lora_dropout": model.lora.dropout,
         "fan_in_fan_out": family_of(model.config.model_type).conv1d,
         "inference_mode": True,
-        **({} if quantise == "none" else {_QUANTISE: quantise}),
+        **({} if quantise == "none" else {QUANTISE: quantise}),
     }
 
 
@@ -176,7 +176,7 @@ def read_without_model(folder: Path) -> dict[str, Any]:
             f"{path}: peft_type is {contents.get('peft_type')!r}; only 'LORA' is supported"
         )
     for name, value in contents.items():
-        if name not in (*_KNOWN, _QUANTISE) and value not in (None, False, {}, []):
+        if name not in (*_KNOWN, QUANTISE) and value not in (None, False, {}, []):
             what = f": {_UNSUPPORTED[name]}" if name in _UNSUPPORTED else ""
             raise ValueError(f"{path}: {name} = {value!r} is not supported{what}")
     _check_values(path, contents)
