@@ -247,6 +247,16 @@ def test_the_call_is_checked_first(tmp_path):
         merge_adapters([tmp_path], [1], tmp_path / "m")
 
 
+def test_a_run_or_a_file_in_the_place_of_an_adapter(write, tmp_path):
+    adapter = write("a")
+    with pytest.raises(NotADirectoryError, match=r"is a file; give the folder that holds adapter_"):
+        merge_adapters([adapter / TENSORS], [1], tmp_path / "m")
+    (tmp_path / "run").mkdir()
+    adapter.rename(tmp_path / "run" / "adapter")
+    with pytest.raises(FileNotFoundError, match=r"the adapter of a run is in .*run.adapter; give"):
+        merge_adapters([tmp_path / "run"], [1], tmp_path / "m")
+
+
 def test_nothing_is_left_of_a_merge_that_fails(write, tmp_path, monkeypatch):
     def fill_the_disk(folder, tensors, config):
         (folder / "adapter_config.json").write_text("half")

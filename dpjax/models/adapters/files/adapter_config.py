@@ -61,6 +61,8 @@ _KNOWN = frozenset(
 # These start values leave the base as it is, and those are taken away from it by load_adapter.
 _STARTS_BESIDE = ("gaussian", "orthogonal", "eva")
 STARTS_INSIDE = ("pissa", "olora")
+# What finetune calls the folder of an adapter in the folder of a run.
+ADAPTER_OF_RUN = "adapter"
 # How the base was held in training; peft ignores it, with a warning.
 QUANTISE = "dpjax_quantise"
 _UNSUPPORTED = {
@@ -143,7 +145,7 @@ def read_adapter_config(folder: Path, model: Model) -> dict[str, Any]:
     """The contents of adapter_config.json, checked for what this model can take.
 
     Raises:
-        FileNotFoundError: without adapter_config.json.
+        FileNotFoundError, NotADirectoryError: without adapter_config.json.
         ValueError: for another kind of adapter, another task, or an option that is not supported.
     """
     contents = read_without_model(folder)
@@ -161,11 +163,18 @@ def read_without_model(folder: Path) -> dict[str, Any]:
     """The contents of adapter_config.json, checked for what dpjax supports on any model.
 
     Raises:
-        FileNotFoundError: without adapter_config.json.
+        FileNotFoundError, NotADirectoryError: without adapter_config.json.
         ValueError: for another kind of adapter, or an option that is not supported.
     """
     path = folder / ADAPTER_CONFIG
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file; give the folder that holds {ADAPTER_CONFIG}")
     if not path.is_file():
+        of_run = folder / ADAPTER_OF_RUN
+        if (of_run / ADAPTER_CONFIG).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {ADAPTER_CONFIG}: the adapter of a run is in {of_run}; give that"
+            )
         raise FileNotFoundError(
             f"{folder} has no {ADAPTER_CONFIG}: give the folder of an adapter as peft or "
             "save_adapter writes it"
