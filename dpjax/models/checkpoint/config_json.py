@@ -32,6 +32,11 @@ _UNSUPPORTED = {
     "generator": "a configuration inside",
     "fusion_config": "fused modules",
 }
+_INSTEAD = {
+    "quantization_config": (
+        "; take the checkpoint that this was made from, and compute.quantise to hold it in few bits"
+    ),
+}
 # What a configuration around that of the text model says of texts.
 _OF_TEXTS = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "dtype")
 # With layer_types, which decides.
@@ -137,7 +142,9 @@ def _checked(raw: Mapping[str, Any], family: Family) -> Any:
 def _check_supported(raw: Mapping[str, Any], unsupported: Mapping[str, str]) -> None:
     for name, what in unsupported.items():
         if raw.get(name) is not None:
-            raise ValueError(f"config.json: {name} is given; {what} are not supported")
+            raise ValueError(
+                f"config.json: {name} is given; {what} are not supported{_INSTEAD.get(name, '')}"
+            )
 
 
 def _check_sizes(raw: Mapping[str, Any], *, needs_all: bool) -> None:

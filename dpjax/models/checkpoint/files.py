@@ -29,6 +29,8 @@ FEATURES_BODY = "dpjax_features_of"
 FEATURE_LAYERS = "dpjax_feature_layers"
 GENERATION_CONFIG = "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+# What finetune calls the folder of the tuned model in the folder of a run.
+_MODEL_OF_RUN = "model"
 _LFS_POINTER = b"version https://git-lfs"
 _DEEPEST_JSON = 64
 
@@ -67,7 +69,10 @@ def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) ->
         made = "; `dpjax convert-gguf` makes one of it" if path.suffix == ".gguf" else ""
         raise NotADirectoryError(f"{name} is a file; give the folder that holds {CONFIG}{made}")
     if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"checkpoint folder {name} does not exist")
+        raise FileNotFoundError(
+            f"checkpoint folder {name} does not exist; correct the path, or give the id of a "
+            "checkpoint on the Hugging Face hub"
+        )
     return _download(name, revision)
 
 
@@ -109,10 +114,16 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}: it is not a Hugging Face checkpoint")
+        raise FileNotFoundError(
+            f"{folder} has no {CONFIG}: it is not a Hugging Face checkpoint; "
+            f"{_in_its_place(folder)}"
+        )
     config = read_json_object(path)
     if "model_type" not in config:
-        raise ValueError(f"{path} names no model_type: it is not a config of transformers")
+        raise ValueError(
+            f"{path} names no model_type: it is not a config of transformers; "
+            f"{_in_its_place(folder)}"
+        )
     if config["model_type"] == FEATURES_TYPE:
         # transformers has no such model, and must not take it for the one that it is made of.
         config["model_type"] = config.get(FEATURES_BODY)
@@ -121,6 +132,20 @@ def read_config_json(folder: Path) -> dict[str, Any]:
             f"{path}: model_type must be the name of a family, got {config['model_type']!r}"
         )
     return config
+
+
+def _in_its_place(folder: Path) -> str:
+    """What to give in the place of a folder that is no checkpoint, by what it holds."""
+    if (folder / _MODEL_OF_RUN / CONFIG).is_file():
+        return f"the tuned model of a run is in {folder / _MODEL_OF_RUN}"
+    if (folder / ADAPTER_CONFIG).is_file():
+        return (
+            "it holds an adapter: give the checkpoint that this was trained on "
+            f"(base_model_name_or_path in {ADAPTER_CONFIG})"
+        )
+    for path in sorted(folder.glob("*.gguf")):
+        return f"`dpjax convert-gguf` makes one of {path}"
+    return "give a folder that save_pretrained of transformers wrote"
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -107,7 +107,12 @@ def open_tensors(folder: Path) -> Tensors:
             "code when opened and are not read. Convert them where you trust the file: "
             "transformers.AutoModel.from_pretrained(folder).save_pretrained(new_folder)"
         )
-    raise FileNotFoundError(f"{folder} has no {WEIGHTS}")
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    instead = f", only {', '.join(others)}" if others else ""
+    raise FileNotFoundError(
+        f"{folder} has no {WEIGHTS} and no {INDEX}{instead}: copy or download the weights as "
+        "transformers names them"
+    )
 
 
 def open_safetensors(path: Path) -> Tensors:
@@ -184,5 +189,7 @@ def _shard_names(path: Path, weight_map: Mapping[str, object]) -> list[str]:
         if not isinstance(name, str) or Path(name).name != name:
             raise ValueError(f"{path} names {name!r}, which is not a file of the folder")
         if not (path.parent / name).is_file():
-            raise FileNotFoundError(f"{path} names {name}, which is missing")
+            raise FileNotFoundError(
+                f"{path} names {name}, which is missing; copy or download it too"
+            )
     return sorted(set(weight_map.values()))

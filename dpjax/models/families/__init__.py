@@ -73,9 +73,16 @@ def family_of(model_type: str) -> Family:
         'transformer.ln_f'
     """
     if model_type not in FAMILIES:
+        from transformers import CONFIG_MAPPING
+
+        # A family that transformers knows is not misspelt: another name would be another model.
+        hint = (
+            " Take a checkpoint of one of these families."
+            if model_type in CONFIG_MAPPING
+            else did_you_mean(model_type, FAMILIES)
+        )
         raise ValueError(
-            f"model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}."
-            + did_you_mean(str(model_type), FAMILIES)
+            f"model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}.{hint}"
         )
     return FAMILIES[model_type]
 

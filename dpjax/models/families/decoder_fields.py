@@ -106,9 +106,17 @@ def with_rope(hf: Any, fields: dict[str, Any]) -> TransformerConfig:
 
 def with_ropes(hf: Any, fields: dict[str, Any]) -> TransformerConfig:
     """The model with rotary positions of their own for layers that see a window only."""
+    kinds = ("full_attention", "sliding_attention")
+    beside = sorted(set(hf.rope_parameters) - set(kinds))
+    if beside:
+        # transformers ignores them, but for truncate, which then counts for both types of layers.
+        raise ValueError(
+            f"config.json: rope_parameters has {', '.join(beside)} beside {' and '.join(kinds)}, "
+            "which is not supported for this family: give each of these types its own parameters"
+        )
     of_types = {
         kind: rope(hf, hf.rope_parameters[kind], fields["head_size"], is_of_type=True)
-        for kind in ("full_attention", "sliding_attention")
+        for kind in kinds
     }
     return TransformerConfig(
         **fields, rope=of_types["full_attention"], sliding_rope=of_types["sliding_attention"]

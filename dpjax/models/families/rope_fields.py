@@ -106,7 +106,7 @@ def _yarn(hf: Any, parameters: Mapping[str, Any], theta: float, size: int) -> di
     factor, original = _number(parameters, "factor"), _original(parameters)
     bounds = []
     for name, default in (("beta_fast", 32.0), ("beta_slow", 1.0)):
-        turns = _number(parameters, name, default)
+        turns = default if parameters.get(name) is None else _number(parameters, name)
         bounds.append(size * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta)))
     low, high = bounds
     if _flag(parameters, "truncate", True):

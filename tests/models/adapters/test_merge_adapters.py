@@ -73,9 +73,10 @@ DIFFERENT = {"rank": 3, "target_modules": ("v_proj", "down_proj"), "use_rslora":
 DIFFERENT |= {"rank_pattern": ("down_proj=5",), "alpha_pattern": ("v_proj=7",)}
 
 
+@pytest.mark.parametrize("first", [{}, {"use_rslora": True}])
 @pytest.mark.parametrize("options", [{}, DIFFERENT])
-def test_cat_adds_exactly_the_weighted_sum(write, tmp_path, options):
-    folders, weights = [write("a"), write("b", **options)], [0.75, -0.5]
+def test_cat_adds_exactly_the_weighted_sum(write, tmp_path, first, options):
+    folders, weights = [write("a", **first), write("b", **options)], [0.75, -0.5]
     assert merge_adapters(folders, weights, tmp_path / "m", combination="cat") == ()
     expected, merged = weighted_sum(folders, weights), changes_of(tmp_path / "m")
     assert merged.keys() == expected.keys()
@@ -194,6 +195,29 @@ def test_other_sizes_are_another_base(write, tmp_path):
         merge_adapters(folders, [1, 1], tmp_path / "m")
 
 
+@pytest.mark.parametrize("combination", ["cat", "svd", "linear"])
+def test_numbers_that_are_not_finite_are_refused(write, tmp_path, combination):
+    folders = [write("a"), write("b")]
+    path = folders[1] / TENSORS
+    tensors = load_file(path)
+    name = next(name for name in tensors if "q_proj.lora_B" in name)
+    save_file(tensors | {name: np.full_like(tensors[name], np.nan)}, path)
+    with pytest.raises(ValueError, match=r"b/adapter_model.*q_proj\.lora_B.* are not finite"):
+        merge_adapters(folders, [1, 1], tmp_path / "m", combination=combination)
+    assert not (tmp_path / "m").exists()
+
+
+def test_how_the_base_was_held_stays_where_it_is_the_same_in_all(write, tmp_path, caplog):
+    folders = [write("a"), write("b")]
+    change_config(folders[0], dpjax_quantise="nf4")
+    merge_adapters(folders, [1, 1], tmp_path / "m")
+    assert "dpjax_quantise" not in config_of(tmp_path / "m")
+    assert "was not held alike" in caplog.text and "a: nf4" in caplog.text
+    change_config(folders[1], dpjax_quantise="nf4")
+    merge_adapters(folders, [1, 1], tmp_path / "n")
+    assert config_of(tmp_path / "n")["dpjax_quantise"] == "nf4"
+
+
 @pytest.mark.parametrize(
     ("weights", "error", "said"),
     [
@@ -221,6 +245,16 @@ def test_the_call_is_checked_first(tmp_path):
         merge_adapters(["a"], [1], tmp_path / "none" / "m")
     with pytest.raises(FileNotFoundError, match=r"has no adapter_config\.json"):
         merge_adapters([tmp_path], [1], tmp_path / "m")
+
+
+def test_a_run_or_a_file_in_the_place_of_an_adapter(write, tmp_path):
+    adapter = write("a")
+    with pytest.raises(NotADirectoryError, match=r"is a file; give the folder that holds adapter_"):
+        merge_adapters([adapter / TENSORS], [1], tmp_path / "m")
+    (tmp_path / "run").mkdir()
+    adapter.rename(tmp_path / "run" / "adapter")
+    with pytest.raises(FileNotFoundError, match=r"the adapter of a run is in .*run.adapter; give"):
+        merge_adapters([tmp_path / "run"], [1], tmp_path / "m")
 
 
 def test_nothing_is_left_of_a_merge_that_fails(write, tmp_path, monkeypatch):

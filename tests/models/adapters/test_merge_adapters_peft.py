@@ -44,13 +44,27 @@ EVEN = [
 TABLES = [
     {"r": 3, "lora_alpha": n, "target_modules": ["embed_tokens", "q_proj"]} for n in (3, 5, 9)
 ]
+ROOTS = [
+    {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "down_proj"], "use_rslora": True},
+    {"r": 3, "lora_alpha": 2, "target_modules": ["q_proj", "v_proj"], "use_rslora": True},
+    {"r": 3, "lora_alpha": 9, "target_modules": ["v_proj", "q_proj"]},
+]
 CONV1D = [{"r": 3, "lora_alpha": n, "target_modules": ["c_attn", "c_proj"]} for n in (3, 5, 9)]
 CASES = [
     *[("llama", MIXED, combination) for combination in ("cat", "svd")],
     *[("llama", EVEN, combination) for combination in ("linear", "cat", "svd")],
     *[("llama", TABLES, combination) for combination in ("linear", "cat", "svd")],
+    *[("llama", ROOTS, combination) for combination in ("linear", "cat", "svd")],
     *[("gpt2", CONV1D, combination) for combination in ("linear", "svd")],
 ]
+
+
+def without_root_of_rank(adapted):
+    """What peft multiplies a merged adapter by once more, after the first one's use_rslora."""
+    for layer in adapted.modules():
+        if isinstance(layer, peft.tuners.lora.LoraLayer) and "merged" in layer.scaling:
+            assert layer.scaling["merged"] == pytest.approx(layer.r["merged"] ** 0.5)
+            layer.scaling["merged"] = 1.0
 
 
 @pytest.mark.parametrize(("family", "options", "combination"), CASES)
@@ -69,6 +83,8 @@ def test_logits_are_those_of_peft(family, options, combination, tmp_path):
     adapted.save_pretrained(tmp_path)
     adapted.add_weighted_adapter(NAMES, WEIGHTS, "merged", combination_type=combination)
     adapted.set_adapter("merged")
+    if options[0].get("use_rslora"):
+        without_root_of_rank(adapted)
     folders = [tmp_path / name for name in NAMES]
     merge_adapters(folders, WEIGHTS, tmp_path / "merged", combination=combination)
     model = load(tmp_path / "base", "causal_lm")

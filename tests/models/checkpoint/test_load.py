@@ -201,7 +201,28 @@ class TestBadCheckpoint:
 
     def test_no_config(self, folder):
         (folder / "config.json").unlink()
-        with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        with pytest.raises(FileNotFoundError, match=r"has no config\.json.* save_pretrained of"):
+            load(folder)
+        (folder / "model.gguf").touch()
+        with pytest.raises(FileNotFoundError, match=r"`dpjax convert-gguf` makes one of .*\.gguf"):
+            load(folder)
+        (folder / "adapter_config.json").write_text("{}")
+        with pytest.raises(FileNotFoundError, match=r"it holds an adapter: give the checkpoint"):
+            load(folder)
+
+    def test_the_folder_of_a_run(self, folder, tmp_path):
+        run = tmp_path / "run"
+        run.mkdir()
+        folder.rename(run / "model")
+        (run / "config.json").write_text('{"tuning": "full"}')
+        with pytest.raises(
+            ValueError, match=r"no model_type.*tuned model of a run is in .*run.mod"
+        ):
+            load(run)
+
+    def test_weights_under_another_name(self, folder):
+        (folder / "model.safetensors").rename(folder / "consolidated.safetensors")
+        with pytest.raises(FileNotFoundError, match=r"json, only consolidated\.safetensors: copy"):
             load(folder)
 
     @pytest.mark.parametrize("text", ["{", "[]", "{}"])
@@ -215,6 +236,12 @@ class TestBadCheckpoint:
         [
             ({"model_type": "t5"}, "'t5' is not supported; supported: gpt2, gpt_neox, opt"),
             ({"model_type": "brt"}, "Did you mean 'bert'"),
+            # transformers has it: it is not misspelt.
+            (
+                {"model_type": "gemma3n"},
+                r"distilbert\. Take a checkpoint of one of these families\.$",
+            ),
+            ({"quantization_config": {"bits": 4}}, "and compute.quantise to hold it in few bits"),
             ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
             ({"is_decoder": True}, "is_decoder = True is not supported"),
             ({"add_cross_attention": True}, "add_cross_attention"),

@@ -23,6 +23,7 @@ SCALINGS = [
     YARN | {"beta_fast": 4.0, "beta_slow": 0.5, "truncate": False},
     YARN | {"mscale": 0.7, "mscale_all_dim": 0.4},
     YARN | {"attention_factor": 1.7},
+    YARN | dict.fromkeys(("beta_fast", "beta_slow", "mscale", "attention_factor")),
     # The range in which wavelengths are interpolated is a point.
     YARN | {"beta_fast": 1.0, "original_max_position_embeddings": 6},
     LONGROPE,
@@ -148,3 +149,17 @@ def test_longer_texts_are_not_written():
 def test_what_cannot_be_computed_is_refused(scaling, message):
     with pytest.raises(ValueError, match=message):
         parse_config(llama(scaling))
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "olmo3"])
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"rope_type": "linear", "factor": 8.0, "rope_theta": 123.0}, "factor, rope_theta, rope_t"),
+        ({"full_attention": YARN, "sliding_attention": {}, "truncate": False}, "truncate"),
+    ],
+)
+def test_parameters_beside_those_of_types_of_layers_are_refused(family, parameters, named):
+    raw = raw_config(family, rope_scaling=None, rope_parameters=parameters)
+    with pytest.raises(ValueError, match=f"rope_parameters has {named}.* beside full_attention"):
+        parse_config(raw)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from dpjax.models import LoraConfig, add_lora, parse_config
 from dpjax.models.net.experts import Experts
+from dpjax.privatize import clipped_grad
 from tests.support.tiny_checkpoints import random_model, raw_config
 
 CONFIG = parse_config(raw_config("mixtral"))
@@ -63,6 +64,33 @@ def test_a_token_depends_on_no_other():
     experts = Experts(CONFIG, rngs=nnx.Rngs(0))
     x = jax.random.normal(jax.random.key(1), (6, CONFIG.hidden_size))
     np.testing.assert_allclose(experts(x)[:2], experts(x[:2]), atol=1e-6)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("strategy", ["materialize", "one_backward", "two_backwards"])
+def test_clipped_gradients_equal_a_loop(strategy, normalised):
+    """Each record's own gradient is clipped, whatever experts the others and padding choose."""
+    config = dataclasses.replace(CONFIG, normalised_experts=normalised)
+    graphdef, state = nnx.split(Experts(config, rngs=nnx.Rngs(0)))
+    parameters = nnx.to_pure_dict(state)
+    x = jax.random.normal(jax.random.key(1), (3, 5, config.hidden_size))
+    mask = jnp.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 1]], bool)
+
+    def loss(parameters, example):
+        tokens, mask = example
+        return jnp.sum(
+            jnp.where(mask[:, None], jnp.sin(nnx.merge(graphdef, parameters)(tokens)), 0)
+        )
+
+    clip = clipped_grad(loss, clip_norm=0.5, strategy=strategy)
+    found = jax.jit(lambda parameters, batch: clip(parameters, batch).grads)(parameters, (x, mask))
+    total = jax.tree.map(jnp.zeros_like, parameters)
+    for example in zip(x, mask, strict=True):
+        gradient = jax.jit(jax.grad(loss))(parameters, example)
+        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+        factor = jnp.minimum(1.0, 0.5 / norm)
+        total = jax.tree.map(lambda t, g, c=factor: t + c * g, total, gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, total)
 
 
 @pytest.mark.parametrize("num_chosen", [0, 4])

@@ -61,8 +61,10 @@ _KNOWN = frozenset(
 # These start values leave the base as it is, and those are taken away from it by load_adapter.
 _STARTS_BESIDE = ("gaussian", "orthogonal", "eva")
 STARTS_INSIDE = ("pissa", "olora")
+# What finetune calls the folder of an adapter in the folder of a run.
+ADAPTER_OF_RUN = "adapter"
 # How the base was held in training; peft ignores it, with a warning.
-_QUANTISE = "dpjax_quantise"
+QUANTISE = "dpjax_quantise"
 _UNSUPPORTED = {
     "lora_bias": "biases of B",
     "layer_replication": "layers used several times",
@@ -107,7 +109,7 @@ def adapter_config(
         "lora_dropout": model.lora.dropout,
         "fan_in_fan_out": family_of(model.config.model_type).conv1d,
         "inference_mode": True,
-        **({} if quantise == "none" else {_QUANTISE: quantise}),
+        **({} if quantise == "none" else {QUANTISE: quantise}),
     }
 
 
@@ -143,7 +145,7 @@ def read_adapter_config(folder: Path, model: Model) -> dict[str, Any]:
     """The contents of adapter_config.json, checked for what this model can take.
 
     Raises:
-        FileNotFoundError: without adapter_config.json.
+        FileNotFoundError, NotADirectoryError: without adapter_config.json.
         ValueError: for another kind of adapter, another task, or an option that is not supported.
     """
     contents = read_without_model(folder)
@@ -161,11 +163,18 @@ def read_without_model(folder: Path) -> dict[str, Any]:
     """The contents of adapter_config.json, checked for what dpjax supports on any model.
 
     Raises:
-        FileNotFoundError: without adapter_config.json.
+        FileNotFoundError, NotADirectoryError: without adapter_config.json.
         ValueError: for another kind of adapter, or an option that is not supported.
     """
     path = folder / ADAPTER_CONFIG
+    if folder.is_file():
+        raise NotADirectoryError(f"{folder} is a file; give the folder that holds {ADAPTER_CONFIG}")
     if not path.is_file():
+        of_run = folder / ADAPTER_OF_RUN
+        if (of_run / ADAPTER_CONFIG).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no {ADAPTER_CONFIG}: the adapter of a run is in {of_run}; give that"
+            )
         raise FileNotFoundError(
             f"{folder} has no {ADAPTER_CONFIG}: give the folder of an adapter as peft or "
             "save_adapter writes it"
@@ -176,7 +185,7 @@ def read_without_model(folder: Path) -> dict[str, Any]:
             f"{path}: peft_type is {contents.get('peft_type')!r}; only 'LORA' is supported"
         )
     for name, value in contents.items():
-        if name not in (*_KNOWN, _QUANTISE) and value not in (None, False, {}, []):
+        if name not in (*_KNOWN, QUANTISE) and value not in (None, False, {}, []):
             what = f": {_UNSUPPORTED[name]}" if name in _UNSUPPORTED else ""
             raise ValueError(f"{path}: {name} = {value!r} is not supported{what}")
     _check_values(path, contents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from dpjax_accounting import finish_folder
 
 from dpjax.basics.lora_config import Combination
 from dpjax.basics.option_checks import check_choice
+from dpjax.models.adapters.files.adapter_config import QUANTISE
 from dpjax.models.adapters.files.layout import ADAPTER_WEIGHTS, PREFIX
 from dpjax.models.adapters.files.merging.combinations import combine
 from dpjax.models.adapters.files.merging.privacy import (
@@ -28,6 +30,8 @@ from dpjax.models.adapters.files.merging.stored_adapter import (
     open_stored_adapter,
 )
 from dpjax.models.checkpoint.files import ADAPTER_CONFIG
+
+_log = logging.getLogger(__name__)
 
 
 def merge_adapters(
@@ -184,7 +188,18 @@ def _merged_config(adapters: Sequence[StoredAdapter], rank: int) -> dict[str, An
         "use_rslora": False,
         "target_modules": _modules(adapters),
         "inference_mode": True,
+        **_how_base_was_held(adapters),
     }
+
+
+def _how_base_was_held(adapters: Sequence[StoredAdapter]) -> dict[str, str]:
+    """The entry that says how the base was quantised in training, where it was for all alike."""
+    held = [adapter.contents.get(QUANTISE) for adapter in adapters]
+    if len(set(held)) > 1:
+        said = ", ".join(f"{a.folder}: {kind}" for a, kind in zip(adapters, held, strict=True))
+        _log.warning("the base was not held alike in all trainings (%s: %s)", QUANTISE, said)
+        return {}
+    return {} if held[0] is None else {QUANTISE: held[0]}
 
 
 def _write(folder: Path, tensors: dict[str, np.ndarray], config: dict[str, Any]) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 
 from dpjax_accounting import read_report, verify_report
 
+from dpjax.models.adapters.files.adapter_config import ADAPTER_OF_RUN
+
 PRIVACY_OF_MERGE = "privacy_of_merge.json"
 _REPORT = "privacy.json"
-# What finetune calls the folder of an adapter in the folder of a run.
-_ADAPTER_OF_RUN = "adapter"
 _VERSION = 1
 _POST_PROCESSING = (
     "The merged adapter is computed from these adapters alone: this spends nothing. Whoever was in "
@@ -62,7 +62,7 @@ def reports_of(folder: Path) -> FoundReports:
     if merged.is_file():
         return _reports_of_merge(merged)
     whole = folder.resolve()
-    above = [whole.parent] if whole.name == _ADAPTER_OF_RUN else []
+    above = [whole.parent] if whole.name == ADAPTER_OF_RUN else []
     path = next((p / _REPORT for p in (folder, *above) if (p / _REPORT).is_file()), None)
     if path is None:
         return FoundReports((), (f"{folder}, which has no privacy report",), False)

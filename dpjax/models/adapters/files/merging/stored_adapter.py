@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dpjax.basics.lora_config import LoraConfig
 from dpjax.models.adapters.files.adapter_config import (
     STARTS_INSIDE,
@@ -69,8 +71,16 @@ class StoredAdapter:
         return max(self.config.rank, *self.config.ranks().values(), 0)
 
     def weighted(self, module: str, weight: float) -> WeightedPair:
-        """Reads the adapter of a module, times `weight`."""
-        return self.pairs[module].weighted(weight * self.config.scaling_of(module))
+        """Reads the adapter of a module, times `weight`; ValueError for numbers like NaN."""
+        pair = self.pairs[module]
+        read = pair.weighted(weight * self.config.scaling_of(module))
+        for name, values in zip(pair.names, (read.a, read.b), strict=True):
+            if not np.isfinite(values.astype(np.float32)).all():
+                raise ValueError(
+                    f"{self.folder / ADAPTER_WEIGHTS}: tensor {PREFIX}{name} holds numbers that "
+                    "are not finite: its training failed; merge without this adapter"
+                )
+        return read
 
 
 def open_stored_adapter(folder: Path) -> StoredAdapter:
