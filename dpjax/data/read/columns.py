@@ -15,10 +15,17 @@ option of `DataSource` called after it: `text_column`. Without an option it has 
 
 # The field of whose a record is: part of no layout, read with each where a source names its column.
 OWNER = "owner"
+# The field of the functions that an assistant may call: what a chat template writes of them.
+TOOLS = "tools"
 # Fields that a source may have beside those of a layout.
 _OPTIONAL: dict[Layout, Layout] = {
-    ("instruction", "output"): ("input",),
-    ("chosen", "rejected"): ("prompt",),
+    ("prompt", "completion"): (TOOLS,),
+    ("messages",): (TOOLS,),
+    ("conversations",): (TOOLS,),
+    ("instruction", "output"): ("input", TOOLS),
+    ("chosen", "rejected"): ("prompt", TOOLS),
+    # The prompt of preferences, where its column is named.
+    ("chosen", "rejected", "prompt"): (TOOLS,),
 }
 
 _NAMES_SHOWN = 20
@@ -94,9 +101,12 @@ class Wanted:
             self._check_distinct(layout)
         present = [layout for layout in self.layouts if not self._missing(layout, columns)]
         if len(present) == 1:
+            named = self.columns_of(present[0])
             beside = self.columns_of(_OPTIONAL.get(present[0], ()))
-            there = {field: column for field, column in beside.items() if column in columns}
-            return self.columns_of(present[0]) | there | self._owner(columns, place)
+            # A column that the options give another meaning is no optional one.
+            free = set(columns) - set(named.values()) - {self.source.owner_column}
+            there = {field: column for field, column in beside.items() if column in free}
+            return named | there | self._owner(columns, place)
         if present:
             raise ValueError(
                 f"{place} has the columns of {len(present)} formats, "
