@@ -163,13 +163,17 @@ class ChatTemplate:
         self._check_written(messages, number)
         process = self._process or self._start()
         question = {
-            "messages": list(map(without_weight, messages)),
+            "messages": [_without_nulls(without_weight(message)) for message in messages],
             # Templates ask whether there are any by `is not none`.
             "tools": tools or None,
             "add_generation_prompt": add_generation_prompt,
             "marked": marked,
         }
         answer = _answer_of(process, question)
+        if answer.get("failure") == "UndefinedError":
+            # DeepSeek's templates ask whether the content of a call is null.
+            question["messages"] = list(map(without_weight, messages))
+            answer = _answer_of(process, question)
         if "failure" in answer:
             raise RecordError(
                 f"the chat template of {_name(self._tokenizer)} {self._explained(answer, number)}"
@@ -257,6 +261,11 @@ _ADVICE = "correct tokenizer.chat_template"
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
     return tokenizer.name_or_path or type(tokenizer).__name__
+
+
+def _without_nulls(message: Message) -> Message:
+    """A message as transformers gives it to templates, some of which would write None."""
+    return {key: value for key, value in message.items() if value is not None}
 
 
 def _answer_of(process: subprocess.Popen[bytes], question: dict[str, Any]) -> dict[str, Any]:

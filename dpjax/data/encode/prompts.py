@@ -128,9 +128,7 @@ def find_prompts(records: LanguageRecords) -> list[Prompt]:
     """
     if isinstance(records, Completions):
         pairs = enumerate(zip(records.prompts, records.completions, strict=True), start=1)
-        return [
-            Prompt(number, *pair, tools=records.tools_of(number - 1)) for number, pair in pairs
-        ]
+        return [Prompt(number, *pair, tools=records.tools_of(number - 1)) for number, pair in pairs]
     if isinstance(records, Conversations):
         return list(_before_last_answers(records))
     raise TypeError(f"{type(records).__name__} have no prompts; give Completions or Conversations")

@@ -158,8 +158,8 @@ def _as_texts(
         if not whole.startswith(before):
             raise RecordError(
                 f"record {number}: the chat template writes the prompt in another way once an "
-                "answer follows, so where the completion begins cannot be told; write the record "
-                "as messages and mark the assistant's part in the template, or as plain texts"
+                "answer follows, so where the answer begins cannot be told; write the record as "
+                "plain texts, or one with one answer as a conversation in a column of messages"
             )
         yield before, whole[len(before) :], False
 

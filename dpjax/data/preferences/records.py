@@ -94,6 +94,8 @@ def _split(
     length = next((i for i, (one, other) in enumerate(pairs) if one != other), None)
     length = min(len(chosen), len(rejected)) if length is None else length
     shared, answers = chosen[:length], (chosen[length:], rejected[length:])
+    if not shared and prompt is not None:
+        return [], [], [], "a prompt that is a text, beside answers that are messages without it"
     if not shared:
         return [], [], [], "no prompt, neither in a column nor as messages that both answers have"
     if not all(answers):

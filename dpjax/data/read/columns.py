@@ -72,6 +72,11 @@ class Wanted:
     source: DataSource
     layouts: tuple[Layout, ...]
 
+    @property
+    def formats(self) -> str:
+        """The layouts with their columns, for messages."""
+        return " or ".join(map(self._described, self.layouts))
+
     def columns_of(self, layout: Layout) -> dict[str, str]:
         """The column that the source's options name for each field."""
         return {field: column_of(self.source, field) for field in layout}
@@ -146,16 +151,19 @@ class Wanted:
         nearest = sorted(
             self.layouts, key=lambda layout: len(self._missing(layout, columns)) / len(layout)
         )
-        hint = next(filter(None, (self._hint(layout, columns) for layout in nearest)), None)
+        partly = [x for x in nearest if len(self._missing(x, columns)) < len(x)]
+        hints = (self._hint(layout, columns) for layout in partly or nearest)
+        hint = next(filter(None, hints), None)
         if len(self.layouts) == 1:
             field = self._missing(self.layouts[0], columns)[0]
             wrong = f"has no column {self.columns_of(self.layouts[0])[field]!r}"
             has_option = hasattr(self.source, f"{field}_column")
             hint = hint or (f"Set {field}_column." if has_option else "Rename the column.")
         else:
-            wrong = (
-                f"has the columns of no format: {' or '.join(map(self._described, self.layouts))}"
-            )
+            wrong = f"has the columns of no format: {self.formats}"
+            if partly and not hint:
+                field = self._missing(partly[0], columns)[0]
+                hint = f"For {'_'.join(partly[0])} there is no column {field!r}. Rename a column."
             hint = (
                 hint or "Set text_column, prompt_column and completion_column, or messages_column."
             )
@@ -177,17 +185,18 @@ def check_names(names: Iterable[str], place: str) -> None:
     """
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise ValueError(f"{place}: the column name {_shown(repeated[0])} occurs more than once")
+        raise ValueError(f"{place}: the column name {shorten(repeated[0])} occurs more than once")
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = [_shown(name) for name in list(names)[:_NAMES_SHOWN]]
+    shown = [shorten(name) for name in list(names)[:_NAMES_SHOWN]]
     num_hidden = len(names) - len(shown)
     if num_hidden > 0:
         shown.append(f"… ({num_hidden} more)")
     return ", ".join(shown) or "none"
 
 
-def _shown(name: str) -> str:
+def shorten(name: str) -> str:
+    """A name in quotes, cut where it is long."""
     short = name if len(name) <= _LONGEST_NAME_SHOWN else name[: _LONGEST_NAME_SHOWN - 1] + "…"
     return repr(short)

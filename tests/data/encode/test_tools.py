@@ -117,7 +117,7 @@ def test_a_template_that_does_not_write_them(make):
         TEMPLATE.replace("tools is not none", "false"),
         PLAIN.replace("tools is not none", "tools and messages | length > 9"),
     ):
-        with pytest.raises(RecordError, match="^record 2 has tools, which the chat template of"):
+        with pytest.raises(RecordError, match=r"^record 2 has tools, which the chat template of"):
             encode_language(records, tokenizer_with(template), 400)
 
 
