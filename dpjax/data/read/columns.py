@@ -28,6 +28,17 @@ _OPTIONAL: dict[Layout, Layout] = {
     ("chosen", "rejected", "prompt"): (TOOLS,),
 }
 
+# Columns by their usual names, and the task that learns from them.
+_TASKS: dict[Layout, str] = {
+    ("chosen", "rejected"): "preference",
+    ("messages",): "causal_lm",
+    ("conversations",): "causal_lm",
+    ("prompt", "completion"): "causal_lm",
+    ("tokens", "tags"): "token_classification",
+    ("text", "label"): "sequence_classification",
+}
+# The task of a layout by its first field, where it is not causal_lm.
+_FIELDS_OF_TASKS = {"chosen": "preference", "words": "token_classification"}
 _NAMES_SHOWN = 20
 _LONGEST_NAME_SHOWN = 40
 
@@ -154,6 +165,7 @@ class Wanted:
         partly = [x for x in nearest if len(self._missing(x, columns)) < len(x)]
         hints = (self._hint(layout, columns) for layout in partly or nearest)
         hint = next(filter(None, hints), None)
+        hint = self._other_task(columns) or hint
         if len(self.layouts) == 1:
             field = self._missing(self.layouts[0], columns)[0]
             wrong = f"has no column {self.columns_of(self.layouts[0])[field]!r}"
@@ -173,8 +185,19 @@ class Wanted:
         field = self._missing(layout, columns)[0]
         if not hasattr(self.source, f"{field}_column"):
             return ""
-        name = self.columns_of(layout)[field]
-        return did_you_mean(name, columns, prefix=f"{field}_column=").strip()
+        named = self.columns_of(layout)
+        # A column of another field of the record is not meant.
+        free = [column for column in columns if column not in named.values()]
+        return did_you_mean(named[field], free, prefix=f"{field}_column=").strip()
+
+    def _other_task(self, columns: Collection[str]) -> str:
+        """Says which task learns from these columns, where they are those of another one."""
+        own = {_FIELDS_OF_TASKS.get(layout[0], "causal_lm") for layout in self.layouts}
+        if ("text", "label") in self.layouts:
+            own = {"sequence_classification"}
+        tasks = (task for usual, task in _TASKS.items() if set(usual) <= set(columns))
+        task = next((task for task in tasks if task not in own), None)
+        return "" if task is None else f"Files with these columns are for task={task}."
 
 
 def check_names(names: Iterable[str], place: str) -> None:

@@ -73,6 +73,24 @@ ALMOST = {
         json.dumps({"prompt": "Is it open?"} | ANSWERS),
         "a prompt that is a text, beside answers that are messages without it",
     ),
+    "pairs for another task": (
+        read_language_records,
+        "a.jsonl",
+        json.dumps({"prompt": "q", "chosen": "a", "rejected": "b"}),
+        r"Files with these columns are for task=preference\.$",
+    ),
+    "messages for another task": (
+        read_records,
+        "a.jsonl",
+        json.dumps({"messages": MESSAGES}),
+        r"its columns: 'messages'\. Files with these columns are for task=causal_lm\.$",
+    ),
+    "words for another task": (
+        read_records,
+        "a.conll",
+        "Ada B-PER\n",
+        "files with a word on each line are for task=token_classification$",
+    ),
 }
 
 
