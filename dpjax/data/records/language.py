@@ -114,10 +114,11 @@ def read_language_records(source: DataSource) -> LanguageRecords:
 
 def _checked(raw: RawColumns, source: DataSource) -> LanguageRecords:
     record_format = _FORMATS[raw.layout]
+    if record_format == "text":
+        columns, owners, _ = check_records(raw, source, lambda text: (check_text(text),))
+        return Texts(*columns, owners=owners)
     kind, check = _KINDS[record_format]
     columns, owners, tools = check_records(raw, source, check)
-    if kind is Texts:
-        return Texts(*columns, owners=owners)
     return kind(*columns, owners=owners, tools=tools, record_format=record_format)
 
 
@@ -168,8 +169,7 @@ def _is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-_KINDS: dict[str, tuple[type[LanguageRecords], Callable[..., tuple[Checked, ...]]]] = {
-    "text": (Texts, lambda text: (check_text(text),)),
+_KINDS: dict[str, tuple[type[Completions | Conversations], Callable[..., tuple[Checked, ...]]]] = {
     "prompt_completion": (Completions, check_answer),
     "messages": (Conversations, lambda talk: (check_conversation(talk, "messages"),)),
     "conversations": (Conversations, lambda talk: (check_conversation(talk, "conversations"),)),
