@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -122,11 +123,19 @@ def split_number(num: int, shares: Sequence[float]) -> list[int]:
     return nums
 
 
+def _files_of(path: str) -> set[Path]:
+    """The file or folder of this path, or all that match if it is a pattern; links are followed."""
+    matches = glob.glob(str(Path(path).expanduser()), recursive=True)
+    return {Path(match).resolve() for match in (path, *matches)}
+
+
 def _read_prompts(path: str, run: FinishedRun) -> list[str]:
     """Reads a file of public prompts, which may not be one of the run's own data."""
+    given = _files_of(path)
     for name in ("train_data", "eval_data"):
         own = getattr(run.config, name).path
-        if path == own or Path(path).resolve() == Path(own).resolve():
+        private = _files_of(own)
+        if path == own or any({file, *file.parents} & private for file in given):
             raise ValueError(
                 f"prompts must be public, got the {name} of the run, {path}: its prompts are parts "
                 "of private records, and would stand in the synthetic ones. Give a public file"

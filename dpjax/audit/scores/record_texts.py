@@ -34,7 +34,7 @@ def target_texts(records: LanguageRecords) -> list[str]:
 
 
 def lowercase_records(records: LanguageRecords) -> LanguageRecords:
-    """Returns the same records in lower case, prompts included; roles and tool calls stay.
+    """Returns the same records in lower case, prompts included; roles, tools and their calls stay.
 
     Args:
         records: N texts, prompts with completions, or conversations.
@@ -49,8 +49,10 @@ def lowercase_records(records: LanguageRecords) -> LanguageRecords:
         return Completions(
             [_lowered(prompt) for prompt in records.prompts],
             [_lowered(completion) for completion in records.completions],
+            tools=records.tools,
         )
-    return type(records)([_lowered_messages(messages) for messages in records.conversations])
+    conversations = [_lowered_messages(messages) for messages in records.conversations]
+    return type(records)(conversations, tools=records.tools)
 
 
 def _content(text_or_messages: str | list[Message]) -> str:

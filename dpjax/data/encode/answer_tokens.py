@@ -13,6 +13,7 @@ import numpy as np
 
 from dpjax.data.encode.chat_template import ChatTemplate, RecordError, Span
 from dpjax.data.records.messages import Message, is_learnt, message_text
+from dpjax.data.records.tools import Tools
 
 # Private use: hardly ever in a text.
 _RARE_CHARACTERS = range(0xE000, 0x110000)
@@ -20,7 +21,7 @@ _THINKING_ENDS = "</think>"
 
 
 def answer_spans(
-    template: ChatTemplate, messages: list[Message], number: int
+    template: ChatTemplate, messages: list[Message], number: int, tools: Tools
 ) -> tuple[str, list[Span]]:
     """The conversation as one text, and the characters of the messages that are to be learnt.
 
@@ -28,19 +29,22 @@ def answer_spans(
         template: renders messages.
         messages: the conversation.
         number: of the record, for errors.
+        tools: of the record.
 
     Raises:
-        RecordError: the template refuses the messages, or what is the assistant's cannot be told.
+        RecordError: the template refuses the messages, does not write the tools, or what is the
+            assistant's cannot be told.
         ValueError: the template is not one.
     """
+    template.check_tools(messages, number, tools)
     if template.is_marked:
-        text, spans = template.render_marked(messages, number)
+        text, spans = template.render_marked(messages, number, tools=tools)
         if all(is_learnt(said) for said in messages if said["role"] == "assistant"):
             return text, spans
-        parts = _marked_parts(template, messages, number, spans)
+        parts = _marked_parts(template, messages, number, tools, spans)
         return text, [span for place in _places(messages) for span in parts[place]]
-    text = template.render(messages, number)
-    conversation = _Conversation(template, messages, number, text)
+    text = template.render(messages, number, tools=tools)
+    conversation = _Conversation(template, messages, number, tools, text)
     return text, [conversation.answer(place) for place in _places(messages)]
 
 
@@ -65,7 +69,11 @@ def _places(messages: list[Message]) -> list[int]:
 
 
 def _marked_parts(
-    template: ChatTemplate, messages: list[Message], number: int, spans: list[Span]
+    template: ChatTemplate,
+    messages: list[Message],
+    number: int,
+    tools: Tools,
+    spans: list[Span],
 ) -> dict[int, list[Span]]:
     """Which of the marked spans are of which message, where only the assistant's have any.
 
@@ -77,8 +85,10 @@ def _marked_parts(
     for place, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = len(template.render_marked(messages[:place], number)[1]) if place else 0
-        after = len(template.render_marked(messages[: place + 1], number)[1])
+        before, after = (
+            len(template.render_marked(messages[:count], number, tools=tools)[1]) if count else 0
+            for count in (place, place + 1)
+        )
         if before != seen:
             raise unclear(number, place, "marks other parts once a message follows")
         parts[place], seen = spans[before:after], after
@@ -91,10 +101,15 @@ class _Conversation:
     """One conversation and its text, of which the beginnings are rendered too."""
 
     def __init__(
-        self, template: ChatTemplate, messages: list[Message], number: int, text: str
+        self,
+        template: ChatTemplate,
+        messages: list[Message],
+        number: int,
+        tools: Tools,
+        text: str,
     ) -> None:
         self._template, self._messages, self._number = template, messages, number
-        self._text = text
+        self._tools, self._text = tools, text
 
     def answer(self, place: int) -> Span:
         """The characters that follow the invitation to answer and belong to a message."""
@@ -110,7 +125,10 @@ class _Conversation:
         """The text of the first `count` messages, for the answer at `place`."""
         try:
             return self._template.render(
-                self._messages[:count], self._number, add_generation_prompt=add_generation_prompt
+                self._messages[:count],
+                self._number,
+                tools=self._tools,
+                add_generation_prompt=add_generation_prompt,
             )
         except RecordError:
             # It accepts the whole conversation.
@@ -173,7 +191,7 @@ class _Conversation:
             marked = f"{content[:begin]}{first}{content[begin:end]}{last}{content[end:]}"
             messages = self._messages[:count]
             messages[place] = messages[place] | {"content": marked}
-            written = self._template.render(messages, self._number)
+            written = self._template.render(messages, self._number, tools=self._tools)
             is_once = (written.count(first), written.count(last)) == (1, 1)
             start, after = written.find(first), written.find(last)
             if is_once and start < after and written.replace(first, "").replace(last, "") == text:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpjax.data.records.messages import Message, without_weight
+from dpjax.data.records.tools import Tools
 from dpjax.data.unicode import has_half_surrogate
 
 if TYPE_CHECKING:
@@ -102,7 +103,12 @@ class ChatTemplate:
         return self._tokenizer.eos_token or ""
 
     def render(
-        self, messages: list[Message], number: int, *, add_generation_prompt: bool = False
+        self,
+        messages: list[Message],
+        number: int,
+        *,
+        tools: Tools | None = None,
+        add_generation_prompt: bool = False,
     ) -> str:
         """The messages as one text; `number` says which record they are of in an error.
 
@@ -110,10 +116,12 @@ class ChatTemplate:
             RecordError: the template refuses the messages, or takes too much for them.
             ValueError: the template is not one.
         """
-        answer = self._ask(messages, number, add_generation_prompt, marked=False)
+        answer = self._ask(messages, number, tools, add_generation_prompt, marked=False)
         return str(answer["text"])
 
-    def render_marked(self, messages: list[Message], number: int) -> tuple[str, list[Span]]:
+    def render_marked(
+        self, messages: list[Message], number: int, *, tools: Tools | None = None
+    ) -> tuple[str, list[Span]]:
         """The messages as one text, and what the template marks in it as the assistant's.
 
         Raises:
@@ -121,20 +129,51 @@ class ChatTemplate:
                 something with the assistant's part after marking it.
             ValueError: the template is not one.
         """
-        answer = self._ask(messages, number, add_generation_prompt=False, marked=True)
+        answer = self._ask(messages, number, tools, add_generation_prompt=False, marked=True)
         return answer["text"], [(start, end) for start, end in answer["spans"]]
 
+    def check_tools(self, messages: list[Message], number: int, tools: Tools) -> None:
+        """Refuses tools that the template does not write: they would be lost.
+
+        Raises:
+            RecordError: the text of the messages is the same without them.
+        """
+        if not tools:
+            return
+        written = self.render(messages, number, tools=tools)
+        try:
+            without = self.render(messages, number)
+        except RecordError:
+            return  # It needs them.
+        if written == without:
+            raise RecordError(
+                f"record {number} has tools, which the chat template of {_name(self._tokenizer)} "
+                "does not write; remove the column, write them into the system's message, or "
+                "correct tokenizer.chat_template"
+            )
+
     def _ask(
-        self, messages: list[Message], number: int, add_generation_prompt: bool, marked: bool
+        self,
+        messages: list[Message],
+        number: int,
+        tools: Tools | None,
+        add_generation_prompt: bool,
+        marked: bool,
     ) -> dict[str, Any]:
         self._check_written(messages, number)
         process = self._process or self._start()
         question = {
-            "messages": list(map(without_weight, messages)),
+            "messages": [_without_nulls(without_weight(message)) for message in messages],
+            # Templates ask whether there are any by `is not none`.
+            "tools": tools or None,
             "add_generation_prompt": add_generation_prompt,
             "marked": marked,
         }
         answer = _answer_of(process, question)
+        if answer.get("failure") == "UndefinedError":
+            # DeepSeek's templates ask whether the content of a call is null.
+            question["messages"] = list(map(without_weight, messages))
+            answer = _answer_of(process, question)
         if "failure" in answer:
             raise RecordError(
                 f"the chat template of {_name(self._tokenizer)} {self._explained(answer, number)}"
@@ -222,6 +261,11 @@ _ADVICE = "correct tokenizer.chat_template"
 
 def _name(tokenizer: PreTrainedTokenizerBase) -> str:
     return tokenizer.name_or_path or type(tokenizer).__name__
+
+
+def _without_nulls(message: Message) -> Message:
+    """A message as transformers gives it to templates, some of which would write None."""
+    return {key: value for key, value in message.items() if value is not None}
 
 
 def _answer_of(process: subprocess.Popen[bytes], question: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dpjax.data.encode.target_tokens import check_separator, prompt_tokens
 from dpjax.data.encode.tokenizing import check_max_length, check_tokenizer
 from dpjax.data.records.language import Completions, Content, Conversations, LanguageRecords
 from dpjax.data.records.messages import is_learnt
+from dpjax.data.records.tools import Tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +45,7 @@ class Prompt:
         number: of the record, from 1.
         content: a text or messages; never empty.
         answer: likewise; messages may be none.
+        tools: of the record.
 
     Example:
         >>> Prompt(number=1, content="Is it open?", answer="Until six.").answer
@@ -53,6 +55,7 @@ class Prompt:
     number: int
     content: Content
     answer: Content
+    tools: Tools = dataclasses.field(default_factory=list, kw_only=True, repr=False)
 
 
 def encode_prompts(
@@ -104,7 +107,7 @@ def encode_prompts(
     ids: list[np.ndarray] = []
     truncated = np.zeros(len(prompts), np.bool_)
     with ChatTemplate(tokenizer, today) as template:
-        contents = ((prompt.number, prompt.content) for prompt in prompts)
+        contents = ((prompt.number, prompt.content, prompt.tools) for prompt in prompts)
         for row, tokens in enumerate(prompt_tokens(contents, tokenizer, template, separator)):
             ids.append(np.array(tokens[-max_length:], np.int32))
             truncated[row] = len(tokens) > max_length
@@ -125,7 +128,7 @@ def find_prompts(records: LanguageRecords) -> list[Prompt]:
     """
     if isinstance(records, Completions):
         pairs = enumerate(zip(records.prompts, records.completions, strict=True), start=1)
-        return [Prompt(number, *pair) for number, pair in pairs]
+        return [Prompt(number, *pair, tools=records.tools_of(number - 1)) for number, pair in pairs]
     if isinstance(records, Conversations):
         return list(_before_last_answers(records))
     raise TypeError(f"{type(records).__name__} have no prompts; give Completions or Conversations")
@@ -149,4 +152,5 @@ def _before_last_answers(records: Conversations) -> Iterator[Prompt]:
         answers = [place for place, said in enumerate(messages) if said["role"] == "assistant"]
         last = (learnt or answers or [len(messages)])[-1]
         if messages[:last]:
-            yield Prompt(number, messages[:last], messages[last : last + 1])
+            tools = records.tools_of(number - 1)
+            yield Prompt(number, messages[:last], messages[last : last + 1], tools=tools)

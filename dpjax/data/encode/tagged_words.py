@@ -33,6 +33,20 @@ class TaggedDataset(EncodedRecords):
     loss_mask: np.ndarray
     """(N, T) bool, True at the first token of each word: there its tag counts."""
 
+    @property
+    def without_targets(self) -> np.ndarray:
+        """(N,) bool, True where no word has a token, as where the tokenizer drops all characters.
+
+        The gradient of such a record is zero, yet it counts in the privacy guarantee.
+        """
+        without: np.ndarray = np.all(~self.loss_mask, axis=1)
+        return without
+
+    @property
+    def num_without_targets(self) -> int:
+        """How many records nothing can be learnt from."""
+        return int(self.without_targets.sum())
+
 
 def encode_tagged_words(
     records: TaggedWords,

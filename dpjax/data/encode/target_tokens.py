@@ -19,6 +19,7 @@ from dpjax.data.encode.tokenizing import (
 )
 from dpjax.data.records.language import Completions, Content, Conversations, LanguageRecords, Texts
 from dpjax.data.records.messages import Message, is_learnt
+from dpjax.data.records.tools import Tools
 from dpjax.data.unicode import has_half_surrogate
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def target_tokens(
 
 
 def prompt_tokens(
-    prompts: Iterable[tuple[int, Content]],
+    prompts: Iterable[tuple[int, Content, Tools]],
     tokenizer: PreTrainedTokenizerBase,
     template: ChatTemplate,
     separator: str,
@@ -78,7 +79,7 @@ def prompt_tokens(
     """The tokens of every prompt, the same as those that precede the completion in training.
 
     Args:
-        prompts: each with the number of its record, for errors.
+        prompts: each with the number of its record, for errors, and the record's tools.
         tokenizer: a fast one.
         template: renders prompts that are messages.
         separator: ends every prompt that is a text.
@@ -91,8 +92,12 @@ def prompt_tokens(
     texts = (
         (number, prompt + separator, True)
         if isinstance(prompt, str)
-        else (number, template.render(prompt, number, add_generation_prompt=True), False)
-        for number, prompt in prompts
+        else (
+            number,
+            template.render(prompt, number, tools=tools, add_generation_prompt=True),
+            False,
+        )
+        for number, prompt, tools in prompts
     )
     for some in in_batches(texts, lambda text: len(text[1])):
         tokens = tokenize(tokenizer, [text for _, text, _ in some])
@@ -146,13 +151,15 @@ def _as_texts(
                 f"record {number}: of prompt and completion one is a text, the other messages; "
                 "write both as texts or both as messages"
             )
-        before = template.render(prompt, number, add_generation_prompt=True)
-        whole = template.render(prompt + completion, number)
+        tools = records.tools_of(number - 1)
+        template.check_tools(prompt + completion, number, tools)
+        before = template.render(prompt, number, tools=tools, add_generation_prompt=True)
+        whole = template.render(prompt + completion, number, tools=tools)
         if not whole.startswith(before):
             raise RecordError(
                 f"record {number}: the chat template writes the prompt in another way once an "
-                "answer follows, so where the completion begins cannot be told; write the record "
-                "as messages and mark the assistant's part in the template, or as plain texts"
+                "answer follows, so where the answer begins cannot be told; write the record as "
+                "plain texts, or one with one answer as a conversation in a column of messages"
             )
         yield before, whole[len(before) :], False
 
@@ -162,7 +169,11 @@ def _encode_conversations(
 ) -> Iterator[TargetTokens]:
     encode = _encode_marked if template.is_marked else _encode_prefixes
     rendered = (
-        _Rendered(messages, number, *answer_spans(template, messages, number))
+        _Rendered(
+            messages,
+            number,
+            *answer_spans(template, messages, number, records.tools_of(number - 1)),
+        )
         for number, messages in enumerate(records.conversations, start=1)
     )
     # Of a template without marks each beginning is tokenised too.

@@ -130,14 +130,14 @@ def render(
     given = {
         **start["variables"],
         "messages": request["messages"],
-        "tools": None,
+        "tools": request["tools"],
         "documents": None,
     }
     given["add_generation_prompt"] = request["add_generation_prompt"]
     environment: Any = template.environment
     environment.answer_marks = ("", "")
     text = template.render(given)
-    content = len(json.dumps(request["messages"], ensure_ascii=False))
+    content = len(json.dumps([request["messages"], request["tools"]], ensure_ascii=False))
     if len(text) > start["characters"] + start["repeats"] * content:
         return {"failure": "length"}
     if not request["marked"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dpjax.data.read.columns import Wanted
 from dpjax.data.read.read import read_columns
-from dpjax.data.records.base import RecordColumns
+from dpjax.data.records.base import RecordsWithTools
 from dpjax.data.records.checks import Checked, check_records
 from dpjax.data.records.language import Completions, Content, check_answer
 from dpjax.data.records.messages import check_messages
@@ -17,7 +17,7 @@ _LAYOUT = ("chosen", "rejected")
 
 
 @dataclasses.dataclass(frozen=True)
-class Preferences(RecordColumns):
+class Preferences(RecordsWithTools):
     """Prompts, each with the answer that was preferred and the one that was not.
 
     In the order of the source. Nothing is empty, and the answers of a record differ. Those of one
@@ -35,7 +35,7 @@ class Preferences(RecordColumns):
 
     def answers(self, side: str) -> Completions:
         """The prompts with their answers on one side, "chosen" or "rejected"."""
-        return Completions(self.prompts, getattr(self, side))
+        return Completions(self.prompts, getattr(self, side), tools=self.tools)
 
 
 def read_preferences(source: DataSource) -> Preferences:
@@ -59,8 +59,8 @@ def read_preferences(source: DataSource) -> Preferences:
     # A name that somebody gave must be there.
     is_named = source.prompt_column != DataSource.prompt_column
     raw = read_columns(Wanted(source, ((*_LAYOUT, "prompt") if is_named else _LAYOUT,)))
-    columns, owners = check_records(raw, source, _check)
-    return Preferences(*columns, owners=owners)
+    columns, owners, tools = check_records(raw, source, _check)
+    return Preferences(*columns, owners=owners, tools=tools)
 
 
 def _check(
@@ -94,6 +94,8 @@ def _split(
     length = next((i for i, (one, other) in enumerate(pairs) if one != other), None)
     length = min(len(chosen), len(rejected)) if length is None else length
     shared, answers = chosen[:length], (chosen[length:], rejected[length:])
+    if not shared and prompt is not None:
+        return [], [], [], "a prompt that is a text, beside answers that are messages without it"
     if not shared:
         return [], [], [], "no prompt, neither in a column nor as messages that both answers have"
     if not all(answers):

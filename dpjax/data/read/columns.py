@@ -15,12 +15,30 @@ option of `DataSource` called after it: `text_column`. Without an option it has 
 
 # The field of whose a record is: part of no layout, read with each where a source names its column.
 OWNER = "owner"
+# The field of the functions that an assistant may call: what a chat template writes of them.
+TOOLS = "tools"
 # Fields that a source may have beside those of a layout.
 _OPTIONAL: dict[Layout, Layout] = {
-    ("instruction", "output"): ("input",),
-    ("chosen", "rejected"): ("prompt",),
+    ("prompt", "completion"): (TOOLS,),
+    ("messages",): (TOOLS,),
+    ("conversations",): (TOOLS,),
+    ("instruction", "output"): ("input", TOOLS),
+    ("chosen", "rejected"): ("prompt", TOOLS),
+    # The prompt of preferences, where its column is named.
+    ("chosen", "rejected", "prompt"): (TOOLS,),
 }
 
+# Columns by their usual names, and the task that learns from them.
+_TASKS: dict[Layout, str] = {
+    ("chosen", "rejected"): "preference",
+    ("messages",): "causal_lm",
+    ("conversations",): "causal_lm",
+    ("prompt", "completion"): "causal_lm",
+    ("tokens", "tags"): "token_classification",
+    ("text", "label"): "sequence_classification",
+}
+# The task of a layout by its first field, where it is not causal_lm.
+_FIELDS_OF_TASKS = {"chosen": "preference", "words": "token_classification"}
 _NAMES_SHOWN = 20
 _LONGEST_NAME_SHOWN = 40
 
@@ -65,6 +83,11 @@ class Wanted:
     source: DataSource
     layouts: tuple[Layout, ...]
 
+    @property
+    def formats(self) -> str:
+        """The layouts with their columns, for messages."""
+        return " or ".join(map(self._described, self.layouts))
+
     def columns_of(self, layout: Layout) -> dict[str, str]:
         """The column that the source's options name for each field."""
         return {field: column_of(self.source, field) for field in layout}
@@ -94,9 +117,12 @@ class Wanted:
             self._check_distinct(layout)
         present = [layout for layout in self.layouts if not self._missing(layout, columns)]
         if len(present) == 1:
+            named = self.columns_of(present[0])
             beside = self.columns_of(_OPTIONAL.get(present[0], ()))
-            there = {field: column for field, column in beside.items() if column in columns}
-            return self.columns_of(present[0]) | there | self._owner(columns, place)
+            # A column that the options give another meaning is no optional one.
+            free = set(columns) - set(named.values()) - {self.source.owner_column}
+            there = {field: column for field, column in beside.items() if column in free}
+            return named | there | self._owner(columns, place)
         if present:
             raise ValueError(
                 f"{place} has the columns of {len(present)} formats, "
@@ -136,16 +162,20 @@ class Wanted:
         nearest = sorted(
             self.layouts, key=lambda layout: len(self._missing(layout, columns)) / len(layout)
         )
-        hint = next(filter(None, (self._hint(layout, columns) for layout in nearest)), None)
+        partly = [x for x in nearest if len(self._missing(x, columns)) < len(x)]
+        hints = (self._hint(layout, columns) for layout in partly or nearest)
+        hint = next(filter(None, hints), None)
+        hint = self._other_task(columns) or hint
         if len(self.layouts) == 1:
             field = self._missing(self.layouts[0], columns)[0]
             wrong = f"has no column {self.columns_of(self.layouts[0])[field]!r}"
             has_option = hasattr(self.source, f"{field}_column")
             hint = hint or (f"Set {field}_column." if has_option else "Rename the column.")
         else:
-            wrong = (
-                f"has the columns of no format: {' or '.join(map(self._described, self.layouts))}"
-            )
+            wrong = f"has the columns of no format: {self.formats}"
+            if partly and not hint:
+                field = self._missing(partly[0], columns)[0]
+                hint = f"For {'_'.join(partly[0])} there is no column {field!r}. Rename a column."
             hint = (
                 hint or "Set text_column, prompt_column and completion_column, or messages_column."
             )
@@ -155,8 +185,19 @@ class Wanted:
         field = self._missing(layout, columns)[0]
         if not hasattr(self.source, f"{field}_column"):
             return ""
-        name = self.columns_of(layout)[field]
-        return did_you_mean(name, columns, prefix=f"{field}_column=").strip()
+        named = self.columns_of(layout)
+        # A column of another field of the record is not meant.
+        free = [column for column in columns if column not in named.values()]
+        return did_you_mean(named[field], free, prefix=f"{field}_column=").strip()
+
+    def _other_task(self, columns: Collection[str]) -> str:
+        """Says which task learns from these columns, where they are those of another one."""
+        own = {_FIELDS_OF_TASKS.get(layout[0], "causal_lm") for layout in self.layouts}
+        if ("text", "label") in self.layouts:
+            own = {"sequence_classification"}
+        tasks = (task for usual, task in _TASKS.items() if set(usual) <= set(columns))
+        task = next((task for task in tasks if task not in own), None)
+        return "" if task is None else f"Files with these columns are for task={task}."
 
 
 def check_names(names: Iterable[str], place: str) -> None:
@@ -167,17 +208,18 @@ def check_names(names: Iterable[str], place: str) -> None:
     """
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise ValueError(f"{place}: the column name {_shown(repeated[0])} occurs more than once")
+        raise ValueError(f"{place}: the column name {shorten(repeated[0])} occurs more than once")
 
 
 def _listed(names: Collection[str]) -> str:
-    shown = [_shown(name) for name in list(names)[:_NAMES_SHOWN]]
+    shown = [shorten(name) for name in list(names)[:_NAMES_SHOWN]]
     num_hidden = len(names) - len(shown)
     if num_hidden > 0:
         shown.append(f"… ({num_hidden} more)")
     return ", ".join(shown) or "none"
 
 
-def _shown(name: str) -> str:
+def shorten(name: str) -> str:
+    """A name in quotes, cut where it is long."""
     short = name if len(name) <= _LONGEST_NAME_SHOWN else name[: _LONGEST_NAME_SHOWN - 1] + "…"
     return repr(short)

@@ -19,6 +19,13 @@ from dpjax.data.read.text_lines import kind_of, open_lines
 # The largest value that fits a C long everywhere; csv refuses fields over 128 KiB by default.
 CSV_FIELD_LIMIT = 2**31 - 1
 LONGEST_NAME_SHOWN = 40
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+# Fields of lists.
+_LISTS = {
+    "messages": "messages are lists of objects",
+    "conversations": "messages are lists of objects",
+    "words": "words and tags are lists",
+}
 
 
 def read_delimited(path: Path, wanted: Wanted) -> RawColumns:
@@ -93,21 +100,33 @@ def _header(
             raise ValueError(_not_a_header(header, path, wanted))
         chosen = wanted.choose(header, str(path))
     check_names(header, str(path))
-    if not {"messages", "conversations"}.isdisjoint(chosen):
-        raise ValueError(
-            f"{path}: messages are lists of objects, which a {kind_of(path)} file cannot hold; "
-            "write one JSON object per line into a .jsonl file"
-        )
+    for field, held in _LISTS.items():
+        if field in chosen:
+            raise ValueError(
+                f"{path}: {held}, which a {kind_of(path)} file cannot hold; write one JSON object "
+                "per line into a .jsonl file"
+            )
     return header, chosen
 
 
 def _not_a_header(header: tuple[str, ...], path: Path, wanted: Wanted) -> str:
-    absent = f"{path} has no column {' and no column '.join(map(repr, wanted.all_columns))}"
-    # Messages are not in such a file, and the layout that fits the number of columns is likeliest.
-    lists = ("messages",), ("conversations",)
-    layouts = [layout for layout in wanted.layouts if layout not in lists] or wanted.layouts
+    absent = f"{path} has the columns of no format, {wanted.formats}"
+    if len(wanted.layouts) == 1:
+        named = wanted.columns_of(wanted.layouts[0]).values()
+        absent = f"{path} has no column {' and no column '.join(map(repr, named))}"
+    # Lists are not in such a file, and the layout that fits the number of columns is likeliest.
+    layouts = [layout for layout in wanted.layouts if _LISTS.keys().isdisjoint(layout)]
+    layouts = layouts or list(wanted.layouts)
     layout = min(layouts, key=lambda layout: abs(len(layout) - len(header)))
     columns = wanted.columns_of(layout)
+    other = max(_SEPARATORS, key=header[0].count)
+    parts = tuple(header[0].split(other))
+    if len(header) == 1 < len(parts) and _look_like_names(parts):
+        return (
+            f"{absent}: its first line is separated by {_SEPARATORS[other]}, but a "
+            f"{kind_of(path)} file by {_SEPARATORS[',' if kind_of(path) == '.csv' else chr(9)]}. "
+            "Save it so"
+        )
     if len(header) < len(layout):
         separator = "comma" if kind_of(path) == ".csv" else "tab"
         return (

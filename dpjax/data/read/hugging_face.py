@@ -143,7 +143,10 @@ def _rows(
     features: Mapping[str, object],
     place: str,
 ) -> RawColumns:
-    values = {field: columns[column] for field, column in chosen.items()}
+    values = {
+        field: [_without_nulls(value) for value in columns[column]]
+        for field, column in chosen.items()
+    }
     if "label" in chosen:
         names = getattr(features.get(chosen["label"]), "names", None)
         if names is not None:
@@ -158,6 +161,13 @@ def _rows(
             ]
     num_rows = len(next(iter(values.values())))
     return RawColumns(values, range(1, num_rows + 1), "row")
+
+
+def _without_nulls(value: Any) -> Any:
+    """The value without keys that are null: Arrow gives all objects of a column the same keys."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(kept) for key, kept in value.items() if kept is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _class_names(tags: object, names: list[str], row: int, place: str) -> object:

@@ -18,7 +18,7 @@ _ARRAY = (
 )
 
 
-class _RepeatedNameError(Exception):
+class RepeatedNameError(Exception):
     """An object has a name twice."""
 
 
@@ -77,8 +77,8 @@ def _parsed(text: str, path: Path, first: int, needed: str) -> Any:
     """What the text says, whose first line is this one of the file."""
     place = f"{path}, line {first}" if needed.endswith("line") else f"{path}"
     try:
-        return json.loads(text, object_pairs_hook=_object)
-    except _RepeatedNameError:
+        return json.loads(text, object_pairs_hook=unique_names)
+    except RepeatedNameError:
         raise ValueError(
             f"{place}: an object has a name twice, and which value counts cannot be "
             "told; one value for each name is needed"
@@ -101,8 +101,13 @@ def _parsed(text: str, path: Path, first: int, needed: str) -> Any:
         ) from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these names and values, for `json.loads`.
+
+    Raises:
+        RepeatedNameError: a name occurs twice.
+    """
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise _RepeatedNameError
+        raise RepeatedNameError
     return values

@@ -76,6 +76,11 @@ def _read_file(path: Path, wanted: Wanted) -> RawColumns:
     if reader is None:
         suffix = kind_of(path) or path.suffix
         of_words = f", with a word on each line {', '.join(_OF_WORDS)}"
+        if suffix in _OF_WORDS and suffix != ".txt":
+            raise ValueError(
+                f"{path.absolute()}: files with a word on each line are for "
+                "task=token_classification"
+            )
         raise ValueError(
             f"{path.absolute()}: the extension {suffix!r} is unknown; known are "
             f"{', '.join(_READERS)}{of_words if _learns_words(wanted) else ''}, and with .gz after "

@@ -22,6 +22,8 @@ _CONLL_U = ("ID", "FORM", "LEMMA", "UPOS", "XPOS", "FEATS", "HEAD", "DEPREL", "D
 _COLUMNS_OF_FILE = re.compile(r"#\s*global\.columns\s*=(.*)")
 _NEW_DOCUMENT = "-DOCSTART-"
 _NUMBER = re.compile(r"[+-]?\d+")
+# What headers call words. Columns with other names need column_names.
+_HEADERS = ("word", "words", "token", "tokens", "form")
 # A token of several words, and a word that is not in the text.
 _RANGE_OR_EMPTY = re.compile(r"\d+-\d+|\d+\.\d+")
 _ID = re.compile(rf"\d+|{_RANGE_OR_EMPTY.pattern}")
@@ -42,6 +44,12 @@ def read_word_lines(path: Path, wanted: Wanted) -> RawColumns:
         )
     with open_lines(path, newline="\n") as read:
         lines = [(number, line.strip("\r\n")) for number, line in enumerate(read, start=1)]
+    for number, line in lines:
+        if "\r" in line:
+            raise ValueError(
+                f"{path}, line {number}: a carriage return inside the line; end lines by line "
+                "feeds, for instance with `tr '\\r' '\\n'`"
+            )
     table = _Table.of(path, lines, wanted.source)
     values: dict[str, list[object]] = {field: [] for field in TAGGED}
     positions: list[int] = []
@@ -96,7 +104,27 @@ class _Table:
         words, tags = _chosen(path, source, names, width, counts)
         has_ids = counts and words != 0 if names is None else names[0].upper() == "ID"
         named_by = named_by or f"line {number}"
-        return cls(path, lines, by_tabs, width, named_by, words, tags, has_ids)
+        table = cls(path, lines, by_tabs, width, named_by, words, tags, has_ids)
+        if names is None:
+            table.check_first(number, row)
+        return table
+
+    def check_first(self, number: int, row: list[str]) -> None:
+        """Refuses a first line that looks like a header: it would be a word with a tag of its own.
+
+        Raises:
+            ValueError: the line has a usual name in the place of the word, and its tag is in no
+                other line.
+        """
+        if len(row) != self.width or row[self.words].lower() not in _HEADERS:
+            return
+        others = [(n, line) for n, line in self.lines if n != number]
+        if row[self.tags] not in dataclasses.replace(self, lines=others)._plain_tags():
+            raise ValueError(
+                f"{self.path}, line {number} looks like a header; name its columns, "
+                f"words_column={row[self.words]!r} and tags_column={row[self.tags]!r}, or take the "
+                "line out"
+            )
 
     def sentences(self) -> Iterator[tuple[int, list[list[str]]]]:
         """The number of the first line, and the columns of each word, for each sentence."""

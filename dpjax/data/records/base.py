@@ -7,9 +7,11 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
+from dpjax.data.records.tools import Tools
 from dpjax.data.source import RecordFormat
 
 Columns = TypeVar("Columns", bound="RecordColumns")
+WithTools = TypeVar("WithTools", bound="RecordsWithTools")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +71,39 @@ class RecordColumns:
 
     def _names(self) -> list[str]:
         return [field.name for field in dataclasses.fields(self) if not field.kw_only]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsWithTools(RecordColumns):
+    """Base of records of messages, for which a chat template may write definitions of functions.
+
+    Attributes:
+        tools: those of each record, which are a part of it; None where no record has any.
+    """
+
+    tools: list[Tools] | None = dataclasses.field(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tools is None:
+            return
+        if len(self.tools) != len(self):
+            raise ValueError(f"{len(self.tools)} tools, but {len(self)} records")
+        if not any(self.tools):
+            object.__setattr__(self, "tools", None)
+
+    def tools_of(self, row: int) -> Tools:
+        """The tools of one record; none where it has none."""
+        return self.tools[row] if self.tools else []
+
+    def take(self: WithTools, rows: Iterable[int]) -> WithTools:
+        """The records at `rows`, in that order."""
+        chosen = list(rows)
+        tools = self.tools and [self.tools[row] for row in chosen]
+        return dataclasses.replace(super().take(chosen), tools=tools)
+
+    def units(self) -> Iterator[bytes]:
+        """Every record as bytes that equal records share."""
+        for row, unit in enumerate(super().units()):
+            tools = self.tools_of(row)
+            yield unit + (json.dumps(tools, sort_keys=True).encode() if tools else b"")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from dpjax.data.read.columns import OWNER, RawColumns, described
+from dpjax.data.read.columns import OWNER, TOOLS, RawColumns, described
+from dpjax.data.records.tools import Tools, check_tools
 from dpjax.data.source import DataSource
 from dpjax.data.unicode import has_half_surrogate
 
@@ -17,26 +18,41 @@ Checked = tuple[Any, str | None]
 """A value as a record holds it, and what is wrong with it."""
 
 
+class CheckedColumns(NamedTuple):
+    """Columns of checked values: those of the records, whose they are, and their tools.
+
+    Owners and tools are None where the source has no column of them.
+    """
+
+    columns: list[list[Any]]
+    owners: list[str] | None
+    tools: list[Tools] | None
+
+
 def check_records(
     raw: RawColumns, source: DataSource, check: Callable[..., tuple[Checked, ...]]
-) -> tuple[list[list[Any]], list[str] | None]:
-    """The columns of checked values, as `check` gives them; and the owners.
+) -> CheckedColumns:
+    """The columns of checked values, as `check` gives them; with the owners and the tools.
 
-    Owners become strings as labels do; there are none where `source` names no column of them.
+    Owners become strings as labels do.
 
     Args:
         raw: the columns as they were read.
         source: where they come from, for messages.
-        check: what becomes of the values of one record, field by field, but not of its owner.
+        check: what becomes of the values of one record, field by field, but not of its owner and
+            its tools.
 
     Raises:
         ValueError: naming the lines of the records with each problem, never what they hold.
     """
-    fields = [values for field, values in raw.values.items() if field != OWNER]
+    fields = [values for field, values in raw.values.items() if field not in (OWNER, TOOLS)]
     rows: list[list[Any]] = []
     problems: dict[str, list[int | str]] = {}
     for position, *record in zip(raw.positions, *fields, strict=True):
         checked = check(*record)
+        if TOOLS in raw.values:
+            has_messages = any(isinstance(value, list) for value, _ in checked)
+            checked += (check_tools(raw.values[TOOLS][len(rows)], has_messages=has_messages),)
         if OWNER in raw.values:
             checked += (check_label(raw.values[OWNER][len(rows)], OWNER),)
         rows.append([value for value, _ in checked])
@@ -50,7 +66,8 @@ def check_records(
         )
     columns = [list(column) for column in zip(*rows, strict=True)]
     owners = columns.pop() if OWNER in raw.values else None
-    return columns, owners
+    tools = columns.pop() if TOOLS in raw.values else None
+    return CheckedColumns(columns, owners, tools)
 
 
 def check_text(value: object, name: str = "text") -> Checked:

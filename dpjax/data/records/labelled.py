@@ -44,8 +44,8 @@ def read_records(source: DataSource) -> Records:
         Records(texts=['fine film', 'dull film'], labels=['1', '0'])
     """
     raw = read_columns(Wanted(source, _LAYOUTS))
-    columns, owners = check_records(raw, source, _check)
-    return Records(*columns, owners=owners)
+    checked = check_records(raw, source, _check)
+    return Records(*checked.columns, owners=checked.owners)
 
 
 def _check(text: object, label: object) -> tuple[Checked, Checked]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from dpjax.data.read.columns import Layout, RawColumns, Wanted
 from dpjax.data.read.read import read_columns
-from dpjax.data.records.base import RecordColumns
+from dpjax.data.records.base import RecordColumns, RecordsWithTools
 from dpjax.data.records.checks import Checked, check_records, check_text
 from dpjax.data.records.messages import Message, check_messages, without_weight
 from dpjax.data.records.share_gpt import check_conversation
@@ -33,7 +33,7 @@ class Texts(RecordColumns):
 
 
 @dataclasses.dataclass(frozen=True)
-class Completions(RecordColumns):
+class Completions(RecordsWithTools):
     """Prompts, and the completions to be learnt, in the order of the source. None is empty.
 
     Those of one record are both strings or both lists of messages; a completion's messages are
@@ -57,7 +57,7 @@ class Completions(RecordColumns):
 
 
 @dataclasses.dataclass(frozen=True)
-class Conversations(RecordColumns):
+class Conversations(RecordsWithTools):
     """Conversations of which the assistant's part is to be learnt, in the order of the source.
 
     Example:
@@ -75,7 +75,7 @@ class Conversations(RecordColumns):
     def units(self) -> Iterator[bytes]:
         """Every record as bytes that equal records share, whatever the weights of its messages."""
         said = [list(map(without_weight, messages)) for messages in self.conversations]
-        return RecordColumns.units(dataclasses.replace(self, conversations=said))
+        return RecordsWithTools.units(dataclasses.replace(self, conversations=said))
 
 
 LanguageRecords = Texts | Completions | Conversations
@@ -114,9 +114,12 @@ def read_language_records(source: DataSource) -> LanguageRecords:
 
 def _checked(raw: RawColumns, source: DataSource) -> LanguageRecords:
     record_format = _FORMATS[raw.layout]
+    if record_format == "text":
+        columns, owners, _ = check_records(raw, source, lambda text: (check_text(text),))
+        return Texts(*columns, owners=owners)
     kind, check = _KINDS[record_format]
-    columns, owners = check_records(raw, source, check)
-    return kind(*columns, owners=owners, record_format=record_format)
+    columns, owners, tools = check_records(raw, source, check)
+    return kind(*columns, owners=owners, tools=tools, record_format=record_format)
 
 
 def check_answer(
@@ -166,8 +169,7 @@ def _is_blank(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-_KINDS: dict[str, tuple[type[LanguageRecords], Callable[..., tuple[Checked, ...]]]] = {
-    "text": (Texts, lambda text: (check_text(text),)),
+_KINDS: dict[str, tuple[type[Completions | Conversations], Callable[..., tuple[Checked, ...]]]] = {
     "prompt_completion": (Completions, check_answer),
     "messages": (Conversations, lambda talk: (check_conversation(talk, "messages"),)),
     "conversations": (Conversations, lambda talk: (check_conversation(talk, "conversations"),)),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from dpjax.data.read.columns import shorten
 from dpjax.data.records.checks import Checked
 from dpjax.data.unicode import has_half_surrogate
 
@@ -94,8 +95,12 @@ def _problems(message: Message) -> Iterator[str]:
         "content" in message or "tool_calls" not in message
     ):
         yield "whose content is missing or not a string"
-    if message.keys() - set(_KEYS):
-        yield f"that has more than {', '.join(_KEYS[:-1])} and {_KEYS[-1]}"
+    unknown = sorted(message.keys() - set(_KEYS))
+    if unknown:
+        yield (
+            f"with the key {shorten(unknown[0])}, and read are {', '.join(_KEYS[:-1])} and "
+            f"{_KEYS[-1]}; take it out"
+        )
     for key in _TEXTS:
         if not isinstance(message.get(key, ""), str):
             yield f"whose {key} is not a string"

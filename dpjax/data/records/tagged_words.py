@@ -58,8 +58,8 @@ def read_tagged_words(source: DataSource) -> TaggedWords:
         TaggedWords(words=[['Anna', 'slept']], tags=[['NAME', 'O']])
     """
     raw = read_columns(Wanted(source, (TAGGED,)))
-    columns, owners = check_records(raw, source, functools.partial(_check, source.tag_names))
-    return TaggedWords(*columns, owners=owners)
+    checked = check_records(raw, source, functools.partial(_check, source.tag_names))
+    return TaggedWords(*checked.columns, owners=checked.owners)
 
 
 def _check(names: Sequence[str] | None, words: object, tags: object) -> tuple[Checked, Checked]:

@@ -263,3 +263,25 @@ def test_what_a_template_does_not_write_is_refused(more):
     key = "tool_calls" if "tool_calls" in more else "reasoning_content"
     with pytest.raises(RecordError, match=f"record 2 has {key}, which the chat template of .* not"):
         encode("SmolLM 2", [[ASK, ANSWER], [ASK, more]])
+
+
+@pytest.mark.parametrize(
+    ("write", "written"),
+    [
+        # GLM's templates would write None; DeepSeek's ask whether it is.
+        ("{{ m.content if m.content is defined else '' }}", ""),
+        ("{% if m.content is not none %}{{ '' + m.content }}{% else %}{{ '' }}{% endif %}", ""),
+        ("{{ m.content }}", ""),
+    ],
+)
+def test_a_call_without_content(write, written, make_gpt):
+    """As transformers renders it: a key that is null is not there."""
+    template = (
+        "{% for m in messages %}{{ m.role + ':' }}" + write + "{% if m.tool_calls %}call{% endif %}"
+        "{{ '.' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    tokenizer = make_gpt(chat_template=template)
+    data = encode_language(Conversations([[ASK, CALL | {"weight": 1}]]), tokenizer, 64)
+    text = tokenizer.decode(data.input_ids[0])
+    assert text == f"user:is the film good?.assistant:{written}call."
+    assert tokenizer.decode(data.input_ids[data.loss_mask]) == f"{written}call."

@@ -87,3 +87,12 @@ def test_an_unknown_tag_is_refused(word_pieces):
 def test_a_tokenizer_without_padding_is_refused():
     with pytest.raises(ValueError, match="has no padding token"):
         encode_tagged_words(TaggedWords([["the"]], [["O"]]), make_tokenizer(), NAMES, LENGTH)
+
+
+def test_words_without_a_token(word_pieces):
+    """The tokenizer drops a word of blanks: it does not count, and neither does such a text."""
+    records = TaggedWords([["the", "\u2003", "film"], ["\u2003"]], [["O", "PER", "LOC"], ["PER"]])
+    dataset = encode_tagged_words(records, word_pieces, NAMES, 8)
+    assert dataset.labels[0][dataset.loss_mask[0]].tolist() == [0, 2]
+    assert dataset.without_targets.tolist() == [False, True]
+    assert dataset.num_without_targets == 1

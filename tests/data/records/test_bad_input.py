@@ -60,7 +60,12 @@ BAD_CONTENT = {
         {"text_column": "review", "label_column": "stars"},
         "column_names=review,stars",
     ),
-    "wrong separator": ("a.tsv", b"review;stars\na;1\n", {}, "first line holds no tab"),
+    "wrong separator": (
+        "a.tsv",
+        b"review;stars\na;1\n",
+        {},
+        "separated by semicolons, but a .tsv file by tabs",
+    ),
     "header line and column_names": (
         "a.tsv",
         b"text\tlabel\na\t1\n",

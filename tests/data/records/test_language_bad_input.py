@@ -164,7 +164,7 @@ BAD_CONTENT = {
         "a.jsonl",
         lines({"messages": [USER | {"refusal": SECRET}]}),
         {},
-        "a message in messages that has more than role, content, .* and weight",
+        "a message in messages with the key .refusal., and read are role, content, .* and weight",
     ),
     "tool call that is no object": (
         "a.jsonl",

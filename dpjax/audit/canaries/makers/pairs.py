@@ -105,7 +105,7 @@ def make_swapped_pairs(num_canaries: int, *, run_key: RunKey, held_out: Preferen
     return Canaries(
         kind=SWAPPED_KIND,
         ids=ids,
-        records=Preferences(drawn.prompts, drawn.rejected, drawn.chosen),
+        records=Preferences(drawn.prompts, drawn.rejected, drawn.chosen, tools=drawn.tools),
         secrets=tuple(map(answer_text, drawn.rejected)),
         source_rows=tuple(rows),
     )
