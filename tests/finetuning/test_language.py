@@ -48,6 +48,7 @@ def test_lora_in_other_ways_of_computing_gives_the_same_model(language_options, 
     options = language_options("prompt_completion", tuning="lora", lora={"rank": 4})
     options["training"]["num_steps"] = 4
     plain = dpjax.finetune(**options)
+    assert "on all-linear |" in (plain.output_dir / "report.md").read_text()
     other = dpjax.finetune(
         **options
         | {

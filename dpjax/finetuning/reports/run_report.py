@@ -75,7 +75,9 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
     if config.tuning == "last_layers":
         how = f"the last {config.num_trained_layers} layers"
     if config.tuning == "lora":
-        targets = ", ".join(config.lora.target_modules)
+        targets = config.lora.target_modules
+        # A text is all-linear, or a pattern.
+        targets = targets if isinstance(targets, str) else ", ".join(targets)
         kind = "DoRA" if config.lora.use_dora else "LoRA"
         how = f"{kind}, rank {config.lora.rank}, alpha {config.lora.alpha:g}, on {targets}"
         if config.lora.exclude_modules:
