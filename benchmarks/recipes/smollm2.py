@@ -90,28 +90,29 @@ def _quality_of_texts(result: FinetuneResult) -> dict[str, float]:
     }
 
 
-# Not tuned: a first guess, of which no result is known.
+# Not tuned, but for the words before a completion. The meaning alone has SmolLM2 go on with code.
+_BEFORE_TEXT = "\nA sentence that says all of this:\n"
 E2E = Recipe(
     name="e2e-smollm2",
     about="LoRA in the two upper layers of SmolLM2, E2E",
     write_data=_with_e2e,
     options={
         "task": "causal_lm",
-        "separator": "\n\n",
+        "separator": _BEFORE_TEXT,
         "tuning": "lora",
         "lora": {
-            "rank": 16,
-            "alpha": 16.0,
+            "rank": 4,
+            "alpha": 4.0,
             "layers_to_transform": (28, 29),
             "freeze_a": True,
             "start_a": "principal",
         },
         "generation": {"num_prompts": _NUM_MEANINGS, "max_new_tokens": 48},
         "training": {
-            "expected_batch_size": 384,
+            "expected_batch_size": 512,
             "microbatch_size": 32,
-            "num_steps": 40,
-            "learning_rate": 5e-4,
+            "num_steps": 16,
+            "learning_rate": 2e-3,
             "max_length": 128,
         },
         "privacy": {"clip_norm": 1.0},
