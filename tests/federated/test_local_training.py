@@ -1,5 +1,7 @@
 """Local training of clients: against a loop over clients, with padding, and with bugs planted."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,7 @@ def by_loop(params, records, *, epochs, optimizer):
     )
     starts = np.cumsum((0, *COUNTS))
     updates = []
-    for first, last in zip(starts[:-1], starts[1:], strict=True):
+    for first, last in itertools.pairwise(starts):
         local, state = params, optimizer.init(params)
         for _ in range(epochs):
             for at in range(first, last, 4):
