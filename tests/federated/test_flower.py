@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "guide" / "federated.md"
 
 
 class NodesHere:
-    """What a strategy asks of Flower's grid: nodes that move all arrays by 1, and one that fails."""
+    """What a strategy asks of Flower's grid: nodes that move all arrays by 1."""
 
     def __init__(self, num_nodes):
         self.asked = []
