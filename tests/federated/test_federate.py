@@ -73,6 +73,7 @@ def sum_of_round(run, step):
 @pytest.mark.slow
 def test_chunks_and_padding_change_nothing(options):
     sums = []
+    options["compute"] = {"cache_frozen": "never"}
     for changes in ({}, {"clients_at_once": 1}, {"clients_at_once": 40}):
         run = prepared(options | {"clients": options["clients"] | changes})
         sums.append(sum_of_round(run, 0))
@@ -134,11 +135,13 @@ def test_clients_learn_without_noise(options, train_file):
 
 @pytest.mark.slow
 def test_a_canary_is_a_client(options):
-    options["audit"] = {"num_canaries": 20}
+    options["audit"] = {"num_canaries": 40, "most_share": 0.5}
+    options["privacy"]["noise_multiplier"] = 0.5
+    options["clients"] |= {"cohort_size": 16, "num_rounds": 20}
     run = prepared(options)
     num_clients = len(run.plan.owners)
-    assert run.plan.num_units == num_clients + 10
-    assert len(run.audited.owners) == num_clients + 20
+    assert run.plan.num_units == num_clients + 20
+    assert len(run.audited.owners) == num_clients + 40
     result = federate(**options)
     assert any(
         "Each canary is the only record of an owner" in note for note in result.audit["notes"]
@@ -169,7 +172,7 @@ def test_a_column_names_clients(options, train_file, tmp_path):
         ({"lora": {"dropout": 0.1}}, "lora.dropout=0.1"),
         ({"lora": {"gauge": "tangent", "freeze_a": False}}, "lora.gauge=tangent"),
         ({"task": "causal_lm"}, "task=causal_lm has none of"),
-        ({"audit": {"hold_out": True}}, "audit.hold_out"),
+        ({"audit": {"hold_out": 0.5}}, "audit.hold_out"),
         ({"train_data": {"path": "x", "owner_column": "a"}}, "must be given as clients.column"),
         ({"privacy": {}}, "give privacy.target_epsilon"),
     ),
