@@ -32,7 +32,6 @@ class NodesHere:
             self.asked.append(message.metadata.dst_node_id)
             after = [a + 1 for a in message.content["arrays"].to_numpy_ndarrays()]
             record = flwr_app.RecordDict({"arrays": flwr_app.ArrayRecord(after)})
-            message.metadata.message_id = f"message {len(self.asked)}"
             replies.append(flwr_app.Message(content=record, reply_to=message))
         return replies
 
@@ -50,6 +49,9 @@ def strategy_of_the_page():
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_strategy_of_the_page_gives_the_noisy_mean_of_clipped_updates():
+    task_identity = pytest.importorskip("flwr.supercore.task_identity").TaskIdentity
+    # Flower's runtime sets them before a server starts.
+    task_identity.task_id = task_identity.run_id = task_identity.node_id = 1
     rounds = DPSGD(num_units=12, expected_batch_size=6, noise_multiplier=1e-6, num_steps=3)
     arrays = [np.zeros((2, 2), np.float32), np.zeros(5, np.float32)]
     key = dpjax.RunKey.from_seed(0)

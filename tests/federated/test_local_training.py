@@ -223,7 +223,7 @@ def test_sums_over_a_cohort_are_those_of_drjax(params, clients):
     def summed(params, cohort):
         everywhere = drjax.broadcast(params)
         updates = drjax.map_fn(
-            lambda both: local_update(loss_fn, optax.sgd(0.5), both[0], both[1]).update,
+            lambda params, client: local_update(loss_fn, optax.sgd(0.5), params, client).update,
             (everywhere, cohort),
         )
         return drjax.reduce_sum(updates)
