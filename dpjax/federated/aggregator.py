@@ -57,7 +57,7 @@ class PrivateAggregator:
         >>> answers = {c: [np.ones((3, 2)), np.ones(2)] for c in server.cohort(0).tolist()}
         >>> mean = server.aggregate(answers, 0)
         >>> [leaf.shape for leaf in mean], round(rounds.epsilon(1e-3), 1)
-        ([(3, 2), (2,)], 1.3)
+        ([(3, 2), (2,)], 1.2)
     """
 
     def __init__(

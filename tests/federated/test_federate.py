@@ -126,11 +126,22 @@ def test_adapters_are_trained_with_one_a_for_all(options):
 
 
 @pytest.mark.slow
-def test_clients_learn_without_noise(options, train_file):
-    options["clients"] |= {"num_rounds": 30, "local_epochs": 2, "local_learning_rate": 0.5}
-    options |= {"privacy": {}, "non_private": True, "tuning": "lora", "lora": {"rank": 2}}
+def test_clients_learn_without_noise(options):
+    options["clients"] = {
+        "num_clients": 24,
+        "cohort_size": 12,
+        "num_rounds": 30,
+        "local_epochs": 2,
+        "local_batch_size": 4,
+        "records_per_client": 12,
+        "clients_at_once": 12,
+    }
+    options |= {"privacy": {}, "non_private": True, "server": {"optimizer": "fedadam"}}
+    options |= {"tuning": "lora", "lora": {"rank": 4}}
     result = federate(**options)
-    assert result.eval_accuracy > 0.85
+    assert result.eval_accuracy > 0.7
+    losses = [row["loss"] for row in result.metrics]
+    assert np.mean(losses[-3:]) < 0.8 * losses[0]
 
 
 @pytest.mark.slow
