@@ -71,7 +71,7 @@ class Options(CheckedOptions):
 def make_round(options: Options) -> dict[str, Callable[[], Any]]:
     """Returns what computes the clipped sum of a round, by name."""
     split = draw_model(options.model, tuning="lora", rank=options.rank, loading=Loading())
-    loss = CausalLanguage(reduction="mean").loss_fn(split.graphdef)
+    loss = CausalLanguage(vocab_chunk=None).loss_fn(split.graphdef)
     rng = np.random.default_rng(0)
     axes = (options.num_clients, options.num_batches, options.batch_size)
     vocab = CONFIGS[options.model]["vocab_size"]
