@@ -75,8 +75,8 @@ class PrivateAggregator:
                     f"like{jax.tree_util.keystr(path)} must be floating-point, got dtype "
                     f"{jnp.result_type(leaf)}. Leave out of updates what is not trained"
                 )
-        given = {"rule": rule} if clip_norm is None else {"clip_norm": clip_norm, "rule": rule}
-        given = {name: value for name, value in given.items() if value is not None}
+        bounds: dict[str, Any] = {"clip_norm": clip_norm, "rule": rule}
+        given = {name: value for name, value in bounds.items() if value is not None}
         private = private_gradient(
             _product, mechanism=mechanism, run_key=run_key, strategy="materialize", **given
         )
@@ -147,7 +147,8 @@ class PrivateAggregator:
         return mean
 
     def _checked(self, client: int, update: PyTree) -> PyTree:
-        given, wanted = jax.tree.structure(update), jax.tree.structure(self._zeros)
+        given: Any = jax.tree.structure(update)
+        wanted: Any = jax.tree.structure(self._zeros)
         if given != wanted:
             raise TypeError(
                 f"the update of client {client} must have the structure {wanted}, got {given}"

@@ -30,13 +30,11 @@ from dpjax.finetuning.tasks.base import Loss
 
 
 class OwnerTraining(Protocol):
-    """What an owner does in a step, where that is more than one gradient: federated training.
+    """What an owner does in a step, where that is more than one gradient: federated training."""
 
-    Attributes:
-        algorithm: its name.
-    """
-
-    algorithm: str
+    @property
+    def algorithm(self) -> str:
+        """Its name."""
 
     def with_owners(self, records: RecordColumns) -> RecordColumns:
         """Returns the training records with their owners; ValueError if there are too few."""
