@@ -21,6 +21,8 @@ BENCHMARKS = (
     "tpu_scaling",
     "loading",
     "loop_overhead",
+    "federated",
+    "federated_utility",
     "positive_control",
     "reference_attacks",
     "shadows",

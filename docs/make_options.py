@@ -1,4 +1,4 @@
-"""Writes guide/options.md: every option of a run and of a synthesis, as their dataclasses say.
+"""Writes guide/options.md: every option of runs and of a synthesis, as their dataclasses say.
 
 python docs/make_options.py
 """
@@ -16,6 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpjax.basics.option_checks import checks_deferred
+from dpjax.federated import (
+    ClientPrivacy,
+    Clients,
+    FederatedConfig,
+    FederatedLora,
+    RoundOptions,
+    Server,
+)
 from dpjax.finetuning import FinetuneConfig, make_task
 from dpjax.synthesis import SynthesisConfig
 
@@ -59,7 +67,21 @@ def options_page() -> str:
     about = "Of `dpjax.synthesize` and `dpjax synthesize` ([synthetic text](../synthesis.md))."
     options = _options(SynthesisConfig, "")
     sections.append(_section("Synthetic records", options, about, of_tasks=False))
-    return "\n".join(sections)
+    return "\n".join([*sections, *_of_federated_runs()])
+
+
+def _of_federated_runs() -> list[str]:
+    about = (
+        "Of `dpjax.federated.federate` and `dpjax federated` ([federated](federated.md)). Groups "
+        "that are not below, and the other options of `lora`, are those of `dpjax.finetune`."
+    )
+    sections = [_section("Federated runs", _options(FederatedConfig, ""), about, of_tasks=False)]
+    groups = {"clients": Clients, "server": Server, "privacy": ClientPrivacy}
+    for group, cls in (groups | {"training": RoundOptions, "lora": FederatedLora}).items():
+        title, about = f"Federated {group}: `{group}`", _first_line(cls)
+        options = _options(cls, f"{group}.")
+        sections.append(_section(title, options, about, of_tasks=False))
+    return sections
 
 
 def _groups() -> list[tuple[str, type]]:

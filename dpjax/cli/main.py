@@ -15,12 +15,14 @@ from dpjax.cli.command import Command, Refusal
 from dpjax.cli.commands.accountant import CalibrateCommand, EpsilonCommand
 from dpjax.cli.commands.audit import AuditCommand
 from dpjax.cli.commands.demo import DemoCommand
+from dpjax.cli.commands.federated import FederatedCommand
 from dpjax.cli.commands.finetune import FinetuneCommand
 from dpjax.cli.commands.model_folders import ConvertGgufCommand, MergeAdaptersCommand
 from dpjax.cli.commands.plan import PlanCommand
 from dpjax.cli.commands.report_and_ledger import LedgerCommand, ReportCommand
 from dpjax.cli.commands.synthesize import SynthesizeCommand
 from dpjax.cli.numbers import NUMBERS
+from dpjax.federated import FederatedConfig
 from dpjax.finetuning import FinetuneConfig, Interrupts, RunStopped
 
 _FAILED = 1
@@ -30,6 +32,7 @@ _USAGE_ERROR = 2
 Options = (
     Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
+    | Annotated[FederatedConfig, tyro.conf.subcommand("federated")]
     | Annotated[SynthesizeCommand, tyro.conf.subcommand("synthesize")]
     | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
     | Annotated[EpsilonCommand, tyro.conf.subcommand("epsilon")]
@@ -84,6 +87,8 @@ def _parse(arguments: list[str] | None) -> Command:
         raise SystemExit(_refuse(error)) from error
     if isinstance(options, PlanCommand):
         return options
+    if isinstance(options, FederatedConfig):
+        return FederatedCommand(options)
     return FinetuneCommand(options) if isinstance(options, FinetuneConfig) else options
 
 
@@ -113,13 +118,20 @@ def _say_fault(error: Exception, command: Command | None) -> int:
             "The memory is too small: give training.microbatch_size=auto or a lower number, lower "
             "training.max_length, or set compute.rematerialise."
         )
+        if isinstance(command, FederatedCommand):
+            advice = (
+                "The memory is too small: give a lower --clients.clients-at-once or "
+                "--clients.local-batch-size, lower training.max_length, or set "
+                "compute.rematerialise."
+            )
         if isinstance(command, SynthesizeCommand):
             advice = "The memory is too small: give --resume and a lower --batch-size."
     else:
         advice = (
             "This is a fault of dpjax or of what it runs on; please report it with the lines below."
         )
-    left = command.what_is_left() if isinstance(command, FinetuneCommand) else ""
+    is_run = isinstance(command, (FinetuneCommand, FederatedCommand))
+    left = command.what_is_left() if is_run else ""
     print(f"dpjax: {said}. {advice}{left}", file=sys.stderr)
     traceback.print_exception(error)
     return _FAILED

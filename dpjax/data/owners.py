@@ -79,12 +79,19 @@ class Owners:
         return _padded(chosen, at_most)
 
     def draw(
-        self, owners: np.ndarray, at_most: int, run_key: RunKey, step: int
+        self,
+        owners: np.ndarray,
+        at_most: int,
+        run_key: RunKey,
+        step: int,
+        *,
+        is_shuffled: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Draws rows of each owner without replacement, `at_most` of them, in each step afresh.
 
-        What an owner draws depends on the run key, the step, the owner's place and the number of
-        the owner's rows, and on nobody else's rows. All owners draw independently.
+        They stay in their order, or come in a random one with `is_shuffled`. What an owner draws
+        depends on the run key, the step, the owner's place and the number of the owner's rows, and
+        on nobody else's rows. All owners draw independently.
 
         Returns:
             As `first`.
@@ -97,7 +104,9 @@ class Owners:
         chosen = []
         for owner in np.asarray(owners, np.int64):
             rows = self.rows_of(owner)
-            if len(rows) > at_most:
+            if is_shuffled:
+                rows = run_key.unit_rng(step, int(owner)).permutation(rows)[:at_most]
+            elif len(rows) > at_most:
                 rng = run_key.unit_rng(step, int(owner))
                 rows = rows[np.sort(rng.choice(len(rows), at_most, replace=False))]
             chosen.append(rows)

@@ -25,6 +25,7 @@ from dpjax.finetuning.tasks.base import Evaluation
 from dpjax.finetuning.training.attack import attack_run
 from dpjax.finetuning.training.evaluate import evaluate
 from dpjax.finetuning.training.loop import Trained
+from dpjax.finetuning.training.owner_evaluation import evaluate_owners, in_words
 from dpjax.models import SplitModel, check_adapter
 from dpjax.training import Interrupts, write_json
 
@@ -35,6 +36,7 @@ STAGES = (
     "the check of adapter/",
     "the evaluation on held-out records",
     "the evaluation before tuning",
+    "the evaluation of clients",
     "the attack",
     "attack.json",
     "the audit",
@@ -105,6 +107,7 @@ def measure(
     )
     stages.warnings += _evaluation_remarks(held_out)
     before = stages.attempt("the evaluation before tuning", lambda: _accuracy_before(run))
+    clients = stages.attempt("the evaluation of clients", lambda: _evaluate_clients(run, tuned))
     attack = stages.attempt("the attack", lambda: attack_run(run, tuned, held_out))
     stages.attempt("attack.json", lambda: _write_attack(directory, attack))
     audit = stages.attempt("the audit", lambda: _audit(run, tuned, privacy))
@@ -123,7 +126,7 @@ def measure(
         eval_reward_margin=None if held_out is None else held_out.reward_margin,
         eval_span_f1=None if held_out is None else held_out.span_f1,
         quality=None if held_out is None else held_out.quality,
-        quality_details=() if held_out is None else held_out.details,
+        quality_details=(*(() if held_out is None else held_out.details), *(clients or ())),
         attack=attack,
         audit=audit,
         num_left_out=len(plan.train) - len(run.trained_records),
@@ -149,6 +152,17 @@ def _accuracy_before(run: Run) -> float | None:
     # Read again: training has taken over the buffers of what it changed.
     untuned = load_model(run.plan, run.run_key, run.layout)
     return evaluate(run.plan.task, untuned, run.plan.evaluation, run.layout).accuracy
+
+
+def _evaluate_clients(run: Run, tuned: SplitModel) -> tuple[tuple[str, str], ...]:
+    """Writes clients.json of a federated run; returns what the table of results says of it."""
+    plan, directory = run.plan, run.directory
+    directory.clients.unlink(missing_ok=True)
+    if plan.owner_training is None or plan.owners is None:
+        return ()
+    told = evaluate_owners(plan.task, tuned, plan.train, plan.owners, run.layout)
+    write_json(directory.clients, told, mode=0o600)
+    return in_words(told)
 
 
 def _write_report(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> None:

@@ -177,7 +177,7 @@ def _start(
 def _choices(run: Run) -> tuple[str, ...]:
     """Sentences on what was left to dpjax."""
     plan = run.plan
-    if plan.mechanism is None:
+    if plan.mechanism is None or plan.owner_training is not None:
         return plan.choices
     clipping = describe_clipping(plan, run.model, plan.microbatch_size, run.layout)
     return (*plan.choices, clipping)

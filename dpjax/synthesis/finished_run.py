@@ -102,7 +102,7 @@ def read_run(folder: str | Path, *, allow_non_private: bool) -> FinishedRun:
 
 def _read_config(path: Path) -> FinetuneConfig:
     try:
-        return FinetuneConfig.from_options(json.loads(path.read_bytes()))
+        return FinetuneConfig.from_run(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: put a copy of it back") from None
     except (ValueError, TypeError) as error:

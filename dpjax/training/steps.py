@@ -155,6 +155,7 @@ class NonPrivateTraining:
         optimizer: makes an update of the mean gradient.
         sampler: draws the batches.
         batch_size: mean size of a batch; the sum is divided by it.
+        strategy: how the sum is computed, as for `dpjax.clipped_grad`.
         device_memory: bytes that one device can use, as for `dpjax.clipped_grad`.
         layout: where parameters and optimizer state lie; None for a single device.
     """
@@ -166,6 +167,7 @@ class NonPrivateTraining:
         sampler: Sampler,
         batch_size: float,
         *,
+        strategy: str = "auto",
         device_memory: int | None = None,
         layout: Layout | None = None,
     ) -> None:
@@ -182,6 +184,7 @@ class NonPrivateTraining:
             summed = clipped_grad(
                 record_loss,
                 clip_norm=_UNREACHED_NORM,
+                strategy=strategy,
                 num_devices=num_devices,
                 device_memory=device_memory,
             )

@@ -10,7 +10,7 @@ import pkgutil
 import dpjax_accounting
 import pytest
 
-from dpjax import audit, data, finetuning, models, privatize, synthesis, training
+from dpjax import audit, data, federated, finetuning, models, privatize, synthesis, training
 
 
 def names_of_modules(package):
@@ -31,10 +31,19 @@ def with_examples(*packages):
 
 # They load a checkpoint, or train.
 _SLOW = ("dpjax.finetuning.finetune", "dpjax.finetuning.run", "dpjax.finetuning.setup.start")
+_SLOW += ("dpjax.federated.federate", "dpjax.federated.set_up")
 _MODULES = [
     "dpjax.basics.lora_config",
     *with_examples(
-        audit, data, dpjax_accounting, finetuning, models, privatize, synthesis, training
+        audit,
+        data,
+        dpjax_accounting,
+        federated,
+        finetuning,
+        models,
+        privatize,
+        synthesis,
+        training,
     ),
 ]
 

@@ -28,23 +28,7 @@ class FinetuneCommand:
 
     def what_is_left(self) -> str:
         """Returns a sentence on what is stored of a run that failed; empty if nobody can tell."""
-        if jax.distributed.is_initialized() and not is_lead():
-            return ""
-        try:
-            state = RunDirectory(self.config.output_dir).state()
-        except OSError:
-            return ""
-        if state in (RunState.UNFINISHED, RunState.MEASURED):
-            return (
-                " What is saved of the run stays: the same command with --resume goes on from"
-                " there."
-            )
-        if state is RunState.FAILED:
-            return (
-                " No state of the run had been saved; once the reason is gone, --overwrite starts"
-                " it afresh."
-            )
-        return " Nothing of the run had been started."
+        return what_is_left(self.config.output_dir)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +43,24 @@ class ReadyRun:
         if is_lead():
             console.print(_table(result))
         return 0
+
+
+def what_is_left(output_dir: str) -> str:
+    """Returns a sentence on what is stored of a run that failed; empty if nobody can tell."""
+    if jax.distributed.is_initialized() and not is_lead():
+        return ""
+    try:
+        state = RunDirectory(output_dir).state()
+    except OSError:
+        return ""
+    if state in (RunState.UNFINISHED, RunState.MEASURED):
+        return " What is saved of the run stays: the same command with --resume goes on from there."
+    if state is RunState.FAILED:
+        return (
+            " No state of the run had been saved; once the reason is gone, --overwrite starts"
+            " it afresh."
+        )
+    return " Nothing of the run had been started."
 
 
 def _table(result: FinetuneResult) -> Table:

@@ -38,6 +38,8 @@ _OF_NEW_HEAD = {
     "training.head_steps": None,
     "training.head_batch_size": None,
 }
+# Groups that config.json of a federated run has beside these options.
+OF_FEDERATED_RUNS = ("clients", "server")
 # Options that only some tasks read, with their defaults.
 _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "pooling": ("auto", _CLASSIFIERS),
@@ -169,12 +171,27 @@ class FinetuneConfig(CheckedOptions):
         """Whether steps of adapters are those of `tangent_lora`."""
         return self.tuning == "lora" and self.lora.gauge == "tangent"
 
+    @property
+    def records_at_once(self) -> int | Literal["auto"]:
+        """How many records' logits are held at once."""
+        return self.training.microbatch_size
+
     def head_stage(self) -> Self:
         """Returns the options as of a run of the steps alone that train the head first."""
         privacy, training = head_stage_options(self.privacy, self.training)
         return dataclasses.replace(
             self, tuning="head", num_trained_layers=None, privacy=privacy, training=training
         )
+
+    @classmethod
+    def from_run(cls, stored: Mapping[str, Any]) -> FinetuneConfig:
+        """Builds the configuration of what config.json of a run holds, federated or not.
+
+        Raises:
+            TypeError, ValueError: as `from_options`; what a federated run has beside is left out.
+        """
+        kept = {name: value for name, value in stored.items() if name not in OF_FEDERATED_RUNS}
+        return cls.from_options(kept)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> FinetuneConfig:

@@ -35,8 +35,8 @@ class RunDirectory:
 
     config.json, privacy.json, privacy.html, metrics.jsonl, attack.json, report.md with pictures,
     model/, adapter/ of LoRA on the checkpoint as it is, manifest.json, audit.json and audit.html of
-    a run with canaries; and while the run is unfinished private/ (run key, checkpoint, coins and
-    canaries, readable by the owner only).
+    a run with canaries, clients.json of a federated run; and while the run is unfinished private/
+    (run key, checkpoint, coins and canaries, readable by the owner only).
 
     The key is the last file of private/ that is written before training, and the first that is
     deleted: a run that has used its key and is not finished has it.
@@ -54,6 +54,7 @@ class RunDirectory:
         self.privacy_page = self.path / "privacy.html"
         self.metrics = self.path / "metrics.jsonl"
         self.attack = self.path / "attack.json"
+        self.clients = self.path / "clients.json"
         self.manifest = self.path / "manifest.json"
         self.audit = self.path / "audit.json"
         self.audit_page = self.path / "audit.html"
@@ -210,6 +211,7 @@ class RunDirectory:
             self.privacy_page,
             self.metrics,
             self.attack,
+            self.clients,
             self.manifest,
             self.audit,
             self.audit_page,

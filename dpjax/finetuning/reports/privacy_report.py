@@ -94,7 +94,10 @@ def build(
     }
     if total_is_unknown:
         report["warnings"].append(TOTAL_UNKNOWN)
-    return tell_of_users(report, plan.mechanism, statements.who_is_a_user(plan.config))
+    training = plan.owner_training
+    if training is None:
+        return tell_of_users(report, plan.mechanism, statements.who_is_a_user(plan.config))
+    return training.tell(tell_of_users(report, plan.mechanism, training.who_is_a_user()))
 
 
 def in_words(plan: Plan, steps: int) -> str:
@@ -104,9 +107,10 @@ def in_words(plan: Plan, steps: int) -> str:
         return NON_PRIVATE_WARNING
     epsilon = mechanism.after(steps).epsilon(plan.delta)
     sampling, noise = describe_sampling(mechanism).brief, plan.noise.noise_multiplier
+    algorithm = "DP-SGD" if plan.owner_training is None else plan.owner_training.algorithm
     return (
         f"({epsilon:.4g}, {plan.delta:.3g})-differential privacy per {mechanism.unit}, "
-        f"{mechanism.neighboring.replace('_', ' ')}: DP-SGD with {sampling}, noise multiplier "
+        f"{mechanism.neighboring.replace('_', ' ')}: {algorithm} with {sampling}, noise multiplier "
         f"{noise:.4g}{_correlation(mechanism)}, {clipping_in_words(plan)}, {steps} steps"
         f"{_first_steps(plan)}."
     )

@@ -111,6 +111,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         *_features(config),
         ("Training records", f"{_training_records(plan, result)}, {plan.task.summary()}"),
         *_owners(plan),
+        *(() if plan.owner_training is None else plan.owner_training.rows()),
         ("Sampling", describe_sampling(plan.recipe).brief),
         ("Expected batch size", f"{plan.noise.batch_size:g}"),
         ("Steps", str(plan.num_steps)),

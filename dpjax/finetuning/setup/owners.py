@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any, Protocol
 
+import numpy as np
 from dpjax_accounting import (
     DPSGD,
     DatasetIdentity,
@@ -24,6 +26,36 @@ from dpjax_accounting import (
 
 from dpjax.data import DataSource, Owners, RecordColumns
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.tasks.base import Loss
+
+
+class OwnerTraining(Protocol):
+    """What an owner does in a step, where that is more than one gradient: federated training."""
+
+    @property
+    def algorithm(self) -> str:
+        """Its name."""
+
+    def with_owners(self, records: RecordColumns) -> RecordColumns:
+        """Returns the training records with their owners; ValueError if there are too few."""
+
+    def unit_loss(self, loss: Loss) -> Loss:
+        """Makes the loss of one owner, whose gradient is what is clipped, of that of a record."""
+
+    def sizes(self, counts: np.ndarray) -> np.ndarray:
+        """Returns `(n,)` integers for owners with so many records: equal ones fit together."""
+
+    def arrange(self, rows: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows and mask, `(u, k)`, as the loss of an owner has them, `(u, ...)`."""
+
+    def who_is_a_user(self) -> str:
+        """Returns the assumption of the privacy report that says what a user is."""
+
+    def tell(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Returns a privacy report that speaks of users with what they do in a step."""
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Returns names and values for the table of report.md."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +75,19 @@ class TrainingRecords:
     all_owners: Owners | None
 
     @classmethod
-    def of(cls, records: RecordColumns, config: FinetuneConfig) -> TrainingRecords:
+    def of(
+        cls,
+        records: RecordColumns,
+        config: FinetuneConfig,
+        owner_training: OwnerTraining | None = None,
+    ) -> TrainingRecords:
         """Leaves out what an owner has too many of, where single records are drawn.
 
         Raises:
             ValueError: there is one owner only.
         """
+        if owner_training is not None:
+            records = owner_training.with_owners(records)
         owners = _checked_owners(config.train_data, records)
         if owners is None or config.samples_owners:
             return cls(records, owners, records, owners)

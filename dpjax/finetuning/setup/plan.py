@@ -28,7 +28,7 @@ from dpjax.finetuning.setup.mechanism import (
     make_recipe,
     noise_of,
 )
-from dpjax.finetuning.setup.owners import TrainingRecords, as_user_sampled
+from dpjax.finetuning.setup.owners import OwnerTraining, TrainingRecords, as_user_sampled
 from dpjax.finetuning.tasks.base import HeldOutPrompts, Task
 from dpjax.finetuning.tasks.features import Features
 from dpjax.finetuning.tasks.registry import make_task
@@ -74,6 +74,7 @@ class Plan:
         features: what is computed once per record before the first step; None where steps compute
             everything. Of a run with `training.head_steps`: before the first step after these.
         head_features: likewise for the steps that train the head alone.
+        owner_training: what an owner does in a step; None where it is one gradient.
     """
 
     config: FinetuneConfig
@@ -99,6 +100,7 @@ class Plan:
     choices: tuple[str, ...] = ()
     features: Features | None = None
     head_features: Features | None = None
+    owner_training: OwnerTraining | None = None
 
     @property
     def stages(self) -> tuple[Plan, ...]:
@@ -182,6 +184,7 @@ def prepare(
     *,
     started_at: datetime.datetime | None = None,
     device_memory: int | None = None,
+    owner_training: OwnerTraining | None = None,
 ) -> Plan:
     """Checks checkpoint and data, encodes the records, and fixes the mechanism.
 
@@ -190,6 +193,7 @@ def prepare(
         started_at: local time at which a resumed run was started; default: now.
         device_memory: bytes that one device can use; default: as `compute.device_memory_gb` says,
             or those of the default device.
+        owner_training: what an owner does in a step; None where it is one gradient.
 
     Raises:
         FileNotFoundError, ValueError: something given does not exist or does not fit; the message
@@ -214,7 +218,7 @@ def prepare(
             f"training.max_length={model.max_positions} or less"
         )
     read_records, eval_records = task.read(config)
-    records = TrainingRecords.of(read_records, config)
+    records = TrainingRecords.of(read_records, config, owner_training)
     train_records, owners = records.used, records.owners
     task = task.with_training_records(train_records, eval_records)
     # The number must not tell how the coins fell.
@@ -266,6 +270,7 @@ def prepare(
         num_left_out=records.num_left_out,
         dataset=None if config.privacy.ledger is None else records.identity(),
         device_memory=device_memory or known_device_memory(config.compute),
+        owner_training=owner_training,
     )
 
 

@@ -28,6 +28,7 @@ from dpjax.finetuning.setup.model.initial_a import (
     with_stored_a,
 )
 from dpjax.finetuning.setup.model.load import load_model, model_layout
+from dpjax.finetuning.setup.owners import OwnerTraining
 from dpjax.finetuning.setup.plan import Plan, known_device_memory, prepare, with_strategy
 from dpjax.finetuning.setup.run_ledger import ledger_of
 from dpjax.models import SplitModel
@@ -109,7 +110,9 @@ class MeasuredRun:
     result: FinetuneResult
 
 
-def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
+def set_up(
+    config: FinetuneConfig, owner_training: OwnerTraining | None = None
+) -> Run | MeasuredRun:
     """Does all that can fail because of what was asked: nothing is compiled or written.
 
     There are four exceptions: several processes are joined, the model writes canaries of kind
@@ -117,6 +120,10 @@ def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
     correlated noise is searched for.
 
     Where several processes train, each must call this. Process 0 alone looks at the folder.
+
+    Args:
+        config: what was asked for.
+        owner_training: what an owner does in a step; None where it is one gradient.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
@@ -146,7 +153,7 @@ def set_up(config: FinetuneConfig) -> Run | MeasuredRun:
             result = result_of_lead(directory.path, in_lead(lambda: load_result(directory)))
             return MeasuredRun(directory, lock, result)
         resumes = RunState[state] is RunState.UNFINISHED
-        return _make_run(config, directory, lock, resumes, tuple(notices))
+        return _make_run(config, directory, lock, resumes, tuple(notices), owner_training)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -175,6 +182,7 @@ def _make_run(
     lock: DirectoryLock | None,
     resumes: bool,
     notices: tuple[str, ...],
+    owner_training: OwnerTraining | None,
 ) -> Run:
     stored = from_lead(lambda: identity.read(directory.identity)) if resumes else {}
     now = from_lead(lambda: datetime.datetime.now().replace(microsecond=0).isoformat())
@@ -190,7 +198,14 @@ def _make_run(
     )
     # Another number may mean another strategy, and that other roundings.
     memory = from_lead(lambda: stored.get("device_memory") or known_device_memory(config.compute))
-    prepared = in_all(lambda: prepare(config, started_at=started_at, device_memory=memory))
+    prepared = in_all(
+        lambda: prepare(
+            config,
+            started_at=started_at,
+            device_memory=memory,
+            owner_training=owner_training,
+        )
+    )
     prepared = resolve_scan_layers(prepared)
     prepared = resolve_vocab_chunk(prepared, 1 if layout is None else layout.devices_of_rows)
     prepared = resolve_cache(with_strategy(prepared, stored), stored)

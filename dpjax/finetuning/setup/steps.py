@@ -64,6 +64,8 @@ def make_steps(
         layout: where parameters lie; None for a single device.
     """
     loss = unit_loss_of(plan, graphdef)
+    # What owners do in a step leaves nothing of the loss that a faster strategy could see.
+    strategy = "auto" if plan.owner_training is None else "materialize"
     if plan.mechanism is None:
         sampler = sampler_for(plan.recipe, run_key, present)
         batch_size = plan.noise.batch_size
@@ -72,6 +74,7 @@ def make_steps(
             optimizer,
             sampler,
             batch_size,
+            strategy=strategy,
             device_memory=plan.device_memory,
             layout=layout,
         )
@@ -81,6 +84,7 @@ def make_steps(
         plan.mechanism,
         clipping_rule(plan),
         run_key,
+        strategy=strategy,
         device_memory=plan.device_memory,
         present=present,
         noise_strategy=plan.noise_strategy,
@@ -96,6 +100,8 @@ def unit_loss_of(plan: Plan, graphdef: Any) -> Loss:
     loss = plan.task.loss_fn(graphdef)
     if plan.features is not None:
         loss = loss_of_features(plan, plan.features, loss)
+    if plan.owner_training is not None:
+        return plan.owner_training.unit_loss(loss)
     return owner_loss(loss) if plan.samples_owners else loss
 
 

@@ -134,7 +134,7 @@ def _config_of(directory: RunDirectory) -> FinetuneConfig:
             f"{directory.path} must be a finished run of dpjax finetune, but holds {state.value}"
         )
     try:
-        config = FinetuneConfig.from_options(json.loads(directory.config.read_bytes()))
+        config = FinetuneConfig.from_run(json.loads(directory.config.read_bytes()))
     except FileNotFoundError:
         raise FileNotFoundError(f"{directory.config} is missing: put a copy of it back") from None
     except (ValueError, TypeError) as error:

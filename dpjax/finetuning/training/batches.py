@@ -37,31 +37,37 @@ def owner_batches(
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Yields the microbatches of a step, units of at most k records `(b, k, ...)`, and their mask.
 
-    An owner draws as `Owners.draw` says: alone, whatever other owners are in the batch.
+    An owner draws as `Owners.draw` says: alone, whatever other owners are in the batch. Where an
+    owner does more than one gradient, the k records of a unit are in the form for that.
     """
     plan = run.plan
+    training = plan.owner_training
     k = plan.config.privacy.records_per_owner
     lengths = records.lengths
 
     def draw(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return owners.draw(chosen, k, run.run_key, step)
+        is_shuffled = training is not None
+        return owners.draw(chosen, k, run.run_key, step, is_shuffled=is_shuffled)
 
     def by_longest_record(chosen: np.ndarray) -> np.ndarray:
-        longest = lengths[draw(chosen)[0]].max(axis=1)
-        return chosen[np.argsort(longest, kind="stable")]
+        rows, is_record = draw(chosen)
+        sizes = np.zeros(len(chosen)) if training is None else training.sizes(is_record.sum(axis=1))
+        return chosen[np.lexsort((lengths[rows].max(axis=1, initial=0), sizes))]
 
     pieces = steps.batches(
         step, microbatch_size=units_at_once(plan, plan.microbatch_size), order=by_longest_record
     )
     for chosen, mask in pieces:
         rows, is_record = draw(chosen)
+        if training is not None:
+            rows, is_record = training.arrange(rows, is_record)
         batch = encode_batch(run, records, rows.reshape(-1), step)
-        yield {"examples": _by_unit(batch, len(rows)), "mask": is_record}, mask
+        yield {"examples": _by_unit(batch, rows.shape), "mask": is_record}, mask
 
 
-def _by_unit(batch: PyTree, num_units: int) -> PyTree:
-    """Returns the leaves with leading axes (b, k) in place of (b·k,)."""
-    return jax.tree.map(lambda leaf: leaf.reshape(num_units, -1, *leaf.shape[1:]), batch)
+def _by_unit(batch: PyTree, axes: tuple[int, ...]) -> PyTree:
+    """Returns the leaves with these leading axes in place of one."""
+    return jax.tree.map(lambda leaf: leaf.reshape(*axes, *leaf.shape[1:]), batch)
 
 
 @jax.jit

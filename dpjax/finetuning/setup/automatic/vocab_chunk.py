@@ -25,7 +25,7 @@ def resolve_vocab_chunk(plan: Plan, num_devices: int = 1) -> Plan:
     config = plan.config
     if not plan.task.texts_per_record or config.compute.vocab_chunk != "auto":
         return plan
-    size = config.training.microbatch_size
+    size = config.records_at_once
     records = largest_wanted(plan) if isinstance(size, str) else -(-size // num_devices)
     # Nothing follows the last token.
     num_tokens = plan.task.texts_per_record * records * max(1, config.training.max_length - 1)

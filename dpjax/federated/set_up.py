@@ -1,0 +1,33 @@
+"""From the options of a federated run to a run that can start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpjax.federated.config import FederatedConfig
+from dpjax.federated.rounds import ClientRounds
+from dpjax.federated.run_config import FederatedRunConfig
+from dpjax.finetuning import set_up
+
+
+def set_up_federated(config: FederatedConfig) -> Any:
+    """Does all that can fail because of what was asked, for `dpjax.finetuning.execute`.
+
+    Raises:
+        FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
+        RunInUse: another process has the folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dpjax.demo.checkpoint import find_minilm
+        >>> from dpjax.demo.run import write_data
+        >>> train, held_out = write_data(Path("clinic"))
+        >>> files = {"train_data": str(train), "eval_data": str(held_out), "output_dir": "run"}
+        >>> options = {"model": str(find_minilm()), "privacy": {"target_epsilon": 3.0}} | files
+        >>> clients = {"clients": {"num_clients": 400, "dirichlet_alpha": 0.5}}
+        >>> run = set_up_federated(FederatedConfig.from_options(options | clients))
+        >>> run.plan.mechanism.unit, run.plan.num_steps
+        ('user', 50)
+    """
+    run_config = FederatedRunConfig.of(config)
+    return set_up(run_config, ClientRounds(run_config))
