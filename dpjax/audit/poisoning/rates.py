@@ -97,7 +97,7 @@ class PoisonedModel:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it ready for JSON."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"counts": [dataclasses.asdict(c) for c in self.counts]}
 
     @classmethod
     def from_dict(cls, told: dict[str, Any]) -> PoisonedModel:

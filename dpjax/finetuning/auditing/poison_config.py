@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from dpjax.audit import Place, Trigger, TriggerKind, near_sentence
 from dpjax.basics.option_checks import (
     CheckedOptions,
     check_at_least,
@@ -17,6 +16,11 @@ from dpjax.finetuning.config import FinetuneConfig, Privacy
 from dpjax.finetuning.config.parse import build_options
 from dpjax.finetuning.config.sampling import check_audit
 
+if TYPE_CHECKING:
+    from dpjax.audit import Trigger
+
+TriggerKind = Literal["rare_token", "sentence"]
+Place = Literal["random", "start", "end"]
 _TASKS = ("sequence_classification", "causal_lm")
 
 
@@ -81,11 +85,12 @@ class Poison(CheckedOptions):
 
     def make_triggers(self) -> tuple[Trigger, ...]:
         """Returns the triggers; a rare word gets its near trigger once the data are known."""
-        made = {
-            "rare_token": lambda: Trigger("rare_token", self.rare_token),
-            "sentence": lambda: Trigger("sentence", self.sentence, near_sentence(self.sentence)),
-        }
-        return tuple(made[kind]() for kind in self.triggers)
+        # It loads models.
+        from dpjax.audit import Trigger, near_sentence
+
+        rare_token = Trigger("rare_token", self.rare_token)
+        sentence = Trigger("sentence", self.sentence, near_sentence(self.sentence))
+        return tuple(rare_token if kind == "rare_token" else sentence for kind in self.triggers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
