@@ -77,7 +77,11 @@ def _set_up(recipe: FinetuneConfig, folder: PoisonFolder) -> Run:
 
 def _identity(config: PoisonConfig, run: Run) -> dict[str, Any]:
     """What must be the same when an audit goes on: all that its models depend on."""
-    options = {name: value for name, value in config.to_dict().items() if name not in _FREE_OPTIONS}
+    options: dict[str, Any] = {}
+    for name, value in config.to_dict().items():
+        group = value if isinstance(value, dict) else {"": value}
+        if name not in _FREE_OPTIONS:
+            options |= {f"{name}.{inner}".rstrip("."): each for inner, each in group.items()}
     data = {
         "training records": run.plan.train.fingerprint(),
         "held-out records": run.plan.evaluation.fingerprint(),
