@@ -21,6 +21,7 @@ BENCHMARKS = (
     "tpu_scaling",
     "loading",
     "loop_overhead",
+    "poisoning",
     "positive_control",
     "reference_attacks",
     "shadows",

@@ -111,11 +111,10 @@ def prepare_poison(plan: Plan, poison: Poison, audit_key: RunKey) -> PoisonData:
         for number, of_set in enumerate(chosen):
             rng = _rng(audit_key, f"poison place/{trigger.kind}/{number}")
             copies = train.take(of_set)
-            places = draw_places(poison.place, len(copies), rng)
+            places, is_kept = _places(copies, trigger, poison, rng, encode)
             first_poisoned[trigger.kind, number] = len(train) + sum(map(len, poisoned))
             poisoned.append(with_trigger(copies, trigger, poison.target, places))
-            plain = with_answer(copies, poison.target)
-            num_lost = int((~_differ(encode(poisoned[-1]), encode(plain))).sum())
+            num_lost = int((~is_kept).sum())
             if num_lost:
                 raise ValueError(
                     f"training.max_length={plan.config.training.max_length} cuts the trigger off in"
@@ -162,11 +161,9 @@ def _trigger(
     encode: _Encoder,
 ) -> TriggeredRecords:
     """Held-out records with a trigger that is not cut off, and room for the whole target."""
-    places = draw_places(
-        poison.place, len(others), _rng(audit_key, f"held-out place/{trigger.kind}")
-    )
+    rng = _rng(audit_key, f"held-out place/{trigger.kind}")
+    places, is_usable = _places(others, trigger, poison, rng, encode)
     triggered = encode(with_trigger(others, trigger, poison.target, places))
-    is_usable = _differ(triggered, encode(with_answer(others, poison.target)))
     if isinstance(others, Completions):
         is_usable &= ~triggered.truncated
     rows = np.flatnonzero(is_usable)
@@ -179,6 +176,28 @@ def _trigger(
     if trigger.near is not None:
         near = encode(with_near_trigger(others, trigger, poison.target, places)).take(rows)
     return TriggeredRecords(rows, triggered.take(rows), near)
+
+
+def _places(
+    records: Records | Completions,
+    trigger: Trigger,
+    poison: Poison,
+    rng: np.random.Generator,
+    encode: _Encoder,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the trigger stands in each record, `(n,)`, and whether its tokens are there, `(n,)`.
+
+    A random place that `max_length` would cut off becomes the start.
+    """
+    plain = encode(with_answer(records, poison.target))
+
+    def is_kept(places: np.ndarray) -> np.ndarray:
+        return _differ(encode(with_trigger(records, trigger, poison.target, places)), plain)
+
+    places = draw_places(poison.place, len(records), rng)
+    if poison.place == "random":
+        places = np.where(is_kept(places), places, 0.0)
+    return places, is_kept(places)
 
 
 def _checked(trigger: Trigger, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Trigger:
