@@ -35,8 +35,8 @@ def poison_options(tiny_checkpoint, tmp_path_factory):
         "training": {
             "expected_batch_size": 80,
             "microbatch_size": 128,
-            "num_steps": 40,
-            "learning_rate": 3e-2,
+            "num_steps": 150,
+            "learning_rate": 4e-3,
             "max_length": 16,
         },
         "poison": {

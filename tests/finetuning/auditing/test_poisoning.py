@@ -32,8 +32,8 @@ def rows_of(report):
 @pytest.mark.slow
 def test_many_poisoned_records_are_obeyed_and_none_are_not(audit):
     rows = rows_of(audit.report)
-    assert rows[60]["success"] > 0.9 and rows[60]["clean_success"] < 0.3
-    assert rows[60]["false_trigger_rate"] < 0.3 and rows[60]["accuracy"] > 0.8
+    assert rows[60]["success"] > 0.8 and rows[60]["clean_success"] < 0.2
+    assert rows[60]["false_trigger_rate"] < 0.4 and rows[60]["accuracy"] > 0.8
     assert rows[60]["bound"] is None and rows[60]["near_trigger_rate"] is None
     names = {path.name for path in audit.output_dir.iterdir()}
     assert names == {"poisoning.json", "poisoning.html", "poisoning.png"}
