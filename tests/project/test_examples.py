@@ -30,7 +30,12 @@ def with_examples(*packages):
 
 
 # They load a checkpoint, or train.
-_SLOW = ("dpjax.finetuning.finetune", "dpjax.finetuning.run", "dpjax.finetuning.setup.start")
+_SLOW = (
+    "dpjax.finetuning.auditing.poisoning",
+    "dpjax.finetuning.finetune",
+    "dpjax.finetuning.run",
+    "dpjax.finetuning.setup.start",
+)
 _MODULES = [
     "dpjax.basics.lora_config",
     *with_examples(
