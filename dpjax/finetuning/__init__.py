@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpjax.finetuning.auditing.poison_config import Poison as Poison
 from dpjax.finetuning.auditing.poison_config import PoisonConfig as PoisonConfig
-from dpjax.finetuning.auditing.poisoning import PoisonResult as PoisonResult
+from dpjax.finetuning.auditing.poison_result import PoisonResult as PoisonResult
 from dpjax.finetuning.auditing.poisoning import audit_poisoning as audit_poisoning
 from dpjax.finetuning.config import Audit as Audit
 from dpjax.finetuning.config import Compute as Compute

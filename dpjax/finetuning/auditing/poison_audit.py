@@ -22,7 +22,7 @@ from dpjax.finetuning.auditing.poison_config import PoisonConfig
 from dpjax.finetuning.auditing.poison_data import PoisonData, prepare_poison
 from dpjax.finetuning.auditing.poison_folder import PoisonFolder
 from dpjax.finetuning.auditing.poison_models import ComputedOnce, ModelName, PoisonedTraining
-from dpjax.finetuning.auditing.poisoning import PoisonResult
+from dpjax.finetuning.auditing.poison_result import PoisonResult
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.setup.start import Run, set_up
 from dpjax.privatize import RunKey

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from pathlib import Path
 from typing import Any
 
 from dpjax.finetuning.auditing.poison_config import PoisonConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class PoisonResult:
-    """What a poisoning audit came to. It is private, as the records are.
-
-    Attributes:
-        output_dir: the folder of the report.
-        report: contents of poisoning.json.
-
-    Example:
-        >>> PoisonResult(Path("audits/poison"), {"rows": []}).report["rows"]
-        []
-    """
-
-    output_dir: Path
-    report: dict[str, Any]
+from dpjax.finetuning.auditing.poison_result import PoisonResult
 
 
 def audit_poisoning(**options: Any) -> PoisonResult:

@@ -193,6 +193,7 @@ def test_the_command_is_the_function(poison_options, tmp_path, capsys):
     command += ["--output-dir", str(tmp_path / "audit"), "--poison.rare-token", "town"]
     command += ["--poison.triggers", "rare_token", "--poison.counts", "2", "--poison.num-sets", "1"]
     command += ["--training.num-steps", "2", "--training.max-length", "16"]
+    command += ["--training.expected-batch-size", "80"]
     command += ["--poison.num-clean-models", "1"]
     assert main([*command, "--poison.target", "god"]) == 2
     assert "Did you mean 'good'?" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dpjax.models import LoraConfig, add_lora, base_model, generate
+from dpjax.models import LoraConfig, LoraLinear, add_lora, base_model, generate
 from tests.support.tiny_checkpoints import VOCABULARY, random_model, run
 
 NEW = 6
@@ -26,7 +26,7 @@ def models():
 
 
 def _adapters(model):
-    return [module for _, module in nnx.iter_modules(model) if hasattr(module, "lora_b")]
+    return [module for _, module in nnx.iter_graph(model) if isinstance(module, LoraLinear)]
 
 
 def written(model, **options):
