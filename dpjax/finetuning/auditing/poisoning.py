@@ -26,7 +26,7 @@ def audit_poisoning(**options: Any) -> PoisonResult:
         RunStopped: the disk is full, or training has diverged.
 
     Example:
-        >>> import dpjax
+        >>> from pathlib import Path
         >>> from dpjax.demo.checkpoint import find_minilm
         >>> from dpjax.demo.run import write_data
         >>> train, held_out = write_data(Path("clinic"))
