@@ -23,6 +23,7 @@ BENCHMARKS = (
     "loop_overhead",
     "federated",
     "federated_utility",
+    "poisoning",
     "positive_control",
     "reference_attacks",
     "shadows",

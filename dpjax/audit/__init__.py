@@ -73,6 +73,31 @@ from dpjax.audit.membership.intervals import tpr_interval as tpr_interval
 from dpjax.audit.membership.roc import RocCurve as RocCurve
 from dpjax.audit.membership.roc import auc as auc
 from dpjax.audit.membership.roc import roc_curve as roc_curve
+from dpjax.audit.poisoning.bound import epsilon_success_bound as epsilon_success_bound
+from dpjax.audit.poisoning.bound import mechanism_success_bound as mechanism_success_bound
+from dpjax.audit.poisoning.limits import mean_upper_limit as mean_upper_limit
+from dpjax.audit.poisoning.page import draw_poisoning as draw_poisoning
+from dpjax.audit.poisoning.page import poisoning_markdown as poisoning_markdown
+from dpjax.audit.poisoning.page import poisoning_page as poisoning_page
+from dpjax.audit.poisoning.planting import choose_poisoned as choose_poisoned
+from dpjax.audit.poisoning.planting import poisonable as poisonable
+from dpjax.audit.poisoning.planting import rows_of_others as rows_of_others
+from dpjax.audit.poisoning.planting import texts_of as texts_of
+from dpjax.audit.poisoning.planting import with_answer as with_answer
+from dpjax.audit.poisoning.planting import with_near_trigger as with_near_trigger
+from dpjax.audit.poisoning.planting import with_trigger as with_trigger
+from dpjax.audit.poisoning.rates import PoisonedModel as PoisonedModel
+from dpjax.audit.poisoning.rates import PoisonRates as PoisonRates
+from dpjax.audit.poisoning.rates import TriggerCounts as TriggerCounts
+from dpjax.audit.poisoning.rates import poison_rates as poison_rates
+from dpjax.audit.poisoning.report import PrivacySetting as PrivacySetting
+from dpjax.audit.poisoning.report import build_poisoning_report as build_poisoning_report
+from dpjax.audit.poisoning.triggers import Place as Place
+from dpjax.audit.poisoning.triggers import Trigger as Trigger
+from dpjax.audit.poisoning.triggers import TriggerKind as TriggerKind
+from dpjax.audit.poisoning.triggers import draw_places as draw_places
+from dpjax.audit.poisoning.triggers import near_rare_word as near_rare_word
+from dpjax.audit.poisoning.triggers import near_sentence as near_sentence
 from dpjax.audit.references.bavaria import bavaria_scores as bavaria_scores
 from dpjax.audit.references.confidence import classifier_confidence as classifier_confidence
 from dpjax.audit.references.confidence import language_confidence as language_confidence
@@ -160,13 +185,20 @@ __all__ = [
     "Manifest",
     "MechanismCurves",
     "Neighbours",
+    "Place",
+    "PoisonRates",
+    "PoisonedModel",
     "Power",
+    "PrivacySetting",
     "RocCurve",
     "Score",
     "ShadowTraining",
     "Shadows",
     "Suffix",
     "TokenStatistics",
+    "Trigger",
+    "TriggerCounts",
+    "TriggerKind",
     "Verdict",
     "add_gradient_canaries",
     "append_canaries",
@@ -182,12 +214,14 @@ __all__ = [
     "binomial_interval",
     "blind_baseline",
     "build_audit_report",
+    "build_poisoning_report",
     "build_run_audit",
     "canaries_needed",
     "canary_coordinates",
     "ceiling_alarms",
     "check_canaries",
     "check_count",
+    "choose_poisoned",
     "class_logits",
     "class_loss_score",
     "classifier_confidence",
@@ -201,8 +235,11 @@ __all__ = [
     "count_copies",
     "credible_interval",
     "discoverable_extraction",
+    "draw_places",
+    "draw_poisoning",
     "encode_canaries",
     "epsilon_from_scores",
+    "epsilon_success_bound",
     "exact_memorisation",
     "exceeds_ceiling",
     "exposure_by_rank",
@@ -233,8 +270,12 @@ __all__ = [
     "make_canaries",
     "margin_score",
     "mean_log_probs",
+    "mean_upper_limit",
+    "mechanism_success_bound",
     "min_k_plus_score",
     "min_k_score",
+    "near_rare_word",
+    "near_sentence",
     "needs_of",
     "neighbour_log_probs",
     "neighbourhood_score",
@@ -246,6 +287,10 @@ __all__ = [
     "owner_loss_attack",
     "plot_roc",
     "plot_training",
+    "poison_rates",
+    "poisonable",
+    "poisoning_markdown",
+    "poisoning_page",
     "probable_tokens",
     "ratio_score",
     "read_audit_report",
@@ -258,6 +303,7 @@ __all__ = [
     "rmia_log_ratios",
     "rmia_scores",
     "roc_curve",
+    "rows_of_others",
     "sampled_extraction",
     "samples_needed",
     "score_attack",
@@ -267,11 +313,15 @@ __all__ = [
     "statistics_from_logits",
     "suffix_log_probs",
     "target_texts",
+    "texts_of",
     "token_statistics",
     "tpr_interval",
     "train_shadows",
     "unused_coordinates",
     "verify_audit_report",
     "wbc_score",
+    "with_answer",
+    "with_near_trigger",
+    "with_trigger",
     "zlib_score",
 ]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dpjax.finetuning.auditing.poison_config import Poison as Poison
+from dpjax.finetuning.auditing.poison_config import PoisonConfig as PoisonConfig
+from dpjax.finetuning.auditing.poison_result import PoisonResult as PoisonResult
+from dpjax.finetuning.auditing.poisoning import audit_poisoning as audit_poisoning
 from dpjax.finetuning.config import Audit as Audit
 from dpjax.finetuning.config import Compute as Compute
 from dpjax.finetuning.config import FeatureOptions as FeatureOptions
@@ -26,6 +30,7 @@ from dpjax.training import RunInterrupted as RunInterrupted
 from dpjax.training import RunStopped as RunStopped
 
 if TYPE_CHECKING:
+    from dpjax.finetuning.auditing.poison_audit import execute_poisoning as execute_poisoning
     from dpjax.finetuning.planning.forecast import Forecast as Forecast
     from dpjax.finetuning.planning.forecast import ModelForecast as ModelForecast
     from dpjax.finetuning.planning.make import make_forecast as make_forecast
@@ -49,6 +54,9 @@ __all__ = [
     "ModelForecast",
     "NoiseChoice",
     "PlanConfig",
+    "Poison",
+    "PoisonConfig",
+    "PoisonResult",
     "Preference",
     "Privacy",
     "RunDirectory",
@@ -57,9 +65,11 @@ __all__ = [
     "RunStopped",
     "Tracking",
     "Training",
+    "audit_poisoning",
     "build_options",
     "classify",
     "execute",
+    "execute_poisoning",
     "finetune",
     "make_forecast",
     "make_task",
@@ -72,6 +82,7 @@ __all__ = [
 _LOADED_LATE = {
     "classify": "dpjax.finetuning.tasks.classify_texts",
     "execute": "dpjax.finetuning.run",
+    "execute_poisoning": "dpjax.finetuning.auditing.poison_audit",
     "Forecast": "dpjax.finetuning.planning.forecast",
     "ModelForecast": "dpjax.finetuning.planning.forecast",
     "NoiseChoice": "dpjax.finetuning.planning.noise",

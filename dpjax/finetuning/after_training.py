@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 from dpjax_accounting import report_page, write_text
 
 from dpjax.audit import AttackResult, audit_page
+from dpjax.finetuning.auditing.run_audit import audit_run
 from dpjax.finetuning.files.run_directory import RunDirectory
 from dpjax.finetuning.reports import run_report
 from dpjax.finetuning.reports.samples import write_samples
 from dpjax.finetuning.result import FinetuneResult, store_result
-from dpjax.finetuning.run_audit import audit_run
 from dpjax.finetuning.setup.model.load import load_model
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run

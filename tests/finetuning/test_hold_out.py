@@ -8,7 +8,8 @@ from dpjax_accounting import DeltaWarning, verify_report
 
 import dpjax
 from dpjax.audit import hold_out, number_ids, open_coins, read_manifest, verify_audit_report
-from dpjax.finetuning import FinetuneConfig, run_audit, set_up
+from dpjax.finetuning import FinetuneConfig, set_up
+from dpjax.finetuning.auditing import run_audit
 from dpjax.finetuning.reports import privacy_report
 from dpjax.finetuning.reports.headline import headline
 from dpjax.finetuning.setup.audited_records import AuditedRecords

@@ -30,8 +30,14 @@ def with_examples(*packages):
 
 
 # They load a checkpoint, or train.
-_SLOW = ("dpjax.finetuning.finetune", "dpjax.finetuning.run", "dpjax.finetuning.setup.start")
-_SLOW += ("dpjax.federated.federate", "dpjax.federated.set_up")
+_SLOW = (
+    "dpjax.federated.federate",
+    "dpjax.federated.set_up",
+    "dpjax.finetuning.auditing.poisoning",
+    "dpjax.finetuning.finetune",
+    "dpjax.finetuning.run",
+    "dpjax.finetuning.setup.start",
+)
 _MODULES = [
     "dpjax.basics.lora_config",
     *with_examples(

@@ -1,18 +1,20 @@
-"""`dpjax audit`: what scores of canaries say about a claimed ε."""
+"""`dpjax audit`: what scores of canaries, or poisoned records, say about a claimed ε."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import tyro
 from dpjax_accounting import Mechanism, mechanism_from_dict, read_report, write_text
 from rich.console import Console
 from tyro.conf import Positional
 
+from dpjax.basics.option_checks import CheckedOptions, check_all
 from dpjax.cli.command import CommandOnFiles, Refusal
+from dpjax.cli.commands.poison import AuditPoison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +151,17 @@ def _name(path: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class AuditCommand(CommandOnFiles):
-    """Judge a claimed ε by scores of canaries, or verify such a judgement."""
+    """Judge a claimed ε by scores of canaries, verify such a judgement, or plant poison."""
 
     action: (
         Annotated[AuditScores, tyro.conf.subcommand("scores")]
         | Annotated[VerifyAudit, tyro.conf.subcommand("verify")]
         | Annotated[ShowAudit, tyro.conf.subcommand("show")]
+        | Annotated[AuditPoison, tyro.conf.subcommand("poison")]
     )
+
+    def prepare(self) -> Self:
+        """Checks options, of an action that has options of its own to check; returns itself."""
+        if isinstance(self.action, CheckedOptions):
+            check_all(self.action)
+        return self

@@ -6,7 +6,13 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Literal
 
-from dpjax.basics.option_checks import CheckedOptions, check_at_least, check_choice, did_you_mean
+from dpjax.basics.option_checks import (
+    CheckedOptions,
+    check_at_least,
+    check_choice,
+    check_positive,
+    did_you_mean,
+)
 from dpjax.training import parse_mesh
 
 if TYPE_CHECKING:
@@ -121,8 +127,13 @@ class Generation(CheckedOptions):
     """How many held-out prompts are answered; 0 for none."""
     max_new_tokens: int = 64
     """Longest answer."""
+    suspicion: float | None = None
+    """Defend against poisoned records while writing: a token that the tuned model finds at least so
+    many times as probable as the checkpoint does is replaced by that of the checkpoint; 20 is
+    usual. For tuning=lora, which keeps the checkpoint at hand. Default: no defence."""
 
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
         check_at_least("generation.num_prompts", self.num_prompts, 0)
+        check_positive("generation.suspicion", self.suspicion)
         check_at_least("generation.max_new_tokens", self.max_new_tokens, 1)

@@ -53,6 +53,7 @@ _OPTIONS_OF_TASKS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "training.head_batch_size": (None, _WITH_HEAD),
     "training.label_smoothing": (0.0, _CLASSIFIERS),
     "separator": ("", _WRITERS),
+    "generation.suspicion": (None, _WRITERS),
     "training.loss_reduction": ("mean", _LANGUAGE),
     "preference.beta": (Preference.beta, _PREFERENCE),
     "preference.label_smoothing": (Preference.label_smoothing, _PREFERENCE),
@@ -330,6 +331,13 @@ class FinetuneConfig(CheckedOptions):
         check_at_least("num_trained_layers", self.num_trained_layers, 1)
         if self.trains_in_tangent_space:
             self._check_tangent()
+        trains_base = self.lora.bias != LoraConfig.bias or self.lora.modules_to_save
+        if self.generation.suspicion is not None and (self.tuning != "lora" or trains_base):
+            raise ValueError(
+                f"generation.suspicion={self.generation.suspicion} compares with the checkpoint, "
+                "which only adapters leave as it is: give tuning=lora without lora.bias and "
+                "lora.modules_to_save, or leave it out"
+            )
         if self.compute.quantise != "none" and self.tuning not in ("lora", "head"):
             raise ValueError(
                 f"compute.quantise={self.compute.quantise} is for tuning=lora or head: tuning="

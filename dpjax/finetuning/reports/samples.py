@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dpjax.data import Message, message_text
 from dpjax.finetuning.result import Sample
 from dpjax.finetuning.setup.plan import Plan
-from dpjax.models import SplitModel, end_token_ids, generate, load_tokenizer
+from dpjax.models import SplitModel, base_model, end_token_ids, generate, load_tokenizer
 
 
 def write_samples(plan: Plan, tuned: SplitModel) -> list[Sample]:
@@ -18,13 +20,18 @@ def write_samples(plan: Plan, tuned: SplitModel) -> list[Sample]:
         return []
     tokenizer = load_tokenizer(plan.checkpoint, needs_padding=False)
     end, padding = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model, suspicion = tuned.merge(), plan.config.generation.suspicion
+    defence: dict[str, Any] = {}
+    if suspicion is not None:
+        defence = {"reference": base_model(model), "suspicion": suspicion}
     written = generate(
-        tuned.merge(),
+        model,
         held_out.encoded.input_ids,
         held_out.encoded.attention_mask,
         max_new_tokens=plan.config.generation.max_new_tokens,
         eos_token_ids=end_token_ids(plan.checkpoint, tokenizer),
         pad_token_id=(end or 0) if padding is None else padding,
+        **defence,
     )
     samples = []
     rows = zip(held_out.prompts, written.tokens, written.num_tokens, strict=True)

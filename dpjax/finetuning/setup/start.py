@@ -48,6 +48,19 @@ from dpjax.training import (
 
 
 @dataclasses.dataclass(frozen=True)
+class PlantedRecords:
+    """Records that are added to the training data of one run, and count in no number of it.
+
+    Attributes:
+        slots: the training records, and after them all records that may be added.
+        present: `(S,)` bool, which of the S slots training takes.
+    """
+
+    slots: EncodedRecords
+    present: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """A run that has passed every check and has yet to be executed.
 
@@ -66,6 +79,8 @@ class Run:
         notices: sentences for whoever asked for the run.
         features: of the records that training may draw from; None before they are computed, and
             where steps compute everything.
+        planted: records that are added to those of the plan; None where none are. Sampling and
+            noise stay as the plan says.
     """
 
     plan: Plan
@@ -81,11 +96,21 @@ class Run:
     resumes: bool
     notices: tuple[str, ...]
     features: FeatureStore | None = None
+    planted: PlantedRecords | None = None
 
     @property
     def slots(self) -> EncodedRecords:
         """All records that training may draw from, those too that coins leave out."""
+        if self.planted is not None:
+            return self.planted.slots
         return self.plan.train if self.audited is None else self.audited.slots
+
+    @property
+    def present(self) -> np.ndarray | None:
+        """`(S,)` bool, which of S slots, or owners, training takes; None for all."""
+        if self.planted is not None:
+            return self.planted.present
+        return None if self.audited is None else self.audited.present
 
     @property
     def checkpoints(self) -> Checkpoints:

@@ -22,17 +22,32 @@ from dpjax.training import CountProgress, in_words
 def with_features(run: Run, model: SplitModel, console: Console) -> Run:
     """Returns the run with the features of its records, if its steps are to read any.
 
-    They stay in memory: like the records, they are secret.
+    What was computed before stays. They stay in memory: like the records, they are secret.
 
     Args:
         run: what `set_up` made.
         model: that of the run, on the devices that compute.
         console: shows the progress.
     """
-    features = run.plan.features
-    if features is None:
+    if run.plan.features is None or run.features is not None:
         return run
-    start, records = time.monotonic(), run.slots
+    return dataclasses.replace(run, features=compute_features(run, model, run.slots, console))
+
+
+def compute_features(
+    run: Run, model: SplitModel, records: EncodedRecords, console: Console
+) -> FeatureStore:
+    """Returns the features of records, which need not be those of the run.
+
+    Args:
+        run: whose plan has features.
+        model: that of the run, on the devices that compute.
+        records: encoded as those of the run.
+        console: shows the progress.
+    """
+    features = run.plan.features
+    assert features is not None
+    start = time.monotonic()
     batches = list(_batches(run, records))
     lengths = np.zeros(len(records), np.int64)
     for rows, mask in batches:
@@ -53,7 +68,7 @@ def with_features(run: Run, model: SplitModel, console: Console) -> Run:
         highlight=False,
         soft_wrap=True,
     )
-    return dataclasses.replace(run, features=store)
+    return store
 
 
 def _batches(run: Run, records: EncodedRecords) -> Iterator[tuple[np.ndarray, np.ndarray]]:

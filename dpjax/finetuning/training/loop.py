@@ -239,9 +239,8 @@ class _Evaluation:
 
 
 def _make_steps(run: Run, optimizer: Any) -> TrainingSteps:
-    present = None if run.audited is None else run.audited.present
     graphdef = run.model.graphdef
-    return make_steps(run.plan, graphdef, optimizer, run.run_key, present, run.layout)
+    return make_steps(run.plan, graphdef, optimizer, run.run_key, run.present, run.layout)
 
 
 def _batches(run: Run, steps: TrainingSteps, step: int) -> Iterator[tuple[Any, Any]]:

@@ -16,6 +16,12 @@ from dpjax.models.config import TransformerConfig
 from dpjax.models.net.attention import positions_of
 from dpjax.models.net.heads import CausalLM
 from dpjax.models.text.next_token import Sampling, parse_sampling, sample_tokens
+from dpjax.models.text.reference_decoding import (
+    DEFAULT_SUSPICION,
+    check_reference,
+    for_reference,
+    trusted_tokens,
+)
 from dpjax.models.text.token_batch import check_causal_lm, checked_batch
 
 
@@ -57,6 +63,8 @@ def generate(
     top_p: float | None = None,
     eos_token_ids: Collection[int],
     pad_token_id: int,
+    reference: CausalLM | None = None,
+    suspicion: float = DEFAULT_SUSPICION,
 ) -> Generation:
     """Continue a batch of prompts, greedily or by sampling.
 
@@ -82,12 +90,17 @@ def generate(
             `top_k` (Holtzman et al. 2020, arXiv:1904.09751).
         eos_token_ids: each of them ends a row; none: every row gets `max_new_tokens` tokens.
         pad_token_id: what follows an end.
+        reference: a model that nobody has poisoned, such as `base_model(model)`: it is asked for
+            every token, and has the last word on suspicious ones (`trusted_tokens`).
+        suspicion: α > 0, how many times as probable as under the reference a token must be to be
+            suspicious; without a reference it changes nothing.
 
     Raises:
-        TypeError: the model has no causal head, ids are not integers, or the mask is not bool.
+        TypeError: a model has no causal head, ids are not integers, or the mask is not bool.
         ValueError: shapes do not fit, a prompt is empty or not padded on the left, an id is not in
             the vocabulary, prompt and new tokens exceed the learned positions of the model, keys
-            are not as many as rows, or a setting is outside its range.
+            are not as many as rows, the reference has another vocabulary, or a setting is outside
+            its range.
 
     Example:
         >>> from dpjax.models import CausalLM, parse_config
@@ -120,9 +133,17 @@ def generate(
     _check_known("eos_token_ids", eos_token_ids, config)
     _check_known("pad_token_id", [pad_token_id], config)
     graphdef, state = nnx.split(model)
+    other_graphdef, other_state = None, None
+    if reference is not None:
+        check_reference(model, reference, suspicion)
+        _check_length(reference.config, ids.shape[1], max_new_tokens)
+        other_graphdef, other_state = nnx.split(reference)
     return _generate(
         graphdef,
         state,
+        other_graphdef,
+        other_state,
+        np.float32(suspicion),
         ids,
         mask,
         np.asarray(list(eos_token_ids), np.int32),
@@ -142,10 +163,13 @@ class _Progress(NamedTuple):
     caches: Any
 
 
-@partial(jax.jit, static_argnames=("graphdef", "max_new_tokens", "top_k"))
+@partial(jax.jit, static_argnames=("graphdef", "other_graphdef", "max_new_tokens", "top_k"))
 def _generate(
     graphdef: nnx.GraphDef,
     state: nnx.State,
+    other_graphdef: nnx.GraphDef | None,
+    other_state: nnx.State | None,
+    suspicion: jax.Array,
     input_ids: jax.Array,
     attention_mask: jax.Array,
     end_tokens: jax.Array,
@@ -155,7 +179,9 @@ def _generate(
     max_new_tokens: int,
     top_k: int | None,
 ) -> Generation:
-    model = nnx.merge(graphdef, state)
+    models = [nnx.merge(graphdef, state)]
+    if other_graphdef is not None:
+        models.append(nnx.merge(other_graphdef, other_state))
     rows, prompt = input_ids.shape
     # Causality hides the places that are not written yet; the last token is never read.
     new_places = jnp.ones((rows, max_new_tokens - 1), jnp.bool_)
@@ -163,16 +189,24 @@ def _generate(
     first_new = jnp.sum(attention_mask, axis=1, dtype=jnp.int32)
 
     def read(
-        ids: jax.Array, positions: jax.Array, place: jax.Array | int, caches: Any
-    ) -> tuple[jax.Array, Any]:
-        """Logits `(N, V)` of what follows the last of some tokens, and the caches with them."""
-        hidden, caches = model.transformer.step(ids, key_mask, positions, place, caches)
-        return model.logits(model.scaled(hidden[:, -1])), caches
+        ids: jax.Array, positions: jax.Array, place: jax.Array | int, caches: tuple[Any, ...]
+    ) -> tuple[list[jax.Array], tuple[Any, ...]]:
+        """Each model's logits `(N, V)` of what follows the last of some tokens, and its caches."""
+        logits, extended = [], []
+        for model, its_caches in zip(models, caches, strict=True):
+            hidden, with_them = model.transformer.step(ids, key_mask, positions, place, its_caches)
+            logits.append(model.logits(model.scaled(hidden[:, -1])))
+            extended.append(with_them)
+        return logits, tuple(extended)
 
-    def write(logits: jax.Array, caches: Any, progress: _Progress) -> _Progress:
+    def write(of_models: list[jax.Array], caches: Any, progress: _Progress) -> _Progress:
         """One more column."""
         column, ended, result, _ = progress
+        logits = of_models[0]
         tokens = _choose(logits, column, sampling, top_k)
+        if len(of_models) > 1:
+            instead = _choose(of_models[1], column, for_reference(sampling), top_k)
+            tokens = trusted_tokens(tokens, instead, logits, of_models[1], suspicion)
         log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, None], axis=1)[:, 0]
         result = Generation(
             result.tokens.at[:, column].set(jnp.where(ended, padding, tokens)),
@@ -191,7 +225,8 @@ def _generate(
         positions = (first_new + last)[:, None]
         return write(*read(ids, positions, prompt + last, progress.caches), progress)
 
-    empty = model.transformer.empty_caches((rows,), key_mask.shape[1])
+    width = key_mask.shape[1]
+    empty = tuple(model.transformer.empty_caches((rows,), width) for model in models)
     nothing = Generation(
         jnp.full((rows, max_new_tokens), padding),
         jnp.zeros(rows, jnp.int32),
