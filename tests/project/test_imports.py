@@ -26,6 +26,7 @@ FACES |= {
         "demo",
         "finetuning",
         "synthesis",
+        "unlearning",
     )
 }
 MOST_ENTRIES, MOST_LINES = 12, 400
