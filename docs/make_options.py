@@ -1,4 +1,4 @@
-"""Writes guide/options.md: every option of a run and of a synthesis, as their dataclasses say.
+"""Writes guide/options.md: all options of runs, syntheses and unlearnings, from their dataclasses.
 
 python docs/make_options.py
 """
@@ -18,6 +18,7 @@ from typing import Any, Literal
 from dpjax.basics.option_checks import checks_deferred
 from dpjax.finetuning import FinetuneConfig, make_task
 from dpjax.synthesis import SynthesisConfig
+from dpjax.unlearning import UnlearnConfig
 
 PAGE = Path(__file__).parent / "guide" / "options.md"
 _HEADER = """\
@@ -59,6 +60,9 @@ def options_page() -> str:
     about = "Of `dpjax.synthesize` and `dpjax synthesize` ([synthetic text](../synthesis.md))."
     options = _options(SynthesisConfig, "")
     sections.append(_section("Synthetic records", options, about, of_tasks=False))
+    about = "Of `dpjax.unlearning.unlearn` and `dpjax unlearn` ([unlearning](../unlearning.md))."
+    options = _options(UnlearnConfig, "")
+    sections.append(_section("Unlearning", options, about, of_tasks=False))
     return "\n".join(sections)
 
 

@@ -30,8 +30,8 @@ from dpjax.unlearning.forget_set import ForgetSet, find_forget_set
 from dpjax.unlearning.losses.objective import make_loss, make_tuning_loss
 from dpjax.unlearning.measures.model import Measured, MeasuredRecords, measure_model
 from dpjax.unlearning.measures.verdict import judge
-from dpjax.unlearning.promise import NOT_COVERED, PRIVATE, describe_promise
-from dpjax.unlearning.report import render_report
+from dpjax.unlearning.reports.promise import NOT_COVERED, PRIVATE, describe_promise
+from dpjax.unlearning.reports.report import render_report
 from dpjax.unlearning.result import UnlearningResult
 from dpjax.unlearning.retraining import retrain
 from dpjax.unlearning.training import Steps, descend

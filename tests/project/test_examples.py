@@ -10,7 +10,7 @@ import pkgutil
 import dpjax_accounting
 import pytest
 
-from dpjax import audit, data, finetuning, models, privatize, synthesis, training
+from dpjax import audit, data, finetuning, models, privatize, synthesis, training, unlearning
 
 
 def names_of_modules(package):
@@ -34,7 +34,15 @@ _SLOW = ("dpjax.finetuning.finetune", "dpjax.finetuning.run", "dpjax.finetuning.
 _MODULES = [
     "dpjax.basics.lora_config",
     *with_examples(
-        audit, data, dpjax_accounting, finetuning, models, privatize, synthesis, training
+        audit,
+        data,
+        dpjax_accounting,
+        finetuning,
+        models,
+        privatize,
+        synthesis,
+        training,
+        unlearning,
     ),
 ]
 
@@ -101,7 +109,7 @@ def test_every_part_of_private_training_has_an_example(name):
 
 
 @pytest.mark.parametrize(
-    "face", [data, models, finetuning, synthesis], ids=lambda face: face.__name__
+    "face", [data, models, finetuning, synthesis, unlearning], ids=lambda face: face.__name__
 )
 def test_every_public_class_and_function_has_an_example(face):
     public = {name: getattr(face, name) for name in face.__all__}

@@ -56,16 +56,16 @@ def base(decoder, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def make_run(base, tmp_path_factory):
-    """Function from changed options to the folder of a finished run; its data are beside it."""
+def make_run(tmp_path_factory):
+    """Function from a model to the folder of a finished run; its data are beside it."""
 
-    def make(**changes):
+    def make(model, **changes):
         folder = tmp_path_factory.mktemp("unlearning")
         facts = make_facts(NUM_TRAIN + NUM_HELD_OUT, seed=0)
         train, held_out = facts[:NUM_TRAIN], facts[NUM_TRAIN:]
         write_facts(folder / "forget.jsonl", train[:NUM_FORGET])
         options = {
-            "model": base,
+            "model": model,
             "tuning": "lora",
             "lora": {"rank": 8},
             "train_data": write_facts(folder / "train.jsonl", train),
@@ -78,15 +78,16 @@ def make_run(base, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_folder(make_run):
+def run_folder(base, make_run):
     """A run without privacy, which has learnt every record by heart."""
-    return make_run()
+    return make_run(base)
 
 
 @pytest.fixture(scope="session")
-def private_run(make_run):
-    """A run with privacy, of two steps."""
+def private_run(decoder, make_run):
+    """A run with privacy, of two steps; its base knows nothing."""
     return make_run(
+        decoder,
         non_private=False,
         privacy={"noise_multiplier": 2.0, "delta": 1e-4},
         training={
