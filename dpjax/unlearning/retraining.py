@@ -17,6 +17,28 @@ from dpjax.unlearning.tuned_run import TunedRun
 _OWNER_ONLY = 0o600
 
 
+def check_can_retrain(run: TunedRun, retain: Any) -> None:
+    """Refuses a run whose batches would be larger than what is retained.
+
+    Args:
+        run: whose options.
+        retain: `(R,)` integers, the rows of its training records that are kept.
+
+    Raises:
+        ValueError: its expected batch size is above the number of retained records or owners.
+    """
+    records, config = run.records.take(retain.tolist()), run.config
+    is_of_owners = records.owners is not None and config.samples_owners
+    number = len(set(records.owners or ())) if is_of_owners else len(records)
+    batch = config.training.expected_batch_size
+    if config.privacy.sampling != "full-batch" and batch > number:
+        what = "owners" if is_of_owners else "records"
+        raise ValueError(
+            f"the baseline cannot be trained: the run has training.expected_batch_size={batch}, "
+            f"and only {number} {what} are retained. Say baseline=False, or forget fewer"
+        )
+
+
 def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
     """Trains with the options of the run on the retained records; returns the adapter's folder.
 

@@ -33,7 +33,7 @@ from dpjax.unlearning.measures.verdict import judge
 from dpjax.unlearning.reports.promise import NOT_COVERED, PRIVATE, describe_promise
 from dpjax.unlearning.reports.report import render_report
 from dpjax.unlearning.result import UnlearningResult
-from dpjax.unlearning.retraining import retrain
+from dpjax.unlearning.retraining import check_can_retrain, retrain
 from dpjax.unlearning.training import Steps, descend
 from dpjax.unlearning.tuned_run import TunedRun, read_run
 
@@ -85,6 +85,8 @@ def set_up(config: UnlearnConfig) -> Unlearning:
         raise FileExistsError(f"output_dir {folder} is there already; name a new folder")
     run = read_run(config.run)
     forget_set = find_forget_set(config, run)
+    if config.baseline:
+        check_can_retrain(run, forget_set.retain)
     num_layers = read_config(run.plan.checkpoint).num_layers
     if config.layer is not None and config.layer > num_layers:
         raise ValueError(

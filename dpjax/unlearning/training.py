@@ -83,7 +83,7 @@ def descend(
     trainable, state = start, optimizer.init(start)
     size = min(steps.batch_size, len(forget), len(retain))
     orders = [
-        _batches(len(records), size, np.random.default_rng([steps.seed, purpose]))
+        batches(len(records), size, np.random.default_rng([steps.seed, purpose]))
         for purpose, records in enumerate((forget, retain))
     ]
     losses: list[float] = []
@@ -110,7 +110,7 @@ def batch_of(records: LanguageDataset) -> TokenRecord:
     return TokenRecord(*map(jnp.asarray, arrays))
 
 
-def _batches(number: int, size: int, draws: np.random.Generator) -> Iterator[np.ndarray]:
+def batches(number: int, size: int, draws: np.random.Generator) -> Iterator[np.ndarray]:
     """Yields rows of batches without end: one order of all rows after the other."""
     waiting = np.zeros(0, np.int64)
     while True:

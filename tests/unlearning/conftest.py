@@ -33,8 +33,8 @@ def tune(folder, **changes):
         "output_dir": folder,
         "non_private": True,
         "training": {
-            "expected_batch_size": 24,
-            "microbatch_size": 24,
+            "expected_batch_size": 12,
+            "microbatch_size": 12,
             "num_steps": 300,
             "learning_rate": 1e-2,
             "max_length": 16,
@@ -91,8 +91,8 @@ def private_run(decoder, make_run):
         non_private=False,
         privacy={"noise_multiplier": 2.0, "delta": 1e-4},
         training={
-            "expected_batch_size": 16,
-            "microbatch_size": 16,
+            "expected_batch_size": 12,
+            "microbatch_size": 12,
             "num_steps": 2,
             "max_length": 16,
         },
