@@ -55,11 +55,17 @@ def find_forget_set(config: UnlearnConfig, run: TunedRun) -> ForgetSet:
 def _named(config: UnlearnConfig, run: TunedRun, contents: list[bytes]) -> set[bytes]:
     path = run.config.train_data.path
     if config.forget_rows:
+        if run.plan.num_left_out:
+            raise ValueError(
+                f"forget_rows would not be rows of {path}: the run has left out "
+                f"{run.plan.num_left_out} records of owners with too many. Name the records by "
+                "forget or forget_owners"
+            )
         outside = [row for row in config.forget_rows if row >= len(contents)]
         if outside:
             raise ValueError(
                 f"forget_rows must be below {len(contents)}, the number of training records in "
-                f"{path} that the run could draw, got {outside[0]}; {len(outside)} are outside"
+                f"{path}, got {outside[0]}; {len(outside)} are outside"
             )
         return {contents[row] for row in config.forget_rows}
     if config.forget_owners:

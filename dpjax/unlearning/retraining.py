@@ -11,10 +11,18 @@ from dpjax_accounting import write_text
 from rich.console import Console
 
 from dpjax.data import Completions, DataSource, Texts
-from dpjax.finetuning import RunDirectory, Tracking, execute, set_up
+from dpjax.finetuning import (
+    RunDirectory,
+    RunInterrupted,
+    RunStopped,
+    Tracking,
+    execute,
+    set_up,
+)
 from dpjax.unlearning.tuned_run import TunedRun
 
 _OWNER_ONLY = 0o600
+_STOPPED = "the baseline was stopped, nothing has unlearned yet: start again in a new folder"
 
 
 def check_can_retrain(run: TunedRun, retain: Any) -> None:
@@ -74,6 +82,11 @@ def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
     )
     try:
         execute(set_up(config), Console(quiet=True))
+    except RunInterrupted as stopped:
+        # What it advises is for a run of its own.
+        raise RunInterrupted(_STOPPED, stopped.step, stopped.signal_number) from None
+    except RunStopped as stopped:
+        raise RunStopped(f"{_STOPPED}. The reason: {stopped}") from stopped
     finally:
         # A copy of private records that nobody asked for.
         path.unlink()

@@ -84,7 +84,42 @@ def noisy_descent(
         batch_size: retained records in a step.
         run_key: the secret of the noise, of this descent alone; never a fixed seed but in tests.
         seed: of the order of records, which need not be secret.
+
+    Raises:
+        ValueError: there is no retained record.
+
+    Example:
+        >>> from flax import nnx
+        >>> from transformers import GPT2Config
+        >>> from dpjax.models import (
+        ...     CausalLM,
+        ...     LoraConfig,
+        ...     Trainable,
+        ...     add_lora,
+        ...     parse_config,
+        ...     split_trainable,
+        ... )
+        >>> small = GPT2Config(vocab_size=11, n_embd=8, n_layer=1, n_head=2)
+        >>> model = CausalLM(parse_config(small.to_dict()), rngs=nnx.Rngs(0))
+        >>> add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
+        >>> ids, counts = np.array([[3, 1, 2]], np.int32), np.array([[False, True, True]])
+        >>> retain = LanguageDataset(ids, ids > 0, np.zeros(1, bool), loss_mask=counts)
+        >>> steps = NoisySteps(
+        ...     start_norm=1.0, gradient_norm=0.5, learning_rate=0.1, noise_stddev=0.5, num_steps=2
+        ... )
+        >>> unlearned = noisy_descent(
+        ...     split_trainable(model, Trainable.lora()),
+        ...     retain,
+        ...     steps,
+        ...     batch_size=1,
+        ...     run_key=RunKey.from_os_entropy(),
+        ...     seed=0,
+        ... )
+        >>> round(steps.epsilon(1e-5), 1), type(unlearned).__name__
+        (17.5, 'SplitModel')
     """
+    if not len(retain):
+        raise ValueError("retain must hold at least 1 record, got 0")
     loss = make_tuning_loss(model.graphdef)
 
     def mean_of_records(trainable: PyTree, frozen: PyTree, records: TokenRecord) -> jax.Array:

@@ -19,6 +19,8 @@ NOT_COVERED = (
     "show no difference does not prove that there is none.",
     "Whoever has both adapters, or only the unlearned one and candidates, may find out which "
     "records were to be forgotten.",
+    "The training file is taken for the one that the run has read. Of a private run the number of "
+    "its records is compared, of others nothing.",
     "Copies of the original adapter or model keep what they have learnt; delete them yourself. "
     "Records that say the same in other words are not in the forget set.",
 )
