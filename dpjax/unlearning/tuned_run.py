@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,11 @@ def _check_same_data(run: TunedRun) -> None:
     if stored is None or mechanism is None:
         return
     now = mechanism.to_dict()
-    # Noise may be calibrated to other digits by another version.
     for name, was in stored.items():
-        if isinstance(was, int) and not isinstance(was, bool) and now.get(name) != was:
+        # Noise may be calibrated to other digits by another version.
+        if "noise" in name or isinstance(was, bool) or not isinstance(was, int | float):
+            continue
+        if name not in now or not math.isclose(now[name], was, rel_tol=1e-9):
             raise ValueError(
                 f"{run.config.train_data.path} is not the training data of {run.folder}: "
                 f"{name} of the mechanism was {was}, now it is {now.get(name)}. Put the file back "
