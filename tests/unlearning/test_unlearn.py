@@ -66,8 +66,8 @@ def test_retrained_run_has_seen_the_others_only_and_no_copy_of_them_is_left(quic
         for folder in (private_run, quick.output_dir / "retrained")
     )
     assert was["private"] and now["private"]
-    sizes = [12 / each["mechanism"]["sampling_probability"] for each in (was, now)]
-    assert sizes == pytest.approx([NUM_TRAIN, NUM_TRAIN - NUM_FORGET])
+    sizes = [each["mechanism"]["num_units"] for each in (was, now)]
+    assert sizes == [NUM_TRAIN, NUM_TRAIN - NUM_FORGET]
     assert not (quick.output_dir / "retained.jsonl").exists()
 
 
@@ -78,7 +78,7 @@ def test_adapter_has_changed_and_merging_knows_that_it_has_no_privacy(quick, pri
     )
     assert was.keys() == now.keys()
     assert any(not np.array_equal(was[name], now[name]) for name in was)
-    merge_adapters([quick.adapter, private_run / "adapter"], tmp_path / "merged")
+    merge_adapters([quick.adapter, private_run / "adapter"], [0.5, 0.5], tmp_path / "merged")
     merged = read_json(tmp_path / "merged" / "privacy_of_merge.json")
     assert merged["total"] is None and "without privacy" in merged["unknown"][0]
 
