@@ -22,6 +22,7 @@ BENCHMARKS = (
     "loading",
     "loop_overhead",
     "positive_control",
+    "unlearning",
     "reference_attacks",
     "shadows",
     "smollm2_parity",
