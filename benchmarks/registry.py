@@ -25,6 +25,7 @@ BENCHMARKS = (
     "federated_utility",
     "poisoning",
     "positive_control",
+    "unlearning",
     "reference_attacks",
     "shadows",
     "smollm2_parity",

@@ -1,4 +1,4 @@
-"""Writes guide/options.md: every option of runs and of a synthesis, as their dataclasses say.
+"""Writes guide/options.md: every option of runs and of what reads one, from their dataclasses.
 
 python docs/make_options.py
 """
@@ -26,6 +26,7 @@ from dpjax.federated import (
 )
 from dpjax.finetuning import FinetuneConfig, make_task
 from dpjax.synthesis import SynthesisConfig
+from dpjax.unlearning import UnlearnConfig
 
 PAGE = Path(__file__).parent / "guide" / "options.md"
 _HEADER = """\
@@ -67,6 +68,9 @@ def options_page() -> str:
     about = "Of `dpjax.synthesize` and `dpjax synthesize` ([synthetic text](../synthesis.md))."
     options = _options(SynthesisConfig, "")
     sections.append(_section("Synthetic records", options, about, of_tasks=False))
+    about = "Of `dpjax.unlearning.unlearn` and `dpjax unlearn` ([unlearning](../unlearning.md))."
+    options = _options(UnlearnConfig, "")
+    sections.append(_section("Unlearning", options, about, of_tasks=False))
     return "\n".join([*sections, *_of_federated_runs()])
 
 

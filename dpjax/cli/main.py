@@ -21,6 +21,7 @@ from dpjax.cli.commands.model_folders import ConvertGgufCommand, MergeAdaptersCo
 from dpjax.cli.commands.plan import PlanCommand
 from dpjax.cli.commands.report_and_ledger import LedgerCommand, ReportCommand
 from dpjax.cli.commands.synthesize import SynthesizeCommand
+from dpjax.cli.commands.unlearn import UnlearnCommand
 from dpjax.cli.numbers import NUMBERS
 from dpjax.federated import FederatedConfig
 from dpjax.finetuning import FinetuneConfig, Interrupts, RunStopped
@@ -34,6 +35,7 @@ Options = (
     | Annotated[PlanCommand, tyro.conf.subcommand("plan")]
     | Annotated[FederatedConfig, tyro.conf.subcommand("federated")]
     | Annotated[SynthesizeCommand, tyro.conf.subcommand("synthesize")]
+    | Annotated[UnlearnCommand, tyro.conf.subcommand("unlearn")]
     | Annotated[AuditCommand, tyro.conf.subcommand("audit")]
     | Annotated[EpsilonCommand, tyro.conf.subcommand("epsilon")]
     | Annotated[CalibrateCommand, tyro.conf.subcommand("calibrate")]

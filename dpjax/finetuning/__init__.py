@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dpjax.finetuning.planning.noise import NoiseChoice as NoiseChoice
     from dpjax.finetuning.planning.picture import plot_noise as plot_noise
     from dpjax.finetuning.run import execute as execute
+    from dpjax.finetuning.setup.plan import Plan as Plan
+    from dpjax.finetuning.setup.plan import prepare as prepare
     from dpjax.finetuning.setup.start import set_up as set_up
     from dpjax.finetuning.tasks.classify_texts import classify as classify
     from dpjax.finetuning.tasks.registry import make_task as make_task
@@ -53,6 +55,7 @@ __all__ = [
     "Interrupts",
     "ModelForecast",
     "NoiseChoice",
+    "Plan",
     "PlanConfig",
     "Poison",
     "PoisonConfig",
@@ -75,6 +78,7 @@ __all__ = [
     "make_task",
     "plan",
     "plot_noise",
+    "prepare",
     "set_up",
 ]
 
@@ -86,9 +90,11 @@ _LOADED_LATE = {
     "Forecast": "dpjax.finetuning.planning.forecast",
     "ModelForecast": "dpjax.finetuning.planning.forecast",
     "NoiseChoice": "dpjax.finetuning.planning.noise",
+    "Plan": "dpjax.finetuning.setup.plan",
     "make_forecast": "dpjax.finetuning.planning.make",
     "make_task": "dpjax.finetuning.tasks.registry",
     "plot_noise": "dpjax.finetuning.planning.picture",
+    "prepare": "dpjax.finetuning.setup.plan",
     "set_up": "dpjax.finetuning.setup.start",
 }
 

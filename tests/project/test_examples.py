@@ -10,7 +10,17 @@ import pkgutil
 import dpjax_accounting
 import pytest
 
-from dpjax import audit, data, federated, finetuning, models, privatize, synthesis, training
+from dpjax import (
+    audit,
+    data,
+    federated,
+    finetuning,
+    models,
+    privatize,
+    synthesis,
+    training,
+    unlearning,
+)
 
 
 def names_of_modules(package):
@@ -50,6 +60,7 @@ _MODULES = [
         privatize,
         synthesis,
         training,
+        unlearning,
     ),
 ]
 
@@ -116,7 +127,7 @@ def test_every_part_of_private_training_has_an_example(name):
 
 
 @pytest.mark.parametrize(
-    "face", [data, models, finetuning, synthesis], ids=lambda face: face.__name__
+    "face", [data, models, finetuning, synthesis, unlearning], ids=lambda face: face.__name__
 )
 def test_every_public_class_and_function_has_an_example(face):
     public = {name: getattr(face, name) for name in face.__all__}

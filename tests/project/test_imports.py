@@ -27,6 +27,7 @@ FACES |= {
         "finetuning",
         "synthesis",
         "federated",
+        "unlearning",
     )
 }
 MOST_ENTRIES, MOST_LINES = 12, 400

@@ -75,6 +75,10 @@ class Plan:
             everything. Of a run with `training.head_steps`: before the first step after these.
         head_features: likewise for the steps that train the head alone.
         owner_training: what an owner does in a step; None where it is one gradient.
+
+    Example:
+        >>> [field.name for field in dataclasses.fields(Plan)][:3]
+        ['config', 'checkpoint', 'task']
     """
 
     config: FinetuneConfig
@@ -198,6 +202,21 @@ def prepare(
     Raises:
         FileNotFoundError, ValueError: something given does not exist or does not fit; the message
             says what was seen and what to do.
+
+    Example:
+        >>> from dpjax.demo.checkpoint import find_minilm
+        >>> config = FinetuneConfig(
+        ...     model=str(find_minilm()),
+        ...     train_data=DataSource("missing.csv"),
+        ...     eval_data=DataSource("missing.csv"),
+        ...     output_dir="runs/first",
+        ...     non_private=True,
+        ... )
+        >>> try:
+        ...     prepare(config)
+        ... except FileNotFoundError:
+        ...     print("refused before anything is written")
+        refused before anything is written
     """
     started_at = datetime.datetime.now() if started_at is None else started_at
     check_extra(config.privacy)

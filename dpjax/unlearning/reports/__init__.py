@@ -1,0 +1,1 @@
+"""What is written of an unlearning: the promise of the run, and the page."""

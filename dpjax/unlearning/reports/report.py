@@ -1,0 +1,101 @@
+"""unlearning.json and report.md: what the models know of which records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_MODELS = ("original", "unlearned", "retrained")
+_PARTS = {"forget": "forget set", "retain": "retained", "held_out": "held out"}
+_MEASURES = {
+    "loss": "loss, nats per token",
+    "rouge_l": "ROUGE-L",
+    "exact_memorisation": "exact memorisation",
+    "extraction_strength": "extraction strength",
+}
+
+
+def render_report(report: Mapping[str, Any]) -> str:
+    """Returns report.md of the contents of unlearning.json."""
+    forget, verdict = report["forget_set"], report["verdict"]
+    options = ", ".join(f"{k} {v:g}" for k, v in report["method"]["options"].items() if v)
+    rows = [
+        ("Verdict", _verdict(verdict)),
+        ("Method", f"{report['method']['name']}" + (f" ({options})" if options else "")),
+        ("Steps", f"{report['method']['num_steps']}"),
+        ("Forget set", f"{forget['records']} records with copies, {forget['named']} named"),
+        ("Retained", f"{forget['retained']} records"),
+        ("Run", _line(f"{report['run']['id']}, of {report['run']['base_model']}")),
+    ]
+    sections = [
+        "# Unlearning",
+        f"> **{report['warning']}**",
+        _table(("", ""), rows),
+        *[f"> **Over-unlearned.** {_sentence(text)}" for text in verdict["over_reasons"]],
+        *[f"> **Under-unlearned.** {_sentence(text)}" for text in verdict["under_reasons"]],
+        "## What the models know",
+        _measures(report["models"]),
+        "Means over records. Exact memorisation: the share of tokens that are the most probable "
+        "given the record before them (Tirumala et al. 2022). Extraction strength: the share of a "
+        "record that greedy decoding writes, given the rest before it (Carlini et al. 2021). "
+        f"Relearned: the loss on the forget set after {report['relearn_steps']} steps of tuning "
+        "on it.",
+        "## The attack",
+        _attack(verdict),
+        verdict["rule"],
+        "## What the run has promised",
+        report["promise"]["statement"],
+        "## Not covered",
+        "\n".join(f"- {line}" for line in report["not_covered"]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    flags = [name for name in ("over_unlearned", "under_unlearned") if verdict[name]]
+    if flags:
+        return " and ".join(name.replace("_", "-") for name in flags).upper()
+    if verdict["difference"] is None:
+        return "nothing shows that the forget set is known; no retrained model to compare with"
+    return "not told from the retrained model by these measures"
+
+
+def _measures(models: Mapping[str, Any]) -> str:
+    present = [name for name in _MODELS if models[name] is not None]
+    rows = [
+        (f"{what}, {title}", *(f"{models[model][part][measure]:.3f}" for model in present))
+        for measure, title in _MEASURES.items()
+        for part, what in _PARTS.items()
+    ]
+    relearnt = (f"{models[model]['relearnt_loss']:.3f}" for model in present)
+    return _table(("", *present), [*rows, ("forget set, loss relearned", *relearnt)])
+
+
+def _attack(verdict: Mapping[str, Any]) -> str:
+    low, high = verdict["auc_interval"]
+    text = (
+        "The attack compares the probability of a record with that under the base (ratio score). "
+        f"Forget set against held-out records it has AUC {verdict['auc']:.3f}, interval "
+        f"{low:.3f} to {high:.3f}"
+    )
+    if verdict["difference"] is None:
+        return f"{text}; without a retrained model there is nothing to subtract."
+    low, high = verdict["difference_interval"]
+    return (
+        f"{text}, and on the retrained model {verdict['retrained_auc']:.3f}. The difference is "
+        f"{verdict['difference']:+.3f}, interval {low:+.3f} to {high:+.3f} (DeLong, paired)."
+    )
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _line(text: str) -> str:
+    """Any text inside a cell of a Markdown table, without HTML."""
+    return " ".join(text.replace("<", "&lt;").replace("|", "\\|").split())

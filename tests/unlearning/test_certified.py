@@ -1,0 +1,170 @@
+"""Noisy steps: the bound in closed form, what it must obey, and an audit from the worst starts."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.stats import norm
+from transformers import GPT2Config
+
+from dpjax.audit import AttackCounts, clopper_pearson_epsilon
+from dpjax.data import LanguageDataset
+from dpjax.models import CausalLM, LoraConfig, Trainable, add_lora, parse_config, split_trainable
+from dpjax.privatize import RunKey
+from dpjax.unlearning.certified.descent import clip_to_norm, noisy_descent, noisy_step
+from dpjax.unlearning.certified.noisy_steps import NoisySteps
+
+STEPS = NoisySteps(
+    start_norm=1.0, gradient_norm=0.5, learning_rate=0.2, noise_stddev=1.5, num_steps=1
+)
+NUM_RUNS = 20_000
+
+
+def with_steps(number, **changes):
+    return dataclasses.replace(STEPS, num_steps=number, **changes)
+
+
+def test_one_step_is_a_gaussian_of_known_sensitivity():
+    assert STEPS.mu == pytest.approx((2 * 1.0 + 2 * 0.2 * 0.5) / 1.5)
+    mu, epsilon = STEPS.mu, STEPS.epsilon(1e-3)
+    delta = norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
+    assert delta == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_without_gradient_it_is_amplification_by_iteration():
+    for number in (1, 4, 25):
+        steps = with_steps(number, gradient_norm=0.0)
+        assert steps.mu == pytest.approx(2 / (1.5 * math.sqrt(number)))
+
+
+def test_linear_chain_without_gradient_and_projection_reaches_the_bound():
+    # x ← ρ x + Z from ±C₀: the means differ by 2 C₀ ρᵀ, the variance is s² Σ ρ²ʲ.
+    steps = with_steps(6, gradient_norm=0.0, weight_decay=0.5)
+    ratio = 0.9
+    spread = 1.5 * math.sqrt(sum(ratio ** (2 * j) for j in range(6)))
+    assert steps.mu == pytest.approx(2 * ratio**6 / spread)
+
+
+@pytest.mark.parametrize("decay", (0.0, 0.4, 5.0))
+def test_bound_never_rises_with_steps_and_is_that_of_the_best_shifts(decay):
+    mus = [with_steps(number, weight_decay=decay).mu for number in range(1, 60)]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(mus))
+    # Any other way to spread the shifts over the last n steps that ends at 0 gives no less.
+    draws, ratio, grown = np.random.default_rng(0), 1 - 0.2 * decay, 2 * 0.2 * 0.5
+    for _ in range(200):
+        left, spent = 2.0, 0.0
+        number = int(draws.integers(1, 60))
+        for step in range(number):
+            reached = ratio * left + grown
+            share = 1.0 if step == number - 1 else draws.uniform()
+            spent += (share * reached) ** 2
+            left = (1 - share) * reached
+        assert math.sqrt(spent) / 1.5 >= with_steps(number, weight_decay=decay).mu * (1 - 1e-9)
+
+
+def test_norms_are_never_above_the_bound():
+    tree = {"a": jnp.full((1000, 100), 3.0), "b": jnp.ones(7)}
+    clipped = clip_to_norm(tree, 0.1)
+    length = math.sqrt(sum(float((np.asarray(x, np.float64) ** 2).sum()) for x in clipped.values()))
+    assert 0.0999 < length <= 0.1
+    assert clip_to_norm({"a": jnp.array([0.03, 0.04])}, 0.1)["a"].tolist() == pytest.approx(
+        [0.03, 0.04]
+    )
+    for bad in (jnp.nan, jnp.inf):
+        assert clip_to_norm({"a": jnp.array([bad, 1.0])}, 0.1)["a"].tolist() == [0.0, 0.0]
+    assert clip_to_norm({"a": jnp.zeros(2)}, 0.1)["a"].tolist() == [0.0, 0.0]
+
+
+def endpoints(steps, start, seed, noise_stddev):
+    """Ends of many chains on a line whose gradients push away from 0 as hard as they may."""
+    used = dataclasses.replace(steps, noise_stddev=noise_stddev)
+    keys = jax.random.split(jax.random.key(seed), (NUM_RUNS, steps.num_steps, 4))
+
+    @jax.jit
+    @jax.vmap
+    def run(keys):
+        def step(x, noise_keys):
+            gradient = {"x": -100.0 * jnp.sign(x["x"])}
+            return noisy_step(x, gradient, noise_keys, used), None
+
+        first = clip_to_norm({"x": jnp.array([start])}, used.start_norm)
+        return jax.lax.scan(step, first, keys)[0]["x"][0]
+
+    return np.asarray(run(keys))
+
+
+def lower_bound(steps, threshold, noise_stddev, delta):
+    """What many runs from both worst starts prove of ε; the threshold is chosen before."""
+    seen, unseen = (
+        int((endpoints(steps, start, seed, noise_stddev) > threshold).sum())
+        for seed, start in enumerate((9.0, -9.0))
+    )
+    counts = AttackCounts(
+        true_positives=seen,
+        num_positives=NUM_RUNS,
+        false_positives=unseen,
+        num_negatives=NUM_RUNS,
+    )
+    return clopper_pearson_epsilon(counts, delta=delta).epsilon
+
+
+# In the second the ends stay far inside of the ball: there the bound is reached.
+_LINEAR = NoisySteps(
+    start_norm=1.0,
+    gradient_norm=0.0,
+    learning_rate=0.2,
+    noise_stddev=0.1,
+    num_steps=3,
+    weight_decay=2.5,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "threshold"), [(STEPS, 0.9), (_LINEAR, 0.12)])
+def test_audit_from_the_worst_starts_refutes_half_the_noise_and_not_the_bound(steps, threshold):
+    claimed, delta = steps.epsilon(0.05), 0.05
+    assert lower_bound(steps, threshold, steps.noise_stddev, delta) <= claimed
+    assert lower_bound(steps, threshold, steps.noise_stddev / 2, delta) > claimed
+
+
+def test_impossible_steps_are_refused():
+    with pytest.raises(ValueError, match="noise_stddev must be positive"):
+        with_steps(1, noise_stddev=0.0)
+    with pytest.raises(ValueError, match="times weight_decay must be at most 1"):
+        with_steps(1, weight_decay=6.0)
+    with pytest.raises(ValueError, match="num_steps must be at least 1"):
+        with_steps(0)
+
+
+@pytest.mark.slow
+def test_descent_of_a_model_starts_clipped_stays_in_the_ball_and_its_noise_is_the_keys():
+    config = GPT2Config(vocab_size=19, n_embd=8, n_layer=1, n_head=2, n_positions=8)
+    model = CausalLM(parse_config(config.to_dict()), rngs=nnx.Rngs(0))
+    add_lora(model, LoraConfig(rank=2), key=jax.random.key(0))
+    split = split_trainable(model, Trainable.lora())
+    ids = np.random.default_rng(0).integers(1, 19, (5, 6)).astype(np.int32)
+    retain = LanguageDataset(
+        ids, ids > 0, truncated=np.zeros(5, bool), loss_mask=np.arange(6) > np.zeros((5, 1))
+    )
+    steps = with_steps(3, noise_stddev=0.01)
+
+    def flat(tree):
+        return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+    ends = [
+        flat(
+            noisy_descent(
+                split, retain, steps, batch_size=2, run_key=RunKey.from_seed(seed), seed=0
+            ).trainable
+        )
+        for seed in (1, 1, 2)
+    ]
+    assert np.linalg.norm(flat(split.trainable)) > 1.0
+    assert all(np.linalg.norm(end) <= 1.0 for end in ends)
+    assert np.array_equal(ends[0], ends[1])
+    assert 0.005 < (ends[0] - ends[2]).std() < 0.05

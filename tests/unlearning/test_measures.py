@@ -1,0 +1,76 @@
+"""ROUGE-L, the difference of two AUCs, and the verdict."""
+
+import numpy as np
+import pytest
+
+from dpjax.unlearning.measures.auc_difference import auc_difference
+from dpjax.unlearning.measures.model import Measured
+from dpjax.unlearning.measures.overlap import rouge_l
+from dpjax.unlearning.measures.verdict import judge
+
+WORDS = ("The", "cat", "sat", "on", "the", "mat", "42")
+
+
+def test_rouge_l_is_that_of_rouge_score():
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
+    draws = np.random.default_rng(0)
+    for _ in range(30):
+        one, other = (" ".join(draws.choice(WORDS, draws.integers(1, 9))) for _ in range(2))
+        expected = scorer.score(other, one)["rougeL"].fmeasure
+        assert rouge_l(one, other) == pytest.approx(expected)
+
+
+def test_rouge_l_of_texts_without_words():
+    assert rouge_l("...", "a") == rouge_l("a", "") == rouge_l("", "") == 0.0
+    assert rouge_l("Same, text!", "same text") == 1.0
+
+
+def test_interval_of_a_difference_covers_it_and_pairing_narrows_it():
+    draws = np.random.default_rng(1)
+    covered, widths = 0, []
+    for _ in range(300):
+        shared = draws.normal(size=60) + np.r_[np.full(30, 0.7), np.zeros(30)]
+        one, other = (shared + 0.3 * draws.normal(size=60) for _ in range(2))
+        # Both models have the same AUC in expectation.
+        _, (low, high) = auc_difference(one[:30], one[30:], other[:30], other[30:])
+        covered += low <= 0 <= high
+        widths.append(high - low)
+    assert 0.9 <= covered / 300 <= 0.99
+    unpaired = draws.normal(size=(4, 30))
+    _, (low, high) = auc_difference(*unpaired)
+    assert np.mean(widths) < high - low
+
+
+def test_difference_of_perfect_attacks_has_a_wide_interval():
+    scores = np.ones(5), np.zeros(5)
+    difference, (low, high) = auc_difference(*scores, *scores)
+    assert difference == 0 and low < -0.3 and high > 0.3
+    assert auc_difference([1.0], [0.0], [1.0], [0.0])[1] == (-1.0, 1.0)
+
+
+def measured(forget, retain, shift, held_out=3.0):
+    numbers = {part: {"loss": loss} for part, loss in (("forget", forget), ("retain", retain))}
+    scores = np.linspace(-1, 1, 40)
+    return Measured(numbers | {"held_out": {"loss": held_out}}, scores + shift, scores, forget)
+
+
+ORIGINAL, RETRAINED = measured(0.1, 0.1, 1.5), measured(3.0, 0.1, 0.0)
+
+
+@pytest.mark.parametrize("baseline", (RETRAINED, None))
+@pytest.mark.parametrize(
+    ("unlearned", "over", "under"),
+    [
+        (measured(3.1, 0.2, 0.0), 0, 0),
+        (measured(4.1, 0.2, 0.0), 1, 0),
+        (measured(3.1, 0.7, 0.0), 1, 0),
+        (measured(3.1, 0.2, -1.5), 1, 0),
+        (measured(9.0, 2.0, -1.5), 3, 0),
+        (measured(0.1, 0.1, 1.5), 0, 1),
+    ],
+)
+def test_verdict_by_the_rule(unlearned, over, under, baseline):
+    verdict = judge(ORIGINAL, unlearned, baseline, confidence=0.95)
+    assert (len(verdict.over_reasons), len(verdict.under_reasons)) == (over, under)
+    assert verdict.over_unlearned == (over > 0) and verdict.under_unlearned == (under > 0)
+    assert (verdict.difference is None) == (baseline is None)
