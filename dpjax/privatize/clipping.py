@@ -20,8 +20,14 @@ from dpjax.privatize.rules.clipping_rules import (
     RowStatistics,
     leaf_groups,
 )
+from dpjax.privatize.steps.argument_checks import (
+    check_params,
+    check_scalar,
+    checked_batch_size,
+    checked_mask,
+)
 from dpjax.privatize.strategies import strategy_named
-from dpjax.privatize.untrained_leaves import is_fixed, merged, split, with_zeros
+from dpjax.privatize.untrained_leaves import merged, split, with_zeros
 
 _SENSITIVITY_IN_CLIP_NORMS = {"add_or_remove_one": 1.0, "zero_out": 1.0, "replace_one": 2.0}
 
@@ -134,14 +140,14 @@ class ClippedGradFn:
             ValueError: leading axes differ, the loss is not a scalar, the gradient of one example
                 exchanges values over a named axis, or the rule's groups do not fit the parameters.
         """
-        batch_size = _checked_batch_size(batch)
+        batch_size = checked_batch_size(batch)
         mesh = explicit_mesh((params, batch, mask))
         if mesh is not None:
             # With automatic axes the rows no longer tell.
             divided = dataclasses.replace(self, room=self._room_of(batch))
             return ClippedGrad(*with_automatic_axes(divided, mesh, params, batch, mask))
-        mask = _checked_mask(mask, batch_size)
-        _check_params(params)
+        mask = checked_mask(mask, batch_size)
+        check_params(params)
         check_reducible(params)
         loss = _checked_loss(self.loss_fn, params, batch, self.has_aux)
         trained, fixed = split(params)
@@ -278,44 +284,6 @@ def clipped_grad(
     return ClippedGradFn(loss_fn, rule, strategy, microbatch_size, has_aux, room)
 
 
-def _checked_batch_size(batch: PyTree) -> int:
-    leaves = jax.tree_util.tree_leaves_with_path(batch)
-    if not leaves:
-        raise ValueError("batch has no arrays: it must be a pytree with a leading example axis")
-    sizes = {}
-    for path, leaf in leaves:
-        name = jax.tree_util.keystr(path) or "batch"
-        if not jnp.ndim(leaf):
-            raise ValueError(f"batch{name} is a scalar: every leaf needs a leading example axis")
-        sizes[name] = jnp.shape(leaf)[0]
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"the leaves of batch disagree about the number of examples: {sizes}")
-    return next(iter(sizes.values()))
-
-
-def _checked_mask(mask: jax.Array | None, batch_size: int) -> jax.Array:
-    if mask is None:
-        return jnp.ones(batch_size, bool)
-    if jnp.result_type(mask) != jnp.bool_:
-        raise TypeError(f"mask must be boolean (True counts), got dtype {jnp.result_type(mask)}")
-    if jnp.shape(mask) != (batch_size,):
-        raise ValueError(f"mask must have shape ({batch_size},), got {jnp.shape(mask)}")
-    return jnp.asarray(mask)
-
-
-def _check_params(params: PyTree) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    for path, leaf in leaves:
-        if not (jnp.issubdtype(jnp.result_type(leaf), jnp.floating) or is_fixed(leaf)):
-            raise TypeError(
-                f"params{jax.tree_util.keystr(path)} has dtype {jnp.result_type(leaf)}: parameters "
-                "are floating-point, or integer or boolean and not trained; let loss_fn close over "
-                "the others"
-            )
-    if leaves and all(is_fixed(leaf) for _, leaf in leaves):
-        raise TypeError("params has integers and truth values only: there is nothing to train")
-
-
 def _checked_loss(loss_fn: LossFn, params: PyTree, batch: PyTree, has_aux: bool) -> Any:
     """The abstract loss of one example."""
     _, loss = trace_gradient(loss_fn, params, example_types(batch), return_shape=True)
@@ -323,12 +291,7 @@ def _checked_loss(loss_fn: LossFn, params: PyTree, batch: PyTree, has_aux: bool)
         if not (isinstance(loss, tuple) and len(loss) == 2):
             raise ValueError("with has_aux=True the loss must return (scalar, aux)")
         loss = loss[0]
-    if getattr(loss, "shape", None) != ():
-        seen = getattr(loss, "shape", type(loss).__name__)
-        raise ValueError(
-            f"loss_fn must return one scalar for one example, got {seen}; it is called without a "
-            "batch axis (a loss that returns a tuple needs has_aux=True)"
-        )
+    check_scalar(loss)
     return loss
 
 
