@@ -18,16 +18,18 @@ def estimated(cheap_options, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["head", "lora", "full"])
-def test_a_resumed_run_comes_to_the_same_model(tuning, estimated, whole, stop_after, tmp_path):
+def test_a_resumed_run_comes_to_the_same_model(
+    tuning, estimated, whole, stop_after, tmp_path, capsys
+):
     estimated |= {"tuning": tuning}
     run = dpjax.finetune(**estimated)
     # Every step releases what a step of back-propagation would: as many numbers or fewer.
     assert run.epsilon == whole.epsilon
     report = json.loads((run.output_dir / "privacy.json").read_text())
     assert "zeroth-order gradient" in report["implementation"]["gradient_accumulation"]
-    assert "zeroth-order gradients with 2 directions each" in run.headline
-    said = (run.output_dir / "report.md").read_text()
-    assert "4 forward passes for each microbatch and no backward pass" in said
+    said = " ".join((run.output_dir / "report.md").read_text().split())
+    assert "steps of zeroth-order gradients with 2 directions each" in said
+    assert "4 forward passes for each microbatch" in " ".join(capsys.readouterr().out.split())
     estimated["output_dir"] = tmp_path / "stopped"
     stop_after(2, **estimated)
     dpjax.finetune(**estimated, resume=True)
@@ -60,7 +62,6 @@ def test_a_plan_counts_forward_passes(estimated):
         ({"tuning": "lora", "lora": {"gauge": "tangent"}}, "lora.gauge=tangent does not go with"),
         ({"privacy": {"noise": "banded", "bands": 2, "neighboring": "zero_out"}}, "noise=banded"),
         ({"training": {"gradient": "backward"}}, "num_directions is for training.gradient=zeroth"),
-        ({"training": {"gradient": "zeroth_order"}}, "zeroth-order"),
         ({"training": {"smoothing": -1.0}}, "training.smoothing must be"),
     ],
 )
@@ -74,5 +75,5 @@ def test_what_does_not_fit_is_refused(changes, words, estimated):
 
 def test_without_privacy_it_is_refused(estimated):
     del estimated["privacy"]
-    with pytest.raises(ValueError, match="non_private=True does not go with training.gradient"):
+    with pytest.raises(ValueError, match="non_private=True does not go with"):
         check(estimated | {"non_private": True})

@@ -1,6 +1,7 @@
 """Zeroth-order gradients: what a loop over records computes, and what bounds a record."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import dpjax
 from dpjax import FlatClipping, PerGroupClipping, RunKey
 from dpjax.privatize.steps import differences
+from dpjax.privatize.steps import directions as directions_module
 from dpjax.privatize.steps.differences import clipped_differences
 from dpjax.privatize.steps.directions import Directions
 from tests.support.mechanisms import banded, segment
@@ -38,13 +40,14 @@ def make(loss_fn=loss, **options):
 
 
 def directions(params, step):
-    """As the description says, with nothing of the code that draws them."""
+    """Of leaves of one block, with nothing of the code that draws them."""
     key, (leaves, treedef) = KEY.direction_key(step), jax.tree.flatten(params)
+
+    def draw(*parts, shape):
+        return jax.random.normal(functools.reduce(jax.random.fold_in, parts, key), shape)
+
     return [
-        treedef.unflatten(
-            jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, j), i), leaf.shape)
-            for i, leaf in enumerate(leaves)
-        )
+        treedef.unflatten(draw(j, i, 0, shape=leaf.shape) for i, leaf in enumerate(leaves))
         for j in range(NUMBER)
     ]
 
@@ -239,6 +242,24 @@ def test_it_is_unbiased():
     estimate = jax.jit(where.combined)(sums / where.number)
     # The standard deviation of an entry is about ‖g‖ √(2 / k).
     np.testing.assert_allclose(estimate, gradient, atol=5 * 10 * (2 / 4000) ** 0.5)
+
+
+def test_large_leaves_are_drawn_in_blocks(monkeypatch):
+    monkeypatch.setattr(directions_module, "_MOST_ENTRIES", 100)
+    shapes = {"a": (101,), "b": (7, 5, 13), "c": (23, 50), "d": ()}
+    params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+    where = Directions.of(params, jax.random.key(1), 2)
+    # Both functions make the same directions, whose entries are normal and not repeated.
+    moved = [where.moved(params, j, jnp.float32(1.0)) for j in range(2)]
+    combined = where.combined(jnp.array([2.0, -1.0]))
+    jax.tree.map(
+        lambda z, first, second: np.testing.assert_allclose(z, 2 * first - second, atol=1e-6),
+        combined,
+        *moved,
+    )
+    entries = np.concatenate([np.ravel(leaf) for z in moved for leaf in jax.tree.leaves(z)])
+    assert len(np.unique(entries)) == len(entries)
+    assert abs(entries.mean()) < 0.1 and abs(entries.std() - 1) < 0.05
 
 
 def test_integers_are_left_alone_and_an_empty_batch_is_noise():

@@ -8,6 +8,7 @@ other differences with the noise that it had before.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.basics.typing import PyTree
-from dpjax.privatize.untrained_leaves import is_fixed, merged, split
+from dpjax.privatize.untrained_leaves import merged, split
+
+# Of a block, which a generator draws at once.
+_MOST_ENTRIES = 2**18
 
 
 @jax.tree_util.register_dataclass
@@ -58,8 +62,15 @@ class Directions:
         trained, fixed = split(params)
 
         def move(number: int, leaf: jax.Array) -> jax.Array:
-            step = distance * self._drawn(index, number, leaf.shape)
-            return (leaf.astype(jnp.float32) + step).astype(leaf.dtype)
+            blocks = _Blocks.of(leaf.shape)
+            rows = leaf.reshape(blocks.rows, *blocks.row)
+
+            def move_block(block: jax.Array, start: jax.Array) -> jax.Array:
+                old = jax.lax.dynamic_slice_in_dim(rows, start, blocks.size)
+                drawn = distance * self._drawn(index, number, block, old.shape)
+                return (old.astype(jnp.float32) + drawn).astype(leaf.dtype)
+
+            return blocks.assembled(move_block, leaf.dtype).reshape(leaf.shape)
 
         return merged(_mapped(move, trained), fixed)
 
@@ -72,26 +83,67 @@ class Directions:
         trained, fixed = split(self.shapes())
 
         def combine(number: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-            def add(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
-                return total + weights[index] * self._drawn(index, number, leaf.shape), None
+            blocks = _Blocks.of(leaf.shape)
+            zeros = jnp.zeros((blocks.size, *blocks.row), jnp.float32)
 
-            # One direction after another: memory does not grow with their number.
-            zeros = jnp.zeros(leaf.shape, jnp.float32)
-            return jax.lax.scan(add, zeros, jnp.arange(self.number))[0]
+            def combine_block(block: jax.Array, _: jax.Array) -> jax.Array:
+                def add(total: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+                    drawn = self._drawn(index, number, block, total.shape)
+                    return total + weights[index] * drawn, None
+
+                # One direction after another: memory does not grow with their number.
+                return jax.lax.scan(add, zeros, jnp.arange(self.number))[0]
+
+            return blocks.assembled(combine_block, jnp.float32).reshape(leaf.shape)
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), fixed)
         return merged(_mapped(combine, trained), zeros)
 
-    def _drawn(self, index: jax.Array, number: int, shape: tuple[int, ...]) -> jax.Array:
-        """The entries of a direction for one leaf: the same wherever they are drawn."""
-        key = jax.random.fold_in(jax.random.fold_in(self.key, index), number)
+    def _drawn(
+        self, index: jax.Array, number: int, block: jax.Array, shape: tuple[int, ...]
+    ) -> jax.Array:
+        """The entries of a direction for a block of a leaf: the same wherever they are drawn."""
+        key = self.key
+        for part in (index, number, block):
+            key = jax.random.fold_in(key, part)
         return jax.random.normal(key, shape, jnp.float32)
 
     @property
     def narrowest(self) -> Any:
         """The floating-point dtype with the fewest digits among the parameters."""
-        trained = [dtype for shape, dtype in self.leaves if not is_fixed(jnp.zeros((), dtype))]
+        trained = [dtype for _, dtype in self.leaves if jnp.issubdtype(dtype, jnp.floating)]
         return max(trained, key=lambda dtype: jnp.finfo(dtype).eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    """How a leaf is cut, seen as rows: a random generator holds several times what it draws.
+
+    The last block ends where the leaf does, and its rows replace those of the block before it.
+    """
+
+    rows: int
+    row: tuple[int, ...]
+    size: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> _Blocks:
+        rows, row = 1, shape
+        while math.prod(row) > _MOST_ENTRIES:
+            rows, row = rows * row[0], row[1:]
+        return cls(rows, row, min(rows, max(1, _MOST_ENTRIES // max(1, math.prod(row)))))
+
+    def assembled(
+        self, compute: Callable[[jax.Array, jax.Array], jax.Array], dtype: Any
+    ) -> jax.Array:
+        """Returns all rows, from `(number of block, its first row) -> rows of the block`."""
+
+        def write(block: jax.Array, rows: jax.Array) -> jax.Array:
+            start = jnp.minimum(block * self.size, self.rows - self.size)
+            return jax.lax.dynamic_update_slice_in_dim(rows, compute(block, start), start, 0)
+
+        empty = jnp.zeros((self.rows, *self.row), dtype)
+        return jax.lax.fori_loop(0, -(-self.rows // self.size), write, empty)
 
 
 def _mapped(function: Callable[[int, Any], jax.Array], tree: PyTree) -> PyTree:
