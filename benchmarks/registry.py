@@ -25,6 +25,7 @@ BENCHMARKS = (
     "reference_attacks",
     "shadows",
     "smollm2_parity",
+    "zeroth_order",
     "compare",
 )
 
