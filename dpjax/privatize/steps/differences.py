@@ -13,18 +13,18 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.basics.typing import PyTree
-from dpjax.privatize.clipping import ClippedGrad
-from dpjax.privatize.devices.explicit_axes import explicit_mesh
-from dpjax.privatize.devices.spread_sums import Shardings, kept_at
-from dpjax.privatize.devices.varying import example_types
-from dpjax.privatize.float32.scaling import dense_norm
-from dpjax.privatize.rules.clipping_rules import ClippingRule, scale
-from dpjax.privatize.steps.argument_checks import (
+from dpjax.privatize.clipping import (
+    ClippedGrad,
     check_params,
     check_scalar,
     checked_batch_size,
     checked_mask,
 )
+from dpjax.privatize.devices.explicit_axes import explicit_mesh
+from dpjax.privatize.devices.spread_sums import Shardings, kept_at
+from dpjax.privatize.devices.varying import example_types
+from dpjax.privatize.float32.scaling import dense_norm
+from dpjax.privatize.rules.clipping_rules import ClippingRule, scale
 from dpjax.privatize.steps.directions import Directions
 
 _log = logging.getLogger(__name__)
