@@ -29,6 +29,7 @@ BENCHMARKS = (
     "reference_attacks",
     "shadows",
     "smollm2_parity",
+    "zeroth_order",
     "compare",
 )
 

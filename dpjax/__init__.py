@@ -35,6 +35,7 @@ from dpjax.privatize import FlatClipping as FlatClipping
 from dpjax.privatize import PerGroupClipping as PerGroupClipping
 from dpjax.privatize import PoissonSampler as PoissonSampler
 from dpjax.privatize import PrivateGradient as PrivateGradient
+from dpjax.privatize import PrivateZerothOrderGradient as PrivateZerothOrderGradient
 from dpjax.privatize import RunKey as RunKey
 from dpjax.privatize import StepTotal as StepTotal
 from dpjax.privatize import clipped_grad as clipped_grad
@@ -42,6 +43,7 @@ from dpjax.privatize import explain as explain
 from dpjax.privatize import gaussian_noise as gaussian_noise
 from dpjax.privatize import noisy_mean as noisy_mean
 from dpjax.privatize import private_gradient as private_gradient
+from dpjax.privatize import private_zeroth_order_gradient as private_zeroth_order_gradient
 from dpjax.privatize import sampler_for as sampler_for
 from dpjax.privatize import unit_loss as unit_loss
 from dpjax.synthesis import SynthesisResult as SynthesisResult
@@ -83,6 +85,7 @@ __all__ = [
     "PoissonSampler",
     "Privacy",
     "PrivateGradient",
+    "PrivateZerothOrderGradient",
     "RunInterrupted",
     "RunKey",
     "RunStopped",
@@ -101,6 +104,7 @@ __all__ = [
     "noisy_mean",
     "plan",
     "private_gradient",
+    "private_zeroth_order_gradient",
     "sampler_for",
     "scale_by_adam_bc",
     "synthesize",

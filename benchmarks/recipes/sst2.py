@@ -61,6 +61,29 @@ SST2_HEAD = Recipe(
     },
 )
 
+SST2_HEAD_ZEROTH_ORDER = Recipe(
+    name="sst2-head-zeroth-order",
+    about="a head on three layers of MiniLM by forward passes alone, SST-2",
+    write_data=_with_minilm,
+    options={
+        "tuning": "head",
+        "features": {"layers": (4, 5, 6)},
+        "training": {
+            "gradient": "zeroth-order",
+            "num_directions": 32,
+            "expected_batch_size": 3000,
+            "microbatch_size": 1024,
+            "num_steps": 200,
+            "optimizer": "sgd",
+            "learning_rate": 1.0,
+            "schedule": "constant",
+            "ema_decay": 0.95,
+            "max_length": 64,
+        },
+        "privacy": {"clip_norm": 2.0},
+    },
+)
+
 SST2_LORA = Recipe(
     name="sst2-lora",
     about="LoRA and a head on MiniLM, SST-2",

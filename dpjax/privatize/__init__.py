@@ -47,6 +47,12 @@ from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient as AdaptivePr
 from dpjax.privatize.steps.private_gradient import PrivateGradient as PrivateGradient
 from dpjax.privatize.steps.private_gradient import private_gradient as private_gradient
 from dpjax.privatize.steps.total import StepTotal as StepTotal
+from dpjax.privatize.steps.zeroth_order import (
+    PrivateZerothOrderGradient as PrivateZerothOrderGradient,
+)
+from dpjax.privatize.steps.zeroth_order import (
+    private_zeroth_order_gradient as private_zeroth_order_gradient,
+)
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain
 from dpjax.privatize.structured.program.frozen_part import FrozenPart as FrozenPart
@@ -75,6 +81,7 @@ __all__ = [
     "PerGroupClipping",
     "PoissonSampler",
     "PrivateGradient",
+    "PrivateZerothOrderGradient",
     "RandomAllocationSampler",
     "RunKey",
     "Sampler",
@@ -98,6 +105,7 @@ __all__ = [
     "noisy_mean",
     "num_steps_of",
     "private_gradient",
+    "private_zeroth_order_gradient",
     "sampler_for",
     "split_frozen_part",
     "step_noise",

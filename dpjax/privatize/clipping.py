@@ -134,14 +134,14 @@ class ClippedGradFn:
             ValueError: leading axes differ, the loss is not a scalar, the gradient of one example
                 exchanges values over a named axis, or the rule's groups do not fit the parameters.
         """
-        batch_size = _checked_batch_size(batch)
+        batch_size = checked_batch_size(batch)
         mesh = explicit_mesh((params, batch, mask))
         if mesh is not None:
             # With automatic axes the rows no longer tell.
             divided = dataclasses.replace(self, room=self._room_of(batch))
             return ClippedGrad(*with_automatic_axes(divided, mesh, params, batch, mask))
-        mask = _checked_mask(mask, batch_size)
-        _check_params(params)
+        mask = checked_mask(mask, batch_size)
+        check_params(params)
         check_reducible(params)
         loss = _checked_loss(self.loss_fn, params, batch, self.has_aux)
         trained, fixed = split(params)
@@ -278,7 +278,8 @@ def clipped_grad(
     return ClippedGradFn(loss_fn, rule, strategy, microbatch_size, has_aux, room)
 
 
-def _checked_batch_size(batch: PyTree) -> int:
+def checked_batch_size(batch: PyTree) -> int:
+    """Returns the number of examples; ValueError where leaves have no such axis or disagree."""
     leaves = jax.tree_util.tree_leaves_with_path(batch)
     if not leaves:
         raise ValueError("batch has no arrays: it must be a pytree with a leading example axis")
@@ -293,7 +294,8 @@ def _checked_batch_size(batch: PyTree) -> int:
     return next(iter(sizes.values()))
 
 
-def _checked_mask(mask: jax.Array | None, batch_size: int) -> jax.Array:
+def checked_mask(mask: jax.Array | None, batch_size: int) -> jax.Array:
+    """Returns the `(B,)` bool mask, all True for None; TypeError or ValueError for another one."""
     if mask is None:
         return jnp.ones(batch_size, bool)
     if jnp.result_type(mask) != jnp.bool_:
@@ -303,7 +305,8 @@ def _checked_mask(mask: jax.Array | None, batch_size: int) -> jax.Array:
     return jnp.asarray(mask)
 
 
-def _check_params(params: PyTree) -> None:
+def check_params(params: PyTree) -> None:
+    """Raises TypeError where a parameter can neither be trained nor left alone."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in leaves:
         if not (jnp.issubdtype(jnp.result_type(leaf), jnp.floating) or is_fixed(leaf)):
@@ -323,13 +326,18 @@ def _checked_loss(loss_fn: LossFn, params: PyTree, batch: PyTree, has_aux: bool)
         if not (isinstance(loss, tuple) and len(loss) == 2):
             raise ValueError("with has_aux=True the loss must return (scalar, aux)")
         loss = loss[0]
+    check_scalar(loss)
+    return loss
+
+
+def check_scalar(loss: Any) -> None:
+    """Raises ValueError where the loss of one example, an abstract value, is not one scalar."""
     if getattr(loss, "shape", None) != ():
         seen = getattr(loss, "shape", type(loss).__name__)
         raise ValueError(
             f"loss_fn must return one scalar for one example, got {seen}; it is called without a "
             "batch axis (a loss that returns a tuple needs has_aux=True)"
         )
-    return loss
 
 
 def _assembled(grads: PyTree, rows: RowStatistics, losses: jax.Array, aux: PyTree) -> ClippedGrad:

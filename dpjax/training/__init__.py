@@ -75,6 +75,7 @@ from dpjax.training.reports.user_sentences import tell_of_users as tell_of_users
 from dpjax.training.steps import NonPrivateTraining as NonPrivateTraining
 from dpjax.training.steps import PrivateTraining as PrivateTraining
 from dpjax.training.steps import TrainingSteps as TrainingSteps
+from dpjax.training.steps import ZerothOrder as ZerothOrder
 from dpjax.training.stopped import RunDiverged as RunDiverged
 from dpjax.training.stopped import RunInterrupted as RunInterrupted
 from dpjax.training.stopped import RunInUse as RunInUse
@@ -119,6 +120,7 @@ __all__ = [
     "TrainingProgress",
     "TrainingSteps",
     "WeightsAndBiases",
+    "ZerothOrder",
     "agree",
     "agree_with_lead",
     "are_same_kinds",

@@ -15,12 +15,15 @@ from dpjax.basics.typing import PyTree
 from dpjax.privatize import (
     ClippingRule,
     NoiseStrategy,
+    PrivateGradient,
+    PrivateZerothOrderGradient,
     RunKey,
     Sampler,
     StepTotal,
     clipped_grad,
     microbatches,
     private_gradient,
+    private_zeroth_order_gradient,
 )
 from dpjax.training.devices.layout import Layout
 
@@ -47,6 +50,18 @@ class LoweredStep(NamedTuple):
     add: jax.stages.Lowered
     update: jax.stages.Lowered
     noise: jax.stages.Lowered | None = None
+
+
+class ZerothOrder(NamedTuple):
+    """How gradients are estimated from forward passes: see `private_zeroth_order_gradient`.
+
+    Attributes:
+        smoothing: φ > 0.
+        num_directions: k, at least 1.
+    """
+
+    smoothing: float
+    num_directions: int
 
 
 class TrainingSteps(Protocol):
@@ -90,6 +105,7 @@ class PrivateTraining:
         present: `(S,)` bool, which slots of records are taken; None for all.
         noise_strategy: of noise that is correlated over steps, as for `dpjax.private_gradient`.
         layout: where parameters and optimizer state lie; None for a single device.
+        zeroth_order: how gradients are estimated from forward passes; None for back-propagation.
 
     Attributes:
         noise_strategy: the one in use, public; None where noise is independent.
@@ -108,17 +124,31 @@ class PrivateTraining:
         present: np.ndarray | None = None,
         noise_strategy: NoiseStrategy | None = None,
         layout: Layout | None = None,
+        zeroth_order: ZerothOrder | None = None,
     ) -> None:
-        private = private_gradient(
-            loss if layout is None else layout.gathering(loss),
-            mechanism=mechanism,
-            rule=rule,
-            run_key=run_key,
-            strategy=strategy,
-            device_memory=device_memory,
-            present=present,
-            noise_strategy=noise_strategy,
-        )
+        loss = loss if layout is None else layout.gathering(loss)
+        private: PrivateGradient | PrivateZerothOrderGradient
+        if zeroth_order is None:
+            private = private_gradient(
+                loss,
+                mechanism=mechanism,
+                rule=rule,
+                run_key=run_key,
+                strategy=strategy,
+                device_memory=device_memory,
+                present=present,
+                noise_strategy=noise_strategy,
+            )
+        else:
+            private = private_zeroth_order_gradient(
+                loss,
+                mechanism=mechanism,
+                rule=rule,
+                run_key=run_key,
+                present=present,
+                smoothing=zeroth_order.smoothing,
+                num_directions=zeroth_order.num_directions,
+            )
 
         def apply(mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
             return _updated(optimizer, mean, params, state, layout)

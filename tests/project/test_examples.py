@@ -118,6 +118,7 @@ def test_what_is_used_most_has_an_example(name):
         "gaussian_noise",
         "noisy_mean",
         "private_gradient",
+        "private_zeroth_order_gradient",
         "sampler_for",
         "unit_loss",
     ],

@@ -12,8 +12,10 @@ from dpjax.basics.option_checks import (
     check_positive,
     check_share,
 )
+from dpjax.finetuning.config.privacy import Privacy
 
 OptimizerName = Literal["adam", "adamw", "sgd", "adam-bc"]
+GradientName = Literal["backward", "zeroth-order"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,15 @@ class Training(CheckedOptions):
     optimizer: OptimizerName = "adam"
     """What makes an update of the private gradient; none of them costs ε. adam-bc takes the
     variance of the noise off Adam's second moment (DP-AdamBC)."""
+    gradient: GradientName = "backward"
+    """Where gradients come from. backward: back-propagation. zeroth-order: forward passes alone, in
+    the memory of inference (DP-ZO): in each step, what the loss of a record changes by along random
+    directions is clipped and given noise. ε is the same; it learns more slowly."""
+    smoothing: float = 1e-3
+    """With gradient=zeroth-order, φ: how far parameters are moved along a direction, both ways."""
+    num_directions: int = 1
+    """With gradient=zeroth-order, k: how many directions a step has. Each costs two forward passes;
+    privacy.clip_norm bounds the k differences of a record together."""
     head_steps: int | None = None
     """So many of the run's steps, the first ones, train the classification head alone, and the
     others go on from there with all that `tuning` trains. The frozen part is computed once for the
@@ -120,6 +131,9 @@ class Training(CheckedOptions):
         check_share("training.label_smoothing", self.label_smoothing)
         check_choice("training.loss_reduction", self.loss_reduction, ("mean", "sum"))
         check_choice("training.optimizer", self.optimizer, get_args(OptimizerName))
+        check_choice("training.gradient", self.gradient, get_args(GradientName))
+        check_positive("training.smoothing", self.smoothing)
+        check_at_least("training.num_directions", self.num_directions, 1)
         check_share("training.momentum", self.momentum)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(
@@ -128,17 +142,56 @@ class Training(CheckedOptions):
             )
         if self.weight_decay < 0:
             raise ValueError(f"training.weight_decay must be at least 0, got {self.weight_decay}")
-        self._check_belongs("momentum", "sgd")
-        self._check_belongs("weight_decay", "adamw")
+        self._check_belongs("momentum", "optimizer", "sgd")
+        self._check_belongs("weight_decay", "optimizer", "adamw")
+        self._check_belongs("smoothing", "gradient", "zeroth-order")
+        self._check_belongs("num_directions", "gradient", "zeroth-order")
         check_choice("training.schedule", self.schedule, ("constant", "linear", "cosine"))
 
-    def _check_belongs(self, name: str, optimizer: OptimizerName) -> None:
-        """Raises ValueError if an option of one optimizer is given with another."""
-        default = type(self).__dataclass_fields__[name].default
-        if getattr(self, name) != default and self.optimizer != optimizer:
+    def _check_belongs(self, name: str, option: str, needed: str) -> None:
+        """Raises ValueError if an option is given that one choice of another option reads alone."""
+        default, chosen = type(self).__dataclass_fields__[name].default, getattr(self, option)
+        if getattr(self, name) != default and chosen != needed:
             raise ValueError(
-                f"training.{name} is for training.optimizer={optimizer}, got {self.optimizer}; "
-                "leave it out"
+                f"training.{name} is for training.{option}={needed}, got {chosen}; leave it out"
+            )
+
+
+def check_zeroth_order(
+    privacy: Privacy, training: Training, non_private: bool, in_tangent_space: bool
+) -> None:
+    """Raises ValueError for what needs more than the differences of losses that are released.
+
+    Args:
+        privacy: the promise.
+        training: the recipe, with gradient=zeroth-order.
+        non_private: whether nothing is promised.
+        in_tangent_space: whether steps of adapters are those of the tangent space.
+    """
+    refused = {
+        "non_private=True": (non_private, "every difference is clipped and given noise"),
+        f"privacy.head_clip_norm={privacy.head_clip_norm}": (
+            privacy.head_clip_norm is not None,
+            "a difference of losses belongs to all that is trained, and has no part of the head",
+        ),
+        f"privacy.noise={privacy.noise}": (
+            privacy.noise != "independent",
+            "every step has new directions, along which earlier noise cannot be taken back",
+        ),
+        f"training.optimizer={training.optimizer}": (
+            training.optimizer == "adam-bc",
+            "noise lies along the directions, and adam-bc takes off that of single coordinates",
+        ),
+        "lora.gauge=tangent": (
+            in_tangent_space,
+            "it takes the gradients of A and B for those of one matrix, and estimates are not",
+        ),
+    }
+    for option, (is_given, reason) in refused.items():
+        if is_given:
+            raise ValueError(
+                f"{option} does not go with training.gradient=zeroth-order: {reason}. Leave out "
+                "one of them"
             )
 
 

@@ -20,6 +20,7 @@ from dpjax_accounting import (
 from dpjax.finetuning.reports import statements
 from dpjax.finetuning.setup.model.clipping_rule import clip_norms, clipping_in_words
 from dpjax.finetuning.setup.plan import Plan
+from dpjax.finetuning.setup.steps import zeroth_order_of
 from dpjax.models import revision_of
 from dpjax.privatize import RunKey, describe_sampling
 from dpjax.training import (
@@ -81,6 +82,7 @@ def build(
             target_epsilon=privacy.target_epsilon,
             delta_is_default=plan.delta_is_default,
             noise_strategy=plan.noise_strategy,
+            zeroth_order=zeroth_order_of(plan),
         ),
         "randomness": describe_randomness(run_key),
         "trust": _trust(plan),
@@ -112,6 +114,7 @@ def in_words(plan: Plan, steps: int) -> str:
         f"({epsilon:.4g}, {plan.delta:.3g})-differential privacy per {mechanism.unit}, "
         f"{mechanism.neighboring.replace('_', ' ')}: {algorithm} with {sampling}, noise multiplier "
         f"{noise:.4g}{_correlation(mechanism)}, {clipping_in_words(plan)}, {steps} steps"
+        f"{_zeroth_order(plan)}"
         f"{_first_steps(plan)}."
     )
 
@@ -121,6 +124,14 @@ def _first_steps(plan: Plan) -> str:
         return ""
     head, _ = plan.stages
     return f", the first {head.num_steps} of the head alone with {clipping_in_words(head)}"
+
+
+def _zeroth_order(plan: Plan) -> str:
+    estimated = zeroth_order_of(plan)
+    if estimated is None:
+        return ""
+    several = "s" if estimated.num_directions > 1 else ""
+    return f" of zeroth-order gradients with {estimated.num_directions} direction{several} each"
 
 
 def _correlation(mechanism: Stepwise) -> str:

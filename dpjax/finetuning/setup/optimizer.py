@@ -39,7 +39,8 @@ def make_optimizer(
     make = {
         "adam": lambda: optax.adam(schedule),
         "adamw": lambda: optax.adamw(schedule, weight_decay=training.weight_decay),
-        "sgd": lambda: optax.sgd(schedule, momentum=training.momentum),
+        # With a momentum of zero, optax would hold as much again as is trained, and not read it.
+        "sgd": lambda: optax.sgd(schedule, momentum=training.momentum or None),
         "adam-bc": lambda: optax.chain(
             scale_by_adam_bc(noise_stddev), optax.scale_by_learning_rate(schedule)
         ),

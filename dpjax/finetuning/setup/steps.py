@@ -24,6 +24,7 @@ from dpjax.training import (
     PrivateTraining,
     StepPrograms,
     TrainingSteps,
+    ZerothOrder,
     keep_average,
 )
 
@@ -89,7 +90,16 @@ def make_steps(
         present=present,
         noise_strategy=plan.noise_strategy,
         layout=layout,
+        zeroth_order=zeroth_order_of(plan),
     )
+
+
+def zeroth_order_of(plan: Plan) -> ZerothOrder | None:
+    """Returns how gradients are estimated from forward passes; None where they are not."""
+    training = plan.config.training
+    if training.gradient == "backward":
+        return None
+    return ZerothOrder(training.smoothing, training.num_directions)
 
 
 def unit_loss_of(plan: Plan, graphdef: Any) -> Loss:

@@ -94,6 +94,10 @@ class RunKey:
         """`(4,)` typed JAX keys for the noise of the count that `AdaptiveClipping` releases."""
         return _threefry_keys(self._derive("quantile", step, 8 * NUM_DRAWS))
 
+    def direction_key(self, step: int) -> jax.Array:
+        """One typed JAX key for the directions of `step`, which no record influences."""
+        return _threefry_keys(self._derive("directions", step, 8))[0]
+
     def dropout_key(self, step: int) -> jax.Array:
         """One typed JAX key for what the model leaves out at random in `step`."""
         return _threefry_keys(self._derive("dropout", step, 8))[0]

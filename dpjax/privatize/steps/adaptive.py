@@ -14,12 +14,12 @@ from dpjax.basics.typing import PyTree
 from dpjax.privatize.randomness.noise import gaussian_noise, mean_with_noise
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping, NoiseScales
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
-from dpjax.privatize.steps.private_steps import PrivateSteps
+from dpjax.privatize.steps.backward_steps import BackwardSteps
 from dpjax.privatize.steps.total import StepTotal
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class AdaptivePrivateGradient(PrivateSteps):
+class AdaptivePrivateGradient(BackwardSteps):
     """Private gradients of a training loop with `AdaptiveClipping`.
 
     The state is the clip norm C, a float32 scalar. The first step takes any positive constant, each

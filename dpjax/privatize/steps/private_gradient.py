@@ -25,13 +25,13 @@ from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.sampling.choice import sampler_for
 from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient
-from dpjax.privatize.steps.private_steps import PrivateSteps
+from dpjax.privatize.steps.backward_steps import BackwardSteps
 from dpjax.privatize.steps.total import StepTotal
 from dpjax.privatize.strategies import strategy_named
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PrivateGradient(PrivateSteps):
+class PrivateGradient(BackwardSteps):
     """Private gradients of a training loop whose clip norm is constant.
 
     Build it with `private_gradient`.
@@ -284,7 +284,7 @@ def private_gradient(
         rule.noise_scales(mechanism)
         described = cast(DPSGD | AdaptiveClippingDPSGD, mechanism)
         return AdaptivePrivateGradient(
-            loss_fn, described, run_key, strategy, device_memory, present, rule
+            loss_fn, described, run_key, present, strategy, device_memory, rule
         )
     if not isinstance(rule, ClippingRule):
         raise TypeError(
@@ -302,5 +302,5 @@ def private_gradient(
     else:
         noise = IndependentNoise(mechanism, run_key, rule.clip_norm)
     return PrivateGradient(
-        loss_fn, mechanism, run_key, strategy, device_memory, present, rule, noise
+        loss_fn, mechanism, run_key, present, strategy, device_memory, rule, noise
     )

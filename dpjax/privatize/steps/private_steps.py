@@ -12,11 +12,9 @@ import numpy as np
 from dpjax_accounting import Mechanism
 
 from dpjax.basics.typing import PyTree
-from dpjax.privatize.clipping import clipped_grad
 from dpjax.privatize.devices.room import devices_of_rows
-from dpjax.privatize.devices.spread_sums import Shardings, kept_at, shardings_of
+from dpjax.privatize.devices.spread_sums import shardings_of
 from dpjax.privatize.randomness.run_key import RunKey
-from dpjax.privatize.rules.clipping_rules import ClippingRule
 from dpjax.privatize.sampling.choice import num_steps_of, sampler_for
 from dpjax.privatize.sampling.microbatches import microbatches
 from dpjax.privatize.sampling.sampler import Sampler
@@ -27,14 +25,13 @@ from dpjax.privatize.steps.total import StepTotal
 class PrivateSteps:
     """Steps of a training loop: sampling, the clipped sums, and what may be released.
 
-    `PrivateGradient` and `AdaptivePrivateGradient` add how a step starts and what it releases.
+    `PrivateGradient`, `AdaptivePrivateGradient` and `PrivateZerothOrderGradient` add how a step
+    starts, what it sums and what it releases.
     """
 
     loss_fn: Callable[..., jax.Array]
     mechanism: Mechanism
     run_key: RunKey
-    strategy: str
-    device_memory: int | None
     present: np.ndarray | None
     _released_steps: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
     # In the totals: the object itself would print, and be kept by compiled functions.
@@ -139,51 +136,12 @@ class PrivateSteps:
         )
 
     def _abstract_total(self, params: PyTree) -> StepTotal:
-        """The shapes of the total that `zeros` makes, its sums where the parameters lie."""
-        total = jax.eval_shape(lambda params: StepTotal.zeros(params, owner=self._owner), params)
-        where = shardings_of(params)
-        if not where:
-            return total
-        leaves, treedef = jax.tree.flatten(total.grads)
-        placed = [leaf.update(sharding=at) for leaf, at in zip(leaves, where, strict=True)]
-        return dataclasses.replace(total, grads=jax.tree.unflatten(treedef, placed))
+        """The shapes of the total that `zeros` makes."""
+        raise NotImplementedError
 
-    @functools.cached_property
+    @property
     def _compiled_add(self) -> jax.stages.Wrapped:
-        # What is compiled must not refer to this object, which refers to it: Python's collector
-        # does not see through JAX's caches, and neither would be freed.
-        loss_of_example, rule_of = self.loss_fn, self._make_rule_of()
-        strategy, device_memory = self.strategy, self.device_memory
-
-        def add(
-            total: StepTotal,
-            params: PyTree,
-            batch: PyTree,
-            mask: jax.Array,
-            *shared: PyTree,
-            shardings: Shardings = (),
-            num_devices: int = 1,
-        ) -> StepTotal:
-            # JAX traces again when a structure or shape differs: later steps do not pay for this.
-            total.check_fits(params)
-
-            def loss_fn(params: PyTree, example: PyTree) -> jax.Array:
-                return loss_of_example(params, example, *shared)
-
-            clipped = clipped_grad(
-                loss_fn,
-                rule=rule_of(total),
-                strategy=strategy,
-                num_devices=num_devices,
-                device_memory=device_memory,
-            )
-            added = total.plus(clipped(params, batch, mask), mask)
-            return dataclasses.replace(added, grads=kept_at(added.grads, shardings))
-
-        return jax.jit(add, static_argnames=("shardings", "num_devices"), donate_argnums=0)
-
-    def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
-        """Makes the function from a total to the rule of its step."""
+        """`(total, params, batch, mask, *shared, shardings, num_devices) -> total`, compiled."""
         raise NotImplementedError
 
     def _drawn_units(self, step: int) -> np.ndarray:

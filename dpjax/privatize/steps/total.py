@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dpjax.basics.typing import PyTree
 from dpjax.privatize.clipping import ClippedGrad
 from dpjax.privatize.devices.spread_sums import Shardings, kept_at, shardings_of
+from dpjax.privatize.steps.directions import Directions
 from dpjax.privatize.untrained_leaves import is_fixed
 
 
@@ -24,7 +25,7 @@ class StepTotal:
 
     Attributes:
         grads: Σᵢ cᵢ gᵢ, float32, the structure and shapes of the parameters; zeros of their own
-            dtype for integer and boolean parameters.
+            dtype for integer and boolean parameters. With `directions`: Σᵢ cᵢ dᵢ, `(k,)` float32.
         loss: sum of the losses that are finite, float32 scalar.
         num_records: number of units drawn, int32 scalar.
         num_clipped: number of units whose gradient was shortened, int32 scalar.
@@ -34,6 +35,8 @@ class StepTotal:
         clip_norm: C of this step, float32 scalar, where the rule is `AdaptiveClipping`; else None.
         centered_count: Σᵢ (bᵢ - ½), bᵢ = 1 where unit i was not clipped, float32 scalar, where the
             rule is `AdaptiveClipping`; else None.
+        directions: those of this step, where differences of losses along them are summed; else
+            None.
         owner: identifies the `PrivateGradient` that made the total; None where none did.
     """
 
@@ -46,6 +49,7 @@ class StepTotal:
     step: jax.Array
     clip_norm: jax.Array | None = None
     centered_count: jax.Array | None = None
+    directions: Directions | None = None
     owner: object = dataclasses.field(default=None, metadata={"static": True}, repr=False)
 
     @classmethod
@@ -55,6 +59,7 @@ class StepTotal:
         step: int = 0,
         *,
         clip_norm: float | jax.Array | None = None,
+        directions: Directions | None = None,
         owner: object = None,
     ) -> StepTotal:
         """Returns the total of no units, which is all that an empty Poisson batch adds up to.
@@ -62,7 +67,9 @@ class StepTotal:
         Every array has a buffer of its own, which a compiled function may take over (donation).
         """
         return cls(
-            grads=_zeros_of_all(params, shardings=shardings_of(params)),
+            grads=_zeros_of_all(params, shardings=shardings_of(params))
+            if directions is None
+            else jnp.zeros(directions.number, jnp.float32),
             loss=jnp.zeros((), jnp.float32),
             num_records=jnp.zeros((), jnp.int32),
             num_clipped=jnp.zeros((), jnp.int32),
@@ -71,6 +78,7 @@ class StepTotal:
             step=jnp.array(step, jnp.int32),
             clip_norm=None if clip_norm is None else jnp.array(clip_norm, jnp.float32, copy=True),
             centered_count=None if clip_norm is None else jnp.zeros((), jnp.float32),
+            directions=directions,
             owner=owner,
         )
 
@@ -96,8 +104,12 @@ class StepTotal:
         )
 
     def check_fits(self, params: PyTree) -> None:
-        """Raises ValueError where `params` have another structure or shapes than the sums."""
-        sums, given = _shapes_by_path(self.grads), _shapes_by_path(params)
+        """Raises ValueError where `params` have another structure or shapes than the sums.
+
+        With `directions`: than these.
+        """
+        of_total = self.grads if self.directions is None else self.directions.shapes()
+        sums, given = _shapes_by_path(of_total), _shapes_by_path(params)
         for path in {**sums, **given}:
             if sums.get(path) != given.get(path):
                 raise ValueError(

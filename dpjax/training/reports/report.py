@@ -16,6 +16,7 @@ from dpjax_accounting import (
 )
 
 from dpjax.privatize import BandedStrategy, NoiseStrategy, RunKey, describe_sampling, step_noise
+from dpjax.training.steps import ZerothOrder
 
 _PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _RUN_KEY_BITS = 256
@@ -99,6 +100,7 @@ def describe_implementation(
     target_epsilon: float | None,
     delta_is_default: bool,
     noise_strategy: NoiseStrategy | None = None,
+    zeroth_order: ZerothOrder | None = None,
 ) -> dict[str, Any] | None:
     """Returns how the mechanism was executed; None without privacy.
 
@@ -108,6 +110,7 @@ def describe_implementation(
         target_epsilon: that was asked for; None if a noise multiplier was.
         delta_is_default: whether δ was left to dpjax.
         noise_strategy: of noise that is correlated over steps; None of independent noise.
+        zeroth_order: of gradients from forward passes; None of back-propagation.
     """
     if mechanism is None:
         return None
@@ -120,10 +123,20 @@ def describe_implementation(
         "noise_standard_deviation": _noise(mechanism, clip_norms[:1] if is_same else clip_norms),
         "gradient_divided_by": sampling.divided_by,
         "sampling": sampling.sentence,
-        "gradient_accumulation": "One step is one draw of records. It is computed in microbatches. "
-        "Their clipped gradients are added up, and noise is added once to the sum.",
+        "gradient_accumulation": _accumulation(zeroth_order),
         "noise_correlation": None if noise_strategy is None else _correlation(noise_strategy),
     }
+
+
+def _accumulation(zeroth_order: ZerothOrder | None) -> str:
+    step = "One step is one draw of records. It is computed in microbatches. "
+    if zeroth_order is None:
+        return f"{step}Their clipped gradients are added up, and noise is added once to the sum."
+    return (
+        f"{step}What the loss of a record changes by along random directions, of which a step has "
+        f"{zeroth_order.num_directions}, is clipped and added up, and noise is added once to the "
+        "sum: a zeroth-order gradient. The directions depend on no record."
+    )
 
 
 def _correlation(strategy: NoiseStrategy) -> dict[str, Any]:

@@ -22,6 +22,8 @@ def describe_clipping(
         microbatch_size: records of a microbatch.
         layout: where they lie; None for a single device.
     """
+    if plan.config.training.gradient == "zeroth-order":
+        return _zeroth_order_in_words(plan)
     batch = abstract_batch(plan, microbatch_size)
     if layout is not None:
         batch = jax.tree.map(layout.abstract_rows, batch)
@@ -41,3 +43,18 @@ def describe_clipping(
     # Microbatches are cut to their longest text, and what is chosen depends on the shape.
     length = plan.config.training.max_length
     return f"{explanation.auto}. That is for texts of {length} tokens; shorter ones may differ"
+
+
+def _zeroth_order_in_words(plan: Plan) -> str:
+    training = plan.config.training
+    said = (
+        f"training.gradient=zeroth-order: {2 * training.num_directions} forward passes for each "
+        "microbatch and no backward pass. A record's differences of losses are clipped, and no "
+        "gradient of a record is formed"
+    )
+    if plan.config.compute.dtype == "bfloat16":
+        said += (
+            f". compute.dtype=bfloat16 rounds losses, and training.smoothing={training.smoothing:g}"
+            " divides what that does to their differences: float32 learns more"
+        )
+    return said

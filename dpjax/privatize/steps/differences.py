@@ -1,0 +1,114 @@
+"""Clipped differences of losses along random directions: a gradient estimate from forward passes.
+
+Memory is that of inference: one pass after another, and no cotangent. A perturbed copy of the
+trained parameters lives only while a pass reads it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from dpjax.basics.typing import PyTree
+from dpjax.privatize.clipping import (
+    ClippedGrad,
+    check_params,
+    check_scalar,
+    checked_batch_size,
+    checked_mask,
+)
+from dpjax.privatize.devices.explicit_axes import explicit_mesh
+from dpjax.privatize.devices.spread_sums import Shardings, kept_at
+from dpjax.privatize.devices.varying import example_types
+from dpjax.privatize.float32.scaling import dense_norm
+from dpjax.privatize.rules.clipping_rules import ClippingRule, scale
+from dpjax.privatize.steps.directions import Directions
+
+_log = logging.getLogger(__name__)
+
+
+def clipped_differences(
+    loss_fn: Callable[[PyTree, PyTree], jax.Array],
+    directions: Directions,
+    rule: ClippingRule,
+    smoothing: float,
+    params: PyTree,
+    batch: PyTree,
+    mask: jax.Array,
+    shardings: Shardings = (),
+) -> ClippedGrad:
+    """Returns Σᵢ cᵢ dᵢ, with the k differences d_ij = (Lᵢ(θ + φzⱼ) - Lᵢ(θ - φzⱼ)) / 2φ of record i.
+
+    Source: Zhang et al. 2024, "Private Fine-tuning of Large Language Models with Zeroth-order
+    Optimization", arXiv:2401.04343, Algorithm 1; for k = 1 the dᵢ are scalars. For k > 1 the vector
+    of the k differences of a record is clipped in L2 norm, so that one record moves the sum of
+    vectors by at most C.
+
+    Args:
+        loss_fn: `(params, example) -> scalar`, of one example without a batch axis.
+        directions: z₁ … z_k, the same for every record of a step, and for both signs.
+        rule: bounds the contribution of one record; of a single group.
+        smoothing: φ > 0.
+        params: θ.
+        batch: the examples, with a leading axis `(B, ...)`; B may be 0.
+        mask: `(B,)` bool, which of them count.
+        shardings: where the parameters lie, from `shardings_of`.
+
+    Returns:
+        As a clipped gradient of k parameters: `grads` `(k,)` float32, `norms` those of the vectors
+        of differences, `losses` the mean over all passes, all of which are away from θ.
+
+    Raises:
+        TypeError, ValueError: as a clipped gradient function; or the mesh has explicit axes.
+    """
+    batch_size = checked_batch_size(batch)
+    if explicit_mesh((params, batch, mask)) is not None:
+        raise ValueError(
+            "a zeroth-order gradient needs a mesh whose axes are AxisType.Auto, got explicit ones. "
+            "Make the mesh with AxisType.Auto"
+        )
+    mask = checked_mask(mask, batch_size)
+    check_params(params)
+    loss = jax.eval_shape(loss_fn, params, example_types(batch))
+    check_scalar(loss)
+    _mention_rounding(directions, loss, smoothing)
+
+    def run_pass(_: None, number: jax.Array) -> tuple[None, jax.Array]:
+        index, is_second = number // 2, number % 2
+        distance = jnp.where(is_second == 1, -smoothing, smoothing).astype(jnp.float32)
+        moved = kept_at(directions.moved(params, index, distance), shardings)
+        return None, jax.vmap(loss_fn, in_axes=(None, 0))(moved, batch).astype(jnp.float32)
+
+    # A loop over all passes: the compiler can neither keep z from one to the next nor run two at
+    # once, both of which would cost the memory that this method saves.
+    _, losses = jax.lax.scan(run_pass, None, jnp.arange(2 * directions.number))
+    both = losses.reshape(directions.number, 2, batch_size)
+    differences = ((both[:, 0] - both[:, 1]) / (2 * smoothing)).T
+    factors, rows = scale(rule, [jax.vmap(dense_norm)(differences)], (0,), mask)
+    # 0 × NaN is NaN: rows that must not count are replaced, not scaled.
+    counted = jnp.where(factors > 0, differences, 0.0)
+    return ClippedGrad(
+        grads=jnp.sum(factors * counted, axis=0),
+        norms=rows.norms,
+        losses=jnp.where(mask, jnp.mean(losses, axis=0), 0.0),
+        counted=rows.counted,
+        clipped=rows.clipped,
+    )
+
+
+def _mention_rounding(directions: Directions, loss: jax.ShapeDtypeStruct, smoothing: float) -> None:
+    """Logs a warning where parameters or losses have too few digits for such small differences."""
+    for what, dtype in (("parameters", directions.narrowest), ("losses", loss.dtype)):
+        if jnp.finfo(dtype).eps > jnp.finfo(jnp.float32).eps:
+            _log.warning(
+                "%s are %s, whose neighbours of 1 are %.0e apart, and smoothing is %.0e: most of a "
+                "difference may be lost to rounding. ε is not affected; what is learnt is. Give "
+                "float32, or a larger smoothing",
+                what,
+                jnp.dtype(dtype).name,
+                float(jnp.finfo(dtype).eps),
+                smoothing,
+            )
