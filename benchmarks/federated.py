@@ -146,9 +146,9 @@ def epsilons() -> dict[str, float]:
             GaussianPrivacyEvent,
             NeighboringRelation,
             PrivacyConfig,
-            RdpAccountant,
             SamplingMethod,
         )
+        from flwr.supercore.privacy_accounting.rdp_accountant import RdpAccountant
 
         accountant = RdpAccountant(
             PrivacyConfig(
