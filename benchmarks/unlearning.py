@@ -159,7 +159,7 @@ def main(options: Options) -> None:
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     columns = [name for name in rows[-1] if name != "flags"]
-    table = Table(*columns, "flags")
+    table = Table(*[name.removesuffix("_loss") for name in columns], "flags")
     for row in rows:
         values = [row.get(name) for name in columns]
         cells = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
