@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Literal
 
+from dpjax.basics.lora_config import LoraConfig
 from dpjax.basics.option_checks import (
     CheckedOptions,
     check_at_least,
@@ -137,3 +138,13 @@ class Generation(CheckedOptions):
         check_at_least("generation.num_prompts", self.num_prompts, 0)
         check_positive("generation.suspicion", self.suspicion)
         check_at_least("generation.max_new_tokens", self.max_new_tokens, 1)
+
+    def check_reference(self, tuning: str, lora: LoraConfig) -> None:
+        """Raises ValueError if the checkpoint is to be compared with and is not kept as it was."""
+        trains_base = lora.bias != "none" or bool(lora.modules_to_save)
+        if self.suspicion is not None and (tuning != "lora" or trains_base):
+            raise ValueError(
+                f"generation.suspicion={self.suspicion} compares with the checkpoint, which only "
+                "adapters leave as it is: give tuning=lora without lora.bias and "
+                "lora.modules_to_save, or leave it out"
+            )

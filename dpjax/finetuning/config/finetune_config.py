@@ -335,13 +335,7 @@ class FinetuneConfig(CheckedOptions):
         check_at_least("num_trained_layers", self.num_trained_layers, 1)
         if self.trains_in_tangent_space:
             self._check_tangent()
-        trains_base = self.lora.bias != LoraConfig.bias or self.lora.modules_to_save
-        if self.generation.suspicion is not None and (self.tuning != "lora" or trains_base):
-            raise ValueError(
-                f"generation.suspicion={self.generation.suspicion} compares with the checkpoint, "
-                "which only adapters leave as it is: give tuning=lora without lora.bias and "
-                "lora.modules_to_save, or leave it out"
-            )
+        self.generation.check_reference(self.tuning, self.lora)
         if self.compute.quantise != "none" and self.tuning not in ("lora", "head"):
             raise ValueError(
                 f"compute.quantise={self.compute.quantise} is for tuning=lora or head: tuning="
