@@ -132,8 +132,8 @@ def _say_fault(error: Exception, command: Command | None) -> int:
         advice = (
             "This is a fault of dpjax or of what it runs on; please report it with the lines below."
         )
-    is_run = isinstance(command, (FinetuneCommand, FederatedCommand))
-    left = command.what_is_left() if is_run else ""
+    runs = (FinetuneCommand, FederatedCommand)
+    left = command.what_is_left() if isinstance(command, runs) else ""
     print(f"dpjax: {said}. {advice}{left}", file=sys.stderr)
     traceback.print_exception(error)
     return _FAILED
