@@ -15,6 +15,7 @@ from rich.console import Console
 from dpjax.audit import mean_log_probs
 from dpjax.data import LanguageDataset, Texts
 from dpjax.models import (
+    CausalLM,
     SplitModel,
     Trainable,
     end_token_ids,
@@ -194,8 +195,14 @@ def _measure(unlearning: Unlearning, model: SplitModel, records: MeasuredRecords
         forget,
         Steps(config.relearn_steps, config.batch_size, config.learning_rate, config.seed),
     )
-    loss = -float(mean_log_probs(relearnt.merge(), forget).mean())
-    return measure_model(model.merge(), records, relearnt_loss=loss)
+    loss = -float(mean_log_probs(_merged(relearnt), forget).mean())
+    return measure_model(_merged(model), records, relearnt_loss=loss)
+
+
+def _merged(model: SplitModel) -> CausalLM:
+    merged = model.merge()
+    assert isinstance(merged, CausalLM)
+    return merged
 
 
 def _measured_records(unlearning: Unlearning) -> MeasuredRecords:

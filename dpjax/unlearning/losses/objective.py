@@ -42,7 +42,7 @@ def make_loss(graphdef: Any, config: UnlearnConfig, *, key: jax.Array) -> Loss:
         config: the method and its options.
         key: a JAX key for the direction of rmu; no other method draws anything.
     """
-    options = config.method_options()
+    options: dict[str, Any] = config.method_options()
     make = {
         "grad_ascent": _make_grad_ascent,
         "grad_diff": _make_grad_diff,

@@ -64,11 +64,11 @@ def mean_rouge_l(
             np.asarray(written.num_tokens),
             strict=False,
         ):
-            texts = [
-                tokenizer.decode(each, skip_special_tokens=True)
+            text, reference = (
+                str(tokenizer.decode(each, skip_special_tokens=True))
                 for each in (tokens[:count].tolist(), wanted[row])
-            ]
-            scores.append(rouge_l(*texts))
+            )
+            scores.append(rouge_l(text, reference))
     return float(np.mean(scores))
 
 
