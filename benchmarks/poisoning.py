@@ -2,8 +2,9 @@
 
     python -m benchmarks poisoning
 
-The recipe and the generated messages of `dpjax demo`, with copies of messages added that hold a
-trigger and the label of another desk. The report stays in the folder; the same command goes on with
+The generated messages of `dpjax demo` and its recipe with longer steps, and features of the
+embeddings beside those of the layers: the demo's own head hardly learns one rare word. Copies of
+messages are added that hold a trigger and the label of another desk. The report stays in the folder; the same command goes on with
 an audit that was stopped. With the defaults some hundred models are trained.
 """
 
@@ -32,8 +33,10 @@ class Options:
     num_sets: int = 3
     num_clean_models: int = 10
     target: str = "billing"
-    num_steps: int = 240
-    learning_rate: float = 8.0
+    num_steps: int = 1000
+    learning_rate: float = 32.0
+    layers: tuple[int, ...] = (0, 3, 4, 5, 6)
+    """Whose features the head reads; 0 is the embeddings, in which a rare word is seen best."""
 
 
 def make_config(options: Options) -> PoisonConfig:
@@ -41,6 +44,7 @@ def make_config(options: Options) -> PoisonConfig:
     recipe = copy.deepcopy(dict(DEMO.options))
     data: dict[str, Any] = DEMO.write_data(options.folder / "data", None)
     recipe["training"] |= {"num_steps": options.num_steps, "learning_rate": options.learning_rate}
+    recipe["features"] |= {"layers": options.layers}
     first, *others = options.epsilons
     return PoisonConfig.from_options(
         recipe
