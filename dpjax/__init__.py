@@ -1,7 +1,8 @@
 """dpjax: differentially private fine-tuning of language models in JAX.
 
 `finetune` is a whole run, `plan` says what it would cost, `synthesize` writes synthetic records
-with what was tuned, and `fit` trains any model.
+with what was tuned, `unlearn` makes it forget some, `federate` trains across clients, and `fit`
+trains any model.
 `private_gradient` is the private part of a training loop of your own; `clipped_grad`,
 `gaussian_noise`, `noisy_mean`, `RunKey` and `sampler_for` are its parts. The accountant is the
 package `dpjax_accounting`.
@@ -11,6 +12,7 @@ package `dpjax_accounting`.
 from dpjax.basics.lora_config import LoraConfig as LoraConfig
 from dpjax.cli import startup as startup
 from dpjax.data import DataSource as DataSource
+from dpjax.federated import federate as federate
 from dpjax.finetuning import Audit as Audit
 from dpjax.finetuning import Compute as Compute
 from dpjax.finetuning import FeatureOptions as FeatureOptions
@@ -58,6 +60,8 @@ from dpjax.training import fit as fit
 from dpjax.training import initialize_distributed as initialize_distributed
 from dpjax.training import keep_average as keep_average
 from dpjax.training import scale_by_adam_bc as scale_by_adam_bc
+from dpjax.unlearning import UnlearningResult as UnlearningResult
+from dpjax.unlearning import unlearn as unlearn
 
 __all__ = [
     "AdaptiveClipping",
@@ -93,9 +97,11 @@ __all__ = [
     "StepTotal",
     "SynthesisResult",
     "Training",
+    "UnlearningResult",
     "average_of",
     "clipped_grad",
     "explain",
+    "federate",
     "finetune",
     "fit",
     "gaussian_noise",
@@ -109,6 +115,7 @@ __all__ = [
     "scale_by_adam_bc",
     "synthesize",
     "unit_loss",
+    "unlearn",
 ]
 
 __version__ = "0.1.0"
