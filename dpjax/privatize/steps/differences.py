@@ -1,7 +1,7 @@
 """Clipped differences of losses along random directions: a gradient estimate from forward passes.
 
-Memory is that of inference: one pass after another, and no cotangent. A perturbed copy of the
-trained parameters lives only while a pass reads it.
+Memory is that of inference, of a perturbed copy of the trained parameters, and of the loop around
+both: one pass after another, and no cotangent.
 """
 
 from __future__ import annotations
