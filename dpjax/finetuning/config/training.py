@@ -47,8 +47,8 @@ class Training(CheckedOptions):
     variance of the noise off Adam's second moment (DP-AdamBC)."""
     gradient: GradientName = "backward"
     """Where gradients come from. backward: back-propagation. zeroth-order: forward passes alone, in
-    little more memory than inference (DP-ZO): in each step, what the loss of a record changes by along random
-    directions is clipped and given noise. ε is the same; it learns more slowly."""
+    little more memory than inference (DP-ZO): in each step, what the loss of a record changes by
+    along random directions is clipped and given noise. ε is the same; it learns more slowly."""
     smoothing: float = 1e-3
     """With gradient=zeroth-order, φ: how far parameters are moved along a direction, both ways."""
     num_directions: int = 1
