@@ -27,6 +27,7 @@ PLACES = {
     "the check of adapter/": (after_training, "_check_adapter"),
     "the evaluation on held-out records": (after_training, "evaluate"),
     "the evaluation before tuning": (after_training, "_accuracy_before"),
+    "the evaluation of clients": (after_training, "_evaluate_clients"),
     "the attack": (attack, "loss_attack"),
     "attack.json": (after_training, "write_json"),
     "the audit": (after_training, "_audit"),

@@ -43,6 +43,7 @@ def with_examples(*packages):
 _SLOW = (
     "dpjax.federated.federate",
     "dpjax.federated.set_up",
+    "dpjax.finetuning.auditing.poison_audit",
     "dpjax.finetuning.auditing.poisoning",
     "dpjax.finetuning.finetune",
     "dpjax.finetuning.run",

@@ -41,6 +41,27 @@ def execute_poisoning(config: PoisonConfig, console: Console | None = None) -> P
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError, RunInterrupted, RunStopped: as for that.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dpjax.demo.checkpoint import find_minilm
+        >>> from dpjax.demo.run import write_data
+        >>> train, held_out = write_data(Path("clinic"))
+        >>> config = PoisonConfig.from_options(
+        ...     {
+        ...         "model": str(find_minilm()),
+        ...         "train_data": str(train),
+        ...         "eval_data": str(held_out),
+        ...         "output_dir": "audits/quiet",
+        ...         "tuning": "head",
+        ...         "num_layers": 1,
+        ...         "non_private": True,
+        ...         "training": {"num_steps": 1, "max_length": 16},
+        ...         "poison": {"target": "billing", "counts": [1], "num_sets": 1, "num_clean_models": 1},
+        ...     }
+        ... )
+        >>> execute_poisoning(config, Console(quiet=True)).output_dir.name
+        'quiet'
     """
     if jax.process_count() > 1:
         raise ValueError(f"a poisoning audit is for one process, got {jax.process_count()}")
