@@ -57,7 +57,12 @@ def execute_poisoning(config: PoisonConfig, console: Console | None = None) -> P
         ...         "num_layers": 1,
         ...         "non_private": True,
         ...         "training": {"num_steps": 1, "max_length": 16},
-        ...         "poison": {"target": "billing", "counts": [1], "num_sets": 1, "num_clean_models": 1},
+        ...         "poison": {
+        ...             "target": "billing",
+        ...             "counts": [1],
+        ...             "num_sets": 1,
+        ...             "num_clean_models": 1,
+        ...         },
         ...     }
         ... )
         >>> execute_poisoning(config, Console(quiet=True)).output_dir.name
