@@ -4,9 +4,10 @@
 
 The generated messages of `dpjax demo` and its recipe with longer steps, and features of the
 embeddings beside those of the layers: the demo's own head hardly learns one rare word. Copies of
-messages are added that hold a trigger and the label of another desk. The report stays in the
-folder; the same command goes on with an audit that was stopped. With the defaults some hundred
-models are trained.
+messages are added that hold a trigger and the label of another desk.
+
+The report stays in the folder; the same command goes on with an audit that was stopped. With the
+defaults some hundred models are trained.
 """
 
 from __future__ import annotations

@@ -20,10 +20,14 @@ from dpjax.finetuning import FinetuneConfig as FinetuneConfig
 from dpjax.finetuning import FinetuneResult as FinetuneResult
 from dpjax.finetuning import Generation as Generation
 from dpjax.finetuning import Head as Head
+from dpjax.finetuning import Poison as Poison
+from dpjax.finetuning import PoisonConfig as PoisonConfig
+from dpjax.finetuning import PoisonResult as PoisonResult
 from dpjax.finetuning import Privacy as Privacy
 from dpjax.finetuning import RunInterrupted as RunInterrupted
 from dpjax.finetuning import RunStopped as RunStopped
 from dpjax.finetuning import Training as Training
+from dpjax.finetuning import audit_poisoning as audit_poisoning
 from dpjax.finetuning import finetune as finetune
 from dpjax.finetuning import plan as plan
 from dpjax.privatize import AdaptiveClipping as AdaptiveClipping
@@ -86,6 +90,9 @@ __all__ = [
     "LoraConfig",
     "NoPrivacy",
     "PerGroupClipping",
+    "Poison",
+    "PoisonConfig",
+    "PoisonResult",
     "PoissonSampler",
     "Privacy",
     "PrivateGradient",
@@ -98,6 +105,7 @@ __all__ = [
     "SynthesisResult",
     "Training",
     "UnlearningResult",
+    "audit_poisoning",
     "average_of",
     "clipped_grad",
     "explain",
