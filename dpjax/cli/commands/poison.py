@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 from rich.console import Console
-from tyro.conf import Positional
 
 from dpjax.cli.command import refusing
 from dpjax.finetuning import PoisonConfig
@@ -17,9 +16,6 @@ class AuditPoison(PoisonConfig):
 
     It takes the options of finetune. Many models are trained, and deleted once they are measured.
     """
-
-    model: Positional[str]
-    """Hugging Face checkpoint: a local folder or a hub id."""
 
     def run(self, console: Console) -> int:
         """Trains, measures, prints the report, and returns 0.

@@ -183,7 +183,7 @@ def test_prompts_are_poisoned_too(decoder, tmp_path):
 @pytest.mark.slow
 def test_the_command_is_the_function(poison_options, tmp_path, capsys):
     options = poison_options
-    command = ["audit", "poison", options["model"], "--non-private", "--tuning", "head"]
+    command = ["audit", "poison", "--model", options["model"], "--non-private", "--tuning", "head"]
     command += [
         "--train-data.path",
         options["train_data"],
