@@ -15,10 +15,13 @@ from dpjax.federated.client_records import as_local_batches
 from dpjax.federated.local_training import client_loss
 from dpjax.federated.partition import dirichlet_partition, even_partition
 from dpjax.federated.run_config import FederatedRunConfig
+from dpjax.training import Summed
 
-_GRADIENT = "The gradient of each user that was drawn is clipped as one"
-_UPDATE = "The update of each client that was drawn is clipped as one"
-_USE = "Gradients of the training records"
+_UPDATES = Summed(
+    "Updates of the clients",
+    "The update of each client that was drawn is clipped as one",
+    "Clipped updates of clients are added up, and noise is added once to the sum.",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +31,12 @@ class ClientRounds:
     Attributes:
         config: of the run.
         algorithm: its name.
+        summed: what a round adds up.
     """
 
     config: FederatedRunConfig
     algorithm: str = "DP-FedAvg"
+    summed: Summed = _UPDATES
 
     def with_owners(self, records: RecordColumns) -> RecordColumns:
         """Returns the training records with their clients.
@@ -99,18 +104,6 @@ class ClientRounds:
             f"was drawn, trains on them for {epochs}, and clips the whole change of the parameters "
             "as one. All clients weigh the same."
         )
-
-    def tell(self, report: dict[str, Any]) -> dict[str, Any]:
-        """Returns a privacy report whose data uses speak of updates instead of gradients."""
-        uses = [
-            use
-            | {
-                "use": use["use"].replace(_USE, "Updates of the clients"),
-                "explanation": use["explanation"].replace(_GRADIENT, _UPDATE),
-            }
-            for use in report["data_uses"]
-        ]
-        return report | {"data_uses": uses}
 
     def rows(self) -> list[tuple[str, str]]:
         """Returns what report.md says about clients."""

@@ -61,8 +61,11 @@ from dpjax.training.optimizers.adam_bc import AdamBCState as AdamBCState
 from dpjax.training.optimizers.adam_bc import scale_by_adam_bc as scale_by_adam_bc
 from dpjax.training.optimizers.averaging import average_of as average_of
 from dpjax.training.optimizers.averaging import keep_average as keep_average
+from dpjax.training.reports.report import DIFFERENCES as DIFFERENCES
+from dpjax.training.reports.report import GRADIENTS as GRADIENTS
 from dpjax.training.reports.report import NEIGHBOURS as NEIGHBOURS
 from dpjax.training.reports.report import TOTAL_UNKNOWN as TOTAL_UNKNOWN
+from dpjax.training.reports.report import Summed as Summed
 from dpjax.training.reports.report import common_assumptions as common_assumptions
 from dpjax.training.reports.report import describe_claim as describe_claim
 from dpjax.training.reports.report import describe_gradients as describe_gradients
@@ -85,6 +88,8 @@ from dpjax.training.stopped import stopping_on_file_errors as stopping_on_file_e
 from dpjax.training.watches.divergence import DivergenceWatch as DivergenceWatch
 
 __all__ = [
+    "DIFFERENCES",
+    "GRADIENTS",
     "NEIGHBOURS",
     "PARTIAL",
     "STRATEGY",
@@ -116,6 +121,7 @@ __all__ = [
     "StepDone",
     "StepMemory",
     "StepPrograms",
+    "Summed",
     "TensorBoard",
     "TrainingProgress",
     "TrainingSteps",

@@ -107,6 +107,7 @@ def _rows(records: Any) -> list[dict[str, Any]]:
         rows = [{"prompt": prompt, "completion": completion} for prompt, completion in pairs]
     else:
         rows = [{"messages": messages} for messages in records.conversations]
-    if records.owners is None:
-        return rows
-    return [row | {"owner": owner} for row, owner in zip(rows, records.owners, strict=True)]
+    for name, values in (("owner", records.owners), ("tools", getattr(records, "tools", None))):
+        if values is not None:
+            rows = [row | {name: value} for row, value in zip(rows, values, strict=True)]
+    return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,12 @@ class Unlearning:
     run: TunedRun
     forget_set: ForgetSet
 
-    @property
+    @functools.cached_property
     def forget(self) -> LanguageDataset:
         """The records to forget that have a target: the run has learnt nothing of the others."""
         return _with_targets(self.run.train.take(self.forget_set.forget))
 
-    @property
+    @functools.cached_property
     def retain(self) -> LanguageDataset:
         """The retained records that have a target."""
         return _with_targets(self.run.train.take(self.forget_set.retain))

@@ -99,11 +99,18 @@ def read_run(folder: str | Path) -> TunedRun:
 
 def _read_config(path: Path) -> FinetuneConfig:
     try:
-        return FinetuneConfig.from_options(json.loads(path.read_bytes()))
+        stored = json.loads(path.read_bytes())
+        config = FinetuneConfig.from_run(stored)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: put a copy of it back") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}): put a copy of it back") from error
+    if "clients" in stored:
+        raise ValueError(
+            f"{path.parent} is a federated run, and a baseline would be trained without clients: "
+            "take a run of dpjax finetune"
+        )
+    return config
 
 
 def _check_fits(path: Path, config: FinetuneConfig) -> None:

@@ -152,6 +152,11 @@ def test_descent_of_a_model_starts_clipped_stays_in_the_ball_and_its_noise_is_th
         ids, ids > 0, truncated=np.zeros(5, bool), loss_mask=np.arange(6) > np.zeros((5, 1))
     )
     steps = with_steps(3, noise_stddev=0.01)
+    narrow = split.replace(
+        trainable=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), split.trainable)
+    )
+    with pytest.raises(TypeError, match="trained parameters must be float32, got bfloat16"):
+        noisy_descent(narrow, retain, steps, batch_size=2, run_key=RunKey.from_seed(0), seed=0)
 
     def flat(tree):
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])

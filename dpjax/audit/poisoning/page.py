@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from dpjax_accounting import (
     markdown_document,
 )
 
-from dpjax.audit.reports.plots import COLOURS, new_figure
+from dpjax.audit.reports.plots import COLOURS, as_png, new_figure
 
 _SMALLEST_RATE = 1e-3
 
@@ -78,11 +77,8 @@ def draw_poisoning(report: Mapping[str, Any]) -> bytes:
         axes.set(xlabel="Poisoned records", ylabel="Success of the trigger")
         axes.set_xticks(numbers, labels=[str(number) for number in numbers])
         axes.minorticks_off()
-        axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, loc="upper left")
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+    return as_png(figure)
 
 
 def _in_words(report: Mapping[str, Any]) -> list[Block]:

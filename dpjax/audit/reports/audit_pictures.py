@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from dpjax.audit.membership.attack import AttackResult
 from dpjax.audit.reports.audit_report import attack_of, inputs_of
-from dpjax.audit.reports.plots import COLOURS, new_figure
+from dpjax.audit.reports.plots import COLOURS, as_png, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +42,7 @@ def draw_audit_roc(reports: Mapping[str, Mapping[str, Any]]) -> bytes:
     axes.set(xscale="log", yscale="log", xlim=(lowest, 1.05), ylim=(lowest, 1.05))
     axes.set(xlabel="False positive rate", ylabel="True positive rate")
     axes.legend(loc="lower right", frameon=False)
-    return _png(figure)
+    return as_png(figure)
 
 
 def draw_scores(report: Mapping[str, Any]) -> bytes:
@@ -59,7 +58,7 @@ def draw_scores(report: Mapping[str, Any]) -> bytes:
             axes.hist(chosen, bins=edges.tolist(), color=colour, alpha=0.55, label=name)
         axes.legend(frameon=False)
     axes.set(xlabel=f"Score ({report['score']})", ylabel=report["audited"].capitalize())
-    return _png(figure)
+    return as_png(figure)
 
 
 def _colours(number: int) -> list[str]:
@@ -97,11 +96,3 @@ def _ceiling(
     if mechanism is None:
         return by_epsilon, f"excluded by ε = {epsilon:.3g}, δ = {delta:g}"
     return np.minimum(by_epsilon, trade_off(mechanism, fpr)), "excluded by the claimed mechanism"
-
-
-def _png(figure: Any) -> bytes:
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()

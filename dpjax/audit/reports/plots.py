@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -203,6 +204,15 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def as_png(figure: Figure) -> bytes:
+    """Returns a figure as PNG, without the upper and right edges of its panels."""
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def _write(figure: Figure, path: str | PathLike[str]) -> None:

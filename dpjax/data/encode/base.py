@@ -80,3 +80,30 @@ class EncodedRecords:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+class HasTargets:
+    """What records share of which some tokens are targets, in a field `loss_mask`.
+
+    Example:
+        >>> class Masks(HasTargets):
+        ...     loss_mask = np.array([[False, True], [False, False]])
+        >>> Masks().without_targets.tolist(), Masks().num_without_targets
+        ([False, True], 1)
+    """
+
+    loss_mask: np.ndarray
+
+    @property
+    def without_targets(self) -> np.ndarray:
+        """(N,) bool, True where nothing is to be learnt.
+
+        The gradient of such a record is zero, yet it counts in the privacy guarantee.
+        """
+        without: np.ndarray = np.all(~self.loss_mask, axis=1)
+        return without
+
+    @property
+    def num_without_targets(self) -> int:
+        """How many records nothing can be learnt from."""
+        return int(self.without_targets.sum())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpjax.data.encode.base import EncodedRecords
+from dpjax.data.encode.base import EncodedRecords, HasTargets
 from dpjax.data.encode.chat_template import ChatTemplate, check_chat_template
 from dpjax.data.encode.padding import pad_rows, pad_tokens
 from dpjax.data.encode.target_tokens import check_separator, target_tokens
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LanguageDataset(EncodedRecords):
+class LanguageDataset(HasTargets, EncodedRecords):
     """N records, padded on the right to T tokens, the longest record's, at most max_length.
 
     Example:
@@ -34,20 +34,6 @@ class LanguageDataset(EncodedRecords):
     loss_mask: np.ndarray
     """(N, T) bool, True where the token at this position is a target: to be predicted from those
     before it. Column 0 is False, and so is padding."""
-
-    @property
-    def without_targets(self) -> np.ndarray:
-        """(N,) bool, True where nothing is to be learnt.
-
-        The gradient of such a record is zero, yet it counts in the privacy guarantee.
-        """
-        without: np.ndarray = np.all(~self.loss_mask, axis=1)
-        return without
-
-    @property
-    def num_without_targets(self) -> int:
-        """How many records nothing can be learnt from."""
-        return int(self.without_targets.sum())
 
 
 def encode_language(

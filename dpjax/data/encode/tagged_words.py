@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpjax.data.encode.base import EncodedRecords
+from dpjax.data.encode.base import EncodedRecords, HasTargets
 from dpjax.data.encode.labelled import label_ids
 from dpjax.data.encode.tokenizing import check_max_length, tokenize_padded
 from dpjax.data.records.tagged_words import TaggedWords
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TaggedDataset(EncodedRecords):
+class TaggedDataset(HasTargets, EncodedRecords):
     """N texts with tagged words, padded on the right to T = max_length tokens.
 
     Example:
@@ -32,20 +32,6 @@ class TaggedDataset(EncodedRecords):
     """(N, T) int32, positions in the label names; 0 where no tag belongs."""
     loss_mask: np.ndarray
     """(N, T) bool, True at the first token of each word: there its tag counts."""
-
-    @property
-    def without_targets(self) -> np.ndarray:
-        """(N,) bool, True where no word has a token, as where the tokenizer drops all characters.
-
-        The gradient of such a record is zero, yet it counts in the privacy guarantee.
-        """
-        without: np.ndarray = np.all(~self.loss_mask, axis=1)
-        return without
-
-    @property
-    def num_without_targets(self) -> int:
-        """How many records nothing can be learnt from."""
-        return int(self.without_targets.sum())
 
 
 def encode_tagged_words(

@@ -24,8 +24,11 @@ from dpjax.finetuning.setup.steps import zeroth_order_of
 from dpjax.models import revision_of
 from dpjax.privatize import RunKey, describe_sampling
 from dpjax.training import (
+    DIFFERENCES,
+    GRADIENTS,
     NEIGHBOURS,
     TOTAL_UNKNOWN,
+    Summed,
     common_assumptions,
     describe_claim,
     describe_environment,
@@ -82,7 +85,7 @@ def build(
             target_epsilon=privacy.target_epsilon,
             delta_is_default=plan.delta_is_default,
             noise_strategy=plan.noise_strategy,
-            zeroth_order=zeroth_order_of(plan),
+            summed=_summed(plan),
         ),
         "randomness": describe_randomness(run_key),
         "trust": _trust(plan),
@@ -97,9 +100,8 @@ def build(
     if total_is_unknown:
         report["warnings"].append(TOTAL_UNKNOWN)
     training = plan.owner_training
-    if training is None:
-        return tell_of_users(report, plan.mechanism, statements.who_is_a_user(plan.config))
-    return training.tell(tell_of_users(report, plan.mechanism, training.who_is_a_user()))
+    who = statements.who_is_a_user(plan.config) if training is None else training.who_is_a_user()
+    return tell_of_users(report, plan.mechanism, who)
 
 
 def in_words(plan: Plan, steps: int) -> str:
@@ -179,7 +181,14 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
         {"use": use, "status": status, "explanation": explanation}
         for use, status, explanation in uses
     ]
-    return [describe_gradients(plan.mechanism), *others]
+    return [describe_gradients(plan.mechanism, _summed(plan)), *others]
+
+
+def _summed(plan: Plan) -> Summed:
+    """What a step adds up."""
+    if plan.owner_training is not None:
+        return plan.owner_training.summed
+    return GRADIENTS if zeroth_order_of(plan) is None else DIFFERENCES
 
 
 def _trained(plan: Plan) -> str:

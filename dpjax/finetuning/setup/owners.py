@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from dpjax_accounting import (
@@ -27,6 +27,7 @@ from dpjax_accounting import (
 from dpjax.data import DataSource, Owners, RecordColumns
 from dpjax.finetuning.config import FinetuneConfig
 from dpjax.finetuning.tasks.base import Loss
+from dpjax.training import Summed
 
 
 class OwnerTraining(Protocol):
@@ -35,6 +36,10 @@ class OwnerTraining(Protocol):
     @property
     def algorithm(self) -> str:
         """Its name."""
+
+    @property
+    def summed(self) -> Summed:
+        """What a step adds up, in the words of the privacy report."""
 
     def with_owners(self, records: RecordColumns) -> RecordColumns:
         """Returns the training records with their owners; ValueError if there are too few."""
@@ -50,9 +55,6 @@ class OwnerTraining(Protocol):
 
     def who_is_a_user(self) -> str:
         """Returns the assumption of the privacy report that says what a user is."""
-
-    def tell(self, report: dict[str, Any]) -> dict[str, Any]:
-        """Returns a privacy report that speaks of users with what they do in a step."""
 
     def rows(self) -> list[tuple[str, str]]:
         """Returns names and values for the table of report.md."""

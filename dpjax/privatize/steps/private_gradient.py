@@ -22,10 +22,11 @@ from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.randomness.source import IndependentNoise, NoiseSource
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping
-from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
+from dpjax.privatize.rules.clipping_rules import ClippingRule
 from dpjax.privatize.sampling.choice import sampler_for
 from dpjax.privatize.steps.adaptive import AdaptivePrivateGradient
 from dpjax.privatize.steps.backward_steps import BackwardSteps
+from dpjax.privatize.steps.private_steps import check_one_rule, constant_rule
 from dpjax.privatize.steps.total import StepTotal
 from dpjax.privatize.strategies import strategy_named
 
@@ -266,10 +267,7 @@ def private_gradient(
         >>> params.shape
         (2,)
     """
-    if not isinstance(run_key, RunKey):
-        raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
-    if (clip_norm is None) == (rule is None):
-        raise TypeError("private_gradient needs either clip_norm or rule, and not both")
+    check_one_rule("private_gradient", run_key, clip_norm, rule)
     strategy_named(strategy)
     check_device_memory(device_memory)
     sampler_for(mechanism, run_key, present)
@@ -278,29 +276,20 @@ def private_gradient(
             "noise_strategy is for BandedDPSGD, whose noise is correlated over steps, got "
             f"{type(mechanism).__name__}. Leave it out"
         )
-    if clip_norm is not None:
-        rule = FlatClipping(clip_norm)
     if isinstance(rule, AdaptiveClipping):
         rule.noise_scales(mechanism)
         described = cast(DPSGD | AdaptiveClippingDPSGD, mechanism)
         return AdaptivePrivateGradient(
             loss_fn, described, run_key, present, strategy, device_memory, rule
         )
-    if not isinstance(rule, ClippingRule):
-        raise TypeError(
-            f"rule must be a clipping rule, such as FlatClipping(1.0) or AdaptiveClipping(), got "
-            f"{rule!r}"
-        )
-    if isinstance(rule.clip_norm, jax.core.Tracer):
-        raise TypeError(
-            "the clip norm must be a constant, got a traced value. Make the private gradient "
-            "outside jax.jit; rule=AdaptiveClipping() has a clip norm that changes"
-        )
+    constant = constant_rule(
+        clip_norm, rule, wanted="a clipping rule, such as FlatClipping(1.0) or AdaptiveClipping()"
+    )
     noise: NoiseSource
     if isinstance(mechanism, BandedDPSGD):
-        noise = CorrelatedNoise(mechanism, run_key, float(rule.clip_norm), noise_strategy)
+        noise = CorrelatedNoise(mechanism, run_key, float(constant.clip_norm), noise_strategy)
     else:
-        noise = IndependentNoise(mechanism, run_key, rule.clip_norm)
+        noise = IndependentNoise(mechanism, run_key, constant.clip_norm)
     return PrivateGradient(
-        loss_fn, mechanism, run_key, present, strategy, device_memory, rule, noise
+        loss_fn, mechanism, run_key, present, strategy, device_memory, constant, noise
     )

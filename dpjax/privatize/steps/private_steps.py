@@ -15,10 +15,43 @@ from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.room import devices_of_rows
 from dpjax.privatize.devices.spread_sums import shardings_of
 from dpjax.privatize.randomness.run_key import RunKey
+from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.sampling.choice import num_steps_of, sampler_for
 from dpjax.privatize.sampling.microbatches import microbatches
 from dpjax.privatize.sampling.sampler import Sampler
 from dpjax.privatize.steps.total import StepTotal
+
+
+def check_one_rule(caller: str, run_key: object, clip_norm: object, rule: object) -> None:
+    """Raises TypeError if `caller` got no run key, or not exactly one of clip norm and rule."""
+    if not isinstance(run_key, RunKey):
+        raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
+    if (clip_norm is None) == (rule is None):
+        raise TypeError(f"{caller} needs either clip_norm or rule, and not both")
+
+
+def constant_rule(clip_norm: float | None, rule: object, *, wanted: str) -> ClippingRule:
+    """Returns the rule with a constant clip norm that was asked for.
+
+    Args:
+        clip_norm: of a rule for all parameters together.
+        rule: instead of it.
+        wanted: what it must be, for the error about something else.
+
+    Raises:
+        TypeError: the rule is none, or its clip norm is traced.
+        ValueError: the clip norm is not positive.
+    """
+    if clip_norm is not None:
+        rule = FlatClipping(clip_norm)
+    if not isinstance(rule, ClippingRule):
+        raise TypeError(f"rule must be {wanted}, got {rule!r}")
+    if isinstance(rule.clip_norm, jax.core.Tracer):
+        raise TypeError(
+            "the clip norm must be a constant, got a traced value. Make the private gradient "
+            "outside jax.jit; rule=AdaptiveClipping() of private_gradient has one that changes"
+        )
+    return rule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,11 +15,11 @@ from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.spread_sums import Shardings
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.randomness.source import IndependentNoise
-from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
+from dpjax.privatize.rules.clipping_rules import ClippingRule
 from dpjax.privatize.sampling.choice import sampler_for
 from dpjax.privatize.steps.differences import clipped_differences
 from dpjax.privatize.steps.directions import Directions
-from dpjax.privatize.steps.private_steps import PrivateSteps
+from dpjax.privatize.steps.private_steps import PrivateSteps, check_one_rule, constant_rule
 from dpjax.privatize.steps.total import StepTotal
 
 
@@ -235,27 +235,14 @@ def private_zeroth_order_gradient(
         >>> total.grads.shape, params.shape
         ((1,), (2,))
     """
-    if not isinstance(run_key, RunKey):
-        raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
-    if (clip_norm is None) == (rule is None):
-        raise TypeError(
-            "private_zeroth_order_gradient needs either clip_norm or rule, and not both"
-        )
-    if clip_norm is not None:
-        rule = FlatClipping(clip_norm)
-    if not isinstance(rule, ClippingRule):
-        raise TypeError(
-            f"rule must be a clipping rule of one group, such as FlatClipping(1.0), got {rule!r}"
-        )
+    check_one_rule("private_zeroth_order_gradient", run_key, clip_norm, rule)
+    rule = constant_rule(
+        clip_norm, rule, wanted="a clipping rule of one group, such as FlatClipping(1.0)"
+    )
     if rule.group_names is not None:
         raise ValueError(
             "rule must have a single group, since differences belong to all parameters together, "
             f"got the groups {list(rule.group_names)}. Give clip_norm, or FlatClipping"
-        )
-    if isinstance(rule.clip_norm, jax.core.Tracer):
-        raise TypeError(
-            "the clip norm must be a constant, got a traced value. Make the private gradient "
-            "outside jax.jit"
         )
     if isinstance(mechanism, BandedDPSGD):
         raise TypeError(

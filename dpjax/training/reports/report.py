@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpjax_accounting import (
     NON_PRIVATE_WARNING,
@@ -16,7 +16,7 @@ from dpjax_accounting import (
 )
 
 from dpjax.privatize import BandedStrategy, NoiseStrategy, RunKey, describe_sampling, step_noise
-from dpjax.training.steps import ZerothOrder
+from dpjax.training.reports.user_sentences import EACH_GRADIENT
 
 _PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 _RUN_KEY_BITS = 256
@@ -60,12 +60,43 @@ def secret_draws(mechanism: Mechanism | None) -> tuple[str, ...]:
     return (_DRAWS,)
 
 
-def describe_gradients(mechanism: Mechanism) -> dict[str, str]:
-    """Returns how the gradients are paid for, an entry of `data_uses`."""
+class Summed(NamedTuple):
+    """What a step adds up, in the words of a report.
+
+    Attributes:
+        what: the summands, a phrase.
+        clipped: says that each of them is clipped, a clause.
+        added: says that they are added up and given noise, a sentence.
+
+    Example:
+        >>> GRADIENTS.what
+        'Gradients of the training records'
+    """
+
+    what: str
+    clipped: str
+    added: str
+
+
+GRADIENTS = Summed(
+    "Gradients of the training records",
+    EACH_GRADIENT,
+    "Their clipped gradients are added up, and noise is added once to the sum.",
+)
+DIFFERENCES = Summed(
+    "Differences of losses of the training records",
+    "Each difference of losses is clipped",
+    "Clipped differences of losses along random directions are added up, and noise is added once "
+    "to the sum: a zeroth-order gradient. The directions depend on no record.",
+)
+
+
+def describe_gradients(mechanism: Mechanism, summed: Summed = GRADIENTS) -> dict[str, str]:
+    """Returns how what a step adds up is paid for, an entry of `data_uses`."""
     return {
-        "use": "Gradients of the training records",
+        "use": summed.what,
         "status": "budgeted",
-        "explanation": "Each gradient is clipped, and noise is added to their sum. ε counts "
+        "explanation": f"{summed.clipped}, and noise is added to their sum. ε counts "
         f"{describe_sampling(mechanism).counted}.",
     }
 
@@ -100,7 +131,7 @@ def describe_implementation(
     target_epsilon: float | None,
     delta_is_default: bool,
     noise_strategy: NoiseStrategy | None = None,
-    zeroth_order: ZerothOrder | None = None,
+    summed: Summed = GRADIENTS,
 ) -> dict[str, Any] | None:
     """Returns how the mechanism was executed; None without privacy.
 
@@ -110,7 +141,7 @@ def describe_implementation(
         target_epsilon: that was asked for; None if a noise multiplier was.
         delta_is_default: whether δ was left to dpjax.
         noise_strategy: of noise that is correlated over steps; None of independent noise.
-        zeroth_order: of gradients from forward passes; None of back-propagation.
+        summed: what a step adds up.
     """
     if mechanism is None:
         return None
@@ -123,20 +154,10 @@ def describe_implementation(
         "noise_standard_deviation": _noise(mechanism, clip_norms[:1] if is_same else clip_norms),
         "gradient_divided_by": sampling.divided_by,
         "sampling": sampling.sentence,
-        "gradient_accumulation": _accumulation(zeroth_order),
+        "gradient_accumulation": "One step is one draw of records. It is computed in microbatches. "
+        f"{summed.added}",
         "noise_correlation": None if noise_strategy is None else _correlation(noise_strategy),
     }
-
-
-def _accumulation(zeroth_order: ZerothOrder | None) -> str:
-    step = "One step is one draw of records. It is computed in microbatches. "
-    if zeroth_order is None:
-        return f"{step}Their clipped gradients are added up, and noise is added once to the sum."
-    return (
-        f"{step}What the loss of a record changes by along random directions, of which a step has "
-        f"{zeroth_order.num_directions}, is clipped and added up, and noise is added once to the "
-        "sum: a zeroth-order gradient. The directions depend on no record."
-    )
 
 
 def _correlation(strategy: NoiseStrategy) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dpjax_accounting import Mechanism, UserLevelDPSGD
 _UNIT = re.compile(r"\b([Oo]ne|[Ww]hich|number of|draw of) record(s?)\b")
 _ONE_RECORD = "One record is "
 _NEIGHBOURS = "Neighbouring data sets differ by one "
-_EACH_GRADIENT = "Each gradient is clipped"
+EACH_GRADIENT = "Each gradient is clipped"
 
 
 def tell_of_users(
@@ -71,4 +71,4 @@ def _neighbours_of_users(sentence: str) -> str:
 
 def _use_of_users(use: dict[str, str]) -> dict[str, str]:
     clipped = "The gradient of each user that was drawn is clipped as one"
-    return use | {"explanation": use["explanation"].replace(_EACH_GRADIENT, clipped)}
+    return use | {"explanation": use["explanation"].replace(EACH_GRADIENT, clipped)}

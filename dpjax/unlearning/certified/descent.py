@@ -86,6 +86,7 @@ def noisy_descent(
         seed: of the order of records, which need not be secret.
 
     Raises:
+        TypeError: a trained parameter is not float32.
         ValueError: there is no retained record.
 
     Example:
@@ -120,6 +121,13 @@ def noisy_descent(
     """
     if not len(retain):
         raise ValueError("retain must hold at least 1 record, got 0")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model.trainable):
+        if leaf.dtype != jnp.float32:
+            # Norms and noise of fewer digits would not be those of the proof.
+            raise TypeError(
+                f"trained parameters must be float32, got {leaf.dtype} at "
+                f"{jax.tree_util.keystr(path)}: load the model in float32"
+            )
     loss = make_tuning_loss(model.graphdef)
 
     def mean_of_records(trainable: PyTree, frozen: PyTree, records: TokenRecord) -> jax.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,8 @@ class TokenRecord(NamedTuple):
 
 # (trained parameters, those before unlearning, frozen ones, forget record, retained record).
 Loss = Callable[[PyTree, PyTree, PyTree, TokenRecord, TokenRecord], jax.Array]
+# (model, model before unlearning, forget record, retained record).
+_Objective = Callable[[CausalLM, CausalLM, TokenRecord, TokenRecord], jax.Array]
 
 
 def make_loss(graphdef: Any, config: UnlearnConfig, *, key: jax.Array) -> Loss:
@@ -43,16 +46,15 @@ def make_loss(graphdef: Any, config: UnlearnConfig, *, key: jax.Array) -> Loss:
         key: a JAX key for the direction of rmu; no other method draws anything.
     """
     options: dict[str, Any] = config.method_options()
-    make = {
-        "grad_ascent": _make_grad_ascent,
-        "grad_diff": _make_grad_diff,
-        "npo": _make_npo,
-        "simnpo": _make_simnpo,
-        "undial": _make_undial,
-    }.get(config.method)
-    if make is None:
-        return _make_rmu(graphdef, key, **options)
-    return make(graphdef, **options)
+    objectives: dict[str, _Objective] = {
+        "grad_ascent": _grad_ascent,
+        "grad_diff": partial(_grad_diff, **options),
+        "npo": partial(_npo, **options),
+        "simnpo": partial(_simnpo, **options),
+        "undial": partial(_undial, **options),
+        "rmu": partial(_rmu, key, **options),
+    }
+    return _of_parameters(graphdef, objectives[config.method])
 
 
 def mean_loss(model: CausalLM, record: TokenRecord) -> jax.Array:
@@ -63,120 +65,106 @@ def mean_loss(model: CausalLM, record: TokenRecord) -> jax.Array:
 
 def make_tuning_loss(graphdef: Any) -> Loss:
     """Makes ℓ of the forget record: descending it learns the record again."""
-
-    def loss(
-        trainable: PyTree, start: PyTree, frozen: PyTree, forget: TokenRecord, retain: TokenRecord
-    ) -> jax.Array:
-        del start, retain
-        return mean_loss(nnx.merge(graphdef, trainable, frozen), forget)
-
-    return loss
+    return _of_parameters(graphdef, _tuning)
 
 
-def _make_grad_ascent(graphdef: Any) -> Loss:
-    def loss(
-        trainable: PyTree, start: PyTree, frozen: PyTree, forget: TokenRecord, retain: TokenRecord
-    ) -> jax.Array:
-        del start, retain
-        return formulas.grad_ascent(mean_loss(nnx.merge(graphdef, trainable, frozen), forget))
-
-    return loss
-
-
-def _make_grad_diff(graphdef: Any, **options: Any) -> Loss:
-    def loss(
-        trainable: PyTree, start: PyTree, frozen: PyTree, forget: TokenRecord, retain: TokenRecord
-    ) -> jax.Array:
-        del start
-        model = nnx.merge(graphdef, trainable, frozen)
-        return formulas.grad_diff(mean_loss(model, forget), mean_loss(model, retain), **options)
-
-    return loss
-
-
-def _make_npo(graphdef: Any, **options: Any) -> Loss:
+def _of_parameters(graphdef: Any, objective: _Objective) -> Loss:
     def loss(
         trainable: PyTree, start: PyTree, frozen: PyTree, forget: TokenRecord, retain: TokenRecord
     ) -> jax.Array:
         model = nnx.merge(graphdef, trainable, frozen)
-        reference = _reference(graphdef, start, frozen)
-        return formulas.npo(
-            _log_prob(model, forget),
-            _log_prob(reference, forget),
-            mean_loss(model, retain),
-            **options,
-        )
+        # What an objective does not ask of it is not computed.
+        reference = nnx.merge(graphdef, jax.lax.stop_gradient(start), frozen)
+        return objective(model, reference, forget, retain)
 
     return loss
 
 
-def _make_simnpo(graphdef: Any, **options: Any) -> Loss:
-    def loss(
-        trainable: PyTree, start: PyTree, frozen: PyTree, forget: TokenRecord, retain: TokenRecord
-    ) -> jax.Array:
-        del start
-        model = nnx.merge(graphdef, trainable, frozen)
-        return formulas.simnpo(mean_loss(model, forget), mean_loss(model, retain), **options)
-
-    return loss
+def _tuning(
+    model: CausalLM, reference: CausalLM, forget: TokenRecord, retain: TokenRecord
+) -> jax.Array:
+    del reference, retain
+    return mean_loss(model, forget)
 
 
-def _make_undial(graphdef: Any, **options: Any) -> Loss:
-    def loss(
-        trainable: PyTree, start: PyTree, frozen: PyTree, forget: TokenRecord, retain: TokenRecord
-    ) -> jax.Array:
-        model = nnx.merge(graphdef, trainable, frozen)
-        logits, of_reference = (
-            # Nothing follows the last token.
-            each(forget.input_ids, forget.attention_mask)[:-1]
-            for each in (model, _reference(graphdef, start, frozen))
-        )
-        return formulas.undial(
-            logits,
-            of_reference,
-            forget.input_ids[1:],
-            forget.loss_mask[1:],
-            mean_loss(model, retain),
-            **options,
-        )
-
-    return loss
+def _grad_ascent(
+    model: CausalLM, reference: CausalLM, forget: TokenRecord, retain: TokenRecord
+) -> jax.Array:
+    del reference, retain
+    return formulas.grad_ascent(mean_loss(model, forget))
 
 
-def _make_rmu(
-    graphdef: Any, key: jax.Array, *, layer: int | None, steering: float, retain_weight: float
-) -> Loss:
-    def loss(
-        trainable: PyTree, start: PyTree, frozen: PyTree, forget: TokenRecord, retain: TokenRecord
-    ) -> jax.Array:
-        model = nnx.merge(graphdef, trainable, frozen)
-        after = max(1, model.config.num_layers // 2) if layer is None else layer
-        # Entries between 0 and 1, as in the paper.
-        drawn = jax.random.uniform(key, (model.config.hidden_size,))
-
-        def hidden(each: CausalLM, record: TokenRecord) -> jax.Array:
-            texts = record.input_ids, record.attention_mask
-            # Without the norm of the last layer: that would fix their length.
-            states: jax.Array = each.transformer.hidden_below(*texts, after)
-            return states
-
-        return formulas.rmu(
-            hidden(model, forget),
-            forget.attention_mask,
-            hidden(model, retain),
-            hidden(_reference(graphdef, start, frozen), retain),
-            retain.attention_mask,
-            drawn / jnp.linalg.norm(drawn),
-            steering=steering,
-            retain_weight=retain_weight,
-        )
-
-    return loss
+def _grad_diff(
+    model: CausalLM, reference: CausalLM, forget: TokenRecord, retain: TokenRecord, **options: Any
+) -> jax.Array:
+    del reference
+    return formulas.grad_diff(mean_loss(model, forget), mean_loss(model, retain), **options)
 
 
-def _reference(graphdef: Any, start: PyTree, frozen: PyTree) -> CausalLM:
-    model: CausalLM = nnx.merge(graphdef, jax.lax.stop_gradient(start), frozen)
-    return model
+def _npo(
+    model: CausalLM, reference: CausalLM, forget: TokenRecord, retain: TokenRecord, **options: Any
+) -> jax.Array:
+    return formulas.npo(
+        _log_prob(model, forget), _log_prob(reference, forget), mean_loss(model, retain), **options
+    )
+
+
+def _simnpo(
+    model: CausalLM, reference: CausalLM, forget: TokenRecord, retain: TokenRecord, **options: Any
+) -> jax.Array:
+    del reference
+    return formulas.simnpo(mean_loss(model, forget), mean_loss(model, retain), **options)
+
+
+def _undial(
+    model: CausalLM, reference: CausalLM, forget: TokenRecord, retain: TokenRecord, **options: Any
+) -> jax.Array:
+    logits, of_reference = (
+        # Nothing follows the last token.
+        each(forget.input_ids, forget.attention_mask)[:-1]
+        for each in (model, reference)
+    )
+    return formulas.undial(
+        logits,
+        of_reference,
+        forget.input_ids[1:],
+        forget.loss_mask[1:],
+        mean_loss(model, retain),
+        **options,
+    )
+
+
+def _rmu(
+    key: jax.Array,
+    model: CausalLM,
+    reference: CausalLM,
+    forget: TokenRecord,
+    retain: TokenRecord,
+    *,
+    layer: int | None,
+    steering: float,
+    retain_weight: float,
+) -> jax.Array:
+    after = max(1, model.config.num_layers // 2) if layer is None else layer
+    # Entries between 0 and 1, as in the paper.
+    drawn = jax.random.uniform(key, (model.config.hidden_size,))
+
+    def hidden(each: CausalLM, record: TokenRecord) -> jax.Array:
+        texts = record.input_ids, record.attention_mask
+        # Without the norm of the last layer: that would fix their length.
+        states: jax.Array = each.transformer.hidden_below(*texts, after)
+        return states
+
+    return formulas.rmu(
+        hidden(model, forget),
+        forget.attention_mask,
+        hidden(model, retain),
+        hidden(reference, retain),
+        retain.attention_mask,
+        drawn / jnp.linalg.norm(drawn),
+        steering=steering,
+        retain_weight=retain_weight,
+    )
 
 
 def _log_prob(model: CausalLM, record: TokenRecord) -> jax.Array:
