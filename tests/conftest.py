@@ -8,6 +8,7 @@ import importlib.util
 import tempfile
 import zlib
 
+import hypothesis
 import jax
 import pytest
 
@@ -90,6 +91,9 @@ def pytest_collection_finish():
 
     Tracing makes so many small objects that it would do so several times for each run.
     """
+    # At its first use hypothesis looks for what refers to its generator, and finds nothing that is
+    # frozen: old versions then warn.
+    hypothesis.given(hypothesis.strategies.none())(lambda _: None)()
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 10)
