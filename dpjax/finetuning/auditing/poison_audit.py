@@ -96,7 +96,9 @@ def execute_poisoning(config: PoisonConfig, console: Console | None = None) -> P
 
 def _set_up(recipe: FinetuneConfig, folder: PoisonFolder) -> Run:
     """Checks a recipe. Its own folder is never made: each model has one."""
-    run = set_up(dataclasses.replace(recipe, output_dir=str(folder.models / "recipe")))
+    run = set_up(
+        dataclasses.replace(recipe, output_dir=str(folder.models / "recipe")), adds_records=True
+    )
     assert isinstance(run, Run)
     return run
 

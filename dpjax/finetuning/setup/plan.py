@@ -189,6 +189,7 @@ def prepare(
     started_at: datetime.datetime | None = None,
     device_memory: int | None = None,
     owner_training: OwnerTraining | None = None,
+    adds_records: bool = False,
 ) -> Plan:
     """Checks checkpoint and data, encodes the records, and fixes the mechanism.
 
@@ -198,6 +199,7 @@ def prepare(
         device_memory: bytes that one device can use; default: as `compute.device_memory_gb` says,
             or those of the default device.
         owner_training: what an owner does in a step; None where it is one gradient.
+        adds_records: whether records will be added to those of the data.
 
     Raises:
         FileNotFoundError, ValueError: something given does not exist or does not fit; the message
@@ -266,6 +268,9 @@ def prepare(
     with _naming(config.eval_data):
         evaluation = task.encode(eval_records, tokenizer, config.training.max_length)
         prompts = task.prompts(config, eval_records, tokenizer)
+    if not (config.audit.num_canaries or adds_records):
+        # Records that are added later, such as canaries, may have more targets than any of these.
+        task = task.with_encoded(train)
     _check_answers_fit(config, prompts, model.max_positions)
     if not config.non_private:
         recipe = fix_noise(recipe, config.privacy, delta)

@@ -136,7 +136,10 @@ class MeasuredRun:
 
 
 def set_up(
-    config: FinetuneConfig, owner_training: OwnerTraining | None = None
+    config: FinetuneConfig,
+    owner_training: OwnerTraining | None = None,
+    *,
+    adds_records: bool = False,
 ) -> Run | MeasuredRun:
     """Does all that can fail because of what was asked: nothing is compiled or written.
 
@@ -149,6 +152,7 @@ def set_up(
     Args:
         config: what was asked for.
         owner_training: what an owner does in a step; None where it is one gradient.
+        adds_records: whether the caller adds records to those of the data.
 
     Raises:
         FileNotFoundError, FileExistsError, ValueError: what was wrong, the value seen, what to do.
@@ -178,7 +182,9 @@ def set_up(
             result = result_of_lead(directory.path, in_lead(lambda: load_result(directory)))
             return MeasuredRun(directory, lock, result)
         resumes = RunState[state] is RunState.UNFINISHED
-        return _make_run(config, directory, lock, resumes, tuple(notices), owner_training)
+        return _make_run(
+            config, directory, lock, resumes, tuple(notices), owner_training, adds_records
+        )
     except BaseException:
         if lock is not None:
             lock.release()
@@ -208,6 +214,7 @@ def _make_run(
     resumes: bool,
     notices: tuple[str, ...],
     owner_training: OwnerTraining | None,
+    adds_records: bool,
 ) -> Run:
     stored = from_lead(lambda: identity.read(directory.identity)) if resumes else {}
     now = from_lead(lambda: datetime.datetime.now().replace(microsecond=0).isoformat())
@@ -229,6 +236,7 @@ def _make_run(
             started_at=started_at,
             device_memory=memory,
             owner_training=owner_training,
+            adds_records=adds_records,
         )
     )
     prepared = resolve_scan_layers(prepared)

@@ -174,6 +174,16 @@ class Task(abc.ABC):
     ) -> EncodedRecords:
         """Returns the records as arrays."""
 
+    def with_encoded(self, train: EncodedRecords) -> Task:
+        """Returns the task with what it learns from the training records as arrays."""
+        del train
+        return self
+
+    def most_logits(self, max_length: int) -> int:
+        """Returns at how many positions of a record a token is predicted, at most."""
+        # Nothing follows the last token.
+        return self.texts_per_record * max(1, max_length - 1)
+
     def prompts(
         self, config: FinetuneConfig, held_out: RecordColumns, tokenizer: PreTrainedTokenizerBase
     ) -> HeldOutPrompts | None:

@@ -15,6 +15,7 @@ from flax import nnx
 from dpjax.audit import find_unused_tokens
 from dpjax.basics.typing import PyTree
 from dpjax.data import (
+    EncodedRecords,
     LanguageDataset,
     LanguageRecords,
     Texts,
@@ -29,23 +30,37 @@ from dpjax.finetuning.tasks.base import (
     Measure,
     merge_for_record,
 )
-from dpjax.finetuning.tasks.language import EVALUATED_CHUNK, LanguageTask
+from dpjax.finetuning.tasks.language import EVALUATED_CHUNK, LanguageTask, Targets
 from dpjax.models import causal_lm_loss, token_losses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# With a greater share of all positions little would be saved.
+_PICKED_SHARE = 2 / 3
+
+
 class LanguageBatch(NamedTuple):
     """Encoded texts of one static shape: `(b, T)` int32, and twice `(b, T)` bool.
 
-    `dropout_keys`, `(b, 2)` uint32, is there while adapters are trained with dropout.
+    `targets` are there where the logits of other tokens are left out; then the loss reads them
+    instead of `loss_mask`. `dropout_keys`, `(b, 2)` uint32, is there while adapters are trained
+    with dropout.
     """
 
     input_ids: jax.Array
     attention_mask: jax.Array
     loss_mask: jax.Array
+    targets: Targets | None = None
     dropout_keys: jax.Array | None = None
+
+    def predicted(self, hidden: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns hidden states of one record, the token that each predicts, and which count."""
+        if self.targets is None:
+            # Nothing follows the last token.
+            return hidden[:-1], self.input_ids[1:], self.loss_mask[1:]
+        return hidden[self.targets.places], self.targets.ids, self.targets.counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +102,12 @@ class CausalLanguage(LanguageTask):
 
     Attributes:
         reduction: whether the loss of a record is the mean or the sum over its tokens that count.
+        max_targets: the most tokens of a training record that count, where they are so few that
+            the logits of other tokens are left out; None where all are computed.
     """
 
     reduction: Literal["mean", "sum"] = "mean"
+    max_targets: int | None = None
 
     evaluation_batch_size: ClassVar[int] = 16
     texts_per_record: ClassVar[int] = 1
@@ -137,6 +155,18 @@ class CausalLanguage(LanguageTask):
             records, tokenizer, max_length, separator=self.separator, today=self.today
         )
 
+    def with_encoded(self, train: EncodedRecords) -> CausalLanguage:
+        """Returns the task with `max_targets`, if it is worth while to leave logits out."""
+        assert isinstance(train, LanguageDataset)
+        most = int(train.loss_mask.sum(axis=1).max())
+        is_worth_it = most <= _PICKED_SHARE * (train.input_ids.shape[1] - 1)
+        return dataclasses.replace(self, max_targets=most if is_worth_it else None)
+
+    def most_logits(self, max_length: int) -> int:
+        """Returns at how many positions of a record a token is predicted, at most."""
+        positions = super().most_logits(max_length)
+        return positions if self.max_targets is None else min(positions, self.max_targets)
+
     def prompts(
         self, config: FinetuneConfig, held_out: LanguageRecords, tokenizer: PreTrainedTokenizerBase
     ) -> HeldOutPrompts | None:
@@ -154,7 +184,19 @@ class CausalLanguage(LanguageTask):
 
     def batch(self, records: LanguageDataset) -> LanguageBatch:
         """Returns ids, mask and the tokens that count."""
-        return LanguageBatch(records.input_ids, records.attention_mask, records.loss_mask)
+        return LanguageBatch(
+            records.input_ids,
+            records.attention_mask,
+            records.loss_mask,
+            self._targets(records.input_ids, records.loss_mask),
+        )
+
+    def _targets(self, input_ids: np.ndarray, loss_mask: np.ndarray) -> Targets | None:
+        most = self.max_targets
+        # A held-out record, or one that was added, may have more than room was made for.
+        if most is None or int(loss_mask.sum(axis=1).max(initial=0)) > most:
+            return None
+        return Targets.pick(input_ids, loss_mask, most)
 
     def loss_fn(self, graphdef: Any) -> Loss:
         """Makes the cross-entropy of the tokens that count, their sum or mean, in nats."""
@@ -162,15 +204,16 @@ class CausalLanguage(LanguageTask):
 
         def loss(trainable: PyTree, record: LanguageBatch, frozen: PyTree) -> jax.Array:
             model = merge_for_record(graphdef, trainable, frozen, record)
-            # Nothing follows the last token.
-            hidden = model.hidden_states(record.input_ids, record.attention_mask)[:-1]
+            hidden, targets, counts = record.predicted(
+                model.hidden_states(record.input_ids, record.attention_mask)
+            )
             head, vocab_axis = model.head_weights()
             return causal_lm_loss(
                 hidden,
                 head,
                 vocab_axis=vocab_axis,
-                targets=record.input_ids[1:],
-                loss_mask=record.loss_mask[1:],
+                targets=targets,
+                loss_mask=counts,
                 reduction=self.reduction,
                 vocab_chunk=vocab_chunk,
                 logit_softcap=model.config.logit_softcap,
@@ -188,11 +231,12 @@ class CausalLanguage(LanguageTask):
             trainable: PyTree, frozen: PyTree, batch: LanguageBatch
         ) -> tuple[jax.Array, jax.Array]:
             model = nnx.merge(graphdef, trainable, frozen)
-            hidden = model.hidden_states(batch.input_ids, batch.attention_mask)[:, :-1]
+            hidden = model.hidden_states(batch.input_ids, batch.attention_mask)
             head, vocab_axis = model.head_weights()
             chunk = vocab_chunk or min(EVALUATED_CHUNK, model.config.vocab_size)
 
-            def mean_loss(hidden: jax.Array, targets: jax.Array, counts: jax.Array) -> jax.Array:
+            def mean_loss(hidden: jax.Array, record: LanguageBatch) -> tuple[jax.Array, jax.Array]:
+                hidden, targets, counts = record.predicted(hidden)
                 each = token_losses(
                     hidden,
                     head,
@@ -202,11 +246,11 @@ class CausalLanguage(LanguageTask):
                     logit_softcap=model.config.logit_softcap,
                     addition=model.head_addition(hidden),
                 )
-                return jnp.sum(jnp.where(counts, each, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
+                number = jnp.sum(counts)
+                total = jnp.sum(jnp.where(counts, each, 0.0))
+                return total / jnp.maximum(number, 1), number
 
-            counts = batch.loss_mask[:, 1:]
-            losses = jax.vmap(mean_loss)(hidden, batch.input_ids[:, 1:], counts)
-            return losses, jnp.sum(counts, axis=-1)
+            return jax.vmap(mean_loss)(hidden, batch)
 
         return measure
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import jax
+import numpy as np
 
 from dpjax.data import Completions, Conversations, encode_prompts, find_prompts
 from dpjax.finetuning.config import FinetuneConfig
@@ -20,6 +21,37 @@ if TYPE_CHECKING:
 
 EVALUATED_CHUNK = 8192
 """Bounds the logits held at once in an evaluation where nobody has asked for a number."""
+
+
+class Targets(NamedTuple):
+    """The tokens of a text that count, apart from the others: three arrays `(..., K)`.
+
+    Attributes:
+        places: int32, the position that predicts the token; 0 where there are fewer than K.
+        ids: int32, the token.
+        counts: bool, False where there are fewer.
+    """
+
+    places: jax.Array
+    ids: jax.Array
+    counts: jax.Array
+
+    @classmethod
+    def pick(cls, input_ids: np.ndarray, loss_mask: np.ndarray, most: int) -> Targets:
+        """Returns the tokens of `(N, T)` that count, at most `most` in a row, in their order.
+
+        Example:
+            >>> ids, counts = np.array([[5, 6, 7]]), np.array([[False, False, True]])
+            >>> [each.tolist() for each in Targets.pick(ids, counts, most=2)]
+            [[[1, 0]], [[7, 0]], [[True, False]]]
+        """
+        columns = np.argsort(~loss_mask, axis=1, kind="stable")[:, :most]
+        counts = np.take_along_axis(loss_mask, columns, axis=1)
+        ids = np.where(counts, np.take_along_axis(input_ids, columns, axis=1), 0)
+        places = np.where(counts, columns - 1, 0)
+        arrays = places.astype(np.int32), ids.astype(np.int32), counts
+        short = ((0, 0), (0, most - columns.shape[1]))
+        return cls(*(np.pad(array, short) for array in arrays))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,12 @@ def resolve_vocab_chunk(plan: Plan, num_devices: int = 1) -> Plan:
         num_devices: among how many devices the records of a microbatch are divided.
     """
     config = plan.config
-    if not plan.task.texts_per_record or config.compute.vocab_chunk != "auto":
+    most_logits = plan.task.most_logits(config.training.max_length)
+    if not most_logits or config.compute.vocab_chunk != "auto":
         return plan
     size = config.records_at_once
     records = largest_wanted(plan) if isinstance(size, str) else -(-size // num_devices)
-    # Nothing follows the last token.
-    num_tokens = plan.task.texts_per_record * records * max(1, config.training.max_length - 1)
+    num_tokens = records * most_logits
     vocab_size = read_config(plan.checkpoint).vocab_size
     chunk = choose_vocab_chunk(num_tokens, vocab_size, plan.device_memory)
     config = with_vocab_chunk(config, chunk)

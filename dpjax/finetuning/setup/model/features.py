@@ -26,9 +26,11 @@ def abstract_records(plan: Plan, axes: tuple[int, ...], length: int | None = Non
         length: how many tokens they have; None for the greatest length.
     """
     length = plan.config.training.max_length if length is None else length
+    longest = plan.train.input_ids.shape[1]
 
     def with_axes(leaf: np.ndarray) -> jax.ShapeDtypeStruct:
-        tokens = () if leaf.ndim == 1 else (length,)
+        # An axis that is not of tokens, such as that of targets, is shorter than this.
+        tokens = tuple(length if size == longest else size for size in leaf.shape[1:])
         return jax.ShapeDtypeStruct((*axes, *tokens), leaf.dtype)
 
     return jax.tree.map(with_axes, plan.task.batch(plan.train.take(np.zeros(1, int))))
