@@ -90,7 +90,7 @@ def _quality_of_texts(result: FinetuneResult) -> dict[str, float]:
     }
 
 
-# Not tuned, but for the words before a completion. The meaning alone has SmolLM2 go on with code.
+# Chosen on training texts, as the rank was. The meaning alone has SmolLM2 go on with code.
 _BEFORE_TEXT = "\nA sentence that says all of this:\n"
 E2E = Recipe(
     name="e2e-smollm2",
