@@ -183,7 +183,7 @@ class PrivateTraining:
         self.batches, self.add = private.batches, private.add
 
     def zeros(self, params: PyTree, step: int, state: PyTree = None) -> StepTotal:
-        """Returns the total that a step starts from, with the clip norm of the state, if it has one.
+        """Returns the total that a step starts from, with the clip norm of the state if any.
 
         Raises:
             TypeError: the clip norm adapts, and the state has none.

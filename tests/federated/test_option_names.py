@@ -55,7 +55,10 @@ MISTAKES = (
     ({"server": {"optimizer": "adam"}}, r"server\.optimizer must be one of"),
     ({"server": {"learning_rate": 0.0}}, r"server\.learning_rate must be positive"),
     ({"non_private": True}, "drop one or the other"),
-    ({"audit": {"num_canaries": 10}, "privacy": {"noise_multiplier": 4.0, "ledger": "l"}}, "ledger"),
+    (
+        {"audit": {"num_canaries": 10}, "privacy": {"noise_multiplier": 4.0, "ledger": "l"}},
+        "ledger",
+    ),
     ({"resume": True, "overwrite": True}, "give one of them"),
 )
 

@@ -171,15 +171,13 @@ def describe_implementation(
     }
 
 
-def _adaptation(
-    mechanism: Mechanism, adaptive: AdaptiveClipping | None
-) -> dict[str, Any] | None:
+def _adaptation(mechanism: Mechanism, adaptive: AdaptiveClipping | None) -> dict[str, Any] | None:
     """Returns how the clip norm moves, with the noise of the count that it follows."""
     if adaptive is None or not isinstance(mechanism, AdaptiveClippingDPSGD):
         return None
     return {
-        "sentence": "Each step also releases how many contributions were not clipped, with Gaussian "
-        "noise, and multiplies the clip norm by exp(-learning_rate (share - target_quantile)), "
+        "sentence": "Each step also releases how many contributions were not clipped, with "
+        "Gaussian noise, and multiplies the clip norm by exp(-learning_rate (share - target_quantile)), "
         "share being that noisy number over the expected batch size. The mechanism counts both "
         "releases. The clip norm and the noise standard deviation stated are those of the first "
         "step; the noise stays in proportion to the clip norm.",
