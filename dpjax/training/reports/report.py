@@ -177,10 +177,10 @@ def _adaptation(mechanism: Mechanism, adaptive: AdaptiveClipping | None) -> dict
         return None
     return {
         "sentence": "Each step also releases how many contributions were not clipped, with "
-        "Gaussian noise, and multiplies the clip norm by exp(-learning_rate (share - target_quantile)), "
-        "share being that noisy number over the expected batch size. The mechanism counts both "
-        "releases. The clip norm and the noise standard deviation stated are those of the first "
-        "step; the noise stays in proportion to the clip norm.",
+        "Gaussian noise, and multiplies the clip norm by exp(-learning_rate (share - "
+        "target_quantile)), share being that noisy number over the expected batch size. The "
+        "mechanism counts both releases. The clip norm and the noise standard deviation stated are "
+        "those of the first step; the noise stays in proportion to the clip norm.",
         "target_quantile": adaptive.target_quantile,
         "learning_rate": adaptive.learning_rate,
         "count_stddev": mechanism.count_stddev,
