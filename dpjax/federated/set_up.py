@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 
 from dpjax.federated.config import FederatedConfig
-from dpjax.federated.option_names import naming_options
+from dpjax.federated.option_names import in_names_of_command, naming_options
 from dpjax.federated.rounds import ClientRounds
 from dpjax.federated.run_config import FederatedRunConfig
 from dpjax.finetuning import FinetuneResult, execute, set_up
@@ -36,7 +37,11 @@ def set_up_federated(config: FederatedConfig) -> Any:
     """
     with naming_options(config.eval_data.path):
         run_config = FederatedRunConfig.of(config)
-        return set_up(run_config, ClientRounds(run_config))
+        run: Any = set_up(run_config, ClientRounds(run_config))
+    # A run that only forgets its secrets has nothing to say.
+    if not hasattr(run, "notices"):
+        return run
+    return dataclasses.replace(run, notices=tuple(map(in_names_of_command, run.notices)))
 
 
 def execute_federated(
