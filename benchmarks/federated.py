@@ -4,8 +4,10 @@
 
 Each client trains adapters on its own records of random tokens, and its update is clipped and added
 up. One way compiles the local training of one client and calls it for each client in a loop of
-Python, as simulators do that hand clients to workers. The others take several clients at once under
-`jax.vmap` (`dpjax.federated.client_loss`). All give the same sum, and take turns.
+Python. The others are one program for all clients (`dpjax.federated.client_loss`), which trains
+them one after another, or several at once under `jax.vmap`. Where flwr and ray are installed, on a
+CPU, Flower's simulation hands the same compiled client to a worker for each core. All give the same
+sum, and take turns.
 
 Beside the table stands ε for the clients by dpjax's accountant, and by Flower's where the package
 flwr is installed: that accountant counts no amplification by sampling.
@@ -40,6 +42,7 @@ from dpjax.finetuning.tasks.causal_lm import CausalLanguage, LanguageBatch
 from dpjax.models import Loading
 
 LOOP = "a loop over clients"
+IN_TURN = "one program, in turn"
 FLOWER = "Flower's simulation"
 _CLIP_NORM, _DELTA = 0.1, 1e-5
 
@@ -137,10 +140,10 @@ def make_round(options: Options) -> dict[str, Callable[[], Any]]:
             total = jax.tree.map(jnp.add, total, update)
         return jax.block_until_ready(total)
 
-    def at_once(number: int) -> Callable[[], Any]:
+    def at_once(number: int, *, in_turn: bool = False) -> Callable[[], Any]:
         @jax.jit
         def summed(params: Any, clients: Any, frozen: Any) -> Any:
-            of_client = client_loss(made.loss, made.optimizer)
+            of_client = client_loss(made.loss, made.optimizer, in_turn=in_turn)
             clipped = clipped_grad(
                 lambda params, client: of_client(params, client, frozen),
                 clip_norm=_CLIP_NORM,
@@ -151,7 +154,8 @@ def make_round(options: Options) -> dict[str, Callable[[], Any]]:
 
         return lambda: jax.block_until_ready(summed(params, made.records, frozen))
 
-    return {LOOP: loop} | {f"{number} at once": at_once(number) for number in options.at_once}
+    ways = {f"{number} at once": at_once(number) for number in options.at_once}
+    return {LOOP: loop, IN_TURN: at_once(options.num_clients, in_turn=True)} | ways
 
 
 def train_for_flower(options: Options, number: int, arrays: list[np.ndarray]) -> list[np.ndarray]:
