@@ -93,6 +93,7 @@ def test_noise_is_calibrated_for_both_releases(adaptive):
 def relative_noise(options):
     """Standard deviation of what is added to a sum in a round, over C."""
     options["clients"] |= {"local_learning_rate": 1e-12}
+    options["compute"] = {"cache_frozen": "never"}
     run = prepared(options)
     stage = begin_stage(run, run.plan)
     steps = loop._make_steps(run, stage.optimizer)
@@ -100,7 +101,7 @@ def relative_noise(options):
     total = steps.zeros(stage.params, 0, stage.state)
     for rows, mask in loop._batches(run, steps, 0):
         total = steps.add(total, stage.params, rows, mask, run.model.frozen)
-    before = [np.asarray(leaf) for leaf in jax.tree.leaves(stage.params)]
+    before = [np.array(leaf) for leaf in jax.tree.leaves(stage.params)]
     params, state = steps.update(total, 0, stage.params, stage.state)
     moved = [np.ravel(a - b) for a, b in zip(jax.tree.leaves(params), before, strict=True)]
     assert float(state.clip_norm) != clip_norm
