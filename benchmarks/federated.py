@@ -42,7 +42,6 @@ from dpjax.finetuning.tasks.causal_lm import CausalLanguage, LanguageBatch
 from dpjax.models import Loading
 
 LOOP = "a loop over clients"
-IN_TURN = "one program, in turn"
 FLOWER = "Flower's simulation"
 _CLIP_NORM, _DELTA = 0.1, 1e-5
 
@@ -62,7 +61,7 @@ class Options(CheckedOptions):
     """Records of a local step."""
     length: int = 32
     """Tokens of a record."""
-    at_once: tuple[int, ...] = (10, 25, 100)
+    at_once: tuple[int, ...] = (1, 4, 10, 100)
     """Clients that are trained at once."""
     flower: bool = True
     """Run the round in Flower's simulation too, where it is installed and the device is a CPU."""
@@ -140,10 +139,10 @@ def make_round(options: Options) -> dict[str, Callable[[], Any]]:
             total = jax.tree.map(jnp.add, total, update)
         return jax.block_until_ready(total)
 
-    def at_once(number: int, *, in_turn: bool = False) -> Callable[[], Any]:
+    def at_once(number: int) -> Callable[[], Any]:
         @jax.jit
         def summed(params: Any, clients: Any, frozen: Any) -> Any:
-            of_client = client_loss(made.loss, made.optimizer, in_turn=in_turn)
+            of_client = client_loss(made.loss, made.optimizer)
             clipped = clipped_grad(
                 lambda params, client: of_client(params, client, frozen),
                 clip_norm=_CLIP_NORM,
@@ -154,8 +153,8 @@ def make_round(options: Options) -> dict[str, Callable[[], Any]]:
 
         return lambda: jax.block_until_ready(summed(params, made.records, frozen))
 
-    ways = {f"{number} at once": at_once(number) for number in options.at_once}
-    return {LOOP: loop, IN_TURN: at_once(options.num_clients, in_turn=True)} | ways
+    ways = {f"one program, {number} at once": at_once(number) for number in options.at_once}
+    return {LOOP: loop} | ways
 
 
 def train_for_flower(options: Options, number: int, arrays: list[np.ndarray]) -> list[np.ndarray]:

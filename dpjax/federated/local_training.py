@@ -124,7 +124,6 @@ def client_loss(
     optimizer: optax.GradientTransformation,
     *,
     epochs: int = 1,
-    in_turn: bool | None = None,
 ) -> Callable[..., jax.Array]:
     """Makes a loss of one client whose gradient is its pseudo-gradient: minus its local update.
 
@@ -142,9 +141,6 @@ def client_loss(
         loss_fn: `(params, example, *shared) -> scalar`.
         optimizer: of the local steps.
         epochs: passes over a client's batches.
-        in_turn: whether one program trains the clients of a microbatch one after another, or all at
-            once. Default: one after another on CPUs, where a client's numbers then stay in the
-            cache. Results differ by rounding only.
 
     Returns:
         `(params, client, *shared) -> float32 scalar`, for `private_gradient`; the client as
@@ -180,20 +176,14 @@ def client_loss(
     """
     _check_epochs(epochs)
 
-    def train(params: PyTree, client: PyTree, shared: tuple[PyTree, ...]) -> LocalUpdate:
-        return local_update(loss_fn, optimizer, params, client, *shared, epochs=epochs)
-
-    if jax.default_backend() == "cpu" if in_turn is None else in_turn:
-        train = jax.custom_batching.sequential_vmap(train)
-
     @jax.custom_vjp
     def loss(params: PyTree, client: PyTree, shared: tuple[PyTree, ...]) -> jax.Array:
-        return train(params, client, shared).loss
+        return local_update(loss_fn, optimizer, params, client, *shared, epochs=epochs).loss
 
     def forward(
         params: PyTree, client: PyTree, shared: tuple[PyTree, ...]
     ) -> tuple[jax.Array, PyTree]:
-        done = train(params, client, shared)
+        done = local_update(loss_fn, optimizer, params, client, *shared, epochs=epochs)
         like = jax.tree.map(jnp.result_type, params)
         return done.loss, jax.tree.map(lambda u, dtype: -u.astype(dtype), done.update, like)
 

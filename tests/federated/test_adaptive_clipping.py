@@ -20,7 +20,7 @@ from dpjax.federated import FederatedConfig, federate, set_up_federated
 from dpjax.finetuning import RunInterrupted
 from dpjax.finetuning.training import loop
 from dpjax.finetuning.training.stages import begin_stage
-from dpjax.privatize import AdaptiveClipping
+from dpjax.privatize import AdaptivePrivateGradient
 from dpjax.privatize.rules.adaptive_clipping import NoiseScales
 
 
@@ -118,9 +118,11 @@ def test_updates_have_the_noise_that_pays_for_the_count(adaptive, monkeypatch):
     assert measured == pytest.approx(wanted, rel=0.1)
     # Planted: the count is taken for free.
     monkeypatch.setattr(
-        AdaptiveClipping,
+        AdaptivePrivateGradient,
         "noise_scales",
-        lambda rule, of: NoiseScales(of.noise_multiplier, of.count_stddev),
+        property(
+            lambda own: NoiseScales(own.mechanism.noise_multiplier, own.mechanism.count_stddev)
+        ),
     )
     assert relative_noise(adaptive)[0] != pytest.approx(wanted, rel=0.1)
 
