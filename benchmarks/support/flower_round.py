@@ -99,7 +99,7 @@ def _wait_for_nodes(grid: Any, number: int) -> list[int]:
 @contextlib.contextmanager
 def _ray_on_this_machine() -> Iterator[str]:
     """Starts Ray with a worker for each core, and stops what it has started."""
-    # Nothing but this machine can reach it.
+    # Else its processes look for a token that only `ray start` and `ray.init` make.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
     from ray.cluster_utils import Cluster
@@ -108,7 +108,6 @@ def _ray_on_this_machine() -> Iterator[str]:
     head = {
         "num_cpus": os.cpu_count(),
         "include_dashboard": False,
-        "node_ip_address": _LOOPBACK,
         **dict(zip(names, _free_ports(len(names)), strict=True)),
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
