@@ -64,7 +64,7 @@ def test_a_plan_compares_batches_with_the_noise_of_gradients():
     ("changes", "words"),
     (
         ({"privacy": {"head_clip_norm": 1.0}, "tuning": "full"}, "one count follows one clip norm"),
-        ({"privacy": {"sampling": "full-batch"}}, "privacy.sampling=full-batch does not go with"),
+        ({"privacy": {"sampling": "shuffled", "neighboring": "zero_out"}}, "does not go with"),
         ({"training": {"optimizer": "adam-bc"}}, "training.optimizer=adam-bc does not go with"),
         ({"training": {"gradient": "zeroth-order"}}, "training.gradient=zeroth-order does not go"),
         ({"training": {"head_steps": 1}, "tuning": "full"}, "training.head_steps=1 does not go"),
