@@ -4,8 +4,10 @@
 
 Each client trains adapters on its own records of random tokens, and its update is clipped and added
 up. One way compiles the local training of one client and calls it for each client in a loop of
-Python, as simulators do that hand clients to workers. The others take several clients at once under
-`jax.vmap` (`dpjax.federated.client_loss`). All give the same sum, and take turns.
+Python. The others are one program for all clients (`dpjax.federated.client_loss`), which trains
+them one after another, or several at once under `jax.vmap`. Where flwr and ray are installed, on a
+CPU, Flower's simulation hands the same compiled client to a worker for each core. All give the same
+sum, and take turns.
 
 Beside the table stands ε for the clients by dpjax's accountant, and by Flower's where the package
 flwr is installed: that accountant counts no amplification by sampling.
@@ -14,11 +16,12 @@ flwr is installed: that accountant counts no amplification by sampling.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.results_file import write_results
+from benchmarks.support.flower_round import Round, flower_is_installed, in_simulation
 from benchmarks.support.models import CONFIGS, draw_model
 from benchmarks.support.timing import median_ratio, time_in_turns
 from dpjax import clipped_grad
@@ -38,6 +42,7 @@ from dpjax.finetuning.tasks.causal_lm import CausalLanguage, LanguageBatch
 from dpjax.models import Loading
 
 LOOP = "a loop over clients"
+FLOWER = "Flower's simulation"
 _CLIP_NORM, _DELTA = 0.1, 1e-5
 
 
@@ -56,8 +61,10 @@ class Options(CheckedOptions):
     """Records of a local step."""
     length: int = 32
     """Tokens of a record."""
-    at_once: tuple[int, ...] = (10, 25, 100)
+    at_once: tuple[int, ...] = (1, 4, 10, 100)
     """Clients that are trained at once."""
+    flower: bool = True
+    """Run the round in Flower's simulation too, where it is installed and the device is a CPU."""
     repeats: int = 5
     output: Path = Path("benchmarks/results/federated.json")
 
@@ -68,8 +75,33 @@ class Options(CheckedOptions):
             check_at_least(name, getattr(self, name), 1)
 
 
-def make_round(options: Options) -> dict[str, Callable[[], Any]]:
-    """Returns what computes the clipped sum of a round, by name."""
+class Clients(NamedTuple):
+    """The clients of a round, and what one of them does.
+
+    Attributes:
+        params: the adapters of the server.
+        frozen: all other parameters.
+        records: of all clients, with leading axes (clients, batches, records of a batch).
+        loss: of a record.
+        optimizer: of the local steps.
+        clipped_update: compiled, `(params, client, frozen) -> update`, with the sign of a gradient.
+    """
+
+    params: Any
+    frozen: Any
+    records: Any
+    loss: Any
+    optimizer: Any
+    clipped_update: Callable[..., Any]
+
+    def client(self, number: int) -> Any:
+        """Returns the records of one client."""
+        return jax.tree.map(lambda leaf: leaf[number], self.records)
+
+
+@functools.cache
+def make_clients(options: Options) -> Clients:
+    """Makes the clients, once in each process."""
     split = draw_model(options.model, tuning="lora", rank=options.rank, loading=Loading())
     loss = CausalLanguage(vocab_chunk=None).loss_fn(split.graphdef)
     rng = np.random.default_rng(0)
@@ -77,13 +109,13 @@ def make_round(options: Options) -> dict[str, Callable[[], Any]]:
     vocab = CONFIGS[options.model]["vocab_size"]
     ids = rng.integers(vocab, size=(*axes, options.length)).astype(np.int32)
     everything = np.ones(ids.shape, np.bool_)
-    clients = jax.device_put(
+    records = jax.device_put(
         {
             "examples": LanguageBatch(ids, everything, everything),
             "mask": np.ones(axes, np.bool_),
         }
     )
-    optimizer, params, frozen = optax.sgd(0.1), split.trainable, split.frozen
+    optimizer = optax.sgd(0.1)
 
     @jax.jit
     def clipped_update(params: Any, client: Any, frozen: Any) -> Any:
@@ -92,17 +124,25 @@ def make_round(options: Options) -> dict[str, Callable[[], Any]]:
         factor = jnp.minimum(1.0, _CLIP_NORM / jnp.sqrt(sum(squares)))
         return jax.tree.map(lambda leaf: -factor * leaf, update)
 
+    return Clients(split.trainable, split.frozen, records, loss, optimizer, clipped_update)
+
+
+def make_round(options: Options) -> dict[str, Callable[[], Any]]:
+    """Returns what computes the clipped sum of a round, by name."""
+    made = make_clients(options)
+    params, frozen = made.params, made.frozen
+
     def loop() -> Any:
         total = jax.tree.map(jnp.zeros_like, params)
         for number in range(options.num_clients):
-            client = jax.tree.map(lambda leaf, number=number: leaf[number], clients)
-            total = jax.tree.map(jnp.add, total, clipped_update(params, client, frozen))
+            update = made.clipped_update(params, made.client(number), frozen)
+            total = jax.tree.map(jnp.add, total, update)
         return jax.block_until_ready(total)
 
     def at_once(number: int) -> Callable[[], Any]:
         @jax.jit
         def summed(params: Any, clients: Any, frozen: Any) -> Any:
-            of_client = client_loss(loss, optimizer)
+            of_client = client_loss(made.loss, made.optimizer)
             clipped = clipped_grad(
                 lambda params, client: of_client(params, client, frozen),
                 clip_norm=_CLIP_NORM,
@@ -111,14 +151,47 @@ def make_round(options: Options) -> dict[str, Callable[[], Any]]:
             )
             return clipped(params, clients).grads
 
-        return lambda: jax.block_until_ready(summed(params, clients, frozen))
+        return lambda: jax.block_until_ready(summed(params, made.records, frozen))
 
-    return {LOOP: loop} | {f"{number} at once": at_once(number) for number in options.at_once}
+    ways = {f"one program, {number} at once": at_once(number) for number in options.at_once}
+    return {LOOP: loop} | ways
+
+
+def train_for_flower(options: Options, number: int, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns the clipped update of a client, as the loop computes it, in a worker of Flower's.
+
+    Args:
+        options: of the benchmark.
+        number: of the client.
+        arrays: the leaves of the adapters.
+    """
+    made = make_clients(options)
+    params = jax.tree.unflatten(jax.tree.structure(made.params), arrays)
+    update = made.clipped_update(params, made.client(number), made.frozen)
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(update)]
 
 
 def measure(options: Options) -> list[dict[str, Any]]:
     """Returns a row for each way of computing a round."""
-    runs = make_round(options)
+    runs, rows = make_round(options), []
+    if not (options.flower and flower_is_installed() and jax.default_backend() == "cpu"):
+        return _measured(options, runs)
+
+    def with_flower(one_round: Round) -> None:
+        params = make_clients(options).params
+        arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+
+        def round_of_flower() -> Any:
+            return jax.tree.unflatten(jax.tree.structure(params), one_round(arrays))
+
+        rows.extend(_measured(options, runs | {FLOWER: round_of_flower}))
+
+    train = functools.partial(train_for_flower, options)
+    in_simulation(train, options.num_clients, with_flower)
+    return rows
+
+
+def _measured(options: Options, runs: dict[str, Callable[[], Any]]) -> list[dict[str, Any]]:
     first = runs[LOOP]()
     seconds = time_in_turns(runs, options.repeats)
     rows = []

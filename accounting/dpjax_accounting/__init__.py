@@ -36,6 +36,7 @@ from dpjax_accounting.mechanisms.schedule import DPSGDSchedule, Segment
 from dpjax_accounting.mechanisms.stepwise import Stepwise
 from dpjax_accounting.mechanisms.user_level import GroupOfRecords, UserLevelDPSGD
 from dpjax_accounting.mechanisms.user_sampled import (
+    UserSampledAdaptiveClippingDPSGD,
     UserSampledDPSGD,
     UserSampledFixedSizeDPSGD,
     UserSampledFullBatch,
@@ -109,6 +110,7 @@ __all__ = [
     "TamperedError",
     "TruncatedPoissonDPSGD",
     "UserLevelDPSGD",
+    "UserSampledAdaptiveClippingDPSGD",
     "UserSampledDPSGD",
     "UserSampledFixedSizeDPSGD",
     "UserSampledFullBatch",

@@ -20,6 +20,7 @@ from dpjax.federated.partition import dirichlet_partition as dirichlet_partition
 from dpjax.federated.partition import even_partition as even_partition
 
 if TYPE_CHECKING:
+    from dpjax.federated.set_up import execute_federated as execute_federated
     from dpjax.federated.set_up import set_up_federated as set_up_federated
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "client_loss",
     "dirichlet_partition",
     "even_partition",
+    "execute_federated",
     "federate",
     "local_update",
     "set_up_federated",
@@ -42,7 +44,7 @@ __all__ = [
 
 
 # For the command. It loads models, which takes a second or two.
-_LOADED_LATE = {"set_up_federated": "dpjax.federated.set_up"}
+_LOADED_LATE = dict.fromkeys(("execute_federated", "set_up_federated"), "dpjax.federated.set_up")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from dpjax.basics.option_checks import (
     check_share,
 )
 from dpjax.data import DataSource
-from dpjax.finetuning import Audit, Compute, Generation, Tracking, build_options
+from dpjax.finetuning import Audit, Compute, Generation, Privacy, Tracking, build_options
 
 TaskName = Literal["sequence_classification", "token_classification", "causal_lm", "preference"]
 ServerOptimizer = Literal["fedavg", "fedadam"]
@@ -140,6 +140,17 @@ class ClientPrivacy(CheckedOptions):
     """δ of the guarantee; default: 1e-5, or n^-1.1 for n clients, if that is smaller."""
     clip_norm: float = 1.0
     """L2 norm that the update of one client is clipped to."""
+    target_quantile: float | None = None
+    """Move the clip norm, from clip_norm on, so that this share of the updates is not clipped
+    (Andrew et al. 2021, arXiv:1905.03871). Each round then also releases how many were not, with
+    noise of its own; noise_multiplier is that of both releases together."""
+    clip_learning_rate: float = Privacy.clip_learning_rate
+    """With target_quantile, how fast the clip norm moves: by a factor of about e to this power in a
+    round at most."""
+    count_stddev: float | None = None
+    """With target_quantile, the standard deviation of the noise of the count; default: a twentieth
+    of clients.cohort_size, and twice noise_multiplier at least, which leaves updates at most 3.3 %
+    more noise."""
     neighboring: Neighboring = "add_or_remove_one"
     """Which data sets nobody can tell apart: with and without a client; with one that contributes
     nothing; with one exchanged."""

@@ -55,8 +55,7 @@ def federate(**options: Any) -> FinetuneResult:
         >>> result.privacy["guarantee"]["unit"], result.privacy["guarantee"]["num_units"]
         ('user', 400)
     """
-    from dpjax.federated.set_up import set_up_federated
-    from dpjax.finetuning import execute
+    from dpjax.federated.set_up import execute_federated, set_up_federated
 
     paths = {name: os.fspath(options[name]) for name in ("model", "output_dir") if name in options}
-    return execute(set_up_federated(FederatedConfig.from_options(options | paths)))
+    return execute_federated(set_up_federated(FederatedConfig.from_options(options | paths)))

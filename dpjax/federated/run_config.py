@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from dpjax.basics.lora_config import LoraConfig
 from dpjax.federated.config import Clients, FederatedConfig, Server
@@ -103,6 +103,14 @@ class FederatedRunConfig(FinetuneConfig):
                 evaluate_every=training.evaluate_every,
             ),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain, JSON-ready values; what was asked for before what is made from it.
+
+        A resumption with other options names the first that differs.
+        """
+        made = super().to_dict()
+        return {name: made.pop(name) for name in ("clients", "server")} | made
 
     def _check_owners(self) -> None:
         # A partition makes clients where no column names them.

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
+
 from dpjax.federated.config import FederatedConfig
+from dpjax.federated.option_names import in_names_of_command, naming_options
 from dpjax.federated.rounds import ClientRounds
 from dpjax.federated.run_config import FederatedRunConfig
-from dpjax.finetuning import set_up
+from dpjax.finetuning import FinetuneResult, execute, set_up
+from dpjax.training import Callback
 
 
 def set_up_federated(config: FederatedConfig) -> Any:
@@ -29,5 +35,27 @@ def set_up_federated(config: FederatedConfig) -> Any:
         >>> run.plan.mechanism.unit, run.plan.num_steps
         ('user', 50)
     """
-    run_config = FederatedRunConfig.of(config)
-    return set_up(run_config, ClientRounds(run_config))
+    with naming_options(config.eval_data.path):
+        run_config = FederatedRunConfig.of(config)
+        run: Any = set_up(run_config, ClientRounds(run_config))
+    # A run that only forgets its secrets has nothing to say.
+    if not hasattr(run, "notices"):
+        return run
+    return dataclasses.replace(run, notices=tuple(map(in_names_of_command, run.notices)))
+
+
+def execute_federated(
+    run: Any, console: Console | None = None, callbacks: Sequence[Callback] = ()
+) -> FinetuneResult:
+    """Trains, writes the tuned model, evaluates, attacks and reports, as `execute` of a run.
+
+    Args:
+        run: what `set_up_federated` made.
+        console: where progress is shown; default: a new one.
+        callbacks: are told of each round.
+
+    Raises:
+        RunInterrupted, RunStopped, RunInUse: as `dpjax.finetuning.execute`.
+    """
+    with naming_options():
+        return execute(run, console, callbacks)

@@ -61,6 +61,8 @@ from dpjax.training.optimizers.adam_bc import AdamBCState as AdamBCState
 from dpjax.training.optimizers.adam_bc import scale_by_adam_bc as scale_by_adam_bc
 from dpjax.training.optimizers.averaging import average_of as average_of
 from dpjax.training.optimizers.averaging import keep_average as keep_average
+from dpjax.training.optimizers.clip_norm_state import ClipNormState as ClipNormState
+from dpjax.training.optimizers.clip_norm_state import keep_clip_norm as keep_clip_norm
 from dpjax.training.reports.report import DIFFERENCES as DIFFERENCES
 from dpjax.training.reports.report import GRADIENTS as GRADIENTS
 from dpjax.training.reports.report import NEIGHBOURS as NEIGHBOURS
@@ -99,6 +101,7 @@ __all__ = [
     "CallbackCaller",
     "CheckpointWriter",
     "Checkpoints",
+    "ClipNormState",
     "CountProgress",
     "DirectoryLock",
     "DivergenceWatch",
@@ -154,6 +157,7 @@ __all__ = [
     "initialize_distributed",
     "is_lead",
     "keep_average",
+    "keep_clip_norm",
     "largest_microbatch",
     "memory_limit",
     "parse_mesh",

@@ -39,6 +39,7 @@ class StepDone:
             without privacy or records.
         are_finite: a boolean scalar on the device, whether all parameters are finite.
         remark: what whoever trains should know about it; None where there is nothing.
+        clip_norm: C of this step, where it adapts; else None.
     """
 
     step: int
@@ -53,6 +54,7 @@ class StepDone:
     fraction_clipped: float | None
     are_finite: jax.Array
     remark: str | None
+    clip_norm: float | None = None
 
     def row(self) -> dict[str, Any]:
         """Returns the numbers of the step, ready for JSON."""
@@ -65,6 +67,8 @@ class StepDone:
         }
         if self.epsilon is not None:
             row |= {"epsilon": self.epsilon, "fraction_clipped": self.fraction_clipped}
+        if self.clip_norm is not None:
+            row["clip_norm"] = self.clip_norm
         return row
 
 
@@ -100,7 +104,7 @@ def run_steps(
     gradients = GradientWatch()
     for step in range(first, num_steps):
         start = time.monotonic()
-        total = steps.zeros(params, step)
+        total = steps.zeros(params, step, state)
         for batch, mask in batches(step):
             total = steps.add(total, params, batch, mask, frozen)
         gradients.look(total)
@@ -148,4 +152,5 @@ def _done(
         fraction_clipped=int(clipped) / int(records) if is_clipped else None,
         are_finite=still_finite,
         remark=gradients.remark(int(records) - int(nonfinite)),
+        clip_norm=None if total.clip_norm is None else float(total.clip_norm),
     )

@@ -13,6 +13,8 @@ from dpjax_accounting import Mechanism
 
 from dpjax.basics.typing import PyTree
 from dpjax.privatize import (
+    AdaptiveClipping,
+    AdaptivePrivateGradient,
     ClippingRule,
     NoiseStrategy,
     PrivateGradient,
@@ -26,6 +28,7 @@ from dpjax.privatize import (
     private_zeroth_order_gradient,
 )
 from dpjax.training.devices.layout import Layout
+from dpjax.training.optimizers.clip_norm_state import ClipNormState
 
 if TYPE_CHECKING:
     import optax
@@ -72,8 +75,8 @@ class TrainingSteps(Protocol):
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Draws the batch of a step, as microbatches `(rows, mask)`."""
 
-    def zeros(self, params: PyTree, step: int) -> StepTotal:
-        """Returns the total that a step starts from."""
+    def zeros(self, params: PyTree, step: int, state: PyTree = None) -> StepTotal:
+        """Returns the total that a step starts from; its clip norm, if it adapts, is in `state`."""
 
     def add(
         self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
@@ -98,7 +101,8 @@ class PrivateTraining:
         loss: of one record, `(params, record, frozen) -> scalar`.
         optimizer: makes an update of the private gradient.
         mechanism: what the accountant counts.
-        rule: bounds what one record contributes.
+        rule: bounds what one record contributes. With `AdaptiveClipping` the clip norm is in the
+            state: the optimizer is one of `keep_clip_norm`.
         run_key: the secret of the run.
         strategy: how the clipped sum is computed, as for `dpjax.clipped_grad`.
         device_memory: bytes that one device can use; likewise.
@@ -116,7 +120,7 @@ class PrivateTraining:
         loss: Loss,
         optimizer: optax.GradientTransformation,
         mechanism: Mechanism,
-        rule: ClippingRule,
+        rule: ClippingRule | AdaptiveClipping,
         run_key: RunKey,
         *,
         strategy: str = "auto",
@@ -127,8 +131,18 @@ class PrivateTraining:
         zeroth_order: ZerothOrder | None = None,
     ) -> None:
         loss = loss if layout is None else layout.gathering(loss)
-        private: PrivateGradient | PrivateZerothOrderGradient
-        if zeroth_order is None:
+        private: PrivateGradient | AdaptivePrivateGradient | PrivateZerothOrderGradient
+        if isinstance(rule, AdaptiveClipping):
+            private = private_gradient(
+                loss,
+                mechanism=mechanism,
+                rule=rule,
+                run_key=run_key,
+                strategy=strategy,
+                device_memory=device_memory,
+                present=present,
+            )
+        elif zeroth_order is None:
             private = private_gradient(
                 loss,
                 mechanism=mechanism,
@@ -153,9 +167,35 @@ class PrivateTraining:
         def apply(mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
             return _updated(optimizer, mean, params, state, layout)
 
-        self._private, self._apply = private, apply
-        self.noise_strategy = private.noise_strategy
-        self.batches, self.zeros, self.add = private.batches, private.zeros, private.add
+        def apply_both(
+            released: tuple[PyTree, jax.Array], params: PyTree, state: ClipNormState
+        ) -> tuple[PyTree, ClipNormState]:
+            mean, clip_norm = released
+            params, updated = apply(mean, params, state)
+            return params, updated._replace(clip_norm=clip_norm)
+
+        self._private = private
+        is_adaptive = isinstance(private, AdaptivePrivateGradient)
+        self._apply = apply_both if is_adaptive else apply
+        self.noise_strategy = None
+        if not isinstance(private, AdaptivePrivateGradient):
+            self.noise_strategy = private.noise_strategy
+        self.batches, self.add = private.batches, private.add
+
+    def zeros(self, params: PyTree, step: int, state: PyTree = None) -> StepTotal:
+        """Returns the total that a step starts from, with the clip norm of the state if any.
+
+        Raises:
+            TypeError: the clip norm adapts, and the state has none.
+        """
+        if not isinstance(self._private, AdaptivePrivateGradient):
+            return self._private.zeros(params, step)
+        if not isinstance(state, ClipNormState):
+            raise TypeError(
+                "state must be that of an optimizer made by keep_clip_norm, got "
+                f"{type(state).__name__}"
+            )
+        return self._private.zeros(params, step, state.clip_norm)
 
     def update(
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
@@ -171,7 +211,9 @@ class PrivateTraining:
         return LoweredStep(
             self._private.lower_add(params, batch, mask, frozen),
             self._private.lower_update(self._apply, params, params, state),
-            self._private.lower_noise(params),
+            None
+            if isinstance(self._private, AdaptivePrivateGradient)
+            else self._private.lower_noise(params),
         )
 
 
@@ -237,8 +279,9 @@ class NonPrivateTraining:
         """Draws the batch of a step, as microbatches `(rows, mask)`."""
         return microbatches(order(self._sampler.indices(step)), microbatch_size)
 
-    def zeros(self, params: PyTree, step: int) -> StepTotal:
+    def zeros(self, params: PyTree, step: int, state: PyTree = None) -> StepTotal:
         """Returns the total that a step starts from."""
+        del state
         return StepTotal.zeros(params, step)
 
     def update(

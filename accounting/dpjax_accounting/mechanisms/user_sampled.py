@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
+from dpjax_accounting.mechanisms.adaptive_clipping import AdaptiveClippingDPSGD
 from dpjax_accounting.mechanisms.dpsgd import DPSGD
 from dpjax_accounting.mechanisms.mechanism import Mechanism
 from dpjax_accounting.mechanisms.other_samplings.fixed_size import FixedSizeDPSGD
@@ -72,6 +73,34 @@ class UserSampledDPSGD(UserSampled, DPSGD):
     """
 
     name: ClassVar[str] = "user_sampled_dpsgd"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UserSampledAdaptiveClippingDPSGD(UserSampled, AdaptiveClippingDPSGD):
+    """Poisson sampling of users, with a noisy count in every step of those that were not clipped.
+
+    A user counts as one, whatever the number of records: the contribution of a user was clipped or
+    not. So the count moves by as much as it does with records as units.
+
+    Attributes:
+        num_units: number of users. The other fields are those of :class:`AdaptiveClippingDPSGD`,
+            of users, and of :class:`UserSampled`.
+
+    Example:
+        >>> from dpjax_accounting import UserSampledAdaptiveClippingDPSGD
+        >>> run = UserSampledAdaptiveClippingDPSGD(
+        ...     num_units=67349,
+        ...     expected_batch_size=1024,
+        ...     gradient_noise_multiplier=1.00005,
+        ...     num_steps=198,
+        ...     count_stddev=51.2,
+        ...     records_per_user=8,
+        ... )
+        >>> run.unit, round(run.epsilon(delta=1e-5), 3)
+        ('user', 1.396)
+    """
+
+    name: ClassVar[str] = "user_sampled_adaptive_clipping_dpsgd"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

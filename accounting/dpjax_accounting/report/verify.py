@@ -12,6 +12,7 @@ from typing import Any
 from dpjax_accounting.engine.answer_cache import computed_afresh
 from dpjax_accounting.ledger.chained_file import Head
 from dpjax_accounting.ledger.ledger import Ledger
+from dpjax_accounting.mechanisms.adaptive_clipping import AdaptiveClippingDPSGD
 from dpjax_accounting.mechanisms.mechanism import Mechanism, mechanism_from_dict
 from dpjax_accounting.mechanisms.other_samplings.banded import BandedDPSGD
 from dpjax_accounting.mechanisms.schedule import DPSGDSchedule
@@ -151,6 +152,9 @@ def _close(given: Any, computed: Any) -> bool:
 def _implementation(report: Mapping[str, Any], mechanism: Mechanism) -> list[str]:
     """The noise that was added must be that of the mechanism."""
     noise = getattr(mechanism, "noise_multiplier", None)
+    if isinstance(mechanism, AdaptiveClippingDPSGD):
+        # `noise_multiplier` is that of the sum and the count together.
+        noise = mechanism.gradient_noise_multiplier
     problems: list[str] = []
     name, stated = "noise_standard_deviation", report["implementation"]
     norms, where = stated["clip_norm"], f"implementation.{name}"
@@ -165,7 +169,21 @@ def _implementation(report: Mapping[str, Any], mechanism: Mechanism) -> list[str
     elif noise is not None:
         expected = [noise * c for c in norms] if isinstance(norms, list) else noise * norms
         _compare(stated[name], expected, where, problems)
+    # Reports that were written before a clip norm could change do not have it.
+    problems += _adaptive_clipping(stated.get("adaptive_clipping"), mechanism)
     return problems + _correlation(stated["noise_correlation"], mechanism)
+
+
+def _adaptive_clipping(stated: Mapping[str, Any] | None, mechanism: Mechanism) -> list[str]:
+    """The clip norm changes where the mechanism pays for the count that it follows."""
+    name = "implementation.adaptive_clipping"
+    if not isinstance(mechanism, AdaptiveClippingDPSGD):
+        return [] if stated is None else [f"{name} must be null: no count is accounted for."]
+    if stated is None:
+        return [f"{name} must say how the clip norm adapts, got null."]
+    problems: list[str] = []
+    _compare(stated["count_stddev"], mechanism.count_stddev, f"{name}.count_stddev", problems)
+    return problems
 
 
 def _correlation(stated: Mapping[str, Any] | None, mechanism: Mechanism) -> list[str]:

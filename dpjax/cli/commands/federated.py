@@ -17,10 +17,9 @@ class FederatedCommand:
 
     def prepare(self) -> ReadyRun:
         """Sets the run up, which checks everything but the training itself."""
-        from dpjax.federated import set_up_federated
-        from dpjax.finetuning import execute
+        from dpjax.federated import execute_federated, set_up_federated
 
-        return ReadyRun(functools.partial(execute, set_up_federated(self.config)))
+        return ReadyRun(functools.partial(execute_federated, set_up_federated(self.config)))
 
     def what_is_left(self) -> str:
         """Returns a sentence on what is stored of a run that failed; empty if nobody can tell."""

@@ -145,6 +145,7 @@ class FinetuneConfig(CheckedOptions):
             check_zeroth_order(
                 self.privacy, self.training, self.non_private, self.trains_in_tangent_space
             )
+        self.privacy.check_adaptive(self.training, self.non_private)
         check_at_least("num_layers", self.num_layers, 1)
         if self.resume and self.overwrite:
             raise ValueError("resume goes on with the run that overwrite deletes: give one of them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from dpjax.basics.option_checks import CheckedOptions, check_choice, check_positive
 from dpjax.finetuning.config.sampling import (
@@ -13,8 +13,37 @@ from dpjax.finetuning.config.sampling import (
     check_bands,
 )
 
+if TYPE_CHECKING:
+    from dpjax.finetuning.config.training import Training
+
 OwnerSampling = Literal["owners", "records"]
 _MOST_RECORDS_PER_OWNER = 1000
+
+
+CLIP_LEARNING_RATE = 0.2
+
+
+def check_clip_quantile(
+    target_quantile: float | None, clip_learning_rate: float, count_stddev: float | None
+) -> None:
+    """Raises ValueError unless the options of a clip norm that adapts are values of them."""
+    if target_quantile is None:
+        for name, value, default in (
+            ("clip_learning_rate", clip_learning_rate, CLIP_LEARNING_RATE),
+            ("count_stddev", count_stddev, None),
+        ):
+            if value != default:
+                raise ValueError(
+                    f"privacy.{name}={value} has no meaning with a constant clip norm. Give "
+                    "privacy.target_quantile, for instance 0.5, or leave it out"
+                )
+        return
+    if not 0 < target_quantile < 1:
+        raise ValueError(
+            f"privacy.target_quantile must be above 0 and below 1, got {target_quantile}"
+        )
+    check_positive("privacy.clip_learning_rate", clip_learning_rate)
+    check_positive("privacy.count_stddev", count_stddev)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +70,17 @@ class Privacy(CheckedOptions):
     everything else to clip_norm: a new head's gradient is longer at first, and leaves the rest
     little of one clip norm. The noise is in proportion to the root of both squares; ε is the same.
     """
+    target_quantile: float | None = None
+    """Move the clip norm, from clip_norm on, so that this share of the records, or owners, is not
+    clipped (Andrew et al. 2021, arXiv:1905.03871). Each step then also releases how many were not,
+    with noise of its own; noise_multiplier is that of both releases together."""
+    clip_learning_rate: float = CLIP_LEARNING_RATE
+    """With target_quantile, how fast the clip norm moves: by a factor of about e to this power in a
+    step at most."""
+    count_stddev: float | None = None
+    """With target_quantile, the standard deviation of the noise of the count; default: a twentieth
+    of the expected batch, and twice noise_multiplier at least, which leaves gradients at most 3.3 %
+    more noise."""
     records_per_owner: int = 1
     """With train_data.owner_column, k: how many records of an owner a step reads at most, drawn in
     each step afresh. ε does not depend on it; time and memory do. With owner_sampling=records, how
@@ -78,6 +118,62 @@ class Privacy(CheckedOptions):
         """Whether anything is promised."""
         return self.target_epsilon is not None or self.noise_multiplier is not None
 
+    def with_constant_clip_norm(self) -> Privacy:
+        """Returns the same promise without adaptive clipping."""
+        constant: dict[str, Any] = {"clip_learning_rate": CLIP_LEARNING_RATE, "count_stddev": None}
+        return dataclasses.replace(self, target_quantile=None, **constant)
+
+    def check_adaptive(self, training: Training, non_private: bool) -> None:
+        """Raises ValueError for what a clip norm that adapts is not accounted for with.
+
+        Args:
+            training: the recipe.
+            non_private: whether nothing is promised.
+        """
+        if self.target_quantile is None:
+            return
+        refused = {
+            "non_private=True": (non_private, "nothing is clipped"),
+            f"privacy.head_clip_norm={self.head_clip_norm}": (
+                self.head_clip_norm is not None,
+                "one count follows one clip norm",
+            ),
+            f"privacy.neighboring={self.neighboring}": (
+                self.neighboring != "add_or_remove_one",
+                "a unit that contributes nothing still counts as one that was not clipped",
+            ),
+            f"privacy.sampling={self.sampling}": (
+                self.sampling != "poisson",
+                "the count is accounted for with Poisson batches",
+            ),
+            f"privacy.noise={self.noise}": (
+                self.noise != "independent",
+                "noise that takes back earlier noise needs one clip norm",
+            ),
+            f"privacy.owner_sampling={self.owner_sampling}": (
+                self.owner_sampling != "owners",
+                "an owner would count several times",
+            ),
+            f"training.head_steps={training.head_steps}": (
+                training.head_steps is not None,
+                "the head alone needs another clip norm than all that is trained",
+            ),
+            f"training.optimizer={training.optimizer}": (
+                training.optimizer == "adam-bc",
+                "it takes off the variance of noise that is the same in all steps",
+            ),
+            f"training.gradient={training.gradient}": (
+                training.gradient == "zeroth-order",
+                "differences of losses are clipped there, not gradients",
+            ),
+        }
+        for option, (is_given, reason) in refused.items():
+            if is_given:
+                raise ValueError(
+                    f"{option} does not go with privacy.target_quantile={self.target_quantile}: "
+                    f"{reason}. Leave out one of them"
+                )
+
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
         if self.target_epsilon is not None and self.noise_multiplier is not None:
@@ -90,6 +186,7 @@ class Privacy(CheckedOptions):
         check_positive("privacy.noise_multiplier", self.noise_multiplier)
         check_positive("privacy.clip_norm", self.clip_norm)
         check_positive("privacy.head_clip_norm", self.head_clip_norm)
+        check_clip_quantile(self.target_quantile, self.clip_learning_rate, self.count_stddev)
         check_choice("privacy.sampling", self.sampling, get_args(SamplingName))
         check_choice("privacy.noise", self.noise, get_args(NoiseName))
         check_bands(self.noise, self.bands, self.sampling)

@@ -201,7 +201,8 @@ def of_full_batch(
         >>> of_full_batch(Privacy(target_epsilon=3.0), Training(), 1e-5, 4000, 1000).num_steps
         1000
     """
-    every = dataclasses.replace(privacy, sampling="full-batch")
+    # The noise of a step as one release, whatever it is shared out to.
+    every = dataclasses.replace(privacy.with_constant_clip_norm(), sampling="full-batch")
     (choice,) = compare_batch_sizes(every, training, delta, num_units, [num_units], num_steps)
     return choice
 

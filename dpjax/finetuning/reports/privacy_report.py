@@ -18,7 +18,11 @@ from dpjax_accounting import (
 )
 
 from dpjax.finetuning.reports import statements
-from dpjax.finetuning.setup.model.clipping_rule import clip_norms, clipping_in_words
+from dpjax.finetuning.setup.model.clipping_rule import (
+    adaptive_rule,
+    clip_norms,
+    clipping_in_words,
+)
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.steps import zeroth_order_of
 from dpjax.models import revision_of
@@ -86,6 +90,7 @@ def build(
             delta_is_default=plan.delta_is_default,
             noise_strategy=plan.noise_strategy,
             summed=_summed(plan),
+            adaptive=adaptive_rule(plan),
         ),
         "randomness": describe_randomness(run_key),
         "trust": _trust(plan),
@@ -181,7 +186,20 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
         {"use": use, "status": status, "explanation": explanation}
         for use, status, explanation in uses
     ]
-    return [describe_gradients(plan.mechanism, _summed(plan)), *others]
+    return [describe_gradients(plan.mechanism, _summed(plan)), *_count_uses(plan), *others]
+
+
+def _count_uses(plan: Plan) -> list[dict[str, str]]:
+    if plan.config.privacy.target_quantile is None:
+        return []
+    return [
+        {
+            "use": "The number that was not clipped in each step",
+            "status": "budgeted",
+            "explanation": "It is released with noise, together with the sum, and moves the clip "
+            "norm of the steps after it. ε counts both releases.",
+        }
+    ]
 
 
 def _summed(plan: Plan) -> Summed:

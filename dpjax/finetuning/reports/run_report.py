@@ -115,6 +115,7 @@ def _markdown(directory: RunDirectory, plan: Plan, result: FinetuneResult) -> st
         ("Sampling", describe_sampling(plan.recipe).brief),
         ("Expected batch size", f"{plan.noise.batch_size:g}"),
         ("Steps", str(plan.num_steps)),
+        *_clip_norms(result),
         *_head_stage(plan),
         ("Optimizer", f"{_optimizer(training)}, {training.schedule}"),
         ("Longest text", f"{training.max_length} tokens; {plan.train.num_truncated} texts cut"),
@@ -166,6 +167,14 @@ def _features(config: FinetuneConfig) -> list[tuple[str, str]]:
 def _training_records(plan: Plan, result: FinetuneResult) -> str:
     left_out = f", {result.num_left_out} of them left out by coins" if result.num_left_out else ""
     return f"{len(plan.train)}{left_out}"
+
+
+def _clip_norms(result: FinetuneResult) -> list[tuple[str, str]]:
+    """Returns where a clip norm that adapts has moved: each was released."""
+    norms = [row["clip_norm"] for row in result.metrics if "clip_norm" in row]
+    if not norms:
+        return []
+    return [("Clip norm", f"{norms[0]:.4g} in the first step, {norms[-1]:.4g} in the last")]
 
 
 def _head_stage(plan: Plan) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dpjax_accounting import (
     DPSGD,
+    AdaptiveClippingDPSGD,
     BandedDPSGD,
     DPSGDSchedule,
     FixedSizeDPSGD,
@@ -19,11 +20,13 @@ from dpjax_accounting import (
     Stepwise,
     TruncatedPoissonDPSGD,
     UserLevelDPSGD,
+    UserSampledAdaptiveClippingDPSGD,
+    UserSampledDPSGD,
     calibrate_noise_of,
 )
 
 from dpjax.finetuning.config import Privacy, Training, check_some_are_left
-from dpjax.privatize import NoiseStrategy, StepNoise, step_noise
+from dpjax.privatize import AdaptiveClipping, NoiseStrategy, StepNoise, step_noise
 from dpjax.training import default_strategy
 
 DEFAULT_EPOCHS = 3.0
@@ -116,14 +119,56 @@ def _in_stages(
 
 
 def fix_noise(recipe: Stepwise, privacy: Privacy, delta: float) -> Stepwise:
-    """Returns the mechanism with the noise multiplier given, or calibrated to the target ε."""
-    if privacy.target_epsilon is None:
-        return recipe
-    return calibrate_noise_of(recipe, privacy.target_epsilon, delta)
+    """Returns the mechanism with the noise multiplier given, or calibrated to the target ε.
+
+    With `privacy.target_quantile` it is one that also releases a count in every step.
+
+    Raises:
+        ValueError: no noise multiplier meets the target, or the count has too little noise.
+    """
+    if privacy.target_epsilon is not None:
+        recipe = calibrate_noise_of(recipe, privacy.target_epsilon, delta)
+    return recipe if privacy.target_quantile is None else _with_count(recipe, privacy)
+
+
+def _with_count(recipe: Stepwise, privacy: Privacy) -> AdaptiveClippingDPSGD:
+    """Shares the noise of each step out to the sum and a count: ε stays that of `recipe`."""
+    if not isinstance(recipe, DPSGD):
+        raise TypeError(
+            "a clip norm that adapts is accounted for with DPSGD, got " + type(recipe).__name__
+        )
+    together, count_stddev = recipe.noise_multiplier, privacy.count_stddev
+    if count_stddev is None:
+        count_stddev = max(recipe.expected_batch_size / 20, 2 * together)
+    if not 2 * count_stddev > together:
+        raise ValueError(
+            f"privacy.count_stddev={count_stddev:g} is too little noise where the noise multiplier "
+            f"of count and gradient together is {together:.4g}: the count alone would spend more "
+            f"than that. Give {2 * together:.3g} or more, or leave it out"
+        )
+    scales = AdaptiveClipping(count_stddev=count_stddev).noise_scales(recipe)
+    fields: dict[str, Any] = {
+        "num_units": recipe.num_units,
+        "expected_batch_size": recipe.expected_batch_size,
+        "num_steps": recipe.num_steps,
+        "neighboring": recipe.neighboring,
+        "count_stddev": count_stddev,
+        # Rounding must not leave both together less noise than was calibrated.
+        "gradient_noise_multiplier": scales.gradient_noise_multiplier * (1 + 1e-12),
+    }
+    if isinstance(recipe, UserSampledDPSGD):
+        users = recipe.records_per_user
+        return UserSampledAdaptiveClippingDPSGD(**fields, records_per_user=users)
+    return AdaptiveClippingDPSGD(**fields)
 
 
 def noise_of(mechanism: Stepwise, step: int) -> StepNoise:
-    """Returns σ and B of a step; σ is that of the draws, where noise is correlated."""
+    """Returns σ and B of a step; σ is that of the draws, where noise is correlated.
+
+    Where the clip norm adapts, σ is that of the gradient.
+    """
+    if isinstance(mechanism, AdaptiveClippingDPSGD):
+        return StepNoise(mechanism.gradient_noise_multiplier, mechanism.expected_batch_size)
     if isinstance(mechanism, BandedDPSGD):
         return StepNoise(mechanism.noise_multiplier, mechanism.expected_batch_size)
     return step_noise(mechanism, step)

@@ -349,15 +349,15 @@ def _choose_layout(
         raise ValueError(f"several processes must share all devices, but {notice}")
     if mesh is None:
         return None, notices
-    if config.trains_in_tangent_space:
-        raise ValueError(
-            f"lora.gauge=tangent is for one device, got {describe_mesh(mesh)}: let JAX see one, as "
-            "with CUDA_VISIBLE_DEVICES=0, or leave out lora.gauge"
-        )
-    if config.compute.quantise != "none":
-        raise ValueError(
-            f"compute.quantise={config.compute.quantise} is for one device, got "
-            f"{describe_mesh(mesh)}: let JAX see one, as with CUDA_VISIBLE_DEVICES=0, or leave out "
-            "compute.quantise"
-        )
+    privacy = config.privacy
+    for option, value, is_given in (
+        ("lora.gauge", config.lora.gauge, config.trains_in_tangent_space),
+        ("compute.quantise", config.compute.quantise, config.compute.quantise != "none"),
+        ("privacy.target_quantile", privacy.target_quantile, privacy.target_quantile is not None),
+    ):
+        if is_given:
+            raise ValueError(
+                f"{option}={value} is for one device, got {describe_mesh(mesh)}: let JAX see one, "
+                f"as with CUDA_VISIBLE_DEVICES=0, or leave out {option}"
+            )
     return model_layout(mesh), notices

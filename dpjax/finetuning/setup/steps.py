@@ -10,7 +10,7 @@ import numpy as np
 
 from dpjax.basics.typing import PyTree
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.setup.model.clipping_rule import clipping_rule
+from dpjax.finetuning.setup.model.clipping_rule import adaptive_rule, clipping_rule
 from dpjax.finetuning.setup.model.features import abstract_records, loss_of_features
 from dpjax.finetuning.setup.optimizer import make_optimizer
 from dpjax.finetuning.setup.plan import Plan
@@ -26,6 +26,7 @@ from dpjax.training import (
     TrainingSteps,
     ZerothOrder,
     keep_average,
+    keep_clip_norm,
 )
 
 
@@ -43,6 +44,8 @@ def make_run_optimizer(plan: Plan) -> Any:
     )
     if training.ema_decay is not None:
         optimizer = keep_average(optimizer, training.ema_decay)
+    if plan.config.privacy.target_quantile is not None:
+        optimizer = keep_clip_norm(optimizer, plan.config.privacy.clip_norm)
     return optimizer
 
 
@@ -83,7 +86,7 @@ def make_steps(
         loss,
         optimizer,
         plan.mechanism,
-        clipping_rule(plan),
+        adaptive_rule(plan) or clipping_rule(plan),
         run_key,
         strategy=strategy,
         device_memory=plan.device_memory,

@@ -9,7 +9,7 @@ from dpjax.basics.typing import PyTree
 from dpjax.finetuning.setup.plan import Plan
 from dpjax.finetuning.setup.start import Run
 from dpjax.finetuning.setup.steps import make_run_optimizer
-from dpjax.training import average_of
+from dpjax.training import ClipNormState, average_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,4 +70,6 @@ def begin_stage(run: Run, plan: Plan, before: Stage | None = None) -> Stage:
 
 def exported(plan: Plan, params: PyTree, state: Any) -> PyTree:
     """Returns the parameters, or their moving average where that is asked for."""
-    return params if plan.config.training.ema_decay is None else average_of(state, params)
+    if plan.config.training.ema_decay is None:
+        return params
+    return average_of(state.optimizer if isinstance(state, ClipNormState) else state, params)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dpjax_accounting import (
     DPSGD,
+    AdaptiveClippingDPSGD,
     BandedDPSGD,
     DPSGDSchedule,
     FixedSizeDPSGD,
@@ -90,6 +91,15 @@ def _describe(mechanism: Mechanism) -> SamplingDescription:
                 divided_by="expected_batch_size",
                 public="The sampling probability, the number of steps, the clip norm and the "
                 "expected batch size are public.",
+            )
+        case AdaptiveClippingDPSGD():
+            probability = mechanism.expected_batch_size / mechanism.num_units
+            return SamplingDescription(
+                brief=f"Poisson sampling probability {probability:.4g}",
+                sentence=f"Poisson: {_EACH_ALONE}. No batch is truncated.",
+                divided_by="expected_batch_size",
+                public="The sampling probability, the number of steps, the clip norm of each step "
+                "and the expected batch size are public.",
             )
         case UserLevelDPSGD():
             probability = mechanism.expected_batch_size / mechanism.num_records

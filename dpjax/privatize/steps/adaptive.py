@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import cast
 
 import jax
+import jax.numpy as jnp
 from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD
 
 from dpjax.basics.typing import PyTree
@@ -74,12 +75,63 @@ class AdaptivePrivateGradient(BackwardSteps):
             self.run_key.quantile_keys(step),
         )
 
+    def release_and_update(
+        self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
+    ) -> PyTree:
+        """Calls `update(release(total, step), *args)` as one compiled program.
+
+        Args:
+            update: takes the private gradient and the next step's C, as a pair; otherwise as for
+                `PrivateGradient.release_and_update`.
+            total: as for `release`.
+            step: as for `release`.
+            args: pytrees of arrays, whose buffers are taken over.
+
+        Raises:
+            TypeError, ValueError: as `release`.
+        """
+        step = self._approve(total, step)
+        sums = total.grads, total.centered_count, total.clip_norm
+        keys = self.run_key.noise_keys(step), self.run_key.quantile_keys(step)
+        return self._compiled_update(update, args, *sums, *keys)
+
+    def lower_update(
+        self, update: Callable[..., PyTree], params: PyTree, *args: PyTree
+    ) -> jax.stages.Lowered:
+        """Lowers the program of `release_and_update` for arrays or shapes: nothing is released.
+
+        Args:
+            update: as for `release_and_update`.
+            params: the parameters that the total is of.
+            args: what `update` takes beside what is released.
+        """
+        total = self._abstract_total(params)
+        sums = total.grads, total.centered_count, total.clip_norm
+        keys = self.run_key.noise_keys(0), self.run_key.quantile_keys(0)
+        return self._compiled_update.lower(update, args, *sums, *keys)
+
+    def _abstract_total(self, params: PyTree) -> StepTotal:
+        scalar = jax.ShapeDtypeStruct((), jnp.float32)
+        total = super()._abstract_total(params)
+        return dataclasses.replace(total, clip_norm=scalar, centered_count=scalar)
+
     def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
         return lambda total: FlatClipping(cast(jax.Array, total.clip_norm))
 
     @functools.cached_property
     def _compiled_release(self) -> Callable[..., tuple[PyTree, jax.Array]]:
         return jax.jit(self._make_release(), donate_argnums=0)
+
+    @functools.cached_property
+    def _compiled_update(self) -> jax.stages.Wrapped:
+        release = self._make_release()
+
+        def run(
+            update: Callable[..., PyTree], args: tuple[PyTree, ...], *released: PyTree
+        ) -> PyTree:
+            return update(release(*released), *args)
+
+        return jax.jit(run, static_argnums=0, donate_argnums=1)
 
     def _make_release(self) -> Callable[..., tuple[PyTree, jax.Array]]:
         """Makes the function from sums and keys to what is released; it holds no `self`."""

@@ -49,7 +49,9 @@ class StepPrograms:
             ValueError: the compiler of this backend does not tell.
         """
         add, update = self._compiled(microbatch_size)
-        sums = jax.eval_shape(lambda params: self._steps.zeros(params, 0), self._params)
+        sums = jax.eval_shape(
+            lambda params, state: self._steps.zeros(params, 0, state), self._params, self._state
+        )
         return StepMemory(
             trained=bytes_of(self._params),
             frozen=bytes_of(self._frozen),

@@ -9,13 +9,21 @@ from typing import Any, NamedTuple
 from dpjax_accounting import (
     NON_PRIVATE_WARNING,
     SEED_WARNING,
+    AdaptiveClippingDPSGD,
     BandedDPSGD,
     DPSGDSchedule,
     Mechanism,
     claim,
 )
 
-from dpjax.privatize import BandedStrategy, NoiseStrategy, RunKey, describe_sampling, step_noise
+from dpjax.privatize import (
+    AdaptiveClipping,
+    BandedStrategy,
+    NoiseStrategy,
+    RunKey,
+    describe_sampling,
+    step_noise,
+)
 from dpjax.training.reports.user_sentences import EACH_GRADIENT
 
 _PACKAGES = ("dpjax", "dp-accounting", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
@@ -132,6 +140,7 @@ def describe_implementation(
     delta_is_default: bool,
     noise_strategy: NoiseStrategy | None = None,
     summed: Summed = GRADIENTS,
+    adaptive: AdaptiveClipping | None = None,
 ) -> dict[str, Any] | None:
     """Returns how the mechanism was executed; None without privacy.
 
@@ -142,6 +151,7 @@ def describe_implementation(
         delta_is_default: whether δ was left to dpjax.
         noise_strategy: of noise that is correlated over steps; None of independent noise.
         summed: what a step adds up.
+        adaptive: how the clip norm moves from C on; None where it is constant.
     """
     if mechanism is None:
         return None
@@ -156,7 +166,24 @@ def describe_implementation(
         "sampling": sampling.sentence,
         "gradient_accumulation": "One step is one draw of records. It is computed in microbatches. "
         f"{summed.added}",
+        "adaptive_clipping": _adaptation(mechanism, adaptive),
         "noise_correlation": None if noise_strategy is None else _correlation(noise_strategy),
+    }
+
+
+def _adaptation(mechanism: Mechanism, adaptive: AdaptiveClipping | None) -> dict[str, Any] | None:
+    """Returns how the clip norm moves, with the noise of the count that it follows."""
+    if adaptive is None or not isinstance(mechanism, AdaptiveClippingDPSGD):
+        return None
+    return {
+        "sentence": "Each step also releases how many contributions were not clipped, with "
+        "Gaussian noise, and multiplies the clip norm by exp(-learning_rate (share - "
+        "target_quantile)), share being that noisy number over the expected batch size. The "
+        "mechanism counts both releases. The clip norm and the noise standard deviation stated are "
+        "those of the first step; the noise stays in proportion to the clip norm.",
+        "target_quantile": adaptive.target_quantile,
+        "learning_rate": adaptive.learning_rate,
+        "count_stddev": mechanism.count_stddev,
     }
 
 
@@ -182,6 +209,8 @@ def _noise(mechanism: Mechanism, clip_norms: tuple[float, ...]) -> float | list[
     if isinstance(mechanism, BandedDPSGD):
         # Of the draws, before they are correlated.
         noise_multiplier = mechanism.noise_multiplier
+    elif isinstance(mechanism, AdaptiveClippingDPSGD):
+        noise_multiplier = mechanism.gradient_noise_multiplier
     else:
         noise_multiplier = step_noise(mechanism).noise_multiplier
     stddevs = [noise_multiplier * norm for norm in clip_norms]

@@ -16,6 +16,7 @@ from dpjax_accounting import (
     GroupOfRecords,
     NoRenyiDivergence,
     ShuffledDPSGD,
+    UserSampledAdaptiveClippingDPSGD,
     UserSampledDPSGD,
     UserSampledFixedSizeDPSGD,
     UserSampledFullBatch,
@@ -276,6 +277,12 @@ def test_adaptive_clipping_pays_for_its_count(noise, count_stddev):
     assert adaptive.noise_multiplier == pytest.approx(noise, rel=1e-12)
     plain = dpsgd(67349, 1024, of_gradient, 198)
     assert adaptive.epsilon(1e-5) > plain.epsilon(1e-5)
+    # As dp-accounting has it for one release with the noise of both.
+    accountant = pld.PLDAccountant()
+    both = dp_accounting.GaussianDpEvent(noise)
+    step = dp_accounting.PoissonSampledDpEvent(1024 / 67349, both)
+    accountant.compose(dp_accounting.SelfComposedDpEvent(step, 198))
+    assert adaptive.epsilon(1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-3)
 
 
 def test_schedules():
@@ -337,6 +344,7 @@ def test_wrong_wrappers():
 
 OF_USERS = {
     dpsgd(1000, 30, 2.0, 20): UserSampledDPSGD,
+    adaptive_clipping(1000, 30, 3.0, 20, count_stddev=5.0): UserSampledAdaptiveClippingDPSGD,
     truncated_poisson(1000, 30, 2.0, 20, largest_batch_size=40): UserSampledTruncatedPoissonDPSGD,
     fixed_size(1000, 30, 9.0, 20): UserSampledFixedSizeDPSGD,
     random_allocation(1000, 4, 2.0, 2): UserSampledRandomAllocationDPSGD,
