@@ -35,18 +35,35 @@ class Options:
     num_sets: int = 3
     num_clean_models: int = 10
     target: str = "billing"
-    num_steps: int = 1000
-    learning_rate: float = 32.0
-    layers: tuple[int, ...] = (0, 3, 4, 5, 6)
-    """Whose features the head reads; 0 is the embeddings, in which a rare word is seen best."""
+    tuning: Literal["head", "lora"] = "head"
+    """The demo's head on features that are computed once, or adapters in the uppermost layer."""
+
+
+_LORA: dict[str, Any] = {
+    "tuning": "lora",
+    "features": {},
+    "lora": {"rank": 8, "layers_to_transform": (5,)},
+    "privacy": {"clip_norm": 1.0},
+    "training": {
+        "expected_batch_size": 256,
+        "microbatch_size": 64,
+        "num_steps": 160,
+        "learning_rate": 3e-3,
+        "max_length": 48,
+    },
+}
 
 
 def make_config(options: Options) -> PoisonConfig:
     """Returns the audit of the demo's recipe."""
     recipe = copy.deepcopy(dict(DEMO.options))
     data: dict[str, Any] = DEMO.write_data(options.folder / "data", None)
-    recipe["training"] |= {"num_steps": options.num_steps, "learning_rate": options.learning_rate}
-    recipe["features"] |= {"layers": options.layers}
+    if options.tuning == "head":
+        recipe["training"] |= {"num_steps": 1000, "learning_rate": 32.0}
+        # 0 is the embeddings, in which a rare word is seen best.
+        recipe["features"] |= {"layers": (0, 3, 4, 5, 6)}
+    else:
+        recipe |= _LORA
     first, *others = options.epsilons
     return PoisonConfig.from_options(
         recipe
