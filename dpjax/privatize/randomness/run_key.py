@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ class RunKey:
     used: it keeps 32 bits, which a search recovers.
 
     The bits per generator: sampling uses Philox with a 128-bit key; noise uses four Threefry
-    generators of 64-bit keys each, fresh at every step.
+    generators of 64-bit keys each, fresh at every step. Discrete noise reads the hashes themselves.
 
     Example:
         >>> run_key = RunKey.from_os_entropy()
@@ -90,9 +91,13 @@ class RunKey:
         """`(4,)` typed JAX keys for the Gaussian noise of `step`."""
         return _threefry_keys(self._derive("noise", step, 8 * NUM_DRAWS))
 
-    def quantile_keys(self, step: int) -> jax.Array:
-        """`(4,)` typed JAX keys for the noise of the count that `AdaptiveClipping` releases."""
-        return _threefry_keys(self._derive("quantile", step, 8 * NUM_DRAWS))
+    def noise_blocks(self, step: int) -> Iterator[bytes]:
+        """Endless secret bytes for the discrete noise of `step`, 64 at a time."""
+        return self._blocks("discrete noise", step)
+
+    def quantile_blocks(self, step: int) -> Iterator[bytes]:
+        """As `noise_blocks`, for the noise of the count that `AdaptiveClipping` releases."""
+        return self._blocks("quantile", step)
 
     def direction_key(self, step: int) -> jax.Array:
         """One typed JAX key for the directions of `step`, which no record influences."""
@@ -123,6 +128,9 @@ class RunKey:
             False
         """
         return self._derive(f"audit/{name}", 0, size)
+
+    def _blocks(self, purpose: str, step: int) -> Iterator[bytes]:
+        return (self._derive(f"{purpose}/{block}", step, 64) for block in itertools.count())
 
     def _derive(self, purpose: str, step: int, size: int) -> bytes:
         if step < 0:
