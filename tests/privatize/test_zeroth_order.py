@@ -121,7 +121,7 @@ def make_sum():
 
 
 def check_sensitivity(values=(0.0, 3.0, -1e3, 50.0), sum_of=None):
-    """Whatever a record holds, and whoever else is there, it moves the sum by at most C: exactly."""
+    """Whatever a record holds, and whoever else is there, it moves the sum by at most C."""
     sum_of = sum_of or make_sum()
     slopes = jnp.array([[value, 1.0, -2.0] for value in values], jnp.float32)
     everyone = np.ones(len(values), bool)

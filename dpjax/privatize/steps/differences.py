@@ -62,7 +62,8 @@ def clipped_differences(
 
     Returns:
         As a clipped gradient of k parameters: `grads` `(k,)` int32, in intervals of the grid, of
-        which C has `grid.resolution`; `norms` those of the vectors of differences, `losses` the mean over all passes, all of which are away from θ.
+        which C has `grid.resolution`; `norms` those of the vectors of differences, `losses` the
+        mean over all passes, all of which are away from θ.
 
     Raises:
         TypeError, ValueError: as a clipped gradient function; or the mesh has explicit axes.

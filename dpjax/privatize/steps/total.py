@@ -25,8 +25,8 @@ class StepTotal:
 
     Attributes:
         grads: Σᵢ cᵢ gᵢ, float32, the structure and shapes of the parameters; zeros of their own
-            dtype for integer and boolean parameters. With `directions`: Σᵢ cᵢ dᵢ, `(k,)` int32, in intervals of a
-            grid.
+            dtype for integer and boolean parameters. With `directions`: Σᵢ cᵢ dᵢ, `(k,)` int32, in
+            intervals of a grid.
         loss: sum of the losses that are finite, float32 scalar.
         num_records: number of units drawn, int32 scalar.
         num_clipped: number of units whose gradient was shortened, int32 scalar.

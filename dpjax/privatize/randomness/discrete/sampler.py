@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 
 class RandomBits:
-    """Uniform whole numbers from a stream of uniform bytes.
+    r"""Uniform whole numbers from a stream of uniform bytes.
 
     Args:
         blocks: the bytes, block after block, without an end; nothing else may read them.
 
     Example:
-        >>> RandomBits(iter([b"\\x05", b"\\xff"])).below(8)
+        >>> RandomBits(iter([b"\x05", b"\xff"])).below(8)
         5
     """
 
