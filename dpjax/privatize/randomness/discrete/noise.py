@@ -75,7 +75,7 @@ class Grid:
 
     def variance(self, noise_multiplier: float) -> int:
         """Returns S² = ⌈(σm)²⌉ + 4, in intervals squared: without rounding of any other kind."""
-        return math.ceil((Fraction(noise_multiplier) * self.resolution) ** 2) + SMOOTHING
+        return math.ceil((Fraction(float(noise_multiplier)) * self.resolution) ** 2) + SMOOTHING
 
     def draw(
         self, noise_multiplier: float, blocks: Iterator[bytes], size: int
