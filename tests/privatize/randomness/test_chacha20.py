@@ -111,7 +111,7 @@ def test_noise_is_normal_and_follows_key_and_step():
     np.testing.assert_allclose(pinned, PINNED, atol=1e-5, err_msg="raise NOISE_VERSION")
 
 
-PINNED = [0.0] * 5
+PINNED = [0.238187, 1.086692, -2.086527, 0.021343, 0.751565]
 
 
 def test_all_256_bits_reach_the_generator():
