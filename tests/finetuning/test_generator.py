@@ -25,7 +25,8 @@ def test_a_resumed_run_keeps_its_generator(cheap_options, whole, stop_after, tmp
     assert weights(run.output_dir) == weights(again.output_dir)
 
 
-def test_another_name_is_refused(cheap_options):
-    options = cheap_options | {"privacy": cheap_options["privacy"] | {"generator": "chacha"}}
+def test_another_name_is_refused(cheap_options, tmp_path):
+    privacy = cheap_options["privacy"] | {"generator": "chacha"}
+    options = cheap_options | {"privacy": privacy, "output_dir": tmp_path}
     with pytest.raises(ValueError, match=r"privacy\.generator must be one of threefry, chacha20"):
         dpjax.finetune(**options)
