@@ -83,7 +83,7 @@ def _split(key: jax.Array, shape: Sequence[int]) -> jax.Array:
     return blocks(key, numbers, _SPLIT)[..., :KEY_WORDS]
 
 
-def _fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
+def _fold_in(key: jax.Array, data: int) -> jax.Array:
     return blocks(key, jnp.asarray(data, jnp.uint32), _FOLD)[:KEY_WORDS]
 
 
