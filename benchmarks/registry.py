@@ -30,6 +30,7 @@ BENCHMARKS = (
     "shadows",
     "smollm2_parity",
     "zeroth_order",
+    "noise_generators",
     "compare",
 )
 

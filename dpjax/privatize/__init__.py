@@ -19,6 +19,7 @@ from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy as No
 from dpjax.privatize.randomness.noise import NOISE_VERSION as NOISE_VERSION
 from dpjax.privatize.randomness.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.randomness.noise import noisy_mean as noisy_mean
+from dpjax.privatize.randomness.run_key import GeneratorName as GeneratorName
 from dpjax.privatize.randomness.run_key import RunKey as RunKey
 from dpjax.privatize.randomness.step_noise import StepNoise as StepNoise
 from dpjax.privatize.randomness.step_noise import step_noise as step_noise
@@ -77,6 +78,7 @@ __all__ = [
     "FlatClipping",
     "FrozenPart",
     "FullBatchSampler",
+    "GeneratorName",
     "NoiseStrategy",
     "PerGroupClipping",
     "PoissonSampler",

@@ -29,6 +29,8 @@ def test_a_resumed_run_comes_to_the_same_model(
     assert "zeroth-order gradient" in report["implementation"]["gradient_accumulation"]
     assert report["data_uses"][0]["use"] == "Differences of losses of the training records"
     assert "Each difference of losses is clipped" in report["data_uses"][0]["explanation"]
+    assert report["randomness"]["noise_distribution"].startswith("Discrete Gaussian")
+    assert any("no rounding of floating-point" in line for line in report["assumptions"])
     said = " ".join((run.output_dir / "report.md").read_text().split())
     assert "steps of zeroth-order gradients with 2 directions each" in said
     assert "4 forward passes for each microbatch" in " ".join(capsys.readouterr().out.split())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import dpjax
 from dpjax import FlatClipping, PerGroupClipping, RunKey
+from dpjax.privatize.randomness.discrete.noise import Grid
 from dpjax.privatize.steps import differences
 from dpjax.privatize.steps import directions as directions_module
 from dpjax.privatize.steps.differences import clipped_differences
@@ -30,6 +31,7 @@ from tests.support.private_loop import (
 )
 
 SMOOTHING, NUMBER = 1e-2, 2
+GRID = Grid(2**15)
 
 
 def make(loss_fn=loss, **options):
@@ -82,7 +84,8 @@ def check_is_the_loop():
     for step in range(2):
         total = total_of(private, step, params)
         want, num_clipped = sum_of_loop(private, step, params)
-        np.testing.assert_allclose(total.grads, want, atol=2e-3)
+        assert total.grads.dtype == jnp.int32 and private.noise.grid == GRID
+        np.testing.assert_allclose(total.grads * CLIP_NORM / GRID.resolution, want, atol=2e-3)
         assert int(total.num_clipped) == num_clipped
         assert int(total.num_records) == len(drawn(private, step)["y"])
 
@@ -93,9 +96,8 @@ def check_release():
     sums = []
     for step in range(2):
         total = total_of(private, step, params)
-        noisy = dpjax.noisy_mean(
-            total.grads, KEY.noise_keys(step), mechanism=MECHANISM, clip_norm=CLIP_NORM
-        )
+        noise = GRID.draw(MECHANISM.noise_multiplier, KEY.noise_blocks(step), NUMBER)
+        noisy = (np.asarray(total.grads) + noise) * CLIP_NORM / GRID.resolution / 12
         first, second = directions(params, step)
         want = jax.tree.map(lambda a, b, d=noisy: (d[0] * a + d[1] * b) / NUMBER, first, second)
         released = private.release(total, step)
@@ -111,7 +113,9 @@ def make_sum():
     rule = FlatClipping(CLIP_NORM)
 
     def sum_of(slopes, mask):
-        return clipped_differences(jnp.dot, where, rule, SMOOTHING, params, slopes, mask).grads
+        return clipped_differences(
+            jnp.dot, where, rule, SMOOTHING, GRID, params, slopes, mask
+        ).grads
 
     return jax.jit(sum_of)
 
@@ -123,8 +127,8 @@ def check_sensitivity(values=(0.0, 3.0, -1e3, 50.0), sum_of=None):
     everyone = np.ones(len(values), bool)
     for left_out in range(len(values)):
         others = np.arange(len(values)) != left_out
-        moved = sum_of(slopes, everyone) - sum_of(slopes, others)
-        assert np.linalg.norm(moved) <= CLIP_NORM * (1 + 1e-5), values[left_out]
+        moved = np.asarray(sum_of(slopes, everyone) - sum_of(slopes, others), np.int64)
+        assert (moved**2).sum() <= GRID.resolution**2, values[left_out]
 
 
 def test_it_is_a_loop_over_records():
@@ -189,10 +193,19 @@ def _the_mean_is_clipped(monkeypatch):
 def _noise_of_every_microbatch(monkeypatch):
     def noisy(*args, **options):
         clipped = clipped_differences(*args, **options)
-        noise = 0.1 * jax.random.normal(jax.random.key(0), clipped.grads.shape)
-        return clipped._replace(grads=clipped.grads + noise)
+        noise = 0.3 * jax.random.normal(jax.random.key(0), clipped.grads.shape)
+        return clipped._replace(grads=clipped.grads + (GRID.resolution * noise).astype(jnp.int32))
 
     monkeypatch.setattr("dpjax.privatize.steps.zeroth_order.clipped_differences", noisy)
+
+
+def _too_long_vectors_are_summed(monkeypatch):
+    _each_difference_is_clipped_by_itself(monkeypatch)
+    monkeypatch.setattr(
+        Grid,
+        "rounded",
+        lambda self, vectors, clip_norm: (vectors * self.resolution / clip_norm).astype(jnp.int32),
+    )
 
 
 differences_scale = differences.scale
@@ -204,8 +217,10 @@ differences_scale = differences.scale
         (_different_z_for_the_two_signs, check_is_the_loop),
         (_a_direction_for_all_steps, check_release),
         (_one_direction_for_all_k, check_is_the_loop),
-        (_each_difference_is_clipped_by_itself, check_sensitivity),
-        (_the_mean_is_clipped, check_sensitivity),
+        # Too long a vector would become zero: it cannot move the sum further, and the loop differs.
+        (_each_difference_is_clipped_by_itself, check_is_the_loop),
+        (_the_mean_is_clipped, check_is_the_loop),
+        (_too_long_vectors_are_summed, check_sensitivity),
         (_noise_of_every_microbatch, check_is_the_loop),
     ],
 )
@@ -230,8 +245,9 @@ def test_it_is_unbiased():
             clipped_differences(
                 lambda p, x: jnp.sum((p - x) ** 2),
                 where,
-                FlatClipping(1e6),
+                FlatClipping(2000.0),
                 1e-2,
+                GRID,
                 params,
                 targets,
                 jnp.ones(2, bool),
@@ -239,7 +255,7 @@ def test_it_is_unbiased():
         )
     )()
     gradient = jnp.sum(2 * (params - targets), axis=0)
-    estimate = jax.jit(where.combined)(sums / where.number)
+    estimate = jax.jit(where.combined)(sums * (2000 / GRID.resolution) / where.number)
     # The standard deviation of an entry is about ‖g‖ √(2 / k).
     np.testing.assert_allclose(estimate, gradient, atol=5 * 10 * (2 / 4000) ** 0.5)
 
@@ -297,7 +313,7 @@ def test_the_update_is_one_program_and_steps_compile_once():
     with pytest.raises(ValueError, match="step 2 has been released already"):
         private.release(total, 2)
     lowered = private.lower_update(update, params, params)
-    assert "tensor<2xf32>" in lowered.as_text()
+    assert "tensor<2xi32>" in lowered.as_text()
 
 
 @pytest.mark.parametrize(

@@ -222,15 +222,16 @@ class Adaptive:
         self.private = dpjax.private_gradient(loss, mechanism=MECHANISM, rule=rule, run_key=KEY)
         self.release = compiled(jax.vmap(self._release, (None, 0)))
 
-    def _release(self, noise_keys, quantile_keys):
-        zeros, count, clip_norm = {"a": jnp.zeros(SIZE)}, jnp.float32(0), jnp.float32(1)
-        return self.private._make_release()(zeros, count, clip_norm, noise_keys, quantile_keys)
+    def _release(self, noise_keys, count_noise):
+        zeros, count, clip_norm = {"a": jnp.zeros(SIZE)}, jnp.int32(0), jnp.float32(1)
+        return self.private._make_release()(zeros, count, clip_norm, noise_keys, count_noise)
 
     @functools.cached_property
     def released(self):
         """One noisy mean, and the clip norms that follow by as many draws of the count's noise."""
-        keys = jnp.stack([KEY.quantile_keys(step) for step in range(500)])
-        mean, following = self.release(KEY.noise_keys(0), keys)
+        multiplier, grid = self.private._count_noise
+        drawn = grid.draw(multiplier, KEY.quantile_blocks(0), 500)
+        mean, following = self.release(KEY.noise_keys(0), drawn)
         return mean["a"][0], following
 
 
@@ -247,8 +248,8 @@ def gradient_has_the_larger_noise(adaptive):
 
 
 def both_releases_draw_from_streams_of_their_own(_):
-    streams = [jax.random.key_data(keys(3)) for keys in (KEY.noise_keys, KEY.quantile_keys)]
-    require(not np.any(np.isin(*streams)))
+    streams = [next(blocks(3)) for blocks in (KEY.noise_blocks, KEY.quantile_blocks)]
+    require(streams[0] != streams[1])
 
 
 class Loop:

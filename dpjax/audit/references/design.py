@@ -67,4 +67,5 @@ def shadow_key(run_key: RunKey, shadow: int) -> RunKey:
 def _derive(run_key: RunKey, name: str) -> RunKey:
     if not isinstance(run_key, RunKey):
         raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
-    return RunKey(run_key.audit_bytes(name, len(run_key.secret)))
+    secret = run_key.audit_bytes(name, len(run_key.secret))
+    return RunKey(secret, generator=run_key.generator)

@@ -149,7 +149,10 @@ def _train_all(
             model = folder.finished(name)
             if model is None:
                 start = time.monotonic()
-                of_model = RunKey(key.audit_bytes(f"poison model/{name.words}", len(key.secret)))
+                of_model = RunKey(
+                    key.audit_bytes(f"poison model/{name.words}", len(key.secret)),
+                    generator=run.plan.config.privacy.generator,
+                )
                 model = training.train(name, of_model, folder.directory_of(name), interrupts)
                 folder.keep(name, model)
                 interrupts.raise_pending()

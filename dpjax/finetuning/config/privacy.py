@@ -12,6 +12,7 @@ from dpjax.finetuning.config.sampling import (
     SamplingName,
     check_bands,
 )
+from dpjax.privatize import GeneratorName
 
 if TYPE_CHECKING:
     from dpjax.finetuning.config.training import Training
@@ -109,6 +110,9 @@ class Privacy(CheckedOptions):
     """With privacy.noise=banded, b: records are dealt into b groups, and none is in two of any b
     successive steps. A larger b takes more noise back, and leaves less amplification by sampling:
     batches are drawn from n/b records."""
+    generator: GeneratorName = "threefry"
+    """What draws Gaussian noise. threefry: JAX's own generator, with four fresh keys of 64 bits in
+    each step. chacha20: a cipher (RFC 8439), with four fresh keys of 256 bits. ε is the same."""
     ledger: str | None = None
     """File in which all runs on these training records are put on record, made if there is none;
     the report then has the ε of all of them together. Keep it with the data, as private as that."""
@@ -189,6 +193,7 @@ class Privacy(CheckedOptions):
         check_clip_quantile(self.target_quantile, self.clip_learning_rate, self.count_stddev)
         check_choice("privacy.sampling", self.sampling, get_args(SamplingName))
         check_choice("privacy.noise", self.noise, get_args(NoiseName))
+        check_choice("privacy.generator", self.generator, get_args(GeneratorName))
         check_bands(self.noise, self.bands, self.sampling)
         check_choice("privacy.neighboring", self.neighboring, get_args(Neighboring))
         check_choice("privacy.owner_sampling", self.owner_sampling, get_args(OwnerSampling))

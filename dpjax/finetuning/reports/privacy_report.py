@@ -92,7 +92,7 @@ def build(
             summed=_summed(plan),
             adaptive=adaptive_rule(plan),
         ),
-        "randomness": describe_randomness(run_key),
+        "randomness": describe_randomness(run_key, is_discrete=_summed(plan).is_discrete),
         "trust": _trust(plan),
         "data_uses": _data_uses(plan),
         "dataset_total": None if ledger is None else dataset_total(ledger, plan.delta),
@@ -151,7 +151,9 @@ def _assumptions(plan: Plan) -> list[str]:
     if plan.mechanism is None:
         return []
     lines = (*statements.ASSUMPTIONS, NEIGHBOURS[plan.mechanism.neighboring])
-    lines += common_assumptions(plan.mechanism)
+    lines += common_assumptions(
+        plan.mechanism, plan.config.privacy.generator, is_discrete=_summed(plan).is_discrete
+    )
     if plan.task.labels:
         lines += statements.LABEL_ASSUMPTIONS
     lines += plan.task.assumptions

@@ -299,13 +299,13 @@ def _shared_key(config: FinetuneConfig, directory: RunDirectory, resumes: bool) 
     def make() -> RunKey:
         if resumes:
             return directory.load_key()
-        return RunKey.from_os_entropy() if config.seed is None else RunKey.from_seed(config.seed)
+        generator = config.privacy.generator
+        if config.seed is None:
+            return RunKey.from_os_entropy(generator=generator)
+        return RunKey.from_seed(config.seed, generator=generator)
 
     own = in_lead(make)
-    secret, fixed_seed = from_lead(
-        lambda: (own.secret.hex(), own.fixed_seed) if own else ("", False)
-    )
-    return RunKey(bytes.fromhex(secret), fixed_seed)
+    return RunKey.from_dict(from_lead(lambda: own.to_dict() if own else {}))
 
 
 def _check_fits_processes(config: FinetuneConfig) -> None:

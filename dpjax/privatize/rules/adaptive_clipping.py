@@ -59,6 +59,7 @@ class AdaptiveClipping:
     gradients and a noisy count of those that were not clipped. Together they are one Gaussian
     release with the noise multiplier of the mechanism, and ε is that of the mechanism. The
     gradient has more noise instead: 0.005 % at B = 1024 and z = 1 with the default `count_stddev`.
+    The count is a whole number, and its noise a discrete Gaussian (docs/accounting/proofs.md).
 
     Only where units are added or removed: if they were replaced, the sum would move by 2C and the
     count by 1, and `DPSGD` does not say which of the two sensitivities its noise is in units of.
@@ -142,7 +143,7 @@ class AdaptiveClipping:
         """C·exp(-η(b̃ - γ)), with b̃ = ½ + noisy_count/B the noisy share that was not clipped.
 
         Args:
-            noisy_count: Σ(bᵢ - ½) + N(0, σ_b²), float32 scalar.
+            noisy_count: Σ(bᵢ - ½) with noise of standard deviation σ_b, float32 scalar.
             clip_norm: C, float32 scalar.
             expected_batch_size: B, in units.
 

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD
 
 from dpjax.basics.typing import PyTree
-from dpjax.privatize.randomness.noise import gaussian_noise, mean_with_noise
+from dpjax.privatize.randomness.discrete.noise import Grid
+from dpjax.privatize.randomness.noise import mean_with_noise
+from dpjax.privatize.randomness.step_noise import StepNoise
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping, NoiseScales
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.steps.backward_steps import BackwardSteps
@@ -30,10 +32,22 @@ class AdaptivePrivateGradient(BackwardSteps):
     mechanism: DPSGD | AdaptiveClippingDPSGD
     rule: AdaptiveClipping
 
+    def __post_init__(self) -> None:
+        # Refuses noise that does not fit, before anything is computed.
+        _ = self._count_noise
+
     @property
     def noise_scales(self) -> NoiseScales:
         """Noise of the gradient and of the count, both together as the mechanism says."""
         return self.rule.noise_scales(self.mechanism)
+
+    @functools.cached_property
+    def _count_noise(self) -> tuple[float, Grid]:
+        """The noise multiplier of the doubled count, which a unit moves by 1, and its grid."""
+        multiplier = 2 * self.noise_scales.count_stddev
+        return multiplier, Grid.for_noise(
+            [StepNoise(multiplier, self.mechanism.expected_batch_size)]
+        )
 
     def zeros(self, params: PyTree, step: int, clip_norm: float | jax.Array) -> StepTotal:
         """Returns the total that a step starts from: no units yet.
@@ -67,12 +81,14 @@ class AdaptivePrivateGradient(BackwardSteps):
             TypeError, ValueError: as `PrivateGradient.release`.
         """
         step = self._approve(total, step)
+        multiplier, grid = self._count_noise
+        (count_noise,) = grid.draw(multiplier, self.run_key.quantile_blocks(step), 1)
         return self._compiled_release(
             total.grads,
-            total.centered_count,
+            total.doubled_count,
             total.clip_norm,
             self.run_key.noise_keys(step),
-            self.run_key.quantile_keys(step),
+            count_noise,
         )
 
     def release_and_update(
@@ -134,20 +150,21 @@ class AdaptivePrivateGradient(BackwardSteps):
         return jax.jit(run, static_argnums=0, donate_argnums=1)
 
     def _make_release(self) -> Callable[..., tuple[PyTree, jax.Array]]:
-        """Makes the function from sums and keys to what is released; it holds no `self`."""
-        multiplier, count_stddev = self.noise_scales
+        """Makes the function from sums and noise to what is released; it holds no `self`."""
+        multiplier, resolution = self.noise_scales[0], self._count_noise[1].resolution
         rule, expected_batch_size = self.rule, self.mechanism.expected_batch_size
 
         def release(
             clipped_sum: PyTree,
-            count: jax.Array,
+            doubled_count: jax.Array,
             clip_norm: jax.Array,
             noise_keys: jax.Array,
-            quantile_keys: jax.Array,
+            count_noise: jax.Array,
         ) -> tuple[PyTree, jax.Array]:
             stddev = multiplier * clip_norm
             mean = mean_with_noise(clipped_sum, noise_keys, stddev, expected_batch_size)
-            noisy_count = count + gaussian_noise(quantile_keys, count, count_stddev)
+            on_grid = doubled_count * resolution + count_noise
+            noisy_count = on_grid.astype(jnp.float32) / (2 * resolution)
             return mean, rule.next_clip_norm(noisy_count, clip_norm, expected_batch_size)
 
         return release

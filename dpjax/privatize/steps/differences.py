@@ -24,6 +24,7 @@ from dpjax.privatize.devices.explicit_axes import explicit_mesh
 from dpjax.privatize.devices.spread_sums import Shardings, kept_at
 from dpjax.privatize.devices.varying import example_types
 from dpjax.privatize.float32.scaling import dense_norm
+from dpjax.privatize.randomness.discrete.noise import Grid
 from dpjax.privatize.rules.clipping_rules import ClippingRule, scale
 from dpjax.privatize.steps.directions import Directions
 
@@ -35,6 +36,7 @@ def clipped_differences(
     directions: Directions,
     rule: ClippingRule,
     smoothing: float,
+    grid: Grid,
     params: PyTree,
     batch: PyTree,
     mask: jax.Array,
@@ -52,14 +54,16 @@ def clipped_differences(
         directions: z₁ … z_k, the same for every record of a step, and for both signs.
         rule: bounds the contribution of one record; of a single group.
         smoothing: φ > 0.
+        grid: what the clipped vectors are rounded to.
         params: θ.
         batch: the examples, with a leading axis `(B, ...)`; B may be 0.
         mask: `(B,)` bool, which of them count.
         shardings: where the parameters lie, from `shardings_of`.
 
     Returns:
-        As a clipped gradient of k parameters: `grads` `(k,)` float32, `norms` those of the vectors
-        of differences, `losses` the mean over all passes, all of which are away from θ.
+        As a clipped gradient of k parameters: `grads` `(k,)` int32, in intervals of the grid, of
+        which C has `grid.resolution`; `norms` those of the vectors of differences, `losses` the
+        mean over all passes, all of which are away from θ.
 
     Raises:
         TypeError, ValueError: as a clipped gradient function; or the mesh has explicit axes.
@@ -91,7 +95,7 @@ def clipped_differences(
     # 0 × NaN is NaN: rows that must not count are replaced, not scaled.
     counted = jnp.where(factors > 0, differences, 0.0)
     return ClippedGrad(
-        grads=jnp.sum(factors * counted, axis=0),
+        grads=jnp.sum(grid.rounded(factors * counted, rule.clip_norm), axis=0),
         norms=rows.norms,
         losses=jnp.where(mask, jnp.mean(losses, axis=0), 0.0),
         counted=rows.counted,

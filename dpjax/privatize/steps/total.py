@@ -25,7 +25,8 @@ class StepTotal:
 
     Attributes:
         grads: Σᵢ cᵢ gᵢ, float32, the structure and shapes of the parameters; zeros of their own
-            dtype for integer and boolean parameters. With `directions`: Σᵢ cᵢ dᵢ, `(k,)` float32.
+            dtype for integer and boolean parameters. With `directions`: Σᵢ cᵢ dᵢ, `(k,)` int32, in
+            intervals of a grid.
         loss: sum of the losses that are finite, float32 scalar.
         num_records: number of units drawn, int32 scalar.
         num_clipped: number of units whose gradient was shortened, int32 scalar.
@@ -33,7 +34,7 @@ class StepTotal:
         num_losses: number of units whose loss is finite, int32 scalar.
         step: the step that the sums belong to, int32 scalar.
         clip_norm: C of this step, float32 scalar, where the rule is `AdaptiveClipping`; else None.
-        centered_count: Σᵢ (bᵢ - ½), bᵢ = 1 where unit i was not clipped, float32 scalar, where the
+        doubled_count: 2Σᵢ (bᵢ - ½), bᵢ = 1 where unit i was not clipped, int32 scalar, where the
             rule is `AdaptiveClipping`; else None.
         directions: those of this step, where differences of losses along them are summed; else
             None.
@@ -48,7 +49,7 @@ class StepTotal:
     num_losses: jax.Array
     step: jax.Array
     clip_norm: jax.Array | None = None
-    centered_count: jax.Array | None = None
+    doubled_count: jax.Array | None = None
     directions: Directions | None = None
     owner: object = dataclasses.field(default=None, metadata={"static": True}, repr=False)
 
@@ -69,7 +70,7 @@ class StepTotal:
         return cls(
             grads=_zeros_of_all(params, shardings=shardings_of(params))
             if directions is None
-            else jnp.zeros(directions.number, jnp.float32),
+            else jnp.zeros(directions.number, jnp.int32),
             loss=jnp.zeros((), jnp.float32),
             num_records=jnp.zeros((), jnp.int32),
             num_clipped=jnp.zeros((), jnp.int32),
@@ -77,7 +78,7 @@ class StepTotal:
             num_losses=jnp.zeros((), jnp.int32),
             step=jnp.array(step, jnp.int32),
             clip_norm=None if clip_norm is None else jnp.array(clip_norm, jnp.float32, copy=True),
-            centered_count=None if clip_norm is None else jnp.zeros((), jnp.float32),
+            doubled_count=None if clip_norm is None else jnp.zeros((), jnp.int32),
             directions=directions,
             owner=owner,
         )
@@ -90,7 +91,7 @@ class StepTotal:
             mask: `(B,)` bool, the mask that the function was given.
         """
         has_loss = jnp.isfinite(clipped.losses)
-        count = self.centered_count
+        count = self.doubled_count
         return dataclasses.replace(
             self,
             grads=jax.tree.map(jnp.add, self.grads, clipped.grads),
@@ -100,7 +101,9 @@ class StepTotal:
             num_nonfinite=self.num_nonfinite
             + _number_of(mask & ~(has_loss & jnp.isfinite(clipped.norms))),
             num_losses=self.num_losses + _number_of(mask & has_loss),
-            centered_count=None if count is None else count + clipped.centered_count,
+            doubled_count=None
+            if count is None
+            else count + _number_of(clipped.counted) - 2 * clipped.num_clipped,
         )
 
     def check_fits(self, params: PyTree) -> None:

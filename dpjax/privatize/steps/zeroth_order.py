@@ -13,8 +13,8 @@ from dpjax_accounting import BandedDPSGD, Mechanism
 
 from dpjax.basics.typing import PyTree
 from dpjax.privatize.devices.spread_sums import Shardings
+from dpjax.privatize.randomness.discrete.noise import DiscreteNoise
 from dpjax.privatize.randomness.run_key import RunKey
-from dpjax.privatize.randomness.source import IndependentNoise
 from dpjax.privatize.rules.clipping_rules import ClippingRule
 from dpjax.privatize.sampling.choice import sampler_for
 from dpjax.privatize.steps.differences import clipped_differences
@@ -31,7 +31,7 @@ class PrivateZerothOrderGradient(PrivateSteps):
     """
 
     rule: ClippingRule
-    noise: IndependentNoise
+    noise: DiscreteNoise
     smoothing: float
     num_directions: int
 
@@ -57,8 +57,8 @@ class PrivateZerothOrderGradient(PrivateSteps):
     def release(self, total: StepTotal, step: int) -> PyTree:
         """Adds the noise of the step to the k sums, once, and returns Σⱼ dⱼ zⱼ / k.
 
-        d = (Σᵢ cᵢ dᵢ + N(0, σ²C² I)) / B is what is released. The rest is public: the directions
-        depend on no record.
+        d = (Σᵢ cᵢ dᵢ + noise) / B is what is released: sums of whole numbers, and discrete Gaussian
+        noise with standard deviation σC. The rest is public: the directions depend on no record.
 
         Args:
             total: the sum over all microbatches of `batches(step, ...)`.
@@ -118,6 +118,7 @@ class PrivateZerothOrderGradient(PrivateSteps):
     def _compiled_add(self) -> jax.stages.Wrapped:
         # What is compiled must not refer to this object: see `BackwardSteps`.
         loss_of_example, rule, smoothing = self.loss_fn, self.rule, self.smoothing
+        grid = self.noise.grid
 
         def add(
             total: StepTotal,
@@ -137,7 +138,7 @@ class PrivateZerothOrderGradient(PrivateSteps):
                 return loss_of_example(params, example, *shared)
 
             clipped = clipped_differences(
-                loss_fn, directions, rule, smoothing, params, batch, mask, shardings
+                loss_fn, directions, rule, smoothing, grid, params, batch, mask, shardings
             )
             return total.plus(clipped, mask)
 
@@ -188,7 +189,9 @@ def private_zeroth_order_gradient(
     Each step draws k public directions zⱼ ~ N(0, I). A record's differences of two losses,
     d_ij = (Lᵢ(θ + φzⱼ) - Lᵢ(θ - φzⱼ)) / 2φ, are clipped to L2 norm C, summed, and given the noise
     of the mechanism; the gradient is Σⱼ dⱼ zⱼ / k. ε is that of DP-SGD with the same mechanism: the
-    sum has the same sensitivity, and k numbers instead of one for each parameter.
+    sum has the same sensitivity, and k numbers instead of one for each parameter. Clipped vectors
+    are rounded towards zero to a grid of C/2¹⁵, or coarser for very large batches or noise, and the
+    noise is a discrete Gaussian on it, so that no rounding of floats is in what is released.
 
     Source: Zhang et al. 2024, "Private Fine-tuning of Large Language Models with Zeroth-order
     Optimization", arXiv:2401.04343, Algorithm 1; the estimator with k directions is that of
@@ -262,7 +265,7 @@ def private_zeroth_order_gradient(
         run_key=run_key,
         present=present,
         rule=rule,
-        noise=IndependentNoise(mechanism, run_key, rule.clip_norm),
+        noise=DiscreteNoise(mechanism, run_key, rule.clip_norm, num_directions),
         smoothing=float(smoothing),
         num_directions=num_directions,
     )

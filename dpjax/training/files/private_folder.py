@@ -61,8 +61,7 @@ class PrivateFolder:
     def store_key(self, run_key: RunKey) -> None:
         """Stores the run's secret, beside a note that says what it is."""
         (self.path / "README").write_text(_NOTE)
-        secret = {"secret": run_key.secret.hex(), "fixed_seed": run_key.fixed_seed}
-        write_json(self.run_key, secret, mode=0o600)
+        write_json(self.run_key, run_key.to_dict(), mode=0o600)
 
     def load_key(self) -> RunKey:
         """Returns the secret of the interrupted run.
@@ -71,8 +70,7 @@ class PrivateFolder:
             ValueError: the file is damaged.
         """
         try:
-            stored = json.loads(self.run_key.read_bytes())
-            return RunKey(bytes.fromhex(stored["secret"]), stored["fixed_seed"])
+            return RunKey.from_dict(json.loads(self.run_key.read_bytes()))
         except (ValueError, KeyError, TypeError):
             # The error would quote the secret.
             raise ValueError(

@@ -249,7 +249,7 @@ def fit(
             "mechanisms": repr(mechanism),
             "clipping": (repr(checked), strategy, microbatch_size, delta, device_memory),
             "noise strategies": repr(noise_strategy),
-            "run keys": key.fingerprint(),
+            "run keys": (key.fingerprint(), key.generator),
             "parameters": (start, frozen),
             "data": comparable(data),
             "meshes": _describe_layout(layout, start),

@@ -106,7 +106,7 @@ def report_fit(
         },
         "data_uses": _data_uses(mechanism, delta, num_steps, steps_completed),
         "dataset_total": None,
-        "assumptions": _assumptions(mechanism),
+        "assumptions": _assumptions(mechanism, run_key),
         "not_covered": list(_NOT_COVERED) if is_private else [],
         "warnings": first_warnings(mechanism, run_key),
         "versions": describe_versions(),
@@ -117,10 +117,11 @@ def report_fit(
     return tell_of_users(report, mechanism, _USER)
 
 
-def _assumptions(mechanism: Mechanism | None) -> list[str]:
+def _assumptions(mechanism: Mechanism | None, run_key: RunKey) -> list[str]:
     if mechanism is None:
         return []
-    return [NEIGHBOURS[mechanism.neighboring], *_ASSUMPTIONS, *common_assumptions(mechanism)]
+    common = common_assumptions(mechanism, run_key.generator)
+    return [NEIGHBOURS[mechanism.neighboring], *_ASSUMPTIONS, *common]
 
 
 def _data_uses(

@@ -19,6 +19,7 @@ from dpjax_accounting import (
 from dpjax.privatize import (
     AdaptiveClipping,
     BandedStrategy,
+    GeneratorName,
     NoiseStrategy,
     RunKey,
     describe_sampling,
@@ -40,17 +41,29 @@ NEIGHBOURS = {
     "replace_one": "Neighbouring data sets differ by one record that is another one in one of "
     "them. The number of records is public.",
 }
-_NOISE = (
-    "Noise is Gaussian in float32 arithmetic. Threefry generators draw it, with fresh 64-bit keys "
-    "in each step. Attacks on floating-point rounding of the noise are not covered."
+_GENERATORS = {"threefry": ("Threefry-2x32", 64), "chacha20": ("ChaCha20", 256)}
+_DISCRETE_NOISE = (
+    "Noise is a discrete Gaussian on a grid, drawn exactly from keyed BLAKE2b hashes of the run "
+    "key, and added to sums of whole numbers: no rounding of floating-point numbers is in what is "
+    "released. That the hashes cannot be told from random bits is assumed. How long a draw takes "
+    "depends on what is drawn; attacks that time it are not covered."
 )
 _DRAWS = "Which records were drawn in which step."
 
 
-def common_assumptions(mechanism: Mechanism) -> tuple[str, ...]:
-    """Returns what every run of `mechanism` rests on that samples, clips and adds noise here."""
+def common_assumptions(
+    mechanism: Mechanism, generator: GeneratorName, *, is_discrete: bool = False
+) -> tuple[str, ...]:
+    """Returns what every run of `mechanism` rests on that samples, clips and adds noise here.
+
+    Args:
+        mechanism: as planned.
+        generator: of the run key.
+        is_discrete: whether noise is discrete.
+    """
     sampling = describe_sampling(mechanism)
-    common = (sampling.public, sampling.adversary, _NOISE)
+    noise = _DISCRETE_NOISE if is_discrete else _continuous_noise(generator)
+    common = (sampling.public, sampling.adversary, noise)
     if not isinstance(mechanism, BandedDPSGD):
         return common
     return (
@@ -58,6 +71,15 @@ def common_assumptions(mechanism: Mechanism) -> tuple[str, ...]:
         f"Noise is correlated over steps by a strategy matrix of at most {mechanism.bands} bands, "
         f"whose columns are at most {mechanism.column_norm:g} long. A record is in one step of "
         f"any {mechanism.bands} at most.",
+    )
+
+
+def _continuous_noise(generator: GeneratorName) -> str:
+    name, bits = _GENERATORS[generator]
+    return (
+        f"Noise is Gaussian in float32 arithmetic. {name} generators draw it, with fresh "
+        f"{bits}-bit keys in each step; that what they draw cannot be told from random bits is "
+        "assumed. Attacks on floating-point rounding of the noise are not covered."
     )
 
 
@@ -75,6 +97,7 @@ class Summed(NamedTuple):
         what: the summands, a phrase.
         clipped: says that each of them is clipped, a clause.
         added: says that they are added up and given noise, a sentence.
+        is_discrete: whether they are whole numbers with discrete noise.
 
     Example:
         >>> GRADIENTS.what
@@ -84,6 +107,7 @@ class Summed(NamedTuple):
     what: str
     clipped: str
     added: str
+    is_discrete: bool = False
 
 
 GRADIENTS = Summed(
@@ -96,6 +120,7 @@ DIFFERENCES = Summed(
     "Each difference of losses is clipped",
     "Clipped differences of losses along random directions are added up, and noise is added once "
     "to the sum: a zeroth-order gradient. The directions depend on no record.",
+    is_discrete=True,
 )
 
 
@@ -217,16 +242,26 @@ def _noise(mechanism: Mechanism, clip_norms: tuple[float, ...]) -> float | list[
     return stddevs[0] if len(stddevs) == 1 else stddevs
 
 
-def describe_randomness(run_key: RunKey) -> dict[str, Any]:
-    """Returns where random bits come from; nothing of the key."""
+def describe_randomness(run_key: RunKey, *, is_discrete: bool = False) -> dict[str, Any]:
+    """Returns where random bits come from; nothing of the key.
+
+    Args:
+        run_key: of the run.
+        is_discrete: whether noise is discrete.
+    """
     fixed = run_key.fixed_seed is not None
+    name, bits = _GENERATORS[run_key.generator]
+    source = f"and four {name} generators of {bits}-bit keys per step for the noise"
+    distribution = "Continuous Gaussian: the halved sum of four draws per coordinate."
+    if is_discrete:
+        source = "and are themselves the random bits of the noise"
+        distribution = "Discrete Gaussian on a grid: exact, by rejection."
     return {
         "seed_fixed": fixed,
         "run_key_bits": None if fixed else _RUN_KEY_BITS,
-        "generators": "Keyed BLAKE2b hashes of the run key seed Philox for sampling, and four "
-        "Threefry-2x32 generators per step for the noise.",
-        "noise_distribution": "Continuous Gaussian: the halved sum of four draws per coordinate.",
-        "noise_dtype": "float32",
+        "generators": f"Keyed BLAKE2b hashes of the run key seed Philox for sampling, {source}.",
+        "noise_distribution": distribution,
+        "noise_dtype": "int32" if is_discrete else "float32",
     }
 
 

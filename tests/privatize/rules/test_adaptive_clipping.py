@@ -12,7 +12,8 @@ from scipy import stats
 
 import dpjax
 from dpjax import AdaptiveClipping, RunKey
-from dpjax.privatize import gaussian_noise, noisy_mean
+from dpjax.privatize import noisy_mean
+from dpjax.privatize.randomness.discrete.noise import Grid
 from dpjax.privatize.rules.adaptive_clipping import gradient_noise_multiplier
 
 SIZE = 100_000
@@ -100,12 +101,11 @@ def test_replacing_a_unit_moves_the_count_by_at_most_one():
 def test_the_count_has_noise_of_the_stated_standard_deviation():
     private = make(dpsgd(1000, 100, 2.0), AdaptiveClipping(learning_rate=0.1, count_stddev=7.0))
 
-    def release(quantile_keys):
-        return private._make_release()(
-            jnp.zeros(1), jnp.float32(12.5), 0.5, keys(0), quantile_keys
-        )[1]
+    def release(count_noise):
+        return private._make_release()(jnp.zeros(1), jnp.int32(25), 0.5, keys(0), count_noise)[1]
 
-    clip_norms = np.asarray(jax.jit(jax.vmap(release))(keys(1, 5000)), np.float64)
+    drawn = Grid(2**15).draw(14.0, RunKey.from_seed(0).quantile_blocks(0), 5000)
+    clip_norms = np.asarray(jax.jit(jax.vmap(release))(drawn), np.float64)
     # C' = C·exp(-η(b̃ - γ)), b̃ = ½ + (count + noise)/B, solved for the noise.
     noise = (0.5 - 0.5 - np.log(clip_norms / 0.5) / 0.1) * 100 - 12.5
     assert noise.std() == pytest.approx(7.0, rel=0.05)
@@ -139,10 +139,11 @@ def test_a_loop_is_that_of_the_formulas_bit_for_bit():
     z = gradient_noise_multiplier(1.7, 3.0)
 
     @jax.jit
-    def release(grads, count, clip_norm, noise_keys, quantile_keys):
+    def release(grads, count, clip_norm, noise_keys, count_noise):
         larger = dataclasses.replace(mechanism, noise_multiplier=z)
         mean = noisy_mean(grads, noise_keys, mechanism=larger, clip_norm=clip_norm)
-        noisy_count = count + gaussian_noise(quantile_keys, count, 3.0)
+        on_grid = (2 * count).astype(jnp.int32) * 2**15 + count_noise
+        noisy_count = on_grid.astype(jnp.float32) / 2**16
         factor = jnp.exp(-0.2 * (0.5 + noisy_count / 12 - 0.5))
         return mean, clip_norm * factor
 
@@ -159,7 +160,11 @@ def test_a_loop_is_that_of_the_formulas_bit_for_bit():
             grads, count = grads + one.grads, count + one.centered_count
         mean, clip_norm = private.release(total, step)
         want, want_clip_norm = release(
-            grads, count, want_clip_norm, key.noise_keys(step), key.quantile_keys(step)
+            grads,
+            count,
+            want_clip_norm,
+            key.noise_keys(step),
+            Grid(2**15).draw(6.0, key.quantile_blocks(step), 1)[0],
         )
         np.testing.assert_array_equal(mean, want)
         assert float(clip_norm) == float(want_clip_norm) != 1.5
@@ -200,26 +205,25 @@ def test_the_clip_norm_stays_a_positive_float32():
 
 def test_the_count_has_a_noise_stream_of_its_own():
     key = RunKey.from_seed(11)
-    words = [
-        jax.random.key_data(draw(step)).ravel().tolist()
-        for draw in (key.noise_keys, key.quantile_keys)
-        for step in range(20)
+    streams = [
+        next(draw(step)) for draw in (key.noise_blocks, key.quantile_blocks) for step in range(20)
     ]
-    flat = [tuple(w[i : i + 2]) for w in words for i in range(0, len(w), 2)]
-    assert len(set(flat)) == len(flat) == 2 * 20 * 4
-    again = RunKey.from_seed(11).quantile_keys(3)
-    assert jnp.array_equal(jax.random.key_data(again), jax.random.key_data(key.quantile_keys(3)))
-    # A release takes the one for the gradient, the other for the count.
+    assert len(set(streams)) == 40
+    # A release takes the one for the count, and Threefry keys for the gradient.
     private = make(dpsgd(1000, 100, 1.0), AdaptiveClipping(), key)
     taken = {}
-    object.__setattr__(private, "_compiled_release", lambda *args: taken.update(keys=args[-2:]))
+    object.__setattr__(private, "_compiled_release", lambda *args: taken.update(drawn=args[-2:]))
     total = private.zeros(jnp.zeros(1), 3, 1.0)
     total = dataclasses.replace(total, num_records=jnp.int32(len(private._drawn_units(3))))
     private.release(total, 3)
-    for given, expected in zip(
-        taken["keys"], (key.noise_keys(3), key.quantile_keys(3)), strict=True
-    ):
-        assert jnp.array_equal(jax.random.key_data(given), jax.random.key_data(expected))
+    noise_keys, count_noise = taken["drawn"]
+    assert jnp.array_equal(jax.random.key_data(noise_keys), jax.random.key_data(key.noise_keys(3)))
+    assert count_noise == Grid(2**15).draw(10.0, key.quantile_blocks(3), 1)[0]
+
+
+def test_noise_that_no_grid_holds_is_refused_before_anything_is_computed():
+    with pytest.raises(ValueError, match="needs a grid of int32"):
+        make(dpsgd(10**10, 10**9, 1.0), AdaptiveClipping(count_stddev=1.0))
 
 
 def test_it_is_a_rule_of_private_gradient_only():

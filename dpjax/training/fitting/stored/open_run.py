@@ -126,7 +126,7 @@ def open_folder(options: FolderOptions, run_key: RunKey | None) -> OpenedFolder 
     return OpenedFolder(
         directory=directory,
         options=options,
-        run_key=RunKey(bytes.fromhex(found["secret"]), found["fixed_seed"]),
+        run_key=RunKey.from_dict(found["run_key"]),
         run_id=found["new_id"] if stored is None else stored["run_id"],
         stored=stored,
     )
@@ -148,8 +148,7 @@ def _look_into(
         )
     return {
         "stored": stored,
-        "secret": key.secret.hex(),
-        "fixed_seed": key.fixed_seed,
+        "run_key": key.to_dict(),
         "new_id": secrets.token_hex(16),
     }
 

@@ -1,0 +1,1 @@
+"""Discrete Gaussian noise for sums of whole numbers: exact, without floating point."""
