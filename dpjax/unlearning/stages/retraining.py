@@ -14,6 +14,7 @@ from dpjax.data import Completions, DataSource, Texts
 from dpjax.finetuning import (
     RunDirectory,
     RunInterrupted,
+    RunState,
     RunStopped,
     Tracking,
     execute,
@@ -22,7 +23,7 @@ from dpjax.finetuning import (
 from dpjax.unlearning.tuned_run import TunedRun
 
 _OWNER_ONLY = 0o600
-_STOPPED = "the baseline was stopped, nothing has unlearned yet: start again in a new folder"
+_STOPPED = "the baseline was stopped; the same command with --resume goes on with it"
 
 
 def check_can_retrain(run: TunedRun, retain: Any) -> None:
@@ -50,7 +51,7 @@ def check_can_retrain(run: TunedRun, retain: Any) -> None:
 def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
     """Trains with the options of the run on the retained records; returns the adapter's folder.
 
-    The noise is calibrated for fewer records where an ε was asked for. No ledger is charged: the
+    A baseline that was interrupted goes on; one that is finished is not trained again. The noise is calibrated for fewer records where an ε was asked for. No ledger is charged: the
     model is there to compare with, and whoever publishes it must charge what its privacy.json says.
 
     Args:
@@ -62,8 +63,12 @@ def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
         ValueError: the options do not fit fewer records, such as an expected batch size above
             their number.
     """
+    path, state = folder.with_name("retained.jsonl"), RunDirectory(folder).state()
+    if state is RunState.FINISHED:
+        # A copy that was left by a process that was killed.
+        path.unlink(missing_ok=True)
+        return RunDirectory(folder).adapter
     records = run.records.take(retain.tolist())
-    path = folder.with_name("retained.jsonl")
     lines = [json.dumps(row) for row in _rows(records)]
     write_text(path, "".join(f"{line}\n" for line in lines), mode=_OWNER_ONLY)
     config = dataclasses.replace(
@@ -78,7 +83,7 @@ def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
         generation=dataclasses.replace(run.config.generation, num_prompts=0),
         tracking=Tracking(),
         overwrite=False,
-        resume=False,
+        resume=state is not RunState.NEW,
     )
     try:
         execute(set_up(config), Console(quiet=True))
