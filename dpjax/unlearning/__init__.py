@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dpjax.unlearning.certified.options import Certified as Certified
 from dpjax.unlearning.config import UnlearnConfig as UnlearnConfig
 from dpjax.unlearning.result import UnlearningResult as UnlearningResult
 from dpjax.unlearning.unlearn import unlearn as unlearn
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from dpjax.unlearning.run import execute as execute
     from dpjax.unlearning.run import set_up as set_up
 
-__all__ = ["NoisySteps", "UnlearnConfig", "UnlearningResult", "noisy_descent", "unlearn"]
+__all__ = [
+    "Certified",
+    "NoisySteps",
+    "UnlearnConfig",
+    "UnlearningResult",
+    "noisy_descent",
+    "unlearn",
+]
 
 # They load models, which takes a second or two. The last two are for the command.
 _LOADED_LATE = {

@@ -13,9 +13,7 @@ from dpjax.basics.option_checks import (
 )
 from dpjax.unlearning.certified.options import Certified
 
-MethodName = Literal[
-    "grad_ascent", "grad_diff", "npo", "simnpo", "undial", "rmu", "noisy_descent"
-]
+MethodName = Literal["grad_ascent", "grad_diff", "npo", "simnpo", "undial", "rmu", "noisy_descent"]
 _NUM_EPOCHS = 10.0
 
 # Options that only some methods read, with the default of each.
@@ -95,7 +93,7 @@ class UnlearnConfig(CheckedOptions):
     resume: bool = False
     """Go on with an unlearning that was stopped, in its folder. The other options must be those
     that it was started with."""
-    certified: Certified = Certified()
+    certified: Certified = dataclasses.field(default_factory=Certified)
 
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""

@@ -6,7 +6,7 @@ import pytest
 
 from dpjax.data import Completions, Conversations, DataSource, Texts, read_language_records
 from dpjax.finetuning import FinetuneConfig
-from dpjax.unlearning.retraining import _format_of, _rows
+from dpjax.unlearning.stages.retraining import _format_of, _rows
 from dpjax.unlearning.tuned_run import _read_config
 
 TOOLS = [[{"type": "function", "function": {"name": "look_up"}}], []]

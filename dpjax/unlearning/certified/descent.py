@@ -154,9 +154,7 @@ def noisy_descent(
     trainable = clip_to_norm(model.trainable, steps.start_norm)
     first, trainable = (0, trainable) if stored is None else stored.restore(trainable)
     size = min(batch_size, len(retain))
-    order = itertools.islice(
-        batches(len(retain), size, np.random.default_rng(seed)), first, None
-    )
+    order = itertools.islice(batches(len(retain), size, np.random.default_rng(seed)), first, None)
 
     def step(number: int, trainable: PyTree) -> PyTree:
         records = batch_of(retain.take(next(order)))

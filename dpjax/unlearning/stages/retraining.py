@@ -51,7 +51,9 @@ def check_can_retrain(run: TunedRun, retain: Any) -> None:
 def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
     """Trains with the options of the run on the retained records; returns the adapter's folder.
 
-    A baseline that was interrupted goes on; one that is finished is not trained again. The noise is calibrated for fewer records where an ε was asked for. No ledger is charged: the
+    A baseline that was interrupted goes on; one that is finished is not trained again.
+
+    The noise is calibrated for fewer records where an ε was asked for. No ledger is charged: the
     model is there to compare with, and whoever publishes it must charge what its privacy.json says.
 
     Args:
@@ -63,11 +65,13 @@ def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
         ValueError: the options do not fit fewer records, such as an expected batch size above
             their number.
     """
-    path, state = folder.with_name("retained.jsonl"), RunDirectory(folder).state()
+    path, directory = folder.with_name("retained.jsonl"), RunDirectory(folder)
+    state = directory.state()
     if state is RunState.FINISHED:
-        # A copy that was left by a process that was killed.
+        # What a process left that was killed.
         path.unlink(missing_ok=True)
-        return RunDirectory(folder).adapter
+        directory.forget_secrets()
+        return directory.adapter
     records = run.records.take(retain.tolist())
     lines = [json.dumps(row) for row in _rows(records)]
     write_text(path, "".join(f"{line}\n" for line in lines), mode=_OWNER_ONLY)
@@ -95,7 +99,7 @@ def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
     finally:
         # A copy of private records that nobody asked for.
         path.unlink()
-    return RunDirectory(folder).adapter
+    return directory.adapter
 
 
 def _format_of(records: Any) -> Any:

@@ -107,7 +107,9 @@ def descend(
     def step(number: int, before: PyTree) -> PyTree:
         trainable, state, losses = before
         rows = [next(order) for order in orders]
-        pair = [batch_of(records.take(r)) for records, r in zip((forget, retain), rows, strict=True)]
+        pair = [
+            batch_of(records.take(r)) for records, r in zip((forget, retain), rows, strict=True)
+        ]
         if reference_log_probs is not None:
             known = jnp.asarray(reference_log_probs[rows[0]])
             pair[0] = pair[0]._replace(reference_log_prob=known)
