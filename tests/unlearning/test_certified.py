@@ -16,7 +16,7 @@ from dpjax.audit import AttackCounts, clopper_pearson_epsilon
 from dpjax.data import LanguageDataset
 from dpjax.models import CausalLM, LoraConfig, Trainable, add_lora, parse_config, split_trainable
 from dpjax.privatize import RunKey
-from dpjax.unlearning.certified.descent import clip_to_norm, noisy_descent, noisy_step
+from dpjax.unlearning.steps.noisy_descent import clip_to_norm, noisy_descent, noisy_step
 from dpjax.unlearning.certified.noisy_steps import NoisySteps
 
 STEPS = NoisySteps(

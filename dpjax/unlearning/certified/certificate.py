@@ -1,14 +1,11 @@
-"""What certified steps promise, under which conditions, and which runs they fit."""
+"""What certified steps promise, and under which conditions."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 from dpjax.unlearning.certified.noisy_steps import NoisySteps
-from dpjax.unlearning.tuned_run import TunedRun
 
 CONDITIONS = (
     "It is of the weights in adapter/ alone: nothing else of this folder may be published. "
@@ -25,35 +22,6 @@ CONDITIONS = (
     "Nothing is promised for the retained records, which the steps have read without privacy: the "
     "adapter has no differential privacy. Nor is it hidden that something was to be forgotten.",
 )
-
-
-def check_can_certify(run: TunedRun) -> None:
-    """Refuses a run whose adapter cannot be clipped around zero, or whose base has seen its data.
-
-    Args:
-        run: whose model is to forget.
-
-    Raises:
-        ValueError: what does not fit, and what to do.
-    """
-    lora = run.config.lora
-    for option, is_set in (
-        ("use_dora", lora.use_dora),
-        ("trainable_token_indices", bool(lora.trainable_token_indices)),
-    ):
-        if is_set:
-            raise ValueError(
-                f"{run.folder} has lora.{option}, which trains parameters whose zero is not the "
-                "base: noisy_descent clips all of them around zero, which would destroy the "
-                "model. Take another method, or a run without it"
-            )
-    tuned_on = _training_file_of(run.plan.checkpoint)
-    if tuned_on is not None and tuned_on == Path(run.config.train_data.path).resolve():
-        raise ValueError(
-            f"the base {run.config.model} was itself tuned on {run.config.train_data.path}: it "
-            "holds what is to be forgotten, and noisy_descent changes adapters alone. Take a run "
-            "on a base that has not seen these records"
-        )
 
 
 def describe_certificate(steps: NoisySteps, delta: float) -> dict[str, Any]:
@@ -80,15 +48,3 @@ def describe_certificate(steps: NoisySteps, delta: float) -> dict[str, Any]:
         "statement": statement,
         "conditions": list(CONDITIONS),
     }
-
-
-def _training_file_of(checkpoint: Path) -> Path | None:
-    """The training file of the dpjax run whose model/ a checkpoint is; None for another one."""
-    config = checkpoint.resolve().parent / "config.json"
-    if checkpoint.resolve().name != "model" or not config.is_file():
-        return None
-    try:
-        return Path(json.loads(config.read_bytes())["train_data"]["path"]).resolve()
-    except (ValueError, KeyError, TypeError):
-        # A file of that name is no record of a run.
-        return None

@@ -6,7 +6,7 @@ from typing import Any
 
 from dpjax_accounting import GroupOfRecords, mechanism_from_dict
 
-from dpjax.unlearning.tuned_run import TunedRun
+from dpjax.unlearning.setup.tuned_run import TunedRun
 
 _PRIVATE = (
     "PRIVATE: the adapter, this report and the retrained run were computed from training records "

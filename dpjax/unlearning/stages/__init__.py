@@ -1,1 +1,1 @@
-"""What an unlearning does one after the other, and the folder that a stopped one goes on from."""
+"""What an unlearning does one after the other: the baseline, the steps, the measures."""

@@ -20,7 +20,7 @@ from dpjax.finetuning import (
     execute,
     set_up,
 )
-from dpjax.unlearning.tuned_run import TunedRun
+from dpjax.unlearning.setup.tuned_run import TunedRun
 
 _OWNER_ONLY = 0o600
 _STOPPED = "the baseline was stopped; the same command with --resume goes on with it"

@@ -14,8 +14,8 @@ from dpjax.models import SplitModel
 from dpjax.privatize import RunKey, gaussian_noise
 from dpjax.unlearning.certified.noisy_steps import NoisySteps
 from dpjax.unlearning.losses.objective import TokenRecord, make_tuning_loss
-from dpjax.unlearning.stages.stored_steps import StoredSteps, repeat
-from dpjax.unlearning.stages.training import batch_of, batches
+from dpjax.unlearning.steps.stored_steps import StoredSteps, repeat
+from dpjax.unlearning.steps.training import batch_of, batches
 
 # A norm of ten million float32 numbers is computed to about 1e-6 of itself.
 _SHARE_OF_BOUND = 1 - 1e-5

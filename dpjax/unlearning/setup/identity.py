@@ -9,8 +9,8 @@ from typing import Any
 
 from dpjax.training import are_same_kinds, describe_numerics
 from dpjax.unlearning.config import UnlearnConfig
-from dpjax.unlearning.forget_set import ForgetSet
-from dpjax.unlearning.tuned_run import TunedRun
+from dpjax.unlearning.setup.forget_set import ForgetSet
+from dpjax.unlearning.setup.tuned_run import TunedRun
 
 # The content of the forget set is compared, however it is named.
 _FREE_OPTIONS = {"run", "output_dir", "resume", "forget", "forget_rows", "forget_owners"}

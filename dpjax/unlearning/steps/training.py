@@ -15,7 +15,7 @@ from dpjax.data import LanguageDataset
 from dpjax.models import SplitModel
 from dpjax.training import RunDiverged
 from dpjax.unlearning.losses.objective import Loss, TokenRecord
-from dpjax.unlearning.stages.stored_steps import StoredSteps, repeat
+from dpjax.unlearning.steps.stored_steps import StoredSteps, repeat
 
 
 class Steps(NamedTuple):
