@@ -10,10 +10,10 @@ from dpjax.unlearning.result import UnlearningResult as UnlearningResult
 from dpjax.unlearning.unlearn import unlearn as unlearn
 
 if TYPE_CHECKING:
-    from dpjax.unlearning.steps.noisy_descent import noisy_descent as noisy_descent
     from dpjax.unlearning.certified.noisy_steps import NoisySteps as NoisySteps
     from dpjax.unlearning.run import execute as execute
     from dpjax.unlearning.run import set_up as set_up
+    from dpjax.unlearning.steps.noisy_descent import noisy_descent as noisy_descent
 
 __all__ = [
     "Certified",

@@ -28,23 +28,23 @@ from dpjax.training import (
     write_json,
 )
 from dpjax.unlearning.certified.certificate import describe_certificate
-from dpjax.unlearning.setup.certifiable import check_can_certify
 from dpjax.unlearning.config import UnlearnConfig
-from dpjax.unlearning.setup.forget_set import ForgetSet, find_forget_set
 from dpjax.unlearning.measures.model import Measured, MeasuredRecords
 from dpjax.unlearning.measures.truth_ratio import QuestionTexts, forget_quality, read_questions
 from dpjax.unlearning.measures.verdict import judge
-from dpjax.unlearning.setup.prepared import Unlearning
 from dpjax.unlearning.reports.promise import describe_promise, not_covered, warning_of
 from dpjax.unlearning.reports.report import render_report
 from dpjax.unlearning.result import UnlearningResult
 from dpjax.unlearning.setup import identity
+from dpjax.unlearning.setup.certifiable import check_can_certify
 from dpjax.unlearning.setup.folder import OWNER_ONLY, FolderState, UnlearningFolder
+from dpjax.unlearning.setup.forget_set import ForgetSet, find_forget_set
+from dpjax.unlearning.setup.prepared import Unlearning
+from dpjax.unlearning.setup.tuned_run import TunedRun, read_run
 from dpjax.unlearning.stages.forgetting import make_forget
 from dpjax.unlearning.stages.measuring import measure_once, measured_records
 from dpjax.unlearning.stages.retraining import check_can_retrain, retrain
 from dpjax.unlearning.steps.stored_steps import StoredSteps
-from dpjax.unlearning.setup.tuned_run import TunedRun, read_run
 
 _STOPPED = "stopped; what is done is stored, and the same command with --resume goes on"
 

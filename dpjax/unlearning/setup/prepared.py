@@ -10,9 +10,9 @@ import numpy as np
 
 from dpjax.data import LanguageDataset
 from dpjax.unlearning.config import UnlearnConfig
-from dpjax.unlearning.setup.forget_set import ForgetSet
 from dpjax.unlearning.measures.truth_ratio import QuestionTexts
 from dpjax.unlearning.setup.folder import UnlearningFolder
+from dpjax.unlearning.setup.forget_set import ForgetSet
 from dpjax.unlearning.setup.tuned_run import TunedRun
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 
 from dpjax.models import SplitModel
-from dpjax.unlearning.steps.noisy_descent import noisy_descent
 from dpjax.unlearning.losses.objective import (
     make_loss,
     reads_log_prob_of_reference,
     reference_log_probs,
 )
 from dpjax.unlearning.setup.prepared import Unlearning
+from dpjax.unlearning.steps.noisy_descent import noisy_descent
 from dpjax.unlearning.steps.stored_steps import StoredSteps
 from dpjax.unlearning.steps.training import Steps, batch_of, descend
 

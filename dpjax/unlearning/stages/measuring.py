@@ -13,8 +13,8 @@ from dpjax.unlearning.losses.objective import make_tuning_loss
 from dpjax.unlearning.measures.model import Measured, MeasuredRecords, measure_model
 from dpjax.unlearning.measures.truth_ratio import Questions, QuestionTexts
 from dpjax.unlearning.setup.prepared import Unlearning, with_targets
-from dpjax.unlearning.steps.training import Steps, descend
 from dpjax.unlearning.setup.tuned_run import TunedRun
+from dpjax.unlearning.steps.training import Steps, descend
 
 # Apart from the purposes of the orders of records.
 _MEASURED = 2
