@@ -154,7 +154,7 @@ def test_noise_for_a_target_meets_it_and_hardly_more():
     assert given.to_steps().noise_stddev == 0.7
     with pytest.raises(ValueError, match="give one of them"):
         dataclasses.replace(options, noise_stddev=0.7)
-    with pytest.raises(ValueError, match="certified.delta must be above 0"):
+    with pytest.raises(ValueError, match=r"certified\.delta must be above 0"):
         dataclasses.replace(options, delta=1.0)
 
 
@@ -186,7 +186,7 @@ def test_runs_that_a_certificate_does_not_fit_are_refused(changes, tmp_path):
         model="m",
     )
     run = SimpleNamespace(folder="run", config=config, plan=SimpleNamespace(checkpoint=base))
-    with pytest.raises(ValueError, match="whose zero is not the base|was itself tuned on"):
+    with pytest.raises(ValueError, match=r"whose zero is not the base|was itself tuned on"):
         check_can_certify(run)
     config.lora, run.plan.checkpoint = LoraConfig(rank=2, freeze_a=True), base.parent / "hub"
     check_can_certify(run)
