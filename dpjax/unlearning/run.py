@@ -63,6 +63,8 @@ def set_up(config: UnlearnConfig) -> Unlearning:
         folder.check_resumable()
         if folder.state() is FolderState.UNFINISHED:
             stored = folder.identity()
+            if config.is_certified:
+                folder.load_key()
     started_at = None if stored is None else datetime.datetime.fromisoformat(stored["started_at"])
     run = read_run(config.run, started_at=started_at)
     forget_set = find_forget_set(config, run)
