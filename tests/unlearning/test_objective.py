@@ -156,9 +156,7 @@ def test_options_of_another_method_are_refused():
         options("simpno")
     with pytest.raises(ValueError, match="one of forget, forget_rows and forget_owners, got none"):
         dataclasses.replace(options("npo"), forget_rows=())
-    with pytest.raises(
-        ValueError, match=r"needs certified\.start_norm, .*\.target_epsilon"
-    ):
+    with pytest.raises(ValueError, match=r"needs certified\.start_norm, .*\.target_epsilon"):
         options("noisy_descent")
     with pytest.raises(ValueError, match="are for method=noisy_descent, got method=npo"):
         options("npo", certified=CERTIFIED)

@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -13,15 +14,17 @@ from dpjax.cli.main import main
 from dpjax.finetuning.training import loop
 from dpjax.privatize import RunKey
 from dpjax.training import RunInterrupted
+from dpjax.unlearning import UnlearnConfig, unlearn
 from dpjax.unlearning import run as unlearning_run
-from dpjax.unlearning import unlearn
+from dpjax.unlearning.measures.model import Measured
+from dpjax.unlearning.measures.truth_ratio import log_truth_ratios
 from dpjax.unlearning.stages import measuring
 from dpjax.unlearning.steps.stored_steps import StoredSteps
 from tests.unlearning.conftest import write_facts
 
 pytestmark = pytest.mark.slow
 
-QUICK = {"num_epochs": 1.0, "batch_size": 2, "relearn_steps": 1, "measured_records": 4}
+QUICK = {"num_epochs": 1.0, "batch_size": 2, "forget_rows": (0, 1, 2)}
 CERTIFIED = {
     "start_norm": 1.0,
     "gradient_norm": 0.5,
@@ -31,7 +34,7 @@ CERTIFIED = {
     "delta": 1e-5,
 }
 NOISY = {"method": "noisy_descent", "certified": CERTIFIED, "baseline": False}
-NOISY |= {"batch_size": 2, "relearn_steps": 1, "measured_records": 4}
+NOISY |= {"batch_size": 2, "forget_rows": (0, 1, 2)}
 
 
 def weights(folder):
@@ -57,54 +60,96 @@ def stop_in(target, name, when, number=signal.SIGTERM):
     return patch
 
 
-@pytest.fixture(scope="module")
-def whole(private_run, tmp_path_factory):
-    """An unlearning that nothing has stopped."""
-    folder = tmp_path_factory.mktemp("whole") / "out"
-    options = {"forget_rows": (0, 1, 2), "output_dir": folder}
-    return unlearn(private_run, **options, **QUICK)
+def measure_weights(unlearning, model, records):
+    """Numbers that change with any weight, in the place of measures that take long."""
+    del unlearning
+    sums = [float(np.abs(leaf).sum(dtype=np.float64)) for leaf in jax.tree.leaves(model.trainable)]
+    numbers = {"loss": 0.01 * sum(sums), "rouge_l": 0.0}
+    numbers |= {"exact_memorisation": sums[0], "extraction_strength": sums[-1]}
+    parts = {part: dict(numbers) for part in ("forget", "retain", "held_out")}
+    ratios = None
+    if records.questions is not None:
+        ratios = log_truth_ratios(model.merge(), records.questions)
+    return Measured(parts, np.array(sums[:3]), np.array(sums[3:6]), sum(sums), ratios)
 
 
-def test_stopped_in_baseline_steps_and_measures_it_comes_to_the_same(private_run, whole, tmp_path):
-    folder = tmp_path / "out"
-    options = {"forget_rows": (0, 1, 2), "output_dir": folder, **QUICK}
-    places = (
-        (loop.TrainingProgress, "update", lambda self, done, *_: done == 1, "baseline was stopped"),
-        (StoredSteps, "note", lambda self, step, *_: step == 1, "after step 1 of 2 of unlearning"),
-        (measuring, "measure_model", lambda *_: True, "what is done is stored"),
-    )
+@pytest.fixture(autouse=True)
+def quick_measures(monkeypatch):
+    monkeypatch.setattr(measuring, "_measure", measure_weights)
+
+
+def go_through(private_run, folder, places, **options):
+    """Stops in one place after the other, and then goes on to the end."""
     for target, name, when, message in places:
         patch = stop_in(target, name, when)
         try:
             with pytest.raises(RunInterrupted, match=message) as stopped:
-                unlearn(private_run, **options, resume=folder.exists())
+                unlearn(private_run, output_dir=folder, **options, resume=folder.exists())
         finally:
             patch.undo()
         assert stopped.value.signal_number == signal.SIGTERM
         assert not (folder / "unlearning.json").exists()
         # No copy of private records is left while it waits.
         assert not (folder / "retained.jsonl").exists()
-    result = unlearn(private_run, **options, resume=True)
-    assert are_equal(weights(folder), weights(whole.output_dir))
+    return unlearn(private_run, output_dir=folder, **options, resume=True)
+
+
+AT_STEP = (StoredSteps, "note", lambda self, step, *_: step == 1, "after step 1 of 2 of unlearning")
+AT_BASELINE = (
+    loop.TrainingProgress,
+    "update",
+    lambda self, done, *_: done == 1,
+    "baseline was stopped",
+)
+
+
+def are_the_same(result, whole):
+    assert are_equal(weights(result.output_dir), weights(whole.output_dir))
     for part in ("method", "models", "verdict", "measured", "promise"):
         assert result.report[part] == whole.report[part]
-    assert sorted(p.name for p in folder.iterdir()) == sorted(
-        p.name for p in whole.output_dir.iterdir()
-    )
+    names = [sorted(p.name for p in each.output_dir.iterdir()) for each in (result, whole)]
+    assert names[0] == names[1] and "private" not in names[0]
 
 
-def test_what_cannot_go_on_is_refused(private_run, whole, tmp_path, capsys):
+def test_stopped_in_steps_and_measures_it_comes_to_the_same(private_run, tmp_path, monkeypatch):
+    options = {**QUICK, "baseline": False}
+    whole = unlearn(private_run, output_dir=tmp_path / "whole", **options)
+    calls = []
+
+    def measure(*arguments):
+        calls.append(arguments)
+        return measure_weights(*arguments)
+
+    monkeypatch.setattr(measuring, "_measure", measure)
+    at_measure = (measuring, "_measure", lambda *_: True, "what is done is stored")
+    result = go_through(private_run, tmp_path / "out", (at_measure, AT_STEP), **options)
+    are_the_same(result, whole)
+    # The original was measured before the second stop, and not once more after it.
+    assert len(calls) == 2
     with pytest.raises(FileNotFoundError, match="holds a finished unlearning"):
-        unlearn(private_run, forget_rows=(0,), output_dir=whole.output_dir, resume=True)
+        unlearn(private_run, output_dir=tmp_path / "out", **options, resume=True)
     with pytest.raises(FileExistsError, match="holds a finished unlearning"):
-        unlearn(private_run, forget_rows=(0,), output_dir=whole.output_dir)
-    options = {"forget_rows": (0,), "output_dir": tmp_path / "out", "baseline": False, **QUICK}
-    patch = stop_in(measuring, "measure_model", lambda *_: True)
+        unlearn(private_run, output_dir=tmp_path / "out", **options)
+    assert set(whole.report["options"]) == {f.name for f in dataclasses.fields(UnlearnConfig)} - {
+        "resume"
+    }
+
+
+def test_stopped_in_the_baseline_it_goes_on_with_it(private_run, tmp_path):
+    whole = unlearn(private_run, output_dir=tmp_path / "whole", **QUICK)
+    result = go_through(private_run, tmp_path / "out", (AT_BASELINE, AT_STEP), **QUICK)
+    are_the_same(result, whole)
+    retrained = [each.output_dir / "retrained" for each in (result, whole)]
+    assert are_equal(*map(weights, retrained))
+
+
+def test_what_cannot_go_on_is_refused(private_run, tmp_path, capsys):
+    options = {**QUICK, "output_dir": tmp_path / "out", "baseline": False}
+    patch = stop_in(measuring, "_measure", lambda *_: True)
     words = ["unlearn", str(private_run), "--output-dir", str(options["output_dir"])]
-    words += ["--no-baseline", "--num-epochs", "1", "--batch-size", "2", "--relearn-steps", "1"]
-    words += ["--measured-records", "4", "--forget-rows"]
+    words += ["--no-baseline", "--num-epochs", "1", "--batch-size", "2", "--forget-rows"]
     try:
-        assert main([*words, "0"]) == 128 + signal.SIGTERM
+        assert main([*words, "0", "1", "2"]) == 128 + signal.SIGTERM
     finally:
         patch.undo()
     assert "--resume goes on" in capsys.readouterr().err
@@ -127,7 +172,7 @@ def fixed_key(monkeypatch):
 
 @pytest.mark.usefixtures("fixed_key")
 def test_certified_steps_go_on_with_the_noise_that_they_had(private_run, tmp_path):
-    options = {"forget_rows": (0, 1), **NOISY}
+    options = NOISY
     whole = unlearn(private_run, output_dir=tmp_path / "whole", **options)
     folder = tmp_path / "stopped"
     patch = stop_in(StoredSteps, "note", lambda self, step, *_: step == 2)
@@ -167,7 +212,6 @@ def test_certified_folder_says_what_is_certified_and_what_not(private_run, tmp_p
     )
     words = ["unlearn", str(private_run), "--forget", str(forget), "--output-dir", str(folder)]
     words += ["--method", "noisy_descent", "--no-baseline", "--truth-ratio", str(questions)]
-    words += ["--relearn-steps", "1", "--measured-records", "4"]
     for name, value in CERTIFIED.items():
         words += [f"--certified.{name.replace('_', '-')}", str(value)]
     assert main(words) == 0
@@ -196,12 +240,6 @@ def test_certified_folder_says_what_is_certified_and_what_not(private_run, tmp_p
 
 
 def test_noise_of_two_unlearnings_differs(private_run, tmp_path):
-    options = {"forget_rows": (0,), **NOISY}
-    results = [unlearn(private_run, output_dir=tmp_path / name, **options) for name in "ab"]
+    results = [unlearn(private_run, output_dir=tmp_path / name, **NOISY) for name in "ab"]
     one, other = (weights(result.output_dir) for result in results)
     assert any(not np.array_equal(one[name], other[name]) for name in one)
-
-
-def test_options_of_a_report_are_those_that_were_given(whole):
-    fields = {field.name for field in dataclasses.fields(unlearning_run.UnlearnConfig)}
-    assert set(whole.report["options"]) == fields - {"resume"}
