@@ -70,7 +70,8 @@ def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
     if state is RunState.FINISHED:
         # What a process left that was killed.
         path.unlink(missing_ok=True)
-        directory.forget_secrets()
+        if directory.private.exists():
+            directory.forget_secrets()
         return directory.adapter
     records = run.records.take(retain.tolist())
     lines = [json.dumps(row) for row in _rows(records)]
