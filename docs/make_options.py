@@ -26,7 +26,7 @@ from dpjax.federated import (
 )
 from dpjax.finetuning import FinetuneConfig, make_task
 from dpjax.synthesis import SynthesisConfig
-from dpjax.unlearning import UnlearnConfig
+from dpjax.unlearning import Certified, UnlearnConfig
 
 PAGE = Path(__file__).parent / "guide" / "options.md"
 _HEADER = """\
@@ -71,6 +71,8 @@ def options_page() -> str:
     about = "Of `dpjax.unlearning.unlearn` and `dpjax unlearn` ([unlearning](../unlearning.md))."
     options = _options(UnlearnConfig, "")
     sections.append(_section("Unlearning", options, about, of_tasks=False))
+    options, about = _options(Certified, "certified."), _first_line(Certified)
+    sections.append(_section("Certified unlearning: `certified`", options, about, of_tasks=False))
     return "\n".join([*sections, *_of_federated_runs()])
 
 

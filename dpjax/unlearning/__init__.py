@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dpjax.unlearning.certified.options import Certified as Certified
 from dpjax.unlearning.config import UnlearnConfig as UnlearnConfig
 from dpjax.unlearning.result import UnlearningResult as UnlearningResult
 from dpjax.unlearning.unlearn import unlearn as unlearn
 
 if TYPE_CHECKING:
-    from dpjax.unlearning.certified.descent import noisy_descent as noisy_descent
     from dpjax.unlearning.certified.noisy_steps import NoisySteps as NoisySteps
     from dpjax.unlearning.run import execute as execute
     from dpjax.unlearning.run import set_up as set_up
+    from dpjax.unlearning.steps.noisy_descent import noisy_descent as noisy_descent
 
-__all__ = ["NoisySteps", "UnlearnConfig", "UnlearningResult", "noisy_descent", "unlearn"]
+__all__ = [
+    "Certified",
+    "NoisySteps",
+    "UnlearnConfig",
+    "UnlearningResult",
+    "noisy_descent",
+    "unlearn",
+]
 
 # They load models, which takes a second or two. The last two are for the command.
 _LOADED_LATE = {
     "NoisySteps": "dpjax.unlearning.certified.noisy_steps",
-    "noisy_descent": "dpjax.unlearning.certified.descent",
+    "noisy_descent": "dpjax.unlearning.steps.noisy_descent",
     "execute": "dpjax.unlearning.run",
     "set_up": "dpjax.unlearning.run",
 }

@@ -11,8 +11,10 @@ from dpjax.basics.option_checks import (
     check_choice,
     check_positive,
 )
+from dpjax.unlearning.certified.options import Certified
 
-MethodName = Literal["grad_ascent", "grad_diff", "npo", "simnpo", "undial", "rmu"]
+MethodName = Literal["grad_ascent", "grad_diff", "npo", "simnpo", "undial", "rmu", "noisy_descent"]
+_NUM_EPOCHS = 10.0
 
 # Options that only some methods read, with the default of each.
 _OF_METHODS: dict[str, dict[str, float | None]] = {
@@ -50,13 +52,15 @@ class UnlearnConfig(CheckedOptions):
     names them."""
     method: MethodName = "npo"
     """How the adapter is changed: docs/unlearning.md has the formula of each. grad_ascent is there
-    to compare with: it destroys the model."""
-    num_epochs: float = 10.0
-    """Passes over the forget set."""
+    to compare with: it destroys the model. noisy_descent alone proves what it forgets, by the
+    options in certified."""
+    num_epochs: float | None = None
+    """Passes over the forget set; default: 10. noisy_descent has certified.num_steps instead."""
     batch_size: int = 8
-    """Records of the forget set in a step, and as many that are retained."""
+    """Records of the forget set in a step, and as many that are retained; with noisy_descent the
+    latter alone."""
     learning_rate: float = 1e-3
-    """Of Adam, constant."""
+    """Of Adam, constant; with noisy_descent of relearning alone."""
     beta: float | None = None
     """With npo or simnpo, how soon a record counts as forgotten; default: 0.1 and 2.5."""
     margin: float | None = None
@@ -74,13 +78,22 @@ class UnlearnConfig(CheckedOptions):
     it is what unlearning should come to."""
     measured_records: int = 200
     """At most so many retained and so many held-out records are measured."""
+    truth_ratio: str | None = None
+    """File of JSON lines with prompt, of a record to forget; paraphrase, its answer in other words;
+    and perturbed, a list of wrong answers in the form of the paraphrase. With it the truth ratio is
+    measured."""
     relearn_steps: int = 20
     """After so many steps of tuning on the forget set its loss is measured once more: a record that
     is merely hidden comes back at once."""
     confidence: float = 0.95
     """Of the intervals."""
     seed: int = 0
-    """Of the order of records, and of the direction of rmu. It need not be secret."""
+    """Of the order of records, and of the direction of rmu. It need not be secret; no seed gives
+    the noise of noisy_descent."""
+    resume: bool = False
+    """Go on with an unlearning that was stopped, in its folder. The other options must be those
+    that it was started with."""
+    certified: Certified = dataclasses.field(default_factory=Certified)
 
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
@@ -97,6 +110,7 @@ class UnlearnConfig(CheckedOptions):
                 )
         for name in ("num_epochs", "learning_rate", "beta", "strength", "steering"):
             check_positive(name, getattr(self, name))
+        self._check_certified()
         for name in ("batch_size", "layer", "relearn_steps"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("measured_records", self.measured_records, 2)
@@ -108,6 +122,16 @@ class UnlearnConfig(CheckedOptions):
             raise ValueError(f"confidence must be above 0 and below 1, got {self.confidence}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be at least 0 and below 2**32, got {self.seed}")
+
+    @property
+    def num_passes(self) -> float:
+        """Passes over the forget set, or the default where they were left out."""
+        return _NUM_EPOCHS if self.num_epochs is None else self.num_epochs
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether the method proves what it forgets."""
+        return self.method == "noisy_descent"
 
     def resolved(self, name: str) -> float | None:
         """Returns an option of the method, or the method's default where it was left out.
@@ -126,6 +150,20 @@ class UnlearnConfig(CheckedOptions):
     def to_dict(self) -> dict[str, Any]:
         """Returns plain, JSON-ready values."""
         return dataclasses.asdict(self)
+
+    def _check_certified(self) -> None:
+        if self.is_certified:
+            self.certified.check_complete()
+            if self.num_epochs is not None:
+                raise ValueError(
+                    "num_epochs counts passes over the forget set, which noisy_descent does not "
+                    f"read, got {self.num_epochs:g}: give certified.num_steps instead"
+                )
+        elif self.certified != Certified():
+            raise ValueError(
+                f"options in certified are for method=noisy_descent, got method={self.method}: "
+                "leave them out"
+            )
 
     def _check_forget_set(self) -> None:
         given = [name for name in ("forget", "forget_rows", "forget_owners") if getattr(self, name)]

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def unlearn(run: str | os.PathLike[str], **options: Any) -> UnlearningResult:
     """Makes the adapter of a finished run forget some training records, and measures what is left.
 
-    The folder that it writes is private. Nothing is certified: docs/unlearning.md says what the
-    measures can show.
+    The folder that it writes is private. Nothing is certified but with method="noisy_descent":
+    docs/unlearning.md says what that promises, and what the measures can show.
 
     Args:
         run: folder of a finished run with task=causal_lm and tuning=lora.
@@ -27,8 +27,8 @@ def unlearn(run: str | os.PathLike[str], **options: Any) -> UnlearningResult:
         TypeError: an option is unknown or missing, or its value has the wrong type.
         FileNotFoundError, FileExistsError, ValueError: what is given does not exist or does not
             fit; found before the model is loaded.
-        RunInterrupted: Ctrl-C or SIGTERM.
-        RunStopped: a loss is not finite.
+        RunInterrupted: Ctrl-C or SIGTERM; with resume=True it goes on.
+        RunStopped: a loss is not finite, or the disk is full.
 
     Example:
         >>> try:
@@ -39,7 +39,7 @@ def unlearn(run: str | os.PathLike[str], **options: Any) -> UnlearningResult:
     """
     from dpjax.unlearning.run import execute, set_up
 
-    names = ("output_dir", "forget")
+    names = ("output_dir", "forget", "truth_ratio")
     paths = {name: os.fspath(options[name]) for name in names if options.get(name) is not None}
     given = {"run": os.fspath(run)} | options | paths
     return execute(set_up(build_options(UnlearnConfig, given)))

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import json
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,11 @@ from dpjax.audit import AttackCounts, clopper_pearson_epsilon
 from dpjax.data import LanguageDataset
 from dpjax.models import CausalLM, LoraConfig, Trainable, add_lora, parse_config, split_trainable
 from dpjax.privatize import RunKey
-from dpjax.unlearning.certified.descent import clip_to_norm, noisy_descent, noisy_step
+from dpjax.unlearning import Certified
+from dpjax.unlearning.certified.certificate import describe_certificate
 from dpjax.unlearning.certified.noisy_steps import NoisySteps
+from dpjax.unlearning.setup.certifiable import check_can_certify
+from dpjax.unlearning.steps.noisy_descent import clip_to_norm, noisy_descent, noisy_step
 
 STEPS = NoisySteps(
     start_norm=1.0, gradient_norm=0.5, learning_rate=0.2, noise_stddev=1.5, num_steps=1
@@ -130,6 +135,61 @@ def test_audit_from_the_worst_starts_refutes_half_the_noise_and_not_the_bound(st
     claimed, delta = steps.epsilon(0.05), 0.05
     assert lower_bound(steps, threshold, steps.noise_stddev, delta) <= claimed
     assert lower_bound(steps, threshold, steps.noise_stddev / 2, delta) > claimed
+
+
+def test_noise_for_a_target_meets_it_and_hardly_more():
+    options = Certified(
+        start_norm=2.0,
+        gradient_norm=0.3,
+        learning_rate=0.2,
+        num_steps=12,
+        weight_decay=0.5,
+        target_epsilon=4.0,
+        delta=1e-6,
+    )
+    steps = options.to_steps()
+    assert 3.9 < steps.epsilon(1e-6) <= 4.0
+    assert (steps.num_steps, steps.weight_decay) == (12, 0.5)
+    given = dataclasses.replace(options, target_epsilon=None, noise_stddev=0.7)
+    assert given.to_steps().noise_stddev == 0.7
+    with pytest.raises(ValueError, match="give one of them"):
+        dataclasses.replace(options, noise_stddev=0.7)
+    with pytest.raises(ValueError, match=r"certified\.delta must be above 0"):
+        dataclasses.replace(options, delta=1.0)
+
+
+def test_whole_decay_without_gradient_leaves_nothing_to_tell():
+    assert with_steps(2, gradient_norm=0.0, weight_decay=5.0).epsilon(1e-5) == 0.0
+
+
+def test_certificate_says_what_was_done_and_names_every_condition():
+    certificate = describe_certificate(STEPS, 1e-3)
+    assert certificate["epsilon"] == STEPS.epsilon(1e-3) and certificate["mu"] == STEPS.mu
+    assert certificate["steps"] == dataclasses.asdict(STEPS)
+    conditions = " ".join(certificate["conditions"])
+    for word in ("base", "publish", "key", "choos", "retained", "Copies", "retrained/"):
+        assert word in conditions.replace("chosen", "choos")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"use_dora": True}, {"trainable_token_indices": (3,)}, {"base": "model"}]
+)
+def test_runs_that_a_certificate_does_not_fit_are_refused(changes, tmp_path):
+    train = tmp_path / "train.jsonl"
+    base = tmp_path / "earlier" / changes.pop("base", "other")
+    base.mkdir(parents=True)
+    written = json.dumps({"train_data": {"path": str(train)}})
+    (base.parent / "config.json").write_text(written)
+    config = SimpleNamespace(
+        lora=LoraConfig(rank=2, **changes),
+        train_data=SimpleNamespace(path=str(train)),
+        model="m",
+    )
+    run = SimpleNamespace(folder="run", config=config, plan=SimpleNamespace(checkpoint=base))
+    with pytest.raises(ValueError, match=r"whose zero is not the base|was itself tuned on"):
+        check_can_certify(run)
+    config.lora, run.plan.checkpoint = LoraConfig(rank=2, freeze_a=True), base.parent / "hub"
+    check_can_certify(run)
 
 
 def test_impossible_steps_are_refused():

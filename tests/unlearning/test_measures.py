@@ -1,11 +1,20 @@
 """ROUGE-L, the difference of two AUCs, and the verdict."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from dpjax.unlearning.measures.auc_difference import auc_difference
 from dpjax.unlearning.measures.model import Measured
 from dpjax.unlearning.measures.overlap import rouge_l
+from dpjax.unlearning.measures.truth_ratio import (
+    forget_quality,
+    median_ratio,
+    read_questions,
+    truth_ratio,
+)
 from dpjax.unlearning.measures.verdict import judge
 
 WORDS = ("The", "cat", "sat", "on", "the", "mat", "42")
@@ -46,6 +55,60 @@ def test_difference_of_perfect_attacks_has_a_wide_interval():
     difference, (low, high) = auc_difference(*scores, *scores)
     assert difference == 0 and low < -0.3 and high > 0.3
     assert auc_difference([1.0], [0.0], [1.0], [0.0])[1] == (-1.0, 1.0)
+
+
+def test_truth_ratio_by_hand():
+    # Three wrong answers of probabilities 0.1, 0.2 and 0.6 per token have the mean 0.3; the right
+    # one has 0.5 per token, two tokens of 0.25 and 1.
+    right = np.mean(np.log([0.25, 1.0]))
+    assert np.exp(truth_ratio(right, np.log([0.1, 0.2, 0.6]))) == pytest.approx(0.6)
+    assert np.exp(truth_ratio(-2000.0, [-2000.0])) == pytest.approx(1.0)
+    assert median_ratio(np.log([0.1, 0.3, 9.0])) == pytest.approx(0.3)
+    assert np.isfinite(median_ratio(np.array([5000.0])))
+
+
+def test_forget_quality_is_small_where_models_differ():
+    draws = np.random.default_rng(0)
+    near, far = draws.normal(size=50), draws.normal(3.0, size=50)
+    assert forget_quality(near, draws.normal(size=50))["p_value"] > 0.05
+    found = forget_quality(far, near)
+    assert found["p_value"] < 1e-6 and found["statistic"] > 0.5
+
+
+def test_questions_are_read_and_wrong_ones_refused_with_their_line(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    good = {"prompt": "a:", "paraphrase": " one", "perturbed": [" two", " three"]}
+
+    def read(*rows):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return read_questions(path, {"a:", "b:"})
+
+    found = read(good, good | {"prompt": "b:"})
+    assert found.prompts == ["a:", "b:"] and found.perturbed[0] == [" two", " three"]
+    for bad, message in (
+        (good | {"prompt": "c:"}, "line 2: its prompt is not that of a record to forget"),
+        (good | {"perturbed": []}, "line 2: prompt and paraphrase must be texts"),
+        (good | {"perturbed": "two"}, "perturbed a list"),
+        (good | {"paraphrase": " "}, "none of them blank"),
+        ({"prompt": "a:", "perturbed": ["x"]}, "must have prompt, paraphrase, perturbed, got"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(good, bad)
+    with pytest.raises(ValueError, match="holds no question"):
+        read()
+    path.write_text("no json")
+    with pytest.raises(ValueError, match="line 1 is not JSON"):
+        read_questions(path, {"a:"})
+    with pytest.raises(FileNotFoundError, match="truth_ratio must name one"):
+        read_questions(tmp_path / "none", {"a:"})
+
+
+def test_stored_measures_come_back_to_the_last_digit():
+    before = Measured({"forget": {"loss": 1 / 3}}, np.array([0.1, 1e-9]), np.zeros(1), 0.7)
+    for measures in (before, dataclasses.replace(before, log_truth_ratios=np.array([1 / 7]))):
+        again = Measured.from_stored(json.loads(json.dumps(measures.to_stored())))
+        assert again.to_stored() == measures.to_stored()
+        assert again.forget_scores.dtype == np.float64
 
 
 def measured(forget, retain, shift, held_out=3.0):

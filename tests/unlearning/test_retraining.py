@@ -6,8 +6,8 @@ import pytest
 
 from dpjax.data import Completions, Conversations, DataSource, Texts, read_language_records
 from dpjax.finetuning import FinetuneConfig
-from dpjax.unlearning.retraining import _format_of, _rows
-from dpjax.unlearning.tuned_run import _read_config
+from dpjax.unlearning.setup.tuned_run import _read_config
+from dpjax.unlearning.stages.retraining import _format_of, _rows
 
 TOOLS = [[{"type": "function", "function": {"name": "look_up"}}], []]
 TALK = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Here."}]

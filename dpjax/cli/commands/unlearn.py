@@ -63,6 +63,10 @@ def _table(result: UnlearningResult) -> Table:
             if numbers is not None
         ]
         table.add_row(title, ", ".join(losses))
+    certificate = result.report["certificate"]
+    if certificate is not None:
+        promise = f"ε = {certificate['epsilon']:.4g} at δ = {certificate['delta']:.3g}, forget set"
+        table.add_row("certified", f"{promise}, adapter alone: the report has the conditions")
     table.add_row("adapter", str(result.adapter))
     table.add_row("report", str(result.output_dir / "report.md"))
     return table

@@ -107,4 +107,8 @@ class NoisySteps:
             >>> round(steps.epsilon(1e-5), 3)  # that of one Gaussian release with μ = 1
             4.377
         """
-        return FullBatch(noise_multiplier=1 / self.mu, num_steps=1).epsilon(delta)
+        mu = self.mu
+        if mu == 0:
+            # Whole decay without gradient: nothing of the start is left.
+            return 0.0
+        return FullBatch(noise_multiplier=1 / mu, num_steps=1).epsilon(delta)

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from numpy.typing import NDArray
 
 from dpjax.basics.typing import PyTree
-from dpjax.models import CausalLM, sequence_log_probs
+from dpjax.models import CausalLM, SplitModel, sequence_log_probs
 from dpjax.unlearning.config import UnlearnConfig
 from dpjax.unlearning.losses import formulas
 
@@ -20,11 +22,16 @@ _VOCAB_CHUNK = 8192
 
 
 class TokenRecord(NamedTuple):
-    """An encoded record: `(T,)` int32, and twice `(T,)` bool; or a batch, with a leading axis."""
+    """An encoded record: `(T,)` int32, and twice `(T,)` bool; or a batch, with a leading axis.
+
+    `reference_log_prob`, a float32 scalar, is log π_ref of a record to forget, where the loss reads
+    it: see `reference_log_probs`.
+    """
 
     input_ids: jax.Array
     attention_mask: jax.Array
     loss_mask: jax.Array
+    reference_log_prob: jax.Array | None = None
 
 
 # (trained parameters, those before unlearning, frozen ones, forget record, retained record).
@@ -55,6 +62,30 @@ def make_loss(graphdef: Any, config: UnlearnConfig, *, key: jax.Array) -> Loss:
         "rmu": partial(_rmu, key, **options),
     }
     return _of_parameters(graphdef, objectives[config.method])
+
+
+def reads_log_prob_of_reference(method: str) -> bool:
+    """Whether the loss of a method reads `TokenRecord.reference_log_prob`."""
+    return method == "npo"
+
+
+def reference_log_probs(
+    model: SplitModel, records: TokenRecord, *, batch_size: int
+) -> NDArray[np.float32]:
+    """Returns log π_ref of each record, `(F,)`: it is the same in all steps.
+
+    Args:
+        model: before unlearning.
+        records: a batch of all F records.
+        batch_size: records at a time.
+    """
+
+    @jax.jit
+    def compute(trainable: PyTree, frozen: PyTree, records: TokenRecord) -> jax.Array:
+        merged = nnx.merge(model.graphdef, trainable, frozen)
+        return jax.lax.map(lambda record: _log_prob(merged, record), records, batch_size=batch_size)
+
+    return np.asarray(compute(model.trainable, model.frozen, records))
 
 
 def mean_loss(model: CausalLM, record: TokenRecord) -> jax.Array:
@@ -104,9 +135,11 @@ def _grad_diff(
 def _npo(
     model: CausalLM, reference: CausalLM, forget: TokenRecord, retain: TokenRecord, **options: Any
 ) -> jax.Array:
-    return formulas.npo(
-        _log_prob(model, forget), _log_prob(reference, forget), mean_loss(model, retain), **options
-    )
+    del reference
+    known = forget.reference_log_prob
+    if known is None:
+        raise ValueError("npo reads log π_ref of the forget record: call reference_log_probs first")
+    return formulas.npo(_log_prob(model, forget), known, mean_loss(model, retain), **options)
 
 
 def _simnpo(
@@ -169,4 +202,6 @@ def _rmu(
 
 def _log_prob(model: CausalLM, record: TokenRecord) -> jax.Array:
     chunk = min(_VOCAB_CHUNK, model.config.vocab_size)
-    return sequence_log_probs(model, *record, vocab_chunk=chunk)
+    return sequence_log_probs(
+        model, record.input_ids, record.attention_mask, record.loss_mask, vocab_chunk=chunk
+    )

@@ -19,6 +19,7 @@ from dpjax.audit import (
 from dpjax.data import LanguageDataset
 from dpjax.models import CausalLM, base_model
 from dpjax.unlearning.measures.continuations import mean_rouge_l
+from dpjax.unlearning.measures.truth_ratio import Questions, log_truth_ratios, median_ratio
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,12 +34,14 @@ class MeasuredRecords:
         tokenizer: of the models.
         end_tokens: each ends a text.
         has_prompts: False of whole texts.
+        questions: about the forget set; None without them.
     """
 
     parts: Mapping[str, LanguageDataset]
     tokenizer: PreTrainedTokenizerBase
     end_tokens: tuple[int, ...]
     has_prompts: bool
+    questions: Questions | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,12 +54,14 @@ class Measured:
         forget_scores: `(F,)`, of the attack that knows the base; higher for members.
         held_out_scores: `(H,)`, the same of held-out records.
         relearnt_loss: loss on the forget set after a few steps of tuning on it.
+        log_truth_ratios: `(Q,)`, of the questions about the forget set; None without them.
     """
 
     numbers: dict[str, dict[str, float]]
     forget_scores: NDArray[np.float64]
     held_out_scores: NDArray[np.float64]
     relearnt_loss: float
+    log_truth_ratios: NDArray[np.float64] | None = None
 
     def loss(self, part: str) -> float:
         """Returns the mean loss of a part, in nats per token."""
@@ -64,7 +69,28 @@ class Measured:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the numbers; the score of a single record is left out."""
-        return self.numbers | {"relearnt_loss": self.relearnt_loss}
+        numbers: dict[str, Any] = self.numbers | {"relearnt_loss": self.relearnt_loss}
+        if self.log_truth_ratios is not None:
+            numbers["truth_ratio"] = median_ratio(self.log_truth_ratios)
+        return numbers
+
+    def to_stored(self) -> dict[str, Any]:
+        """Returns everything, ready for JSON, which keeps each digit."""
+        stored = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in stored.items()
+        }
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> Measured:
+        """Returns what `to_stored` was called on."""
+        arrays = {
+            name: np.asarray(stored[name], np.float64)
+            for name in ("forget_scores", "held_out_scores", "log_truth_ratios")
+            if stored[name] is not None
+        }
+        return cls(**{**stored, **arrays})
 
 
 def measure_model(model: CausalLM, records: MeasuredRecords, *, relearnt_loss: float) -> Measured:
@@ -95,7 +121,13 @@ def measure_model(model: CausalLM, records: MeasuredRecords, *, relearnt_loss: f
         part: ratio_score(statistics[part], token_statistics(base, records.parts[part]))
         for part in ("forget", "held_out")
     }
-    return Measured(numbers, scores["forget"], scores["held_out"], relearnt_loss)
+    return Measured(
+        numbers,
+        scores["forget"],
+        scores["held_out"],
+        relearnt_loss,
+        None if records.questions is None else log_truth_ratios(model, records.questions),
+    )
 
 
 def _memorisation(statistics: TokenStatistics) -> dict[str, float]:

@@ -6,24 +6,49 @@ from typing import Any
 
 from dpjax_accounting import GroupOfRecords, mechanism_from_dict
 
-from dpjax.unlearning.tuned_run import TunedRun
+from dpjax.unlearning.setup.tuned_run import TunedRun
 
-PRIVATE = (
+_PRIVATE = (
     "PRIVATE: the adapter, this report and the retrained run were computed from training records "
     "without noise. Do not publish them, and choose nothing that is published by them."
 )
-NOT_COVERED = (
+_CERTIFIED = (
+    "PRIVATE: this report and the retrained run were computed from training records without noise. "
+    "Do not publish them, and choose nothing that is published by them. The adapter alone is "
+    "certified, for the forget set alone: it has no guarantee for the retained records."
+)
+_OF_TRAINING_FILE = (
+    "The training file is taken for the one that the run has read. Of a private run the number of "
+    "its records is compared, of others nothing.",
+    "Copies of the original adapter or model keep what they have learnt; delete them yourself. "
+    "Records that say the same in other words are not in the forget set.",
+)
+_NOT_COVERED = (
     "The adapter that has unlearned has no differential privacy, whatever the run had: its steps "
     "have read the forget set and the retained records without clipping and noise.",
     "Nothing is certified: the measures compare with one retrained model, by one attack. That they "
     "show no difference does not prove that there is none.",
     "Whoever has both adapters, or only the unlearned one and candidates, may find out which "
     "records were to be forgotten.",
-    "The training file is taken for the one that the run has read. Of a private run the number of "
-    "its records is compared, of others nothing.",
-    "Copies of the original adapter or model keep what they have learnt; delete them yourself. "
-    "Records that say the same in other words are not in the forget set.",
+    *_OF_TRAINING_FILE,
 )
+_NOT_CERTIFIED = (
+    "The measures compare with one retrained model, by one attack. They show what the certificate "
+    "costs, and add nothing to it.",
+    *_OF_TRAINING_FILE,
+)
+
+
+def warning_of(*, is_certified: bool) -> str:
+    """Returns what whoever opens the folder must know before anything else."""
+    return _CERTIFIED if is_certified else _PRIVATE
+
+
+def not_covered(*, is_certified: bool) -> list[str]:
+    """Returns what the results do not say, a sentence each."""
+    return list(_NOT_CERTIFIED if is_certified else _NOT_COVERED)
+
+
 _MOST_RECORDS = 1000
 
 

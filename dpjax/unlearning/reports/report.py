@@ -19,6 +19,7 @@ def render_report(report: Mapping[str, Any]) -> str:
     """Returns report.md of the contents of unlearning.json."""
     forget, verdict = report["forget_set"], report["verdict"]
     options = ", ".join(f"{k} {v:g}" for k, v in report["method"]["options"].items() if v)
+    certificate, truth = report["certificate"], report["truth_ratio"]
     rows = [
         ("Verdict", _verdict(verdict)),
         ("Method", f"{report['method']['name']}" + (f" ({options})" if options else "")),
@@ -33,6 +34,7 @@ def render_report(report: Mapping[str, Any]) -> str:
         _table(("", ""), rows),
         *[f"> **Over-unlearned.** {_sentence(text)}" for text in verdict["over_reasons"]],
         *[f"> **Under-unlearned.** {_sentence(text)}" for text in verdict["under_reasons"]],
+        *([] if certificate is None else _certificate(certificate)),
         "## What the models know",
         _measures(report["models"]),
         "Means over records. Exact memorisation: the share of tokens that are the most probable "
@@ -40,6 +42,7 @@ def render_report(report: Mapping[str, Any]) -> str:
         "record that greedy decoding writes, given the rest before it (Carlini et al. 2021). "
         f"Relearned: the loss on the forget set after {report['relearn_steps']} steps of tuning "
         "on it.",
+        *([] if truth is None else [_truth_ratio(truth, report["models"])]),
         "## The attack",
         _attack(verdict),
         verdict["rule"],
@@ -84,6 +87,37 @@ def _attack(verdict: Mapping[str, Any]) -> str:
     return (
         f"{text}, and on the retrained model {verdict['retrained_auc']:.3f}. The difference is "
         f"{verdict['difference']:+.3f}, interval {low:+.3f} to {high:+.3f} (DeLong, paired)."
+    )
+
+
+def _certificate(certificate: Mapping[str, Any]) -> list[str]:
+    steps = certificate["steps"]
+    return [
+        "## Certificate",
+        certificate["statement"],
+        f"μ = {certificate['mu']:.4g}, from T = {steps['num_steps']} steps with "
+        f"C₀ = {steps['start_norm']:g}, C₁ = {steps['gradient_norm']:g}, "
+        f"η = {steps['learning_rate']:g}, λ = {steps['weight_decay']:g} and "
+        f"s = {steps['noise_stddev']:.4g}.",
+        "\n".join(f"- {line}" for line in certificate["conditions"]),
+    ]
+
+
+def _truth_ratio(truth: Mapping[str, Any], models: Mapping[str, Any]) -> str:
+    medians = ", ".join(
+        f"{name} {models[name]['truth_ratio']:.3f}" for name in _MODELS if models[name] is not None
+    )
+    text = (
+        f"Truth ratio, median of {truth['questions']} questions: {medians}. It is the mean "
+        "probability of wrong answers over that of the right answer in other words, per token "
+        "(Maini et al. 2024, equation 1): small where the fact is known."
+    )
+    if truth["forget_quality"] is None:
+        return text
+    quality = truth["forget_quality"]
+    return (
+        f"{text} Forget quality, the p-value of the test of Kolmogorov and Smirnov against the "
+        f"retrained model: {quality['p_value']:.3g} (distance {quality['statistic']:.3f})."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 from pathlib import Path
@@ -67,8 +68,12 @@ class TunedRun:
         return model
 
 
-def read_run(folder: str | Path) -> TunedRun:
+def read_run(folder: str | Path, *, started_at: datetime.datetime | None = None) -> TunedRun:
     """Reads the options, the promise and the records of a run; no model is loaded.
+
+    Args:
+        folder: of the run.
+        started_at: when an unlearning that goes on was started: chat templates get this date.
 
     Raises:
         FileNotFoundError: there is no run, or a file of it, or its data, is missing.
@@ -92,7 +97,7 @@ def read_run(folder: str | Path) -> TunedRun:
             "of it back"
         )
     privacy = read_report(directory.privacy)
-    run = TunedRun(path, config, privacy, prepare(config))
+    run = TunedRun(path, config, privacy, prepare(config, started_at=started_at))
     _check_same_data(run)
     return run
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dpjax.data import read_language_records
 from dpjax.unlearning.config import UnlearnConfig
-from dpjax.unlearning.tuned_run import TunedRun
+from dpjax.unlearning.setup.tuned_run import TunedRun
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

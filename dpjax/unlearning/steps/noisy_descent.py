@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,8 @@ from dpjax.models import SplitModel
 from dpjax.privatize import RunKey, gaussian_noise
 from dpjax.unlearning.certified.noisy_steps import NoisySteps
 from dpjax.unlearning.losses.objective import TokenRecord, make_tuning_loss
-from dpjax.unlearning.training import batch_of, batches
+from dpjax.unlearning.steps.stored_steps import StoredSteps, repeat
+from dpjax.unlearning.steps.training import batch_of, batches
 
 # A norm of ten million float32 numbers is computed to about 1e-6 of itself.
 _SHARE_OF_BOUND = 1 - 1e-5
@@ -70,8 +73,12 @@ def noisy_descent(
     batch_size: int,
     run_key: RunKey,
     seed: int,
+    stored: StoredSteps | None = None,
 ) -> SplitModel:
     """Clips all trained parameters of a model to norm C₀, and takes T noisy steps on retained ones.
+
+    The norm is that of the parameters as one vector from zero: of adapters A and B, where both are
+    trained, so that clipping draws them to the base.
 
     The result is (`steps.epsilon(delta)`, δ)-indistinguishable from that of the same steps from a
     model of the same frozen parameters that never saw what is to be forgotten. It is no guarantee
@@ -84,10 +91,13 @@ def noisy_descent(
         batch_size: retained records in a step.
         run_key: the secret of the noise, of this descent alone; never a fixed seed but in tests.
         seed: of the order of records, which need not be secret.
+        stored: stores states, which are secret, and goes on from the last one with the noise that
+            the run key gives; None for steps that are done at once.
 
     Raises:
         TypeError: a trained parameter is not float32.
         ValueError: there is no retained record.
+        RunInterrupted: a signal came; the state is stored.
 
     Example:
         >>> from flax import nnx
@@ -135,17 +145,21 @@ def noisy_descent(
         return jnp.mean(of_records(trainable, trainable, frozen, records, records))
 
     @jax.jit
-    def step(
+    def update(
         trainable: PyTree, frozen: PyTree, records: TokenRecord, noise_keys: jax.Array
     ) -> PyTree:
         gradient = jax.grad(mean_of_records)(trainable, frozen, records)
         return noisy_step(trainable, gradient, noise_keys, steps)
 
-    size = min(batch_size, len(retain))
-    order = batches(len(retain), size, np.random.default_rng(seed))
     trainable = clip_to_norm(model.trainable, steps.start_norm)
-    for number in range(steps.num_steps):
+    first, trainable = (0, trainable) if stored is None else stored.restore(trainable)
+    size = min(batch_size, len(retain))
+    order = itertools.islice(batches(len(retain), size, np.random.default_rng(seed)), first, None)
+
+    def step(number: int, trainable: PyTree) -> PyTree:
         records = batch_of(retain.take(next(order)))
-        noise_keys = run_key.noise_keys(step=number)
-        trainable = step(trainable, model.frozen, records, noise_keys)
+        # A step that is done again has the noise that it had: nothing is released twice.
+        return update(trainable, model.frozen, records, run_key.noise_keys(step=number))
+
+    trainable = repeat(step, trainable, first=first, num_steps=steps.num_steps, stored=stored)
     return model.replace(trainable=trainable)

@@ -14,15 +14,16 @@ from dpjax.data import Completions, DataSource, Texts
 from dpjax.finetuning import (
     RunDirectory,
     RunInterrupted,
+    RunState,
     RunStopped,
     Tracking,
     execute,
     set_up,
 )
-from dpjax.unlearning.tuned_run import TunedRun
+from dpjax.unlearning.setup.tuned_run import TunedRun
 
 _OWNER_ONLY = 0o600
-_STOPPED = "the baseline was stopped, nothing has unlearned yet: start again in a new folder"
+_STOPPED = "the baseline was stopped; the same command with --resume goes on with it"
 
 
 def check_can_retrain(run: TunedRun, retain: Any) -> None:
@@ -50,6 +51,8 @@ def check_can_retrain(run: TunedRun, retain: Any) -> None:
 def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
     """Trains with the options of the run on the retained records; returns the adapter's folder.
 
+    A baseline that was interrupted goes on; one that is finished is not trained again.
+
     The noise is calibrated for fewer records where an ε was asked for. No ledger is charged: the
     model is there to compare with, and whoever publishes it must charge what its privacy.json says.
 
@@ -62,8 +65,15 @@ def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
         ValueError: the options do not fit fewer records, such as an expected batch size above
             their number.
     """
+    path, directory = folder.with_name("retained.jsonl"), RunDirectory(folder)
+    state = directory.state()
+    if state is RunState.FINISHED:
+        # What a process left that was killed.
+        path.unlink(missing_ok=True)
+        if directory.private.exists():
+            directory.forget_secrets()
+        return directory.adapter
     records = run.records.take(retain.tolist())
-    path = folder.with_name("retained.jsonl")
     lines = [json.dumps(row) for row in _rows(records)]
     write_text(path, "".join(f"{line}\n" for line in lines), mode=_OWNER_ONLY)
     config = dataclasses.replace(
@@ -78,7 +88,7 @@ def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
         generation=dataclasses.replace(run.config.generation, num_prompts=0),
         tracking=Tracking(),
         overwrite=False,
-        resume=False,
+        resume=state is not RunState.NEW,
     )
     try:
         execute(set_up(config), Console(quiet=True))
@@ -90,7 +100,7 @@ def retrain(run: TunedRun, retain: Any, folder: Path) -> Path:
     finally:
         # A copy of private records that nobody asked for.
         path.unlink()
-    return RunDirectory(folder).adapter
+    return directory.adapter
 
 
 def _format_of(records: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from dpjax.data import LanguageDataset
 from dpjax.models import SplitModel
 from dpjax.training import RunDiverged
 from dpjax.unlearning.losses.objective import Loss, TokenRecord
+from dpjax.unlearning.steps.stored_steps import StoredSteps, repeat
 
 
 class Steps(NamedTuple):
@@ -33,22 +35,33 @@ class Steps(NamedTuple):
 
 
 def descend(
-    model: SplitModel, loss: Loss, forget: LanguageDataset, retain: LanguageDataset, steps: Steps
+    model: SplitModel,
+    loss: Loss,
+    forget: LanguageDataset,
+    retain: LanguageDataset,
+    steps: Steps,
+    *,
+    reference_log_probs: np.ndarray | None = None,
+    stored: StoredSteps | None = None,
 ) -> tuple[SplitModel, list[float]]:
     """Descends a loss from the parameters of a model, by Adam (Kingma and Ba 2015).
 
     Args:
         model: split by what is trained.
         loss: of one record to forget and one retained.
-        forget: records to forget, each with a target.
+        forget: F records to forget, each with a target.
         retain: retained records, each with a target.
         steps: how many, of what size.
+        reference_log_probs: `(F,)` float32, log π_ref of the records to forget, for a loss that
+            reads it.
+        stored: stores states, and goes on from the last one; None for steps that are done at once.
 
     Returns:
         The model after the last step, and the mean loss of each step's pairs.
 
     Raises:
         RunDiverged: a loss is not finite.
+        RunInterrupted: a signal came; the state is stored.
     """
     import optax
 
@@ -66,7 +79,7 @@ def descend(
         return jnp.mean(of_pairs(trainable, start, frozen, forget, retain))
 
     @jax.jit
-    def step(
+    def update(
         trainable: PyTree,
         state: PyTree,
         start: PyTree,
@@ -80,28 +93,42 @@ def descend(
         updates, state = optimizer.update(gradient, state, trainable)
         return optax.apply_updates(trainable, updates), state, value
 
-    trainable, state = start, optimizer.init(start)
+    # The loss of each step is stored with the state.
+    begin = start, optimizer.init(start), np.zeros(steps.num_steps, np.float32)
+    first, begin = (0, begin) if stored is None else stored.restore(begin)
     size = min(steps.batch_size, len(forget), len(retain))
     orders = [
-        batches(len(records), size, np.random.default_rng([steps.seed, purpose]))
+        itertools.islice(
+            batches(len(records), size, np.random.default_rng([steps.seed, purpose])), first, None
+        )
         for purpose, records in enumerate((forget, retain))
     ]
-    losses: list[float] = []
-    for _ in range(steps.num_steps):
+
+    def step(number: int, before: PyTree) -> PyTree:
+        trainable, state, losses = before
+        rows = [next(order) for order in orders]
         pair = [
-            batch_of(records.take(next(order)))
-            for records, order in zip((forget, retain), orders, strict=True)
+            batch_of(records.take(r)) for records, r in zip((forget, retain), rows, strict=True)
         ]
-        trainable, state, value = step(trainable, state, start, model.frozen, *pair)
-        losses.append(float(value))
-        if not np.isfinite(losses[-1]):
+        if reference_log_probs is not None:
+            known = jnp.asarray(reference_log_probs[rows[0]])
+            pair[0] = pair[0]._replace(reference_log_prob=known)
+        trainable, state, value = update(trainable, state, start, model.frozen, *pair)
+        losses = np.array(losses)
+        losses[number] = value
+        if not np.isfinite(losses[number]):
             raise RunDiverged(
-                f"the loss of step {len(losses)} of {steps.num_steps} is {losses[-1]}: the model "
-                "has left the numbers that can be computed with. Lower learning_rate, or choose "
-                "another method",
-                len(losses),
+                f"the loss of step {number + 1} of {steps.num_steps} is {losses[number]}: the "
+                "model has left the numbers that can be computed with. Lower learning_rate, or "
+                "choose another method, in a new folder",
+                number + 1,
             )
-    return model.replace(trainable=trainable), losses
+        return trainable, state, losses
+
+    trainable, _, losses = repeat(
+        step, begin, first=first, num_steps=steps.num_steps, stored=stored
+    )
+    return model.replace(trainable=trainable), [float(loss) for loss in losses]
 
 
 def batch_of(records: LanguageDataset) -> TokenRecord:

@@ -1,0 +1,1 @@
+"""Steps that change an adapter: Adam on a loss, or certified noisy ones; both store states."""
