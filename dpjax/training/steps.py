@@ -72,13 +72,16 @@ class TrainingSteps(Protocol):
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Draws the batch of a step, as microbatches `(rows, mask)`."""
 
-    def zeros(self, params: PyTree, step: int) -> StepTotal:
-        """Returns the total that a step starts from."""
+    def begin(self, params: PyTree, step: int) -> tuple[StepTotal, PyTree]:
+        """Returns the total that a step starts from, and the parameters that it is made with.
+
+        The buffers of `params` are taken over: here, in `add` and in `update`.
+        """
 
     def add(
         self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
-    ) -> StepTotal:
-        """Adds the gradients of a microbatch; the buffers of `total` are taken over."""
+    ) -> tuple[StepTotal, PyTree]:
+        """Adds the gradients of a microbatch; takes over the buffers of total and parameters."""
 
     def update(
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
@@ -128,6 +131,7 @@ class PrivateTraining:
     ) -> None:
         loss = loss if layout is None else layout.gathering(loss)
         private: PrivateGradient | PrivateZerothOrderGradient
+        self._in_place: PrivateZerothOrderGradient | None = None
         if zeroth_order is None:
             private = private_gradient(
                 loss,
@@ -140,7 +144,7 @@ class PrivateTraining:
                 noise_strategy=noise_strategy,
             )
         else:
-            private = private_zeroth_order_gradient(
+            private = self._in_place = private_zeroth_order_gradient(
                 loss,
                 mechanism=mechanism,
                 rule=rule,
@@ -155,7 +159,21 @@ class PrivateTraining:
 
         self._private, self._apply = private, apply
         self.noise_strategy = private.noise_strategy
-        self.batches, self.zeros, self.add = private.batches, private.zeros, private.add
+        self.batches = private.batches
+
+    def begin(self, params: PyTree, step: int) -> tuple[StepTotal, PyTree]:
+        """Returns the total that a step starts from, and the parameters that it is made with."""
+        if self._in_place is not None:
+            return self._in_place.begin_in_place(params, step)
+        return self._private.zeros(params, step), params
+
+    def add(
+        self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
+    ) -> tuple[StepTotal, PyTree]:
+        """Adds what a microbatch contributes; parameters come back as they were."""
+        if self._in_place is not None:
+            return self._in_place.add_in_place(total, params, batch, mask, frozen)
+        return self._private.add(total, params, batch, mask, frozen), params
 
     def update(
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
@@ -168,8 +186,12 @@ class PrivateTraining:
         self, params: PyTree, state: PyTree, batch: PyTree, mask: PyTree, frozen: PyTree
     ) -> LoweredStep:
         """Lowers clipping, noise and optimizer as they are in a step."""
+        private = self._private
+        lower_add = (
+            private.lower_add if self._in_place is None else self._in_place.lower_add_in_place
+        )
         return LoweredStep(
-            self._private.lower_add(params, batch, mask, frozen),
+            lower_add(params, batch, mask, frozen),
             self._private.lower_update(self._apply, params, params, state),
             self._private.lower_noise(params),
         )
@@ -228,7 +250,7 @@ class NonPrivateTraining:
             mean = jax.tree.map(lambda g: g / batch_size, grads)
             return _updated(optimizer, mean, params, state, layout)
 
-        self.add = jax.jit(add, donate_argnums=0)
+        self._add = jax.jit(add, donate_argnums=0)
         self._apply = jax.jit(apply, donate_argnums=(1, 2))
 
     def batches(
@@ -237,9 +259,15 @@ class NonPrivateTraining:
         """Draws the batch of a step, as microbatches `(rows, mask)`."""
         return microbatches(order(self._sampler.indices(step)), microbatch_size)
 
-    def zeros(self, params: PyTree, step: int) -> StepTotal:
-        """Returns the total that a step starts from."""
-        return StepTotal.zeros(params, step)
+    def begin(self, params: PyTree, step: int) -> tuple[StepTotal, PyTree]:
+        """Returns the total that a step starts from, and the parameters."""
+        return StepTotal.zeros(params, step), params
+
+    def add(
+        self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
+    ) -> tuple[StepTotal, PyTree]:
+        """Adds the gradients of a microbatch, and gives the parameters back."""
+        return self._add(total, params, batch, mask, frozen), params
 
     def update(
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
@@ -255,7 +283,7 @@ class NonPrivateTraining:
         """Lowers sum and optimizer as they are in a step."""
         total = jax.eval_shape(StepTotal.zeros, params)
         return LoweredStep(
-            self.add.lower(total, params, batch, mask, frozen),
+            self._add.lower(total, params, batch, mask, frozen),
             self._apply.lower(total.grads, params, state),
         )
 

@@ -20,7 +20,7 @@ from dpjax.privatize.untrained_leaves import split, with_zeros
 # Privacy", section 4).
 NUM_DRAWS = 4
 
-NOISE_VERSION = 2
+NOISE_VERSION = 3
 """Is raised whenever the same keys give other noise. A run that goes on with other noise than it
 began with could release one step twice, with two draws."""
 

@@ -49,7 +49,7 @@ class StepPrograms:
             ValueError: the compiler of this backend does not tell.
         """
         add, update = self._compiled(microbatch_size)
-        sums = jax.eval_shape(lambda params: self._steps.zeros(params, 0), self._params)
+        sums, _ = jax.eval_shape(lambda params: self._steps.begin(params, 0), self._params)
         return StepMemory(
             trained=bytes_of(self._params),
             frozen=bytes_of(self._frozen),
