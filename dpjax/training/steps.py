@@ -186,10 +186,8 @@ class PrivateTraining:
         self, params: PyTree, state: PyTree, batch: PyTree, mask: PyTree, frozen: PyTree
     ) -> LoweredStep:
         """Lowers clipping, noise and optimizer as they are in a step."""
-        private = self._private
-        lower_add = (
-            private.lower_add if self._in_place is None else self._in_place.lower_add_in_place
-        )
+        in_place = self._in_place
+        lower_add = self._private.lower_add if in_place is None else in_place.lower_add_in_place
         return LoweredStep(
             lower_add(params, batch, mask, frozen),
             self._private.lower_update(self._apply, params, params, state),
