@@ -43,9 +43,8 @@ def test_parameters_come_back_and_sums_are_those_of_a_copy():
         assert int(total.num_records) == int(copied.num_records)
         assert bool(total.is_restored)
         private.release(total, step)
-    assert (
-        private._compiled_add_in_place._cache_size() == private._compiled_begin._cache_size() == 1
-    )
+    programs = private._compiled_begin, private._compiled_add_in_place
+    assert [program._cache_size() for program in programs] == [1, 1]
 
 
 def test_rounding_does_not_see_the_batch():
