@@ -126,10 +126,10 @@ def clipped_differences_in_place(
         )
         return params, losses
 
-    before = fingerprint(params)
     params, losses = jax.lax.scan(walk, params, jnp.arange(3 * directions.number))
     both = losses.reshape(directions.number, 3, len(mask))[:, :2]
-    is_restored = fingerprint(params) == before
+    # That of the start comes with the directions: read here, it would cost a copy of parameters.
+    is_restored = fingerprint(params) == directions.fingerprint
     return _clipped(both, rule, smoothing, mask), params, is_restored
 
 

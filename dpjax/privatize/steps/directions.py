@@ -34,6 +34,7 @@ class Directions:
         treedef: the structure of the parameters.
         units: of the grid that parameters are moved on in place, for each trained leaf; None where
             a copy is moved.
+        fingerprint: of the parameters on that grid, uint32 scalar; None likewise.
     """
 
     key: jax.Array
@@ -41,6 +42,7 @@ class Directions:
     leaves: tuple[tuple[tuple[int, ...], Any], ...] = dataclasses.field(metadata={"static": True})
     treedef: Any = dataclasses.field(metadata={"static": True})
     units: tuple[jax.Array, ...] | None = None
+    fingerprint: jax.Array | None = None
 
     @classmethod
     def of(cls, params: PyTree, key: jax.Array, number: int) -> Directions:

@@ -15,7 +15,7 @@ from dpjax.privatize.randomness.source import IndependentNoise
 from dpjax.privatize.rules.clipping_rules import ClippingRule
 from dpjax.privatize.steps.differences import clipped_differences, clipped_differences_in_place
 from dpjax.privatize.steps.directions import Directions
-from dpjax.privatize.steps.grid import check_can_be_on_grid, on_grid, units_of
+from dpjax.privatize.steps.grid import check_can_be_on_grid, fingerprint, on_grid, units_of
 from dpjax.privatize.steps.private_steps import PrivateSteps, with_shared
 from dpjax.privatize.steps.total import StepTotal
 
@@ -90,8 +90,9 @@ class PrivateZerothOrderGradient(PrivateSteps):
         step = self._checked_step(step)
         check_can_be_on_grid(params)
         key = self.run_key.rounding_key(step)
-        params, units = self._compiled_begin(params, key, shardings=shardings_of(params))
-        return self._total_in_place(params, step, units), params
+        where = shardings_of(params)
+        params, units, start = self._compiled_begin(params, key, shardings=where)
+        return self._total_in_place(params, step, units, start), params
 
     def add_in_place(
         self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, *shared: PyTree
@@ -126,7 +127,8 @@ class PrivateZerothOrderGradient(PrivateSteps):
         """Lowers the program of `add_in_place` for arrays or shapes, as `lower_add` does."""
 
         def begin(params: PyTree) -> StepTotal:
-            return self._total_in_place(params, 0, units_of(params, self.smoothing))
+            units = units_of(params, self.smoothing)
+            return self._total_in_place(params, 0, units, fingerprint(params))
 
         return self._compiled_add_in_place.lower(
             jax.eval_shape(begin, params),
@@ -137,9 +139,11 @@ class PrivateZerothOrderGradient(PrivateSteps):
             shardings=shardings_of(params),
         )
 
-    def _total_in_place(self, params: PyTree, step: int, units: tuple[jax.Array, ...]) -> StepTotal:
+    def _total_in_place(
+        self, params: PyTree, step: int, units: tuple[jax.Array, ...], start: jax.Array
+    ) -> StepTotal:
         directions = Directions.of(params, self.run_key.direction_key(step), self.num_directions)
-        directions = dataclasses.replace(directions, units=units)
+        directions = dataclasses.replace(directions, units=units, fingerprint=start)
         return StepTotal.zeros(params, step, directions=directions, owner=self._owner)
 
     def release(self, total: StepTotal, step: int) -> PyTree:
@@ -235,14 +239,15 @@ class PrivateZerothOrderGradient(PrivateSteps):
         return clip
 
     @functools.cached_property
-    def _compiled_begin(self) -> Callable[..., tuple[PyTree, tuple[jax.Array, ...]]]:
+    def _compiled_begin(self) -> Callable[..., tuple[PyTree, tuple[jax.Array, ...], jax.Array]]:
         smoothing = self.smoothing
 
         def begin(
             params: PyTree, key: jax.Array, *, shardings: Shardings
-        ) -> tuple[PyTree, tuple[jax.Array, ...]]:
+        ) -> tuple[PyTree, tuple[jax.Array, ...], jax.Array]:
             units = units_of(params, smoothing)
-            return kept_at(on_grid(params, units, key), shardings), units
+            params = kept_at(on_grid(params, units, key), shardings)
+            return params, units, fingerprint(params)
 
         return jax.jit(begin, static_argnames="shardings", donate_argnums=0)
 
