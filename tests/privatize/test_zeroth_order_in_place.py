@@ -177,7 +177,7 @@ def test_memory_is_that_of_inference():
     inference = peak(jax.jit(jax.vmap(loss, in_axes=(None, 0))).lower(params, ids))
     private = make(loss)
     assert peak(private.lower_add_in_place(params, ids, mask)) < 1.1 * inference
-    assert peak(private.lower_add(params, ids, mask)) > 1.3 * inference
+    assert peak(private.lower_add(params, ids, mask)) > 1.2 * inference
 
 
 def peak(lowered):
