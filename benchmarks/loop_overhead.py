@@ -171,9 +171,9 @@ def bare_loop(run: Run, num_steps: int) -> Iterator[Any]:
     full = next(pieces[0] for pieces in batches if pieces)
     lowered = steps.lower(params, state, *full, frozen)
     add, update = lowered.add.compile(), lowered.update.compile()
-    zeros = jax.jit(lambda params: steps.zeros(params, 0))
+    begin = jax.jit(lambda params: steps.begin(params, 0)[0])
     for step in range(num_steps):
-        total = zeros(params)
+        total = begin(params)
         for batch, mask in batches[step]:
             total = add(total, params, batch, mask, frozen)
         params, state = update((params, state), total.grads, keys[step])

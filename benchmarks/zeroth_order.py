@@ -92,7 +92,7 @@ def measure_memory(options: Options) -> Iterator[dict[str, Any]]:
         inference = jax.jit(jax.vmap(loss, in_axes=(None, 0, None)))
         bytes_of = {
             "inference": _peak(inference.lower(problem.params, rows[0], problem.frozen)),
-            "zeroth_order": _peak(zeroth.lower_add(problem.params, *rows, problem.frozen)),
+            "zeroth_order": _peak(zeroth.lower_add_in_place(problem.params, *rows, problem.frozen)),
             "backward": _peak(backward.lower_add(problem.params, *rows, problem.frozen)),
         }
         yield {

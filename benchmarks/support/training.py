@@ -99,7 +99,7 @@ class Ordinary:
                 num_losses=total.num_losses + number,
             )
 
-        self.add = jax.jit(add, donate_argnums=0)
+        self._add = jax.jit(add, donate_argnums=0)
 
     def batches(
         self, step: int, *, microbatch_size: int, order: Order
@@ -107,9 +107,15 @@ class Ordinary:
         """Draws the batch of a step, as microbatches `(rows, mask)`."""
         return self._other.batches(step, microbatch_size=microbatch_size, order=order)
 
-    def zeros(self, params: PyTree, step: int) -> StepTotal:
-        """Returns the total that a step starts from."""
-        return StepTotal.zeros(params, step)
+    def begin(self, params: PyTree, step: int) -> tuple[StepTotal, PyTree]:
+        """Returns the total that a step starts from, and the parameters."""
+        return StepTotal.zeros(params, step), params
+
+    def add(
+        self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
+    ) -> tuple[StepTotal, PyTree]:
+        """Adds the gradients of a microbatch, and gives the parameters back."""
+        return self._add(total, params, batch, mask, frozen), params
 
     def update(
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
@@ -123,7 +129,7 @@ class Ordinary:
         """Lowers sum and optimizer as they are in a step."""
         total = jax.eval_shape(StepTotal.zeros, params)
         lowered = self._other.lower(params, state, batch, mask, frozen)
-        return lowered._replace(add=self.add.lower(total, params, batch, mask, frozen))
+        return lowered._replace(add=self._add.lower(total, params, batch, mask, frozen))
 
 
 class Trainings:

@@ -49,10 +49,10 @@ from dpjax.privatize.steps.private_gradient import PrivateGradient as PrivateGra
 from dpjax.privatize.steps.private_gradient import private_gradient as private_gradient
 from dpjax.privatize.steps.total import StepTotal as StepTotal
 from dpjax.privatize.steps.zeroth_order import (
-    PrivateZerothOrderGradient as PrivateZerothOrderGradient,
-)
-from dpjax.privatize.steps.zeroth_order import (
     private_zeroth_order_gradient as private_zeroth_order_gradient,
+)
+from dpjax.privatize.steps.zeroth_order_steps import (
+    PrivateZerothOrderGradient as PrivateZerothOrderGradient,
 )
 from dpjax.privatize.structured.explain import Explanation as Explanation
 from dpjax.privatize.structured.explain import explain as explain

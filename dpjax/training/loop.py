@@ -104,9 +104,9 @@ def run_steps(
     gradients = GradientWatch()
     for step in range(first, num_steps):
         start = time.monotonic()
-        total = steps.zeros(params, step, state)
+        total, params = steps.begin(params, step, state)
         for batch, mask in batches(step):
-            total = steps.add(total, params, batch, mask, frozen)
+            total, params = steps.add(total, params, batch, mask, frozen)
         gradients.look(total)
         params, state = steps.update(total, step, params, state)
         if still_finite is not None:

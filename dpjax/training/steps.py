@@ -75,13 +75,17 @@ class TrainingSteps(Protocol):
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Draws the batch of a step, as microbatches `(rows, mask)`."""
 
-    def zeros(self, params: PyTree, step: int, state: PyTree = None) -> StepTotal:
-        """Returns the total that a step starts from; its clip norm, if it adapts, is in `state`."""
+    def begin(self, params: PyTree, step: int, state: PyTree = None) -> tuple[StepTotal, PyTree]:
+        """Returns the total that a step starts from, and the parameters that it is made with.
+
+        The buffers of `params` are taken over: here, in `add` and in `update`. The clip norm, if it
+        adapts, is in `state`.
+        """
 
     def add(
         self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
-    ) -> StepTotal:
-        """Adds the gradients of a microbatch; the buffers of `total` are taken over."""
+    ) -> tuple[StepTotal, PyTree]:
+        """Adds the gradients of a microbatch; takes over the buffers of total and parameters."""
 
     def update(
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
@@ -131,6 +135,7 @@ class PrivateTraining:
         zeroth_order: ZerothOrder | None = None,
     ) -> None:
         loss = loss if layout is None else layout.gathering(loss)
+        self._in_place: PrivateZerothOrderGradient | None = None
         private: PrivateGradient | AdaptivePrivateGradient | PrivateZerothOrderGradient
         if isinstance(rule, AdaptiveClipping):
             private = private_gradient(
@@ -154,7 +159,7 @@ class PrivateTraining:
                 noise_strategy=noise_strategy,
             )
         else:
-            private = private_zeroth_order_gradient(
+            private = self._in_place = private_zeroth_order_gradient(
                 loss,
                 mechanism=mechanism,
                 rule=rule,
@@ -180,22 +185,32 @@ class PrivateTraining:
         self.noise_strategy = None
         if not isinstance(private, AdaptivePrivateGradient):
             self.noise_strategy = private.noise_strategy
-        self.batches, self.add = private.batches, private.add
+        self.batches = private.batches
 
-    def zeros(self, params: PyTree, step: int, state: PyTree = None) -> StepTotal:
-        """Returns the total that a step starts from, with the clip norm of the state if any.
+    def begin(self, params: PyTree, step: int, state: PyTree = None) -> tuple[StepTotal, PyTree]:
+        """Returns the total that a step starts from, and the parameters that it is made with.
 
         Raises:
             TypeError: the clip norm adapts, and the state has none.
         """
+        if self._in_place is not None:
+            return self._in_place.begin_in_place(params, step)
         if not isinstance(self._private, AdaptivePrivateGradient):
-            return self._private.zeros(params, step)
+            return self._private.zeros(params, step), params
         if not isinstance(state, ClipNormState):
             raise TypeError(
                 "state must be that of an optimizer made by keep_clip_norm, got "
                 f"{type(state).__name__}"
             )
-        return self._private.zeros(params, step, state.clip_norm)
+        return self._private.zeros(params, step, state.clip_norm), params
+
+    def add(
+        self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
+    ) -> tuple[StepTotal, PyTree]:
+        """Adds what a microbatch contributes; parameters come back as they were."""
+        if self._in_place is not None:
+            return self._in_place.add_in_place(total, params, batch, mask, frozen)
+        return self._private.add(total, params, batch, mask, frozen), params
 
     def update(
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
@@ -208,8 +223,10 @@ class PrivateTraining:
         self, params: PyTree, state: PyTree, batch: PyTree, mask: PyTree, frozen: PyTree
     ) -> LoweredStep:
         """Lowers clipping, noise and optimizer as they are in a step."""
+        in_place = self._in_place
+        lower_add = self._private.lower_add if in_place is None else in_place.lower_add_in_place
         return LoweredStep(
-            self._private.lower_add(params, batch, mask, frozen),
+            lower_add(params, batch, mask, frozen),
             self._private.lower_update(self._apply, params, params, state),
             None
             if isinstance(self._private, AdaptivePrivateGradient)
@@ -270,7 +287,7 @@ class NonPrivateTraining:
             mean = jax.tree.map(lambda g: g / batch_size, grads)
             return _updated(optimizer, mean, params, state, layout)
 
-        self.add = jax.jit(add, donate_argnums=0)
+        self._add = jax.jit(add, donate_argnums=0)
         self._apply = jax.jit(apply, donate_argnums=(1, 2))
 
     def batches(
@@ -279,10 +296,16 @@ class NonPrivateTraining:
         """Draws the batch of a step, as microbatches `(rows, mask)`."""
         return microbatches(order(self._sampler.indices(step)), microbatch_size)
 
-    def zeros(self, params: PyTree, step: int, state: PyTree = None) -> StepTotal:
-        """Returns the total that a step starts from."""
+    def begin(self, params: PyTree, step: int, state: PyTree = None) -> tuple[StepTotal, PyTree]:
+        """Returns the total that a step starts from, and the parameters."""
         del state
-        return StepTotal.zeros(params, step)
+        return StepTotal.zeros(params, step), params
+
+    def add(
+        self, total: StepTotal, params: PyTree, batch: PyTree, mask: jax.Array, frozen: PyTree
+    ) -> tuple[StepTotal, PyTree]:
+        """Adds the gradients of a microbatch, and gives the parameters back."""
+        return self._add(total, params, batch, mask, frozen), params
 
     def update(
         self, total: StepTotal, step: int, params: PyTree, state: PyTree
@@ -298,7 +321,7 @@ class NonPrivateTraining:
         """Lowers sum and optimizer as they are in a step."""
         total = jax.eval_shape(StepTotal.zeros, params)
         return LoweredStep(
-            self.add.lower(total, params, batch, mask, frozen),
+            self._add.lower(total, params, batch, mask, frozen),
             self._apply.lower(total.grads, params, state),
         )
 

@@ -64,9 +64,9 @@ def test_the_guarantee_is_for_a_client(options, capsys, train_file):
 def sum_of_round(run, step):
     """What is released of a round before noise, and the clients in it."""
     steps = loop._make_steps(run, None)
-    total = steps.zeros(run.model.trainable, step)
+    total, params = steps.begin(run.model.trainable, step)
     for batch, mask in loop._batches(run, steps, step):
-        total = steps.add(total, run.model.trainable, batch, mask, run.model.frozen)
+        total, params = steps.add(total, params, batch, mask, run.model.frozen)
     leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(total.grads)]
     return np.concatenate(leaves).astype(np.float64), int(total.num_records)
 

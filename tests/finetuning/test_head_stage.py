@@ -241,7 +241,7 @@ def test_noise_of_the_first_stage_in_the_second_is_noticed(options, monkeypatch)
             plan, run.model.graphdef, optax.sgd(1.0), run.run_key, nobody
         )
         copied = jax.tree.map(jnp.copy, params)
-        after, _ = steps.update(steps.zeros(copied, 4), 4, copied, optax.sgd(1.0).init(copied))
+        after, _ = steps.update(steps.begin(copied, 4)[0], 4, copied, optax.sgd(1.0).init(copied))
         moved = jax.tree.map(lambda a, b: np.asarray(a - b).ravel(), after, params)
         return float(np.std(np.concatenate(jax.tree.leaves(moved))))
 

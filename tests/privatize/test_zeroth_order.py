@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 import dpjax
 from dpjax import FlatClipping, PerGroupClipping, RunKey
 from dpjax.privatize.randomness.discrete.noise import Grid
-from dpjax.privatize.steps import differences
-from dpjax.privatize.steps import directions as directions_module
+from dpjax.privatize.steps import blocks, differences
 from dpjax.privatize.steps.differences import clipped_differences
 from dpjax.privatize.steps.directions import Directions
 from tests.support.mechanisms import banded, segment
@@ -196,7 +195,7 @@ def _noise_of_every_microbatch(monkeypatch):
         noise = 0.3 * jax.random.normal(jax.random.key(0), clipped.grads.shape)
         return clipped._replace(grads=clipped.grads + (GRID.resolution * noise).astype(jnp.int32))
 
-    monkeypatch.setattr("dpjax.privatize.steps.zeroth_order.clipped_differences", noisy)
+    monkeypatch.setattr("dpjax.privatize.steps.zeroth_order_steps.clipped_differences", noisy)
 
 
 def _too_long_vectors_are_summed(monkeypatch):
@@ -261,7 +260,7 @@ def test_it_is_unbiased():
 
 
 def test_large_leaves_are_drawn_in_blocks(monkeypatch):
-    monkeypatch.setattr(directions_module, "_MOST_ENTRIES", 100)
+    monkeypatch.setattr(blocks, "_MOST_ENTRIES", 100)
     shapes = {"a": (101,), "b": (7, 5, 13), "c": (23, 50), "d": ()}
     params = {name: jnp.zeros(shape) for name, shape in shapes.items()}
     where = Directions.of(params, jax.random.key(1), 2)

@@ -60,9 +60,9 @@ def with_other_texts(run, owner, seed):
 def flat_sum(run, steps, step):
     """The clipped sum of a step, as the loop makes it, and how many units are in it."""
     params = run.model.trainable
-    total = steps.zeros(params, step)
+    total, params = steps.begin(params, step)
     for batch, mask in loop._batches(run, steps, step):
-        total = steps.add(total, params, batch, mask, run.model.frozen)
+        total, params = steps.add(total, params, batch, mask, run.model.frozen)
     leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(total.grads)]
     return np.concatenate(leaves), int(total.num_records)
 

@@ -63,10 +63,10 @@ def single_gradient(table, batch, i):
 def run_step(steps, parts, data, step, optimizer):
     """The table before and after a step, its total, and which records were drawn."""
     _, trainable, frozen = parts
-    total, drawn = steps.zeros(trainable, step), []
+    (total, trainable), drawn = steps.begin(trainable, step), []
     for rows, mask in steps.batches(step, microbatch_size=4, order=lambda rows: rows):
         batch = LabelledBatch(*(column[rows] for column in data[:3]))
-        total = steps.add(total, trainable, batch, mask, frozen)
+        total, trainable = steps.add(total, trainable, batch, mask, frozen)
         drawn += rows[mask].tolist()
     before = np.asarray(trainable["table"], np.float64)
     trainable = jax.tree.map(jnp.array, trainable)
@@ -113,7 +113,7 @@ def test_sums_of_microbatches_are_added_in_place(parts, data):
     """However many microbatches a step has, one total is held."""
     steps = private_steps(parts, optax.sgd(RATE), 1)
     _, trainable, frozen = parts
-    total = steps.zeros(trainable, 0)
+    total, _ = steps.begin(trainable, 0)
     nbytes = sum(leaf.nbytes for leaf in jax.tree.leaves(total))
     batch = LabelledBatch(*(column[:4] for column in data[:3]))
     compiled = steps._private._compiled_add

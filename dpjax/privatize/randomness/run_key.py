@@ -147,6 +147,10 @@ class RunKey:
         """One typed JAX key for the directions of `step`, which no record influences."""
         return _threefry_keys(self._derive("directions", step, 8))[0]
 
+    def rounding_key(self, step: int) -> jax.Array:
+        """One typed JAX key for how parameters are rounded before `step`."""
+        return _threefry_keys(self._derive("rounding", step, 8))[0]
+
     def dropout_key(self, step: int) -> jax.Array:
         """One typed JAX key for what the model leaves out at random in `step`."""
         return _threefry_keys(self._derive("dropout", step, 8))[0]

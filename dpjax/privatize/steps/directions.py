@@ -8,6 +8,7 @@ other differences with the noise that it had before.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from dpjax.basics.typing import PyTree
+from dpjax.privatize.steps.blocks import Blocks, entries_of_block
+from dpjax.privatize.steps.grid import LARGEST_DRAW
 from dpjax.privatize.untrained_leaves import merged, split
-
-# Of a block, which a generator draws at once.
-_MOST_ENTRIES = 2**18
 
 
 @jax.tree_util.register_dataclass
@@ -32,12 +32,17 @@ class Directions:
         number: k, at least 1.
         leaves: shape and dtype of each parameter.
         treedef: the structure of the parameters.
+        units: of the grid that parameters are moved on in place, for each trained leaf; None where
+            a copy is moved.
+        fingerprint: of the parameters on that grid, uint32 scalar; None likewise.
     """
 
     key: jax.Array
     number: int = dataclasses.field(metadata={"static": True})
     leaves: tuple[tuple[tuple[int, ...], Any], ...] = dataclasses.field(metadata={"static": True})
     treedef: Any = dataclasses.field(metadata={"static": True})
+    units: tuple[jax.Array, ...] | None = None
+    fingerprint: jax.Array | None = None
 
     @classmethod
     def of(cls, params: PyTree, key: jax.Array, number: int) -> Directions:
@@ -62,7 +67,7 @@ class Directions:
         trained, fixed = split(params)
 
         def move(number: int, leaf: jax.Array) -> jax.Array:
-            blocks = _Blocks.of(leaf.shape)
+            blocks = self._blocks(leaf)
             rows = leaf.reshape(blocks.rows, *blocks.row)
 
             def move_block(block: jax.Array, start: jax.Array) -> jax.Array:
@@ -70,7 +75,37 @@ class Directions:
                 drawn = distance * self._drawn(index, number, block, old.shape)
                 return (old.astype(jnp.float32) + drawn).astype(leaf.dtype)
 
-            return blocks.assembled(move_block, leaf.dtype).reshape(leaf.shape)
+            return blocks.assembled(move_block, leaf)
+
+        return merged(_mapped(move, trained), fixed)
+
+    def moved_on_grid(
+        self, params: PyTree, index: jax.Array, smoothing: float, times: jax.Array
+    ) -> PyTree:
+        """Returns θ + times · δ, exactly, with δ = φz rounded to a multiple of each leaf's unit.
+
+        Args:
+            params: θ, on the grid of `units`. Integer and boolean leaves are returned as they are.
+            index: which direction, an int32 scalar.
+            smoothing: φ, the one that the units were made for.
+            times: float32 scalar: 1, -1 or -2.
+        """
+        trained, fixed = split(params)
+        units = self.units
+        assert units is not None
+
+        def move(number: int, leaf: jax.Array) -> jax.Array:
+            unit = units[number]
+            # A leaf that is not finite has no unit, and stays.
+            is_moved = unit > 0
+            per_draw = smoothing / jnp.where(is_moved, unit, 1.0)
+
+            def change(block: jax.Array, old: jax.Array) -> jax.Array:
+                drawn = self._drawn(index, number, block, old.shape)
+                multiples = jnp.round(per_draw * jnp.clip(drawn, -LARGEST_DRAW, LARGEST_DRAW))
+                return jnp.where(is_moved, old + times * (multiples * unit), old)
+
+            return self._blocks(leaf).changed(leaf, change)
 
         return merged(_mapped(move, trained), fixed)
 
@@ -83,7 +118,7 @@ class Directions:
         trained, fixed = split(self.shapes())
 
         def combine(number: int, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-            blocks = _Blocks.of(leaf.shape)
+            blocks = self._blocks(leaf)
             zeros = jnp.zeros((blocks.size, *blocks.row), jnp.float32)
 
             def combine_block(block: jax.Array, _: jax.Array) -> jax.Array:
@@ -94,7 +129,8 @@ class Directions:
                 # One direction after another: memory does not grow with their number.
                 return jax.lax.scan(add, zeros, jnp.arange(self.number))[0]
 
-            return blocks.assembled(combine_block, jnp.float32).reshape(leaf.shape)
+            of_sum = jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
+            return blocks.assembled(combine_block, of_sum)
 
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), fixed)
         return merged(_mapped(combine, trained), zeros)
@@ -108,42 +144,19 @@ class Directions:
             key = jax.random.fold_in(key, part)
         return jax.random.normal(key, shape, jnp.float32)
 
+    def _blocks(self, leaf: Any) -> Blocks:
+        return Blocks.of(leaf.shape, self._entries)
+
+    @functools.cached_property
+    def _entries(self) -> int:
+        """The most entries of a block, whichever leaf it is of."""
+        return entries_of_block(sum(math.prod(shape) for shape, _ in self.leaves))
+
     @property
     def narrowest(self) -> Any:
         """The floating-point dtype with the fewest digits among the parameters."""
         trained = [dtype for _, dtype in self.leaves if jnp.issubdtype(dtype, jnp.floating)]
         return max(trained, key=lambda dtype: jnp.finfo(dtype).eps)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Blocks:
-    """How a leaf is cut, seen as rows: a random generator holds several times what it draws.
-
-    The last block ends where the leaf does, and its rows replace those of the block before it.
-    """
-
-    rows: int
-    row: tuple[int, ...]
-    size: int
-
-    @classmethod
-    def of(cls, shape: tuple[int, ...]) -> _Blocks:
-        rows, row = 1, shape
-        while math.prod(row) > _MOST_ENTRIES:
-            rows, row = rows * row[0], row[1:]
-        return cls(rows, row, min(rows, max(1, _MOST_ENTRIES // max(1, math.prod(row)))))
-
-    def assembled(
-        self, compute: Callable[[jax.Array, jax.Array], jax.Array], dtype: Any
-    ) -> jax.Array:
-        """Returns all rows, from `(number of block, its first row) -> rows of the block`."""
-
-        def write(block: jax.Array, rows: jax.Array) -> jax.Array:
-            start = jnp.minimum(block * self.size, self.rows - self.size)
-            return jax.lax.dynamic_update_slice_in_dim(rows, compute(block, start), start, 0)
-
-        empty = jnp.zeros((self.rows, *self.row), dtype)
-        return jax.lax.fori_loop(0, -(-self.rows // self.size), write, empty)
 
 
 def _mapped(function: Callable[[int, Any], jax.Array], tree: PyTree) -> PyTree:

@@ -12,8 +12,9 @@ import numpy as np
 from dpjax_accounting import Mechanism
 
 from dpjax.basics.typing import PyTree
+from dpjax.privatize.clipping import ClippedGrad
 from dpjax.privatize.devices.room import devices_of_rows
-from dpjax.privatize.devices.spread_sums import shardings_of
+from dpjax.privatize.devices.spread_sums import Shardings, shardings_of
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.sampling.choice import num_steps_of, sampler_for
@@ -52,6 +53,17 @@ def constant_rule(clip_norm: float | None, rule: object, *, wanted: str) -> Clip
             "outside jax.jit; rule=AdaptiveClipping() of private_gradient has one that changes"
         )
     return rule
+
+
+def with_shared(
+    loss_fn: Callable[..., jax.Array], shared: tuple[PyTree, ...]
+) -> Callable[[PyTree, PyTree], jax.Array]:
+    """Returns `(params, example) -> scalar` with what else the loss takes bound."""
+
+    def bound(params: PyTree, example: PyTree) -> jax.Array:
+        return loss_fn(params, example, *shared)
+
+    return bound
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -172,9 +184,35 @@ class PrivateSteps:
         """The shapes of the total that `zeros` makes."""
         raise NotImplementedError
 
-    @property
+    @functools.cached_property
     def _compiled_add(self) -> jax.stages.Wrapped:
         """`(total, params, batch, mask, *shared, shardings, num_devices) -> total`, compiled."""
+        # What is compiled must not refer to this object, which refers to it: Python's collector
+        # does not see through JAX's caches, and neither would be freed.
+        loss_of_example, clip = self.loss_fn, self._make_clip()
+
+        def add(
+            total: StepTotal,
+            params: PyTree,
+            batch: PyTree,
+            mask: jax.Array,
+            *shared: PyTree,
+            shardings: Shardings = (),
+            num_devices: int = 1,
+        ) -> StepTotal:
+            # JAX traces again when a structure or shape differs: later steps do not pay for this.
+            total.check_fits(params)
+            loss_fn = with_shared(loss_of_example, shared)
+            clipped = clip(loss_fn, total, params, batch, mask, shardings, num_devices)
+            return total.plus(clipped, mask, shardings)
+
+        return jax.jit(add, static_argnames=("shardings", "num_devices"), donate_argnums=0)
+
+    def _make_clip(self) -> Callable[..., ClippedGrad]:
+        """Makes `(loss_fn, total, params, batch, mask, shardings, num_devices) -> ClippedGrad`.
+
+        It must not refer to this object.
+        """
         raise NotImplementedError
 
     def _drawn_units(self, step: int) -> np.ndarray:

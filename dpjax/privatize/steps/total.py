@@ -51,6 +51,7 @@ class StepTotal:
     clip_norm: jax.Array | None = None
     doubled_count: jax.Array | None = None
     directions: Directions | None = None
+    is_restored: jax.Array | None = None
     owner: object = dataclasses.field(default=None, metadata={"static": True}, repr=False)
 
     @classmethod
@@ -80,21 +81,24 @@ class StepTotal:
             clip_norm=None if clip_norm is None else jnp.array(clip_norm, jnp.float32, copy=True),
             doubled_count=None if clip_norm is None else jnp.zeros((), jnp.int32),
             directions=directions,
+            is_restored=None if directions is None or directions.units is None else jnp.array(True),
             owner=owner,
         )
 
-    def plus(self, clipped: ClippedGrad, mask: jax.Array) -> StepTotal:
+    def plus(self, clipped: ClippedGrad, mask: jax.Array, shardings: Shardings = ()) -> StepTotal:
         """Returns the total with one more microbatch.
 
         Args:
             clipped: what a clipped gradient function returned for the microbatch.
             mask: `(B,)` bool, the mask that the function was given.
+            shardings: where sums of gradients are kept. Those of differences are on every device.
         """
         has_loss = jnp.isfinite(clipped.losses)
         count = self.doubled_count
+        grads = jax.tree.map(jnp.add, self.grads, clipped.grads)
         return dataclasses.replace(
             self,
-            grads=jax.tree.map(jnp.add, self.grads, clipped.grads),
+            grads=kept_at(grads, shardings if self.directions is None else ()),
             loss=self.loss + jnp.sum(jnp.where(has_loss, clipped.losses, 0.0)),
             num_records=self.num_records + _number_of(mask),
             num_clipped=self.num_clipped + clipped.num_clipped,

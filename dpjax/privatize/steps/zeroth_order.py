@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 from collections.abc import Callable
 
@@ -11,166 +9,12 @@ import jax
 import numpy as np
 from dpjax_accounting import BandedDPSGD, Mechanism
 
-from dpjax.basics.typing import PyTree
-from dpjax.privatize.devices.spread_sums import Shardings
 from dpjax.privatize.randomness.discrete.noise import DiscreteNoise
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.rules.clipping_rules import ClippingRule
 from dpjax.privatize.sampling.choice import sampler_for
-from dpjax.privatize.steps.differences import clipped_differences
-from dpjax.privatize.steps.directions import Directions
-from dpjax.privatize.steps.private_steps import PrivateSteps, check_one_rule, constant_rule
-from dpjax.privatize.steps.total import StepTotal
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PrivateZerothOrderGradient(PrivateSteps):
-    """Private zeroth-order gradients of a training loop, called as a `PrivateGradient`.
-
-    Build it with `private_zeroth_order_gradient`.
-    """
-
-    rule: ClippingRule
-    noise: DiscreteNoise
-    smoothing: float
-    num_directions: int
-
-    # As of a `PrivateGradient` with independent noise.
-    noise_strategy = None
-
-    def zeros(self, params: PyTree, step: int) -> StepTotal:
-        """Returns the total that a step starts from: no units yet, and the step's directions.
-
-        Args:
-            params: the parameters that are trained.
-            step: in `range(num_steps)`.
-
-        Raises:
-            TypeError: `step` is not an integer.
-            ValueError: `step` is not a step of the mechanism.
-        """
-        step = self._checked_step(step)
-        key = self.run_key.direction_key(step)
-        directions = Directions.of(params, key, self.num_directions)
-        return StepTotal.zeros(params, step, directions=directions, owner=self._owner)
-
-    def release(self, total: StepTotal, step: int) -> PyTree:
-        """Adds the noise of the step to the k sums, once, and returns Σⱼ dⱼ zⱼ / k.
-
-        d = (Σᵢ cᵢ dᵢ + noise) / B is what is released: sums of whole numbers, and discrete Gaussian
-        noise with standard deviation σC. The rest is public: the directions depend on no record.
-
-        Args:
-            total: the sum over all microbatches of `batches(step, ...)`.
-            step: the step that the total was made for.
-
-        Returns:
-            The private gradient: float32, the structure of the parameters; zeros of their own dtype
-            for integer and boolean leaves.
-
-        Raises:
-            TypeError, ValueError: as `PrivateGradient.release`.
-        """
-        step = self._approve(total, step)
-        noise = self.noise.arguments(step, total.grads)
-        return self._compiled_gradient(total.grads, total.directions, *noise)
-
-    def release_and_update(
-        self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
-    ) -> PyTree:
-        """Calls `update(release(total, step), *args)` as one compiled program.
-
-        Args:
-            update: as for `PrivateGradient.release_and_update`.
-            total: as for `release`.
-            step: as for `release`.
-            args: pytrees of arrays, whose buffers are taken over.
-
-        Raises:
-            TypeError, ValueError: as `release`.
-        """
-        step = self._approve(total, step)
-        noise = self.noise.arguments(step, total.grads)
-        return self._compiled_update(update, args, total.grads, total.directions, *noise)
-
-    def lower_update(
-        self, update: Callable[..., PyTree], params: PyTree, *args: PyTree
-    ) -> jax.stages.Lowered:
-        """Lowers the program of `release_and_update` for arrays or shapes: nothing is released.
-
-        Args:
-            update: as for `release_and_update`.
-            params: the parameters that the total is of.
-            args: what `update` takes beside the private gradient.
-        """
-        total = self._abstract_total(params)
-        noise = self.noise.shapes(total.grads)
-        return self._compiled_update.lower(update, args, total.grads, total.directions, *noise)
-
-    def lower_noise(self, params: PyTree) -> None:
-        """Returns nothing: independent noise needs no program of its own."""
-        del params
-
-    def _abstract_total(self, params: PyTree) -> StepTotal:
-        return jax.eval_shape(lambda params: self.zeros(params, 0), params)
-
-    @functools.cached_property
-    def _compiled_add(self) -> jax.stages.Wrapped:
-        # What is compiled must not refer to this object: see `BackwardSteps`.
-        loss_of_example, rule, smoothing = self.loss_fn, self.rule, self.smoothing
-        grid = self.noise.grid
-
-        def add(
-            total: StepTotal,
-            params: PyTree,
-            batch: PyTree,
-            mask: jax.Array,
-            *shared: PyTree,
-            shardings: Shardings = (),
-            num_devices: int = 1,
-        ) -> StepTotal:
-            del num_devices
-            total.check_fits(params)
-            directions = total.directions
-            assert directions is not None
-
-            def loss_fn(params: PyTree, example: PyTree) -> jax.Array:
-                return loss_of_example(params, example, *shared)
-
-            clipped = clipped_differences(
-                loss_fn, directions, rule, smoothing, grid, params, batch, mask, shardings
-            )
-            return total.plus(clipped, mask)
-
-        return jax.jit(add, static_argnames=("shardings", "num_devices"), donate_argnums=0)
-
-    @functools.cached_property
-    def _compiled_gradient(self) -> Callable[..., PyTree]:
-        return jax.jit(self._make_gradient())
-
-    @functools.cached_property
-    def _compiled_update(self) -> jax.stages.Wrapped:
-        gradient = self._make_gradient()
-
-        def run(
-            update: Callable[..., PyTree],
-            args: tuple[PyTree, ...],
-            clipped_sum: jax.Array,
-            directions: Directions,
-            *noise: PyTree,
-        ) -> PyTree:
-            return update(gradient(clipped_sum, directions, *noise), *args)
-
-        return jax.jit(run, static_argnums=0, donate_argnums=1)
-
-    def _make_gradient(self) -> Callable[..., PyTree]:
-        """Makes the function from sums, directions and noise to the private gradient."""
-        mean, number = self.noise.make_mean(), self.num_directions
-
-        def gradient(clipped_sum: jax.Array, directions: Directions, *noise: PyTree) -> PyTree:
-            return directions.combined(mean(clipped_sum, *noise) / number)
-
-        return gradient
+from dpjax.privatize.steps.private_steps import check_one_rule, constant_rule
+from dpjax.privatize.steps.zeroth_order_steps import PrivateZerothOrderGradient
 
 
 def private_zeroth_order_gradient(

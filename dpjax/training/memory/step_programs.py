@@ -49,8 +49,8 @@ class StepPrograms:
             ValueError: the compiler of this backend does not tell.
         """
         add, update = self._compiled(microbatch_size)
-        sums = jax.eval_shape(
-            lambda params, state: self._steps.zeros(params, 0, state), self._params, self._state
+        sums, _ = jax.eval_shape(
+            lambda params, state: self._steps.begin(params, 0, state), self._params, self._state
         )
         return StepMemory(
             trained=bytes_of(self._params),

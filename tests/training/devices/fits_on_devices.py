@@ -108,7 +108,7 @@ def collectives_of_step(mesh):
     """How often each collective occurs in the compiled programs of a step, by program."""
     found = {}
     run = dpjax.fit(**make_options(), mesh=mesh)
-    total = run.steps.zeros(run.params, 0)
+    total, _ = run.steps.begin(run.params, 0)
     batch, mask = next(iter(run.batches(0)))
     add, update = run.steps._private._compiled_add, run.steps._private._compiled_update
     noise_arguments = run.steps._private.noise.arguments(0, total.grads)

@@ -75,7 +75,7 @@ def memory_of(split, layout, num_rows):
         RunKey.from_seed(0),
         layout=layout,
     )
-    total, private = steps.zeros(params, 0), steps._private
+    (total, _), private = steps.begin(params, 0), steps._private
     where = shardings_of(params)
     add = private._compiled_add.lower(total, params, *rows, split.frozen, shardings=where)
     update = private._compiled_update.lower(

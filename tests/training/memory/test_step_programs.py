@@ -94,8 +94,8 @@ def test_the_programs_are_those_of_a_step():
     add = steps.lower(params, state, batch_of(64), mask, frozen).add.compile()
     batch = jax.random.randint(jax.random.key(2), (64, 40), 0, 500)
     ones = jnp.ones(64, bool)
-    lowered = add(steps.zeros(params, 0), params, batch, ones, frozen)
-    called = steps.add(steps.zeros(params, 0), params, batch, ones, frozen)
+    lowered = add(steps.begin(params, 0)[0], params, batch, ones, frozen)
+    called, _ = steps.add(*steps.begin(params, 0), batch, ones, frozen)
     for one, other in zip(jax.tree.leaves(lowered), jax.tree.leaves(called), strict=True):
         np.testing.assert_array_equal(one, other)
 
