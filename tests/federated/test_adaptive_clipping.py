@@ -98,11 +98,11 @@ def relative_noise(options):
     stage = begin_stage(run, run.plan)
     steps = loop._make_steps(run, stage.optimizer)
     clip_norm, batch = float(stage.state.clip_norm), run.plan.noise.batch_size
-    total = steps.zeros(stage.params, 0, stage.state)
+    total, params = steps.begin(stage.params, 0, stage.state)
     for rows, mask in loop._batches(run, steps, 0):
-        total = steps.add(total, stage.params, rows, mask, run.model.frozen)
-    before = [np.array(leaf) for leaf in jax.tree.leaves(stage.params)]
-    params, state = steps.update(total, 0, stage.params, stage.state)
+        total, params = steps.add(total, params, rows, mask, run.model.frozen)
+    before = [np.array(leaf) for leaf in jax.tree.leaves(params)]
+    params, state = steps.update(total, 0, params, stage.state)
     moved = [np.ravel(a - b) for a, b in zip(jax.tree.leaves(params), before, strict=True)]
     assert float(state.clip_norm) != clip_norm
     return float(np.std(np.concatenate(moved))) * batch / clip_norm, run.plan.mechanism

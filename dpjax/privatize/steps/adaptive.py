@@ -9,6 +9,7 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD
 
 from dpjax.basics.typing import PyTree
@@ -81,15 +82,8 @@ class AdaptivePrivateGradient(BackwardSteps):
             TypeError, ValueError: as `PrivateGradient.release`.
         """
         step = self._approve(total, step)
-        multiplier, grid = self._count_noise
-        (count_noise,) = grid.draw(multiplier, self.run_key.quantile_blocks(step), 1)
-        return self._compiled_release(
-            total.grads,
-            total.doubled_count,
-            total.clip_norm,
-            self.run_key.noise_keys(step),
-            count_noise,
-        )
+        sums = total.grads, total.doubled_count, total.clip_norm
+        return self._compiled_release(*sums, *self._noise(step))
 
     def release_and_update(
         self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
@@ -107,9 +101,8 @@ class AdaptivePrivateGradient(BackwardSteps):
             TypeError, ValueError: as `release`.
         """
         step = self._approve(total, step)
-        sums = total.grads, total.centered_count, total.clip_norm
-        keys = self.run_key.noise_keys(step), self.run_key.quantile_keys(step)
-        return self._compiled_update(update, args, *sums, *keys)
+        sums = total.grads, total.doubled_count, total.clip_norm
+        return self._compiled_update(update, args, *sums, *self._noise(step))
 
     def lower_update(
         self, update: Callable[..., PyTree], params: PyTree, *args: PyTree
@@ -122,14 +115,20 @@ class AdaptivePrivateGradient(BackwardSteps):
             args: what `update` takes beside what is released.
         """
         total = self._abstract_total(params)
-        sums = total.grads, total.centered_count, total.clip_norm
-        keys = self.run_key.noise_keys(0), self.run_key.quantile_keys(0)
-        return self._compiled_update.lower(update, args, *sums, *keys)
+        sums = total.grads, total.doubled_count, total.clip_norm
+        noise = self.run_key.noise_keys(0), np.zeros((), np.int32)
+        return self._compiled_update.lower(update, args, *sums, *noise)
+
+    def _noise(self, step: int) -> tuple[jax.Array, np.int32]:
+        """Keys of the gradient's noise, and the noise of the doubled count."""
+        multiplier, grid = self._count_noise
+        (of_count,) = grid.draw(multiplier, self.run_key.quantile_blocks(step), 1)
+        return self.run_key.noise_keys(step), of_count
 
     def _abstract_total(self, params: PyTree) -> StepTotal:
-        scalar = jax.ShapeDtypeStruct((), jnp.float32)
+        clip_norm, count = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32))
         total = super()._abstract_total(params)
-        return dataclasses.replace(total, clip_norm=scalar, centered_count=scalar)
+        return dataclasses.replace(total, clip_norm=clip_norm, doubled_count=count)
 
     def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
         return lambda total: FlatClipping(cast(jax.Array, total.clip_norm))
