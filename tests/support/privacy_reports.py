@@ -20,6 +20,7 @@ def make_report(sections):
                 "gradient_divided_by": "expected_batch_size",
                 "sampling": "Poisson",
                 "gradient_accumulation": "none",
+                "adaptive_clipping": None,
                 "noise_correlation": None,
             },
             "randomness": {

@@ -169,8 +169,7 @@ def _implementation(report: Mapping[str, Any], mechanism: Mechanism) -> list[str
     elif noise is not None:
         expected = [noise * c for c in norms] if isinstance(norms, list) else noise * norms
         _compare(stated[name], expected, where, problems)
-    # Reports that were written before a clip norm could change do not have it.
-    problems += _adaptive_clipping(stated.get("adaptive_clipping"), mechanism)
+    problems += _adaptive_clipping(stated["adaptive_clipping"], mechanism)
     return problems + _correlation(stated["noise_correlation"], mechanism)
 
 

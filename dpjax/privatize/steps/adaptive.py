@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -126,9 +126,11 @@ class AdaptivePrivateGradient(BackwardSteps):
         return self.run_key.noise_keys(step), of_count
 
     def _abstract_total(self, params: PyTree) -> StepTotal:
-        clip_norm, count = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32))
-        total = super()._abstract_total(params)
-        return dataclasses.replace(total, clip_norm=clip_norm, doubled_count=count)
+        scalars: dict[str, Any] = {
+            "clip_norm": jax.ShapeDtypeStruct((), jnp.float32),
+            "doubled_count": jax.ShapeDtypeStruct((), jnp.int32),
+        }
+        return dataclasses.replace(super()._abstract_total(params), **scalars)
 
     def _make_rule_of(self) -> Callable[[StepTotal], ClippingRule]:
         return lambda total: FlatClipping(cast(jax.Array, total.clip_norm))

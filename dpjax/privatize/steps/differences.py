@@ -135,7 +135,8 @@ def clipped_differences_in_place(
     params, losses = jax.lax.scan(walk, params, jnp.arange(3 * directions.number))
     both = losses.reshape(directions.number, 3, len(mask))[:, :2]
     # That of the start comes with the directions: read here, it would cost a copy of parameters.
-    is_restored = fingerprint(params) == directions.fingerprint
+    assert directions.fingerprint is not None
+    is_restored: jax.Array = fingerprint(params) == directions.fingerprint
     return _clipped(both, rule, smoothing, grid, mask), params, is_restored
 
 

@@ -85,7 +85,8 @@ def on_grid(params: PyTree, units: tuple[jax.Array, ...], key: jax.Array) -> PyT
         return Blocks.of(leaf.shape, entries).changed(leaf, change)
 
     numbered = enumerate(zip(leaves, units, strict=True))
-    return merged(treedef.unflatten([rounded(i, *pair) for i, pair in numbered]), fixed)
+    moved = [rounded(number, *pair) for number, pair in numbered]
+    return merged(jax.tree.unflatten(treedef, moved), fixed)
 
 
 def fingerprint(params: PyTree) -> jax.Array:

@@ -83,7 +83,10 @@ def reference_log_probs(
     @jax.jit
     def compute(trainable: PyTree, frozen: PyTree, records: TokenRecord) -> jax.Array:
         merged = nnx.merge(model.graphdef, trainable, frozen)
-        return jax.lax.map(lambda record: _log_prob(merged, record), records, batch_size=batch_size)
+        found: jax.Array = jax.lax.map(
+            lambda record: _log_prob(merged, record), records, batch_size=batch_size
+        )
+        return found
 
     return np.asarray(compute(model.trainable, model.frozen, records))
 

@@ -102,7 +102,8 @@ class UnlearningFolder:
         Raises:
             ValueError: the file is damaged.
         """
-        return _read(self._secrets.identity)
+        noted: dict[str, Any] = _read(self._secrets.identity)
+        return noted
 
     def load_key(self) -> RunKey:
         """Returns the secret of the noise.
