@@ -16,6 +16,7 @@ from dpjax.basics.option_checks import (
 )
 from dpjax.data import DataSource
 from dpjax.finetuning import Audit, Compute, Generation, Privacy, Tracking, build_options
+from dpjax.privatize import GeneratorName
 
 TaskName = Literal["sequence_classification", "token_classification", "causal_lm", "preference"]
 ServerOptimizer = Literal["fedavg", "fedadam"]
@@ -154,6 +155,8 @@ class ClientPrivacy(CheckedOptions):
     neighboring: Neighboring = "add_or_remove_one"
     """Which data sets nobody can tell apart: with and without a client; with one that contributes
     nothing; with one exchanged."""
+    generator: GeneratorName = "threefry"
+    """What draws Gaussian noise, threefry or chacha20, as for finetune."""
     ledger: str | None = None
     """File in which all runs on these training records are put on record, as for finetune."""
 

@@ -110,3 +110,17 @@ def test_longer_names_are_left_alone():
     said = "eval_data.owner_column and /data/owner_column.csv and my_owner_column"
     assert in_names_of_command(said) == said
     assert in_names_of_command("give training.optimizer=sgd") == "give server.optimizer=fedavg"
+
+
+def test_the_generator_reaches_the_run():
+    config = FederatedConfig.from_options(
+        {
+            "model": "any",
+            "train_data": "train.csv",
+            "eval_data": "dev.csv",
+            "output_dir": "run",
+            "clients": {"num_clients": 50},
+            "privacy": {"target_epsilon": 3.0, "generator": "chacha20"},
+        }
+    )
+    assert FederatedRunConfig.of(config).privacy.generator == "chacha20"
