@@ -19,7 +19,7 @@ from dpjax.finetuning.config.parse import build_options
 from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.sampling import check_audit, check_relation
 from dpjax.finetuning.config.tracking import Tracking
-from dpjax.finetuning.config.training import Preference, Training, check_zeroth_order
+from dpjax.finetuning.config.training import Preference, Training, check_gradients
 
 TaskName = Literal["sequence_classification", "token_classification", "causal_lm", "preference"]
 Tuning = Literal["lora", "full", "bias", "head", "last_layers"]
@@ -141,11 +141,7 @@ class FinetuneConfig(CheckedOptions):
             owner_column=self.train_data.owner_column,
         )
         self._check_features()
-        if self.training.gradient == "zeroth-order":
-            check_zeroth_order(
-                self.privacy, self.training, self.non_private, self.trains_in_tangent_space
-            )
-        self.privacy.check_adaptive(self.training, self.non_private)
+        check_gradients(self.privacy, self.training, self.non_private, self.trains_in_tangent_space)
         check_at_least("num_layers", self.num_layers, 1)
         if self.resume and self.overwrite:
             raise ValueError("resume goes on with the run that overwrite deletes: give one of them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from dpjax.basics.option_checks import CheckedOptions, check_choice, check_positive
 from dpjax.finetuning.config.sampling import (
@@ -13,9 +13,6 @@ from dpjax.finetuning.config.sampling import (
     check_bands,
 )
 from dpjax.privatize import GeneratorName
-
-if TYPE_CHECKING:
-    from dpjax.finetuning.config.training import Training
 
 OwnerSampling = Literal["owners", "records"]
 _MOST_RECORDS_PER_OWNER = 1000
@@ -126,57 +123,6 @@ class Privacy(CheckedOptions):
         """Returns the same promise without adaptive clipping."""
         constant: dict[str, Any] = {"clip_learning_rate": CLIP_LEARNING_RATE, "count_stddev": None}
         return dataclasses.replace(self, target_quantile=None, **constant)
-
-    def check_adaptive(self, training: Training, non_private: bool) -> None:
-        """Raises ValueError for what a clip norm that adapts is not accounted for with.
-
-        Args:
-            training: the recipe.
-            non_private: whether nothing is promised.
-        """
-        if self.target_quantile is None:
-            return
-        refused = {
-            "non_private=True": (non_private, "nothing is clipped"),
-            f"privacy.head_clip_norm={self.head_clip_norm}": (
-                self.head_clip_norm is not None,
-                "one count follows one clip norm",
-            ),
-            f"privacy.neighboring={self.neighboring}": (
-                self.neighboring != "add_or_remove_one",
-                "a unit that contributes nothing still counts as one that was not clipped",
-            ),
-            f"privacy.sampling={self.sampling}": (
-                self.sampling != "poisson",
-                "the count is accounted for with Poisson batches",
-            ),
-            f"privacy.noise={self.noise}": (
-                self.noise != "independent",
-                "noise that takes back earlier noise needs one clip norm",
-            ),
-            f"privacy.owner_sampling={self.owner_sampling}": (
-                self.owner_sampling != "owners",
-                "an owner would count several times",
-            ),
-            f"training.head_steps={training.head_steps}": (
-                training.head_steps is not None,
-                "the head alone needs another clip norm than all that is trained",
-            ),
-            f"training.optimizer={training.optimizer}": (
-                training.optimizer == "adam-bc",
-                "it takes off the variance of noise that is the same in all steps",
-            ),
-            f"training.gradient={training.gradient}": (
-                training.gradient == "zeroth-order",
-                "differences of losses are clipped there, not gradients",
-            ),
-        }
-        for option, (is_given, reason) in refused.items():
-            if is_given:
-                raise ValueError(
-                    f"{option} does not go with privacy.target_quantile={self.target_quantile}: "
-                    f"{reason}. Leave out one of them"
-                )
 
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 from dpjax.basics.option_checks import (
@@ -157,17 +158,69 @@ class Training(CheckedOptions):
             )
 
 
-def check_zeroth_order(
+def check_gradients(
     privacy: Privacy, training: Training, non_private: bool, in_tangent_space: bool
 ) -> None:
-    """Raises ValueError for what needs more than the differences of losses that are released.
+    """Raises ValueError for what gradients, as they are clipped and estimated, do not go with.
 
     Args:
         privacy: the promise.
-        training: the recipe, with gradient=zeroth-order.
+        training: the recipe.
         non_private: whether nothing is promised.
         in_tangent_space: whether steps of adapters are those of the tangent space.
     """
+    _check_zeroth_order(privacy, training, non_private, in_tangent_space)
+    _check_adaptive_clipping(privacy, training, non_private)
+
+
+def _check_adaptive_clipping(privacy: Privacy, training: Training, non_private: bool) -> None:
+    """Raises ValueError for what a clip norm that adapts is not accounted for with."""
+    if privacy.target_quantile is None:
+        return
+    refused = {
+        "non_private=True": (non_private, "nothing is clipped"),
+        f"privacy.head_clip_norm={privacy.head_clip_norm}": (
+            privacy.head_clip_norm is not None,
+            "one count follows one clip norm",
+        ),
+        f"privacy.neighboring={privacy.neighboring}": (
+            privacy.neighboring != "add_or_remove_one",
+            "a unit that contributes nothing still counts as one that was not clipped",
+        ),
+        f"privacy.sampling={privacy.sampling}": (
+            privacy.sampling != "poisson",
+            "the count is accounted for with Poisson batches",
+        ),
+        f"privacy.noise={privacy.noise}": (
+            privacy.noise != "independent",
+            "noise that takes back earlier noise needs one clip norm",
+        ),
+        f"privacy.owner_sampling={privacy.owner_sampling}": (
+            privacy.owner_sampling != "owners",
+            "an owner would count several times",
+        ),
+        f"training.head_steps={training.head_steps}": (
+            training.head_steps is not None,
+            "the head alone needs another clip norm than all that is trained",
+        ),
+        f"training.optimizer={training.optimizer}": (
+            training.optimizer == "adam-bc",
+            "it takes off the variance of noise that is the same in all steps",
+        ),
+        f"training.gradient={training.gradient}": (
+            training.gradient == "zeroth-order",
+            "differences of losses are clipped there, not gradients",
+        ),
+    }
+    _refuse(refused, f"privacy.target_quantile={privacy.target_quantile}")
+
+
+def _check_zeroth_order(
+    privacy: Privacy, training: Training, non_private: bool, in_tangent_space: bool
+) -> None:
+    """Raises ValueError for what needs more than the differences of losses that are released."""
+    if training.gradient != "zeroth-order":
+        return
     refused = {
         "non_private=True": (non_private, "every difference is clipped and given noise"),
         f"privacy.head_clip_norm={privacy.head_clip_norm}": (
@@ -187,12 +240,13 @@ def check_zeroth_order(
             "it takes the gradients of A and B for those of one matrix, and estimates are not",
         ),
     }
+    _refuse(refused, "training.gradient=zeroth-order")
+
+
+def _refuse(refused: Mapping[str, tuple[bool, str]], other: str) -> None:
     for option, (is_given, reason) in refused.items():
         if is_given:
-            raise ValueError(
-                f"{option} does not go with training.gradient=zeroth-order: {reason}. Leave out "
-                "one of them"
-            )
+            raise ValueError(f"{option} does not go with {other}: {reason}. Leave out one of them")
 
 
 @dataclasses.dataclass(frozen=True)
