@@ -2,9 +2,9 @@
 
     python -m benchmarks poisoning
 
-The generated messages of `dpjax demo` and its recipe with longer steps, and features of the
-embeddings beside those of the layers: the demo's own head hardly learns one rare word. Copies of
-messages are added that hold a trigger and the label of another desk.
+The generated messages of `dpjax demo`. A head has the demo's recipe with longer steps, and features
+of the embeddings beside those of the layers: the demo's own hardly learns one rare word. Adapters
+learn it whole. Copies of messages are added that hold a trigger and the label of another desk.
 
 The report stays in the folder; the same command goes on with an audit that was stopped. With the
 defaults some hundred models are trained.

@@ -137,36 +137,27 @@ class PrivateTraining:
         loss = loss if layout is None else layout.gathering(loss)
         self._in_place: PrivateZerothOrderGradient | None = None
         private: PrivateGradient | AdaptivePrivateGradient | PrivateZerothOrderGradient
-        if isinstance(rule, AdaptiveClipping):
+        # Which rules fit is checked where they are used.
+        common: dict[str, Any] = {
+            "mechanism": mechanism,
+            "rule": rule,
+            "run_key": run_key,
+            "present": present,
+        }
+        if zeroth_order is None:
             private = private_gradient(
                 loss,
-                mechanism=mechanism,
-                rule=rule,
-                run_key=run_key,
                 strategy=strategy,
                 device_memory=device_memory,
-                present=present,
-            )
-        elif zeroth_order is None:
-            private = private_gradient(
-                loss,
-                mechanism=mechanism,
-                rule=rule,
-                run_key=run_key,
-                strategy=strategy,
-                device_memory=device_memory,
-                present=present,
                 noise_strategy=noise_strategy,
+                **common,
             )
         else:
             private = self._in_place = private_zeroth_order_gradient(
                 loss,
-                mechanism=mechanism,
-                rule=rule,
-                run_key=run_key,
-                present=present,
                 smoothing=zeroth_order.smoothing,
                 num_directions=zeroth_order.num_directions,
+                **common,
             )
 
         def apply(mean: PyTree, params: PyTree, state: PyTree) -> tuple[PyTree, PyTree]:
@@ -182,9 +173,7 @@ class PrivateTraining:
         self._private = private
         is_adaptive = isinstance(private, AdaptivePrivateGradient)
         self._apply = apply_both if is_adaptive else apply
-        self.noise_strategy = None
-        if not isinstance(private, AdaptivePrivateGradient):
-            self.noise_strategy = private.noise_strategy
+        self.noise_strategy = private.noise_strategy
         self.batches = private.batches
 
     def begin(self, params: PyTree, step: int, state: PyTree = None) -> tuple[StepTotal, PyTree]:
@@ -228,9 +217,7 @@ class PrivateTraining:
         return LoweredStep(
             lower_add(params, batch, mask, frozen),
             self._private.lower_update(self._apply, params, params, state),
-            None
-            if isinstance(self._private, AdaptivePrivateGradient)
-            else self._private.lower_noise(params),
+            self._private.lower_noise(params),
         )
 
 

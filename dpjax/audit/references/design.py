@@ -67,5 +67,4 @@ def shadow_key(run_key: RunKey, shadow: int) -> RunKey:
 def _derive(run_key: RunKey, name: str) -> RunKey:
     if not isinstance(run_key, RunKey):
         raise TypeError(f"run_key must be a RunKey, got {type(run_key).__name__}")
-    secret = run_key.audit_bytes(name, len(run_key.secret))
-    return RunKey(secret, generator=run_key.generator)
+    return run_key.for_instrument(name)

@@ -24,7 +24,7 @@ from dpjax.finetuning.auditing.poison_folder import PoisonFolder
 from dpjax.finetuning.auditing.poison_models import ComputedOnce, ModelName, PoisonedTraining
 from dpjax.finetuning.auditing.poison_result import PoisonResult
 from dpjax.finetuning.config import FinetuneConfig
-from dpjax.finetuning.setup.start import Run, set_up
+from dpjax.finetuning.setup.start import Run, new_run_key, set_up
 from dpjax.privatize import RunKey
 from dpjax.training import Interrupts, describe_versions, write_json
 
@@ -76,7 +76,7 @@ def execute_poisoning(config: PoisonConfig, console: Console | None = None) -> P
     settings = config.settings()
     runs = {name: _set_up(recipe, folder) for name, recipe in settings.items()}
     any_run = next(iter(runs.values()))
-    new_key = RunKey.from_os_entropy() if config.seed is None else RunKey.from_seed(config.seed)
+    new_key = new_run_key(config)
     # Whatever is wrong with the poison is said before the folder is made.
     data = prepare_poison(any_run.plan, config.poison, new_key)
     stopped = "stopped; the same command with --resume goes on after the models that are finished"
@@ -149,10 +149,7 @@ def _train_all(
             model = folder.finished(name)
             if model is None:
                 start = time.monotonic()
-                of_model = RunKey(
-                    key.audit_bytes(f"poison model/{name.words}", len(key.secret)),
-                    generator=run.plan.config.privacy.generator,
-                )
+                of_model = key.for_instrument(f"poison model/{name.words}")
                 model = training.train(name, of_model, folder.directory_of(name), interrupts)
                 folder.keep(name, model)
                 interrupts.raise_pending()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from dpjax.basics.option_checks import CheckedOptions, check_choice, check_positive
 from dpjax.finetuning.config.sampling import (
@@ -15,33 +15,8 @@ from dpjax.finetuning.config.sampling import (
 from dpjax.privatize import GeneratorName
 
 OwnerSampling = Literal["owners", "records"]
-_MOST_RECORDS_PER_OWNER = 1000
-
-
 CLIP_LEARNING_RATE = 0.2
-
-
-def check_clip_quantile(
-    target_quantile: float | None, clip_learning_rate: float, count_stddev: float | None
-) -> None:
-    """Raises ValueError unless the options of a clip norm that adapts are values of them."""
-    if target_quantile is None:
-        for name, value, default in (
-            ("clip_learning_rate", clip_learning_rate, CLIP_LEARNING_RATE),
-            ("count_stddev", count_stddev, None),
-        ):
-            if value != default:
-                raise ValueError(
-                    f"privacy.{name}={value} has no meaning with a constant clip norm. Give "
-                    "privacy.target_quantile, for instance 0.5, or leave it out"
-                )
-        return
-    if not 0 < target_quantile < 1:
-        raise ValueError(
-            f"privacy.target_quantile must be above 0 and below 1, got {target_quantile}"
-        )
-    check_positive("privacy.clip_learning_rate", clip_learning_rate)
-    check_positive("privacy.count_stddev", count_stddev)
+_MOST_RECORDS_PER_OWNER = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +96,9 @@ class Privacy(CheckedOptions):
 
     def with_constant_clip_norm(self) -> Privacy:
         """Returns the same promise without adaptive clipping."""
-        constant: dict[str, Any] = {"clip_learning_rate": CLIP_LEARNING_RATE, "count_stddev": None}
-        return dataclasses.replace(self, target_quantile=None, **constant)
+        return dataclasses.replace(
+            self, target_quantile=None, clip_learning_rate=CLIP_LEARNING_RATE, count_stddev=None
+        )
 
     def check(self) -> None:
         """Raises ValueError if a value does not fit."""
@@ -136,7 +112,7 @@ class Privacy(CheckedOptions):
         check_positive("privacy.noise_multiplier", self.noise_multiplier)
         check_positive("privacy.clip_norm", self.clip_norm)
         check_positive("privacy.head_clip_norm", self.head_clip_norm)
-        check_clip_quantile(self.target_quantile, self.clip_learning_rate, self.count_stddev)
+        self._check_clip_quantile()
         check_choice("privacy.sampling", self.sampling, get_args(SamplingName))
         check_choice("privacy.noise", self.noise, get_args(NoiseName))
         check_choice("privacy.generator", self.generator, get_args(GeneratorName))
@@ -150,3 +126,23 @@ class Privacy(CheckedOptions):
             )
         if self.delta is not None and not 0 < self.delta < 1:
             raise ValueError(f"privacy.delta must be between 0 and 1, got {self.delta}")
+
+    def _check_clip_quantile(self) -> None:
+        if self.target_quantile is None:
+            for name, default in (
+                ("clip_learning_rate", CLIP_LEARNING_RATE),
+                ("count_stddev", None),
+            ):
+                value = getattr(self, name)
+                if value != default:
+                    raise ValueError(
+                        f"privacy.{name}={value} has no meaning with a constant clip norm. Give "
+                        "privacy.target_quantile, for instance 0.5, or leave it out"
+                    )
+            return
+        if not 0 < self.target_quantile < 1:
+            raise ValueError(
+                f"privacy.target_quantile must be above 0 and below 1, got {self.target_quantile}"
+            )
+        check_positive("privacy.clip_learning_rate", self.clip_learning_rate)
+        check_positive("privacy.count_stddev", self.count_stddev)

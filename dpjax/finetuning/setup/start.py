@@ -299,13 +299,18 @@ def _shared_key(config: FinetuneConfig, directory: RunDirectory, resumes: bool) 
     def make() -> RunKey:
         if resumes:
             return directory.load_key()
-        generator = config.privacy.generator
-        if config.seed is None:
-            return RunKey.from_os_entropy(generator=generator)
-        return RunKey.from_seed(config.seed, generator=generator)
+        return new_run_key(config)
 
     own = in_lead(make)
     return RunKey.from_dict(from_lead(lambda: own.to_dict() if own else {}))
+
+
+def new_run_key(config: FinetuneConfig) -> RunKey:
+    """Returns a fresh secret with the generator that was asked for; of a fixed seed, if any."""
+    generator = config.privacy.generator
+    if config.seed is None:
+        return RunKey.from_os_entropy(generator=generator)
+    return RunKey.from_seed(config.seed, generator=generator)
 
 
 def _check_fits_processes(config: FinetuneConfig) -> None:

@@ -177,6 +177,19 @@ class RunKey:
         """
         return self._derive(f"audit/{name}", 0, size)
 
+    def for_instrument(self, name: str) -> RunKey:
+        """Returns the key of a model that an audit trains, with the same generator.
+
+        Args:
+            name: of the model; another name gives an independent key.
+
+        Example:
+            >>> run_key = RunKey.from_seed(1)
+            >>> run_key.for_instrument("a").secret == run_key.for_instrument("b").secret
+            False
+        """
+        return RunKey(self.audit_bytes(name, _SECRET_BYTES), generator=self.generator)
+
     def _blocks(self, purpose: str, step: int) -> Iterator[bytes]:
         return (self._derive(f"{purpose}/{block}", step, 64) for block in itertools.count())
 

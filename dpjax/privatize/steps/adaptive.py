@@ -27,7 +27,8 @@ class AdaptivePrivateGradient(BackwardSteps):
     """Private gradients of a training loop with `AdaptiveClipping`.
 
     The state is the clip norm C, a float32 scalar. The first step takes any positive constant, each
-    following step what `release` returned with the gradient. Build it with `private_gradient`.
+    following step what `release` returned with the gradient; the function that
+    `release_and_update` calls takes both as a pair. Build it with `private_gradient`.
     """
 
     mechanism: DPSGD | AdaptiveClippingDPSGD
@@ -82,48 +83,21 @@ class AdaptivePrivateGradient(BackwardSteps):
             TypeError, ValueError: as `PrivateGradient.release`.
         """
         step = self._approve(total, step)
-        sums = total.grads, total.doubled_count, total.clip_norm
-        return self._compiled_release(*sums, *self._noise(step))
+        return self._compiled_release(*self._sums(total), *self._noise(total, step))
 
-    def release_and_update(
-        self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
-    ) -> PyTree:
-        """Calls `update(release(total, step), *args)` as one compiled program.
+    def _sums(self, total: StepTotal) -> tuple[Any, ...]:
+        return total.grads, total.doubled_count, total.clip_norm
 
-        Args:
-            update: takes the private gradient and the next step's C, as a pair; otherwise as for
-                `PrivateGradient.release_and_update`.
-            total: as for `release`.
-            step: as for `release`.
-            args: pytrees of arrays, whose buffers are taken over.
-
-        Raises:
-            TypeError, ValueError: as `release`.
-        """
-        step = self._approve(total, step)
-        sums = total.grads, total.doubled_count, total.clip_norm
-        return self._compiled_update(update, args, *sums, *self._noise(step))
-
-    def lower_update(
-        self, update: Callable[..., PyTree], params: PyTree, *args: PyTree
-    ) -> jax.stages.Lowered:
-        """Lowers the program of `release_and_update` for arrays or shapes: nothing is released.
-
-        Args:
-            update: as for `release_and_update`.
-            params: the parameters that the total is of.
-            args: what `update` takes beside what is released.
-        """
-        total = self._abstract_total(params)
-        sums = total.grads, total.doubled_count, total.clip_norm
-        noise = self.run_key.noise_keys(0), np.zeros((), np.int32)
-        return self._compiled_update.lower(update, args, *sums, *noise)
-
-    def _noise(self, step: int) -> tuple[jax.Array, np.int32]:
+    def _noise(self, total: StepTotal, step: int) -> tuple[Any, ...]:
         """Keys of the gradient's noise, and the noise of the doubled count."""
+        del total
         multiplier, grid = self._count_noise
         (of_count,) = grid.draw(multiplier, self.run_key.quantile_blocks(step), 1)
         return self.run_key.noise_keys(step), of_count
+
+    def _abstract_noise(self, total: StepTotal) -> tuple[Any, ...]:
+        del total
+        return self.run_key.noise_keys(0), np.zeros((), np.int32)
 
     def _abstract_total(self, params: PyTree) -> StepTotal:
         scalars: dict[str, Any] = {
@@ -138,17 +112,6 @@ class AdaptivePrivateGradient(BackwardSteps):
     @functools.cached_property
     def _compiled_release(self) -> Callable[..., tuple[PyTree, jax.Array]]:
         return jax.jit(self._make_release(), donate_argnums=0)
-
-    @functools.cached_property
-    def _compiled_update(self) -> jax.stages.Wrapped:
-        release = self._make_release()
-
-        def run(
-            update: Callable[..., PyTree], args: tuple[PyTree, ...], *released: PyTree
-        ) -> PyTree:
-            return update(release(*released), *args)
-
-        return jax.jit(run, static_argnums=0, donate_argnums=1)
 
     def _make_release(self) -> Callable[..., tuple[PyTree, jax.Array]]:
         """Makes the function from sums and noise to what is released; it holds no `self`."""

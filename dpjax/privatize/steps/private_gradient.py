@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import cast, overload
+from typing import Any, cast, overload
 
 import jax
 import numpy as np
@@ -81,29 +81,7 @@ class PrivateGradient(BackwardSteps):
                 released, or comes before one that has, where noise is correlated.
         """
         step = self._approve(total, step)
-        return self._compiled_mean(total.grads, *self.noise.arguments(step, total.grads))
-
-    def release_and_update(
-        self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
-    ) -> PyTree:
-        """Calls `update(release(total, step), *args)` as one compiled program.
-
-        The private gradient then needs no memory of its own.
-
-        Args:
-            update: a function that can be compiled, the same object in every step: JAX compiles
-                another one again.
-            total: as for `release`.
-            step: as for `release`.
-            args: pytrees of arrays, such as parameters and optimizer state. Their buffers are taken
-                over: use what `update` returned instead.
-
-        Raises:
-            TypeError, ValueError: as `release`.
-        """
-        step = self._approve(total, step)
-        noise = self.noise.arguments(step, total.grads)
-        return self._compiled_update(update, args, total.grads, *noise)
+        return self._compiled_mean(*self._sums(total), *self._noise(total, step))
 
     def _approve(self, total: StepTotal, step: int) -> int:
         later = max(self._released_steps, default=-1)
@@ -114,19 +92,6 @@ class PrivateGradient(BackwardSteps):
                 "Release steps in their order"
             )
         return super()._approve(total, step)
-
-    def lower_update(
-        self, update: Callable[..., PyTree], params: PyTree, *args: PyTree
-    ) -> jax.stages.Lowered:
-        """Lowers the program of `release_and_update` for arrays or shapes: nothing is released.
-
-        Args:
-            update: as for `release_and_update`.
-            params: the parameters that the total is of.
-            args: what `update` takes beside the private gradient.
-        """
-        grads = self._abstract_total(params).grads
-        return self._compiled_update.lower(update, args, grads, *self.noise.shapes(grads))
 
     def lower_noise(self, params: PyTree) -> jax.stages.Lowered | None:
         """Lowers the program that makes correlated noise; None where noise is independent.
@@ -145,21 +110,19 @@ class PrivateGradient(BackwardSteps):
 
     @functools.cached_property
     def _compiled_mean(self) -> Callable[..., PyTree]:
-        return jax.jit(self.noise.make_mean(), donate_argnums=0)
+        return jax.jit(self._make_release(), donate_argnums=0)
 
-    @functools.cached_property
-    def _compiled_update(self) -> jax.stages.Wrapped:
-        mean = self.noise.make_mean()
+    def _sums(self, total: StepTotal) -> tuple[Any, ...]:
+        return (total.grads,)
 
-        def run(
-            update: Callable[..., PyTree],
-            args: tuple[PyTree, ...],
-            clipped_sum: PyTree,
-            *noise: PyTree,
-        ) -> PyTree:
-            return update(mean(clipped_sum, *noise), *args)
+    def _noise(self, total: StepTotal, step: int) -> tuple[Any, ...]:
+        return self.noise.arguments(step, total.grads)
 
-        return jax.jit(run, static_argnums=0, donate_argnums=1)
+    def _abstract_noise(self, total: StepTotal) -> tuple[Any, ...]:
+        return self.noise.shapes(total.grads)
+
+    def _make_release(self) -> Callable[..., Any]:
+        return self.noise.make_mean()
 
 
 @overload

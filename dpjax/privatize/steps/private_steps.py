@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from dpjax.basics.typing import PyTree
 from dpjax.privatize.clipping import ClippedGrad
 from dpjax.privatize.devices.room import devices_of_rows
 from dpjax.privatize.devices.spread_sums import Shardings, shardings_of
+from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.sampling.choice import num_steps_of, sampler_for
@@ -81,6 +83,11 @@ class PrivateSteps:
     _released_steps: set[int] = dataclasses.field(default_factory=set, init=False, repr=False)
     # In the totals: the object itself would print, and be kept by compiled functions.
     _owner: object = dataclasses.field(default_factory=object, init=False, repr=False)
+
+    @property
+    def noise_strategy(self) -> NoiseStrategy | None:
+        """The strategy of correlated noise, public; None where noise is independent."""
+        return None
 
     @functools.cached_property
     def num_steps(self) -> int:
@@ -180,9 +187,75 @@ class PrivateSteps:
             num_devices=devices_of_rows(batch),
         )
 
+    def release_and_update(
+        self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
+    ) -> PyTree:
+        """Calls `update(release(total, step), *args)` as one compiled program.
+
+        What is released then needs no memory of its own.
+
+        Args:
+            update: a function that can be compiled, the same object in every step: JAX compiles
+                another one again.
+            total: as for `release`.
+            step: as for `release`.
+            args: pytrees of arrays, such as parameters and optimizer state. Their buffers are taken
+                over: use what `update` returned instead.
+
+        Raises:
+            TypeError, ValueError: as `release`.
+        """
+        step = self._approve(total, step)
+        return self._compiled_update(update, args, *self._sums(total), *self._noise(total, step))
+
+    def lower_update(
+        self, update: Callable[..., PyTree], params: PyTree, *args: PyTree
+    ) -> jax.stages.Lowered:
+        """Lowers the program of `release_and_update` for arrays or shapes: nothing is released.
+
+        Args:
+            update: as for `release_and_update`.
+            params: the parameters that the total is of.
+            args: what `update` takes beside what is released.
+        """
+        total = self._abstract_total(params)
+        return self._compiled_update.lower(
+            update, args, *self._sums(total), *self._abstract_noise(total)
+        )
+
+    def lower_noise(self, params: PyTree) -> jax.stages.Lowered | None:
+        """Returns nothing: independent noise needs no program of its own."""
+        del params
+        return None
+
     def _abstract_total(self, params: PyTree) -> StepTotal:
         """The shapes of the total that `zeros` makes."""
         raise NotImplementedError
+
+    def _sums(self, total: StepTotal) -> tuple[Any, ...]:
+        """What of a total the release reads; its gradients first."""
+        raise NotImplementedError
+
+    def _noise(self, total: StepTotal, step: int) -> tuple[Any, ...]:
+        """What the release of `step` takes beside the sums: keys, or the noise itself."""
+        raise NotImplementedError
+
+    def _abstract_noise(self, total: StepTotal) -> tuple[Any, ...]:
+        """Arrays or shapes like those of `_noise`: nothing secret is drawn."""
+        raise NotImplementedError
+
+    def _make_release(self) -> Callable[..., Any]:
+        """Makes the function `(*sums, *noise) -> what is released`; it holds no `self`."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _compiled_update(self) -> jax.stages.Wrapped:
+        release = self._make_release()
+
+        def run(update: Callable[..., PyTree], args: tuple[PyTree, ...], *read: PyTree) -> PyTree:
+            return update(release(*read), *args)
+
+        return jax.jit(run, static_argnums=0, donate_argnums=1)
 
     @functools.cached_property
     def _compiled_add(self) -> jax.stages.Wrapped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -31,9 +32,6 @@ class PrivateZerothOrderGradient(PrivateSteps):
     noise: DiscreteNoise
     smoothing: float
     num_directions: int
-
-    # As of a `PrivateGradient` with independent noise.
-    noise_strategy = None
 
     def zeros(self, params: PyTree, step: int) -> StepTotal:
         """Returns the total that a step starts from: no units yet, and the step's directions.
@@ -164,40 +162,7 @@ class PrivateZerothOrderGradient(PrivateSteps):
             TypeError, ValueError: as `PrivateGradient.release`.
         """
         step = self._approve(total, step)
-        noise = self.noise.arguments(step, total.grads)
-        return self._compiled_gradient(total.grads, total.directions, *noise)
-
-    def release_and_update(
-        self, update: Callable[..., PyTree], total: StepTotal, step: int, *args: PyTree
-    ) -> PyTree:
-        """Calls `update(release(total, step), *args)` as one compiled program.
-
-        Args:
-            update: as for `PrivateGradient.release_and_update`.
-            total: as for `release`.
-            step: as for `release`.
-            args: pytrees of arrays, whose buffers are taken over.
-
-        Raises:
-            TypeError, ValueError: as `release`.
-        """
-        step = self._approve(total, step)
-        noise = self.noise.arguments(step, total.grads)
-        return self._compiled_update(update, args, total.grads, total.directions, *noise)
-
-    def lower_update(
-        self, update: Callable[..., PyTree], params: PyTree, *args: PyTree
-    ) -> jax.stages.Lowered:
-        """Lowers the program of `release_and_update` for arrays or shapes: nothing is released.
-
-        Args:
-            update: as for `release_and_update`.
-            params: the parameters that the total is of.
-            args: what `update` takes beside the private gradient.
-        """
-        total = self._abstract_total(params)
-        noise = self.noise.shapes(total.grads)
-        return self._compiled_update.lower(update, args, total.grads, total.directions, *noise)
+        return self._compiled_release(*self._sums(total), *self._noise(total, step))
 
     def _approve(self, total: StepTotal, step: int) -> int:
         step = super()._approve(total, step)
@@ -210,10 +175,6 @@ class PrivateZerothOrderGradient(PrivateSteps):
                 "with zeros and add, and report it"
             )
         return step
-
-    def lower_noise(self, params: PyTree) -> None:
-        """Returns nothing: independent noise needs no program of its own."""
-        del params
 
     def _abstract_total(self, params: PyTree) -> StepTotal:
         return jax.eval_shape(lambda params: self.zeros(params, 0), params)
@@ -278,26 +239,19 @@ class PrivateZerothOrderGradient(PrivateSteps):
         return jax.jit(add, static_argnames="shardings", donate_argnums=(0, 1))
 
     @functools.cached_property
-    def _compiled_gradient(self) -> Callable[..., PyTree]:
-        return jax.jit(self._make_gradient())
+    def _compiled_release(self) -> Callable[..., PyTree]:
+        return jax.jit(self._make_release())
 
-    @functools.cached_property
-    def _compiled_update(self) -> jax.stages.Wrapped:
-        gradient = self._make_gradient()
+    def _sums(self, total: StepTotal) -> tuple[Any, ...]:
+        return total.grads, total.directions
 
-        def run(
-            update: Callable[..., PyTree],
-            args: tuple[PyTree, ...],
-            clipped_sum: jax.Array,
-            directions: Directions,
-            *noise: PyTree,
-        ) -> PyTree:
-            return update(gradient(clipped_sum, directions, *noise), *args)
+    def _noise(self, total: StepTotal, step: int) -> tuple[Any, ...]:
+        return self.noise.arguments(step, total.grads)
 
-        return jax.jit(run, static_argnums=0, donate_argnums=1)
+    def _abstract_noise(self, total: StepTotal) -> tuple[Any, ...]:
+        return self.noise.shapes(total.grads)
 
-    def _make_gradient(self) -> Callable[..., PyTree]:
-        """Makes the function from sums, directions and noise to the private gradient."""
+    def _make_release(self) -> Callable[..., PyTree]:
         mean, number = self.noise.make_mean(), self.num_directions
 
         def gradient(clipped_sum: jax.Array, directions: Directions, *noise: PyTree) -> PyTree:

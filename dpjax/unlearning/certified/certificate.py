@@ -11,8 +11,8 @@ CONDITIONS = (
     "It is of the weights in adapter/ alone: nothing else of this folder may be published. "
     "unlearning.json and report.md were computed from the forget set without noise, and retrained/ "
     "is another run, which has no certificate. The decision to publish must not come from them.",
-    "The base must not depend on the forget set. dpjax cannot know what a base was trained on; it "
-    "has refused one that dpjax has tuned on the same training file.",
+    "The base must not depend on the forget set. dpjax cannot know what a base was trained on. It "
+    "refuses one that lies in the folder of a dpjax run on the same training file, and no other.",
     "All options in certified, the method, and the number of tries must be chosen without looking "
     "at the forget set or at what a model says of it. A second adapter that is published from the "
     "same tuned adapter adds to the first: the squares of mu add up.",
