@@ -158,6 +158,12 @@ def full_optimisation(monkeypatch):
 
 
 @pytest.fixture
+def compilations_count():
+    """For tests of `_cache_size`: with 8192 functions alive JAX keeps no more, and says 0."""
+    jax.clear_caches()
+
+
+@pytest.fixture
 def pretend_package(monkeypatch):
     """Makes `importlib.util.find_spec` find one package as given, None for a missing one.
 

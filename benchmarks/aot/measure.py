@@ -117,7 +117,7 @@ def measure_private(steps: Steps, strategy: str, num_devices: int) -> StepCost:
             break
     # Traced without devices, auto would choose for a single one.
     private = steps.private(steps.choice().strategy if strategy == "auto" else strategy)
-    total = jax.eval_shape(lambda params: private.zeros(params, 0), shapes.params)
+    total, _ = jax.eval_shape(lambda params: private.begin(params, 0), shapes.params)
     arguments = (total, shapes.params, shapes.batch, shapes.mask, shapes.frozen)
     flops = matmul_flops(private.add, *arguments)
     beside = {"add": held["optimizer"], "update": held["parameters_frozen"]}

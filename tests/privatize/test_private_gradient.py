@@ -76,6 +76,7 @@ def test_it_is_the_loop_of_the_parts_bit_for_bit(rule, strategy):
     assert_equal(params, expected)
 
 
+@pytest.mark.usefixtures("compilations_count")
 @pytest.mark.usefixtures("full_optimisation")
 def test_release_and_update_is_one_program_with_the_update():
     optimizer = optax.adam(0.1)
@@ -105,6 +106,7 @@ def test_release_and_update_is_one_program_with_the_update():
         private.release_and_update(update, total, 1, params, state)
 
 
+@pytest.mark.usefixtures("compilations_count")
 @pytest.mark.usefixtures("full_optimisation")
 @pytest.mark.slow
 def test_what_is_shared_is_an_argument_and_no_constant():

@@ -151,6 +151,7 @@ def test_a_release_of_gradient_and_clip_norm_has_the_noise_of_the_mechanism():
     assert float(following) > 0
 
 
+@pytest.mark.usefixtures("compilations_count")
 @pytest.mark.slow
 def test_a_schedule_is_compiled_once():
     private = make(CASES["schedule"].mechanism)

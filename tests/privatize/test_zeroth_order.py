@@ -299,6 +299,7 @@ def test_a_schedule_of_noise_is_followed():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), released, want)
 
 
+@pytest.mark.usefixtures("compilations_count")
 def test_the_update_is_one_program_and_steps_compile_once():
     private, params = make(), make_params()
 

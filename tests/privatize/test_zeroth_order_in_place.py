@@ -31,6 +31,7 @@ def assert_same_bits(left, right):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.usefixtures("compilations_count")
 def test_parameters_come_back_and_sums_are_those_of_a_copy():
     private = make()
     for step in range(2):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -109,9 +108,9 @@ def test_log_probs_are_those_of_transformers(tmp_path):
         np.testing.assert_allclose(found.log_probs[index, 1:length], expected, atol=1e-4)
 
 
+@pytest.mark.usefixtures("compilations_count")
 def test_lengths_share_few_programs():
     model = random_model("gpt2", "causal_lm")
-    jax.clear_caches()
     token_statistics(model, random_records(range(2, 33)), batch_size=2)
     # Records of at most 16, 24 and 32 tokens.
     assert token_logits._measure._cache_size() == 3

@@ -188,8 +188,8 @@ def test_nothing_is_computed_once_every_row_has_ended(gpt2, unending, count_colu
     assert sorted(count_columns) == list(range(last))
 
 
+@pytest.mark.usefixtures("compilations_count")
 def test_nothing_is_compiled_twice():
-    module._generate.clear_cache()
     model, other = (random_model("gpt2", "causal_lm", num_layers=1) for _ in range(2))
     other.transformer.norm.scale[...] *= 2
     ids, mask = ragged_prompts()

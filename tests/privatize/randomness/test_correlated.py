@@ -170,6 +170,7 @@ def test_a_step_before_one_that_was_released_is_refused():
         private.release(total, 2)
 
 
+@pytest.mark.usefixtures("compilations_count")
 def test_noise_and_update_in_one_program_have_the_same_noise():
     apart, together = make(), make()
     mean = released(apart, [0, 1], size=6)

@@ -130,6 +130,7 @@ def test_the_gradient_has_the_larger_noise():
     assert residual.mean() == pytest.approx(0, abs=5 * expected / np.sqrt(SIZE))
 
 
+@pytest.mark.usefixtures("compilations_count")
 @pytest.mark.usefixtures("full_optimisation")
 def test_a_loop_is_that_of_the_formulas_bit_for_bit():
     """Σ over microbatches, the noise of both releases, and the clip norm that follows."""
@@ -172,6 +173,7 @@ def test_a_loop_is_that_of_the_formulas_bit_for_bit():
     assert private._compiled_add._cache_size() == 1
 
 
+@pytest.mark.usefixtures("compilations_count")
 @pytest.mark.parametrize(("quantile", "start"), [(0.3, 100.0), (0.5, 0.01), (0.9, 1.0)])
 def test_the_clip_norm_goes_to_the_quantile(quantile, start):
     rng = np.random.default_rng(0)

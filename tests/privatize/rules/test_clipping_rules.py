@@ -209,6 +209,7 @@ def test_automatic_clipping_of_a_gradient_that_is_zero():
     "strategy",
     mark_slow(STRATEGIES, lambda strategy: strategy in ("materialize", "one_backward")),
 )
+@pytest.mark.usefixtures("compilations_count")
 @pytest.mark.slow
 def test_a_traced_clip_norm_needs_one_compilation(strategy):
     params, batch, loss, _ = model()
