@@ -43,7 +43,6 @@ def in_simulation(train: TrainClient, num_clients: int, use: Callable[[Round], N
     from flwr.app import ArrayRecord, Context, Message, MessageType, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.serverapp import Grid, ServerApp
-    from flwr.simulation import run_simulation
 
     client, server = ClientApp(), ServerApp()
 
@@ -74,11 +73,18 @@ def in_simulation(train: TrainClient, num_clients: int, use: Callable[[Round], N
 
         use(one_round)
 
+    simulate(server, client, num_clients)
+
+
+def simulate(server: Any, client: Any, num_nodes: int) -> None:
+    """Runs a Flower server app with nodes that run a client app, one worker for each core."""
+    from flwr.simulation import run_simulation
+
     with _ray_on_this_machine() as address:
         run_simulation(
             server,
             client,
-            num_supernodes=num_clients,
+            num_supernodes=num_nodes,
             backend_config={
                 "client_resources": {"num_cpus": 1},
                 "init_args": {"address": address, "logging_level": "error"},

@@ -1,6 +1,9 @@
 """The strategy of the documentation, in Flower's own loop of rounds with nodes in this process."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +67,17 @@ def test_the_strategy_of_the_page_gives_the_noisy_mean_of_clipped_updates():
     for array in result.arrays.to_numpy_ndarrays():
         np.testing.assert_allclose(array, expected, atol=1e-4)
     assert len(nodes.asked) == sum(counts)
+
+
+@pytest.mark.slow
+def test_the_strategy_of_the_page_in_a_simulation_of_flower():
+    """Its nodes come and go as Flower says, in processes of Ray."""
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "tests.federated.flower_simulation"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    expected = sum(said["counts"]) * 0.1 / 3
+    np.testing.assert_allclose(said["first"], expected, atol=1e-4)
+    np.testing.assert_allclose(said["second"], expected, atol=1e-4)
+    assert len(said["counts"]) == 2
