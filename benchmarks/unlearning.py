@@ -197,7 +197,7 @@ def main(options: Options) -> None:
     else:
         rows = [row for seed in options.fact_seeds for row in _compare(options, seed)]
         write_results(output, options, rows, keys=("facts", "model"))
-    Console(width=120).print(_table(rows))
+    Console(width=130).print(_table(rows))
 
 
 def _compare(options: Options, seed: int) -> list[dict[str, Any]]:
@@ -223,8 +223,8 @@ def _search(options: Options) -> list[dict[str, Any]]:
         of_method = []
         for value, weight, passes in itertools.product(values, _WEIGHTS, _PASSES):
             settings = {name: value, "retain_weight": weight, "num_epochs": passes}
-            text = " ".join(f"{each:g}" for each in settings.values())
-            report = facts.unlearn(method, options, f"{method} {text}", **settings)
+            text = f"{name} {value:g}, weight {weight:g}, {passes:g} passes"
+            report = facts.unlearn(method, options, f"{method}, {text}", **settings)
             unlearned, retrained = (report["models"][each] for each in ("unlearned", "retrained"))
             row = _row(facts, method, unlearned, report["verdict"])
             row |= {"settings": text, "distance": _distance(unlearned, retrained)}
@@ -260,5 +260,5 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         values = [row[name] for name in columns]
         cells = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
-        table.add_row(*cells, " ".join(row["flags"]).replace("_", "-"))
+        table.add_row(*cells, " ".join(flag.removesuffix("_unlearned") for flag in row["flags"]))
     return table
