@@ -197,7 +197,7 @@ def main(options: Options) -> None:
     else:
         rows = [row for seed in options.fact_seeds for row in _compare(options, seed)]
         write_results(output, options, rows, keys=("facts", "model"))
-    Console(width=130).print(_table(rows))
+    Console(width=140).print(_table(rows))
 
 
 def _compare(options: Options, seed: int) -> list[dict[str, Any]]:
