@@ -97,6 +97,7 @@ __all__ = [
     "GaussianBound",
     "GroupOfRecords",
     "Heading",
+    "LaplaceDPSGD",
     "Ledger",
     "Mechanism",
     "NoRenyiDivergence",
