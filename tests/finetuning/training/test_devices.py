@@ -90,12 +90,10 @@ def test_correlated_noise_comes_to_what_one_device_comes_to(tuned, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distribution", ["gaussian", "laplace"])
-def test_forward_passes_come_to_what_one_device_comes_to(tuned, tmp_path, distribution):
+def test_forward_passes_come_to_what_one_device_comes_to(tuned, tmp_path):
     """With canaries, and where it was stopped on eight devices and goes on there."""
     options = tuned("full", audit={"num_canaries": 32, "kind": "random-tokens", "most_share": 0.5})
     options["training"] |= {"gradient": "zeroth-order", "optimizer": "sgd", "momentum": 0.0}
-    options["privacy"] |= {"noise_distribution": distribution}
     one = dpjax.finetune(**options)
     assert verify_audit_report(one.audit) == []
     runs = {"data": {}, "fsdp": {"mesh": "data=2,fsdp=4"}}
@@ -115,7 +113,8 @@ def test_forward_passes_come_to_what_one_device_comes_to(tuned, tmp_path, distri
         [row["score"] for row in json.loads((folder / "audit.json").read_text())["canaries"]]
         for folder in (one.output_dir, tmp_path / "data", tmp_path / "fsdp")
     ]
-    np.testing.assert_allclose(scores[1:], [scores[0]] * 2, rtol=1e-3)
+    # Differences of losses, which are about 1e-3 apart.
+    np.testing.assert_allclose(scores[1:], [scores[0]] * 2, atol=5e-6)
     # On the same mesh they are the same bits.
     one, other = (
         (tmp_path / name / "model/model.safetensors").read_bytes() for name in ("fsdp", "stopped")
