@@ -55,9 +55,7 @@ def with_laplace(estimated):
 
 
 @pytest.mark.slow
-def test_laplace_noise_is_calibrated_reported_and_kept(
-    with_laplace, stop_after, tmp_path
-):
+def test_laplace_noise_is_calibrated_reported_and_kept(with_laplace, stop_after, tmp_path):
     ledger = tmp_path / "ledger.jsonl"
     with_laplace["privacy"] |= {"ledger": str(ledger)}
     stop_after(2, **with_laplace)

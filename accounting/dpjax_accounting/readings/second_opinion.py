@@ -23,8 +23,8 @@ def second_opinion(mechanism: Mechanism, delta: float) -> float | None:
     """Returns ε by dp-accounting's privacy loss distributions; None where these are not to be had.
 
     They are to be had for `DPSGD` and `LaplaceDPSGD` under add_or_remove_one or zero_out, unless δ
-    or the noise is so small that dp-accounting's answer would be wrong, or would take minutes. Where single steps lose
-    little, its grid is coarser than ours and its ε larger.
+    or the noise is so small that dp-accounting's answer would be wrong, or would take minutes.
+    Where single steps lose little, its grid is coarser than ours and its ε larger.
 
     Args:
         mechanism: any mechanism.

@@ -137,7 +137,13 @@ def num_steps_of(mechanism: Mechanism) -> int:
             return mechanism.num_steps
         case DPSGD() | DPSGDSchedule() | AdaptiveClippingDPSGD() | UserLevelDPSGD():
             return mechanism.num_steps
-        case TruncatedPoissonDPSGD() | FixedSizeDPSGD() | LaplaceDPSGD() | BandedDPSGD() | FullBatch():
+        case (
+            TruncatedPoissonDPSGD()
+            | FixedSizeDPSGD()
+            | LaplaceDPSGD()
+            | BandedDPSGD()
+            | FullBatch()
+        ):
             return mechanism.num_steps
     raise _refusal(mechanism)
 

@@ -54,7 +54,8 @@ def private_zeroth_order_gradient(
         rule: instead of `clip_norm`, a rule of a single group, such as `AutomaticClipping`.
         smoothing: φ > 0, how far θ is moved along a direction. The error of a difference grows with
             φ², and what rounding of losses does to it with 1/φ.
-        num_directions: k ≥ 1, and 1 with `LaplaceDPSGD`. Time is 2k forward passes; the variance of the estimate falls with k.
+        num_directions: k ≥ 1, and 1 with `LaplaceDPSGD`. Time is 2k forward
+            passes; the variance of the estimate falls with k.
         present: as for `private_gradient`.
 
     Raises:

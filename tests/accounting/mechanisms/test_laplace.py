@@ -1,5 +1,6 @@
 """Laplace noise on one number: ε and δ against integrals of densities, and what δ = 0 costs."""
 
+import itertools
 import math
 
 import numpy as np
@@ -33,14 +34,16 @@ def densities(b, q):
 def integral(f, b):
     far = 1 + 60 * b
     # The densities have kinks at 0 and 1, and the positive part one between them.
-    parts = [(-far, 0.0), *zip(np.linspace(0, 1, 65), np.linspace(0, 1, 65)[1:]), (1.0, far)]
+    parts = [(-far, 0.0), *itertools.pairwise(np.linspace(0, 1, 65)), (1.0, far)]
     return sum(integrate.quad(f, low, high, epsabs=1e-14, epsrel=1e-11)[0] for low, high in parts)
 
 
 def hockey_sticks(epsilon, b, q):
     present, absent = densities(b, q)
     pairs = ((present, absent), (absent, present))
-    return [integral(lambda z, p=p, o=o: max(0, p(z) - math.exp(epsilon) * o(z)), b) for p, o in pairs]
+    return [
+        integral(lambda z, p=p, o=o: max(0, p(z) - math.exp(epsilon) * o(z)), b) for p, o in pairs
+    ]
 
 
 @pytest.mark.parametrize(("b", "q"), [(1.0, 1.0), (0.7, 0.2), (3.0, 0.02)])

@@ -116,7 +116,9 @@ class Grid:
         Returns:
             `(1,)` int32, in intervals.
         """
-        return _wrapped([discrete_laplace(RandomBits(blocks), self.laplace_scale(noise_multiplier))])
+        return _wrapped(
+            [discrete_laplace(RandomBits(blocks), self.laplace_scale(noise_multiplier))]
+        )
 
     def rounded(self, vectors: jax.Array, clip_norm: float | jax.Array) -> jax.Array:
         """Rounds each coordinate towards zero to the grid; no vector is longer than m afterwards.
