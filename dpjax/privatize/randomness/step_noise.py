@@ -23,7 +23,7 @@ _REFUSED: dict[type[Mechanism], str] = {
     BandedDPSGD: "its noise is correlated over steps. Take private_gradient, which makes it",
     AdaptiveClippingDPSGD: "it releases a count in every step too, with noise of its own. Take"
     " private_gradient with rule=AdaptiveClipping()",
-    LaplaceDPSGD: "its noise is Laplace noise on one number. Take private_zeroth_order_gradient",
+    LaplaceDPSGD: "its noise is not Gaussian. Take private_zeroth_order_gradient",
 }
 
 
@@ -79,9 +79,7 @@ def step_noise(mechanism: Mechanism, step: int | None = None) -> StepNoise:
     name = type(mechanism).__name__
     for kind, reason in _REFUSED.items():
         if isinstance(mechanism, kind):
-            raise TypeError(
-                f"mechanism must describe independent Gaussian noise, got {name}: {reason}"
-            )
+            raise TypeError(f"mechanism must describe independent noise, got {name}: {reason}")
     raise TypeError(f"mechanism must describe independent Gaussian noise for each step, got {name}")
 
 
