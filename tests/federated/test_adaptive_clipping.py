@@ -175,6 +175,12 @@ def test_a_run_is_resumed_with_the_clip_norm_it_had(adaptive, tmp_path):
         ({"count_stddev": 2.0}, "privacy.count_stddev=2.0 has no meaning with a constant"),
         ({"clip_learning_rate": 2.0}, "Give privacy.target_quantile"),
         ({"target_quantile": 0.5, "clip_learning_rate": 0.0}, "must be positive and finite"),
+        (
+            {"target_quantile": 0.5, "count_stddev": 1e9},
+            r"^privacy\.count_stddev=1e\+09 does not go",
+        ),
+        ({"target_quantile": 0.5, "noise_multiplier": 1e9}, "where a large noise multiplier asks"),
+        ({"target_quantile": 0.5, "noise_multiplier": 0.01}, "below 0.1 are not accounted for"),
     ),
 )
 def test_what_does_not_fit_is_refused(options, changes, words):

@@ -171,6 +171,9 @@ def test_a_column_names_clients(options, train_file, tmp_path):
     options["clients"]["cohort_size"] = 31
     with pytest.raises(ValueError, match=r"clients\.cohort_size=31 is more than the 30 clients"):
         prepared(options)
+    owned_file(train_file, tmp_path / "owned.csv", ["all"] * 240)
+    with pytest.raises(ValueError, match=r"the same value in clients\.column='author'"):
+        prepared(options)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +190,7 @@ def test_a_column_names_clients(options, train_file, tmp_path):
         ({"audit": {"hold_out": 0.5}}, "audit.hold_out"),
         ({"train_data": {"path": "x", "owner_column": "a"}}, "must be given as clients.column"),
         ({"privacy": {}}, "give privacy.target_epsilon"),
+        ({"privacy": {"noise_multiplier": 0.05}}, "multipliers below 0.1 are not accounted for"),
     ),
 )
 def test_what_does_not_fit_is_refused(options, changes, words):

@@ -146,7 +146,10 @@ def _with_count(recipe: Stepwise, privacy: Privacy) -> AdaptiveClippingDPSGD:
             f"of count and gradient together is {together:.4g}: the count alone would spend more "
             f"than that. Give {2 * together:.3g} or more, or leave it out"
         )
-    scales = AdaptiveClipping(count_stddev=count_stddev).noise_scales(recipe)
+    try:
+        scales = AdaptiveClipping(count_stddev=count_stddev).noise_scales(recipe)
+    except ValueError as error:
+        raise ValueError(f"privacy.{error}") from None
     fields: dict[str, Any] = {
         "num_units": recipe.num_units,
         "expected_batch_size": recipe.expected_batch_size,
