@@ -40,8 +40,8 @@ class PrivateAggregator:
         rule: instead of `clip_norm`.
 
     Raises:
-        TypeError, ValueError: as `private_gradient`; or `like` has no array, or a leaf that is not a
-            floating-point array.
+        TypeError, ValueError: as `private_gradient`; or `like` has no array, or a leaf that
+            is not a floating-point array.
 
     Example:
         >>> from dpjax_accounting import DPSGD

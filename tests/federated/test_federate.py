@@ -47,6 +47,8 @@ def test_the_guarantee_is_for_a_client(options, capsys, train_file):
     assert "One user is one simulated client" in words
     assert "The update of each client that was drawn is clipped as one" in words
     assert report["data_uses"][0]["use"] == "Updates of the clients"
+    assert any("clients.json" in secret for secret in report["trust"]["kept_secret"])
+    assert "Results of each client" in [use["use"] for use in report["data_uses"]]
     assert "gradient of each user" not in words and "clipped gradients" not in words
     config = json.loads((folder / "config.json").read_text())
     assert config["clients"]["dirichlet_alpha"] == 0.5

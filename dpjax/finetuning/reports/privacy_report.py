@@ -167,6 +167,8 @@ def _trust(plan: Plan) -> dict[str, Any]:
     secrets = [statements.SECRET_KEY, *draws, *statements.SECRET_FILES]
     if plan.config.audit.hold_out:
         secrets.append(statements.HOLD_OUT_SECRET)
+    if plan.owner_training is not None:
+        secrets.append(statements.CLIENTS_SECRET)
     if plan.config.tracking.tensorboard is not None:
         secrets.append(statements.TENSORBOARD_SECRET)
     return statements.TRUST | {"kept_secret": secrets}
@@ -180,6 +182,8 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
         uses += statements.LABEL_USES
     if plan.config.audit.hold_out:
         uses += statements.HOLD_OUT_USES
+    if plan.owner_training is not None:
+        uses += statements.CLIENTS_USES
     if plan.config.tracking.wandb_private_metrics:
         uses += statements.SENT_METRICS_USES
     if plan.config.compute.quantise != "none":

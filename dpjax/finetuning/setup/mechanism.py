@@ -127,7 +127,12 @@ def fix_noise(recipe: Stepwise, privacy: Privacy, delta: float) -> Stepwise:
         ValueError: no noise multiplier meets the target, or the count has too little noise.
     """
     if privacy.target_epsilon is not None:
-        recipe = calibrate_noise_of(recipe, privacy.target_epsilon, delta)
+        try:
+            recipe = calibrate_noise_of(recipe, privacy.target_epsilon, delta)
+        except ArithmeticError as error:
+            raise ValueError(
+                f"privacy.target_epsilon={privacy.target_epsilon:g} cannot be met: {error}"
+            ) from error
     return recipe if privacy.target_quantile is None else _with_count(recipe, privacy)
 
 

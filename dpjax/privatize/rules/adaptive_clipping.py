@@ -181,6 +181,6 @@ def _count_grid(count_stddev: float, batch_size: float) -> Grid:
     except ValueError:
         raise ValueError(
             f"count_stddev={count_stddev:g} does not go with batches of {batch_size:g} units: the "
-            "noisy count is a whole number of 32 bits. Take about a twentieth of the batch size; "
-            "where a large noise multiplier asks for more, a smaller one"
+            "noisy count is a whole number of 32 bits. Take about a twentieth of the batch size, "
+            "smaller batches, or a smaller noise multiplier, which count_stddev must be above half"
         ) from None

@@ -218,3 +218,7 @@ def test_python_options_are_checked_like_those_of_the_shell(options, changes, me
 )
 def test_noise_that_no_accountant_or_sampler_takes_is_refused(refuse, changes, words):
     assert words in refuse(privacy__target_epsilon=None, **changes)
+
+
+def test_an_epsilon_that_no_noise_meets_is_refused(refuse):
+    assert "privacy.target_epsilon=1e-09 cannot be met" in refuse(privacy__target_epsilon=1e-9)
