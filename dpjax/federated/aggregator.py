@@ -31,6 +31,9 @@ class PrivateAggregator:
     and nothing else of the updates leaves the server. A client that does not answer contributes
     zero; which client answers may depend on its own data alone.
 
+    Which rounds are released, one object in one process knows. Where a server starts again, it
+    needs a fresh key, and ε of what was released before adds up with what comes.
+
     Args:
         like: a pytree of arrays: structure and shapes of an update.
         mechanism: what the accountant counts, with clients as units: `num_units` of them, the

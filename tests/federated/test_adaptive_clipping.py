@@ -63,6 +63,11 @@ def test_the_count_is_charged_and_reported(adaptive, capsys):
     assert result.epsilon == pytest.approx(epsilon_of_both(mechanism, 1e-4), rel=1e-3)
     assert verify_report(report, Ledger.open(ledger_path, dataset)) == []
     assert report["data_uses"][1]["use"] == "The number that was not clipped in each step"
+    words = json.dumps(report)
+    assert "Of counts: discrete Gaussian" in report["randomness"]["noise_distribution"]
+    assert "noise of counts" in report["randomness"]["generators"]
+    assert any(each.startswith("The count of each step has") for each in report["assumptions"])
+    assert "with discrete Gaussian noise" in words and "with Gaussian noise" not in words
     done = report["implementation"]
     assert done["adaptive_clipping"]["count_stddev"] == 3.0
     # The noise of a gradient that pays for no count is caught, and a count that nobody counts.

@@ -92,7 +92,11 @@ def build(
             summed=_summed(plan),
             adaptive=adaptive_rule(plan),
         ),
-        "randomness": describe_randomness(run_key, is_discrete=_summed(plan).is_discrete),
+        "randomness": describe_randomness(
+            run_key,
+            is_discrete=_summed(plan).is_discrete,
+            has_count=adaptive_rule(plan) is not None,
+        ),
         "trust": _trust(plan),
         "data_uses": _data_uses(plan),
         "dataset_total": None if ledger is None else dataset_total(ledger, plan.delta),
