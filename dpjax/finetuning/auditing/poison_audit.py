@@ -89,6 +89,7 @@ def execute_poisoning(config: PoisonConfig, console: Console | None = None) -> P
         report = _report(config, runs, data, models)
         write_text(folder.page, poisoning_page(report), mode=0o600)
         folder.picture.write_bytes(draw_poisoning(report))
+        folder.picture.chmod(0o600)
         # Last: a folder that has it is finished.
         write_json(folder.report, report, mode=0o600)
         folder.finish(lock)
