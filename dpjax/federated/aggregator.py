@@ -31,6 +31,9 @@ class PrivateAggregator:
     and nothing else of the updates leaves the server. A client that does not answer contributes
     zero; which client answers may depend on its own data alone.
 
+    Which rounds are released, one object in one process knows. Where a server starts again, it
+    needs a fresh key, and ε of what was released before adds up with what comes.
+
     Args:
         like: a pytree of arrays: structure and shapes of an update.
         mechanism: what the accountant counts, with clients as units: `num_units` of them, the
@@ -40,8 +43,8 @@ class PrivateAggregator:
         rule: instead of `clip_norm`.
 
     Raises:
-        TypeError, ValueError: as `private_gradient`; or `like` has a leaf that is not a
-            floating-point array.
+        TypeError, ValueError: as `private_gradient`; or `like` has no array, or a leaf that
+            is not a floating-point array.
 
     Example:
         >>> from dpjax_accounting import DPSGD
@@ -69,6 +72,8 @@ class PrivateAggregator:
         clip_norm: float | None = None,
         rule: ClippingRule | None = None,
     ) -> None:
+        if not jax.tree.leaves(like):
+            raise ValueError("like must have an array at least, got none: an update would be empty")
         for path, leaf in jax.tree_util.tree_leaves_with_path(like):
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 raise TypeError(
@@ -116,10 +121,12 @@ class PrivateAggregator:
             round_number: counted from 0.
 
         Raises:
-            TypeError: an update has another structure than `like`, or the round is no integer.
+            TypeError: `updates` is no mapping from whole numbers, an update has another structure
+                than `like` or a leaf that is not floating-point, or the round is no integer.
             ValueError: an update has other shapes, a client was not drawn, the mechanism has no
                 such round, or the round has been released before.
         """
+        _check_clients(updates)
         drawn = self.cohort(round_number)
         strangers = sorted(set(updates) - set(drawn.tolist()))
         if strangers:
@@ -160,9 +167,30 @@ class PrivateAggregator:
                     f"the update of client {client} must have shape {like.shape} at "
                     f"{jax.tree_util.keystr(path)}, got {np.shape(leaf)}"
                 )
-            return np.asarray(leaf, np.float32)
+            if not jnp.issubdtype(np.asarray(leaf).dtype, jnp.floating):
+                raise TypeError(
+                    f"the update of client {client} must be floating-point at "
+                    f"{jax.tree_util.keystr(path)}, got dtype {np.asarray(leaf).dtype}"
+                )
+            # What float32 does not hold becomes infinite, and the update contributes zero.
+            with np.errstate(over="ignore"):
+                return np.asarray(leaf, np.float32)
 
         return jax.tree_util.tree_map_with_path(checked, update, self._zeros)
+
+
+def _check_clients(updates: object) -> None:
+    """Raises TypeError unless `updates` is a mapping from numbers of clients."""
+    if not isinstance(updates, Mapping):
+        raise TypeError(
+            "updates must map the number of each client to its update, got "
+            f"{type(updates).__name__}"
+        )
+    for client in updates:
+        if isinstance(client, bool) or not isinstance(client, (int, np.integer)):
+            raise TypeError(
+                f"updates must be by numbers of clients, those of cohort(round), got {client!r}"
+            )
 
 
 def _product(params: PyTree, update: PyTree) -> jax.Array:

@@ -47,7 +47,8 @@ class ClientRounds:
         records = records if self.config.clients.column is not None else self._dealt(records)
         assert records.owners is not None
         num, wanted = len(set(records.owners)), self.config.clients.cohort_size
-        if wanted > num:
+        # That there is one client alone is said elsewhere, whatever the cohort.
+        if wanted > num > 1:
             raise ValueError(
                 f"clients.cohort_size={wanted} is more than the {num} clients that have training "
                 f"records; use at most {num}, better a tenth of it"

@@ -63,6 +63,11 @@ def test_the_count_is_charged_and_reported(adaptive, capsys):
     assert result.epsilon == pytest.approx(epsilon_of_both(mechanism, 1e-4), rel=1e-3)
     assert verify_report(report, Ledger.open(ledger_path, dataset)) == []
     assert report["data_uses"][1]["use"] == "The number that was not clipped in each step"
+    words = json.dumps(report)
+    assert "Of counts: discrete Gaussian" in report["randomness"]["noise_distribution"]
+    assert "noise of counts" in report["randomness"]["generators"]
+    assert any(each.startswith("The count of each step has") for each in report["assumptions"])
+    assert "with discrete Gaussian noise" in words and "with Gaussian noise" not in words
     done = report["implementation"]
     assert done["adaptive_clipping"]["count_stddev"] == 3.0
     # The noise of a gradient that pays for no count is caught, and a count that nobody counts.
@@ -175,6 +180,12 @@ def test_a_run_is_resumed_with_the_clip_norm_it_had(adaptive, tmp_path):
         ({"count_stddev": 2.0}, "privacy.count_stddev=2.0 has no meaning with a constant"),
         ({"clip_learning_rate": 2.0}, "Give privacy.target_quantile"),
         ({"target_quantile": 0.5, "clip_learning_rate": 0.0}, "must be positive and finite"),
+        (
+            {"target_quantile": 0.5, "count_stddev": 1e9},
+            r"^privacy\.count_stddev=1e\+09 does not go",
+        ),
+        ({"target_quantile": 0.5, "noise_multiplier": 1e9}, "or a smaller noise multiplier"),
+        ({"target_quantile": 0.5, "noise_multiplier": 0.01}, "below 0.1 are not accounted for"),
     ),
 )
 def test_what_does_not_fit_is_refused(options, changes, words):

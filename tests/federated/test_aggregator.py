@@ -1,5 +1,9 @@
 """Updates that come from elsewhere: who may send one, what is refused, and what comes out."""
 
+import copy
+import pickle
+import warnings
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -106,3 +110,57 @@ def test_other_trees_and_shapes_are_refused():
         )
     with pytest.raises(TypeError, match="constant clip norm"):
         server(clip_norm=None, rule=dpjax.AdaptiveClipping())
+    with pytest.raises(ValueError, match="like must have an array at least"):
+        PrivateAggregator(
+            {"frozen": None},
+            mechanism=DPSGD(num_units=4, expected_batch_size=2, noise_multiplier=1.0, num_steps=1),
+            run_key=dpjax.RunKey.from_seed(0),
+            clip_norm=1.0,
+        )
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [1j * np.ones((3, 2)), np.full((3, 2), "1.5"), np.full((3, 2), None), np.ones((3, 2), int)],
+)
+def test_what_is_no_real_number_is_refused(leaf):
+    aggregator = server()
+    client = int(aggregator.cohort(0)[0])
+    with pytest.raises(TypeError, match=r"client \d+ must be floating-point at \['w'\], got dtype"):
+        aggregator.aggregate({client: {"w": leaf, "b": np.zeros(2)}}, 0)
+
+
+def test_updates_are_by_numbers_of_clients():
+    aggregator = server()
+    update = {"w": np.zeros((3, 2)), "b": np.zeros(2)}
+    for updates in ([update], [(0, update)], None):
+        with pytest.raises(TypeError, match="must map the number of each client"):
+            aggregator.aggregate(updates, 0)
+    for client in ("3", 3.0, True):
+        with pytest.raises(TypeError, match="must be by numbers of clients"):
+            aggregator.aggregate({client: update, 5: update}, 0)
+    # Nothing was released by what was refused.
+    aggregator.aggregate({}, 0)
+
+
+@pytest.mark.parametrize("size", [1e30, 1e39])
+def test_an_update_however_long_contributes_the_clip_norm_at_most(size):
+    aggregator = server()
+    client = int(aggregator.cohort(0)[0])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        mean = aggregator.aggregate({client: {"w": np.full((3, 2), size), "b": np.zeros(2)}}, 0)
+    assert np.linalg.norm(flat(mean)) * 30 <= CLIP_NORM + 1e-5
+    assert all("are not finite and contributed zero" in str(each.message) for each in said)
+
+
+@pytest.mark.parametrize(
+    "copier", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_no_copy_releases_a_round_again(copier):
+    aggregator = server()
+    answers = answers_of(aggregator.cohort(0))
+    with pytest.raises((TypeError, ValueError), match=r"cannot be copied|released already"):
+        twin = copier(aggregator)
+        aggregator.aggregate({}, 0)
+        twin.aggregate(answers, 0)

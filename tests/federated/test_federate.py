@@ -47,6 +47,8 @@ def test_the_guarantee_is_for_a_client(options, capsys, train_file):
     assert "One user is one simulated client" in words
     assert "The update of each client that was drawn is clipped as one" in words
     assert report["data_uses"][0]["use"] == "Updates of the clients"
+    assert any("clients.json" in secret for secret in report["trust"]["kept_secret"])
+    assert "Results of each client" in [use["use"] for use in report["data_uses"]]
     assert "gradient of each user" not in words and "clipped gradients" not in words
     config = json.loads((folder / "config.json").read_text())
     assert config["clients"]["dirichlet_alpha"] == 0.5
@@ -171,6 +173,9 @@ def test_a_column_names_clients(options, train_file, tmp_path):
     options["clients"]["cohort_size"] = 31
     with pytest.raises(ValueError, match=r"clients\.cohort_size=31 is more than the 30 clients"):
         prepared(options)
+    owned_file(train_file, tmp_path / "owned.csv", ["all"] * 240)
+    with pytest.raises(ValueError, match=r"the same value in clients\.column='author'"):
+        prepared(options)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +192,7 @@ def test_a_column_names_clients(options, train_file, tmp_path):
         ({"audit": {"hold_out": 0.5}}, "audit.hold_out"),
         ({"train_data": {"path": "x", "owner_column": "a"}}, "must be given as clients.column"),
         ({"privacy": {}}, "give privacy.target_epsilon"),
+        ({"privacy": {"noise_multiplier": 0.05}}, "multipliers below 0.1 are not accounted for"),
     ),
 )
 def test_what_does_not_fit_is_refused(options, changes, words):

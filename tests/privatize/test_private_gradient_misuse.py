@@ -1,6 +1,8 @@
 """What would cost privacy is refused: a step twice, another total, a skipped microbatch."""
 
+import copy
 import dataclasses
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,18 @@ from tests.support.private_loop import (
 
 class TestMisuse:
     """Everything that would void the guarantee, and that can be seen, is refused."""
+
+    @pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy, pickle.dumps])
+    @pytest.mark.parametrize("rule", [{}, {"rule": dpjax.AdaptiveClipping(count_stddev=9.0)}])
+    def test_no_copy_releases_the_same_steps(self, copier, rule):
+        private = dpjax.private_gradient(
+            jnp.vdot,
+            mechanism=MECHANISM,
+            run_key=RunKey.from_seed(1),
+            **(rule or {"clip_norm": CLIP_NORM}),
+        )
+        with pytest.raises(TypeError, match=r"PrivateGradient cannot be copied or pickled"):
+            copier(private)
 
     def test_a_step_is_released_once(self):
         private = make()

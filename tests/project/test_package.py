@@ -88,6 +88,14 @@ def test_calibrate_command(capsys):
     assert values["delta"] == "1e-05"
 
 
+def test_a_target_that_no_noise_meets_is_refused(capsys):
+    arguments = "--num-units 600 --expected-batch-size 50 --num-steps 2 --target-epsilon 1e-9"
+    assert main(["calibrate", *arguments.split()]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dpjax: error: --target-epsilon 1e-09 cannot be met")
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [

@@ -17,7 +17,7 @@ from dpjax_accounting import (
 from rich.console import Console
 from rich.table import Table
 
-from dpjax.cli.command import refusing
+from dpjax.cli.command import Refusal, refusing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +72,19 @@ class CalibrateCommand:
         """Searches for the option that is left out and returns the mechanism with it."""
         delta = _chosen_delta(self.delta, self.num_units)
         self._check_one_is_left_out()
-        mechanism = calibrate_dpsgd(
-            self.target_epsilon,
-            delta,
-            num_units=self.num_units,
-            expected_batch_size=self.expected_batch_size,
-            noise_multiplier=self.noise_multiplier,
-            num_steps=self.num_steps,
-        )
+        try:
+            mechanism = calibrate_dpsgd(
+                self.target_epsilon,
+                delta,
+                num_units=self.num_units,
+                expected_batch_size=self.expected_batch_size,
+                noise_multiplier=self.noise_multiplier,
+                num_steps=self.num_steps,
+            )
+        except ArithmeticError as error:
+            raise Refusal(
+                f"--target-epsilon {self.target_epsilon:g} cannot be met: {error}"
+            ) from error
         return Guarantee(mechanism, delta, self.json)
 
     def _check_one_is_left_out(self) -> None:

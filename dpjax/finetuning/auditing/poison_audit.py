@@ -24,6 +24,7 @@ from dpjax.finetuning.auditing.poison_folder import PoisonFolder
 from dpjax.finetuning.auditing.poison_models import ComputedOnce, ModelName, PoisonedTraining
 from dpjax.finetuning.auditing.poison_result import PoisonResult
 from dpjax.finetuning.config import FinetuneConfig
+from dpjax.finetuning.setup.identity import hash_of_checkpoint
 from dpjax.finetuning.setup.start import Run, new_run_key, set_up
 from dpjax.privatize import RunKey
 from dpjax.training import Interrupts, describe_versions, write_json
@@ -88,6 +89,7 @@ def execute_poisoning(config: PoisonConfig, console: Console | None = None) -> P
         report = _report(config, runs, data, models)
         write_text(folder.page, poisoning_page(report), mode=0o600)
         folder.picture.write_bytes(draw_poisoning(report))
+        folder.picture.chmod(0o600)
         # Last: a folder that has it is finished.
         write_json(folder.report, report, mode=0o600)
         folder.finish(lock)
@@ -111,6 +113,7 @@ def _identity(config: PoisonConfig, run: Run) -> dict[str, Any]:
         if name not in _FREE_OPTIONS:
             options |= {f"{name}.{inner}".rstrip("."): each for inner, each in group.items()}
     data = {
+        "checkpoint": hash_of_checkpoint(run.plan.checkpoint),
         "training records": run.plan.train.fingerprint(),
         "held-out records": run.plan.evaluation.fingerprint(),
     }

@@ -119,21 +119,40 @@ class PoisonConfig(FinetuneConfig):
     poison: Poison
 
     def settings(self) -> Mapping[str, FinetuneConfig]:
-        """Returns the recipe with each privacy that is measured, by its name in the report."""
+        """Returns the recipe with each privacy that is measured, by its name in the report.
+
+        Raises:
+            ValueError: the recipe does not go without privacy, or two privacies have one name.
+        """
         settings: dict[str, FinetuneConfig] = {}
         without = dataclasses.replace(self.privacy, target_epsilon=None, noise_multiplier=None)
-        if self.non_private or self.poison.non_private_too:
-            settings["no privacy"] = self._recipe(without, non_private=True)
         if self.non_private:
-            return settings
+            return {"no privacy": self._recipe(without, non_private=True)}
+        if self.poison.non_private_too:
+            settings["no privacy"] = self._recipe_without_privacy(without)
         targets = {*self.poison.epsilons, self.privacy.target_epsilon}
         for target in sorted((target for target in targets if target), reverse=True):
-            privacy = dataclasses.replace(without, target_epsilon=target)
-            settings[f"ε = {target:g}"] = self._recipe(privacy, non_private=False)
+            privacy, name = dataclasses.replace(without, target_epsilon=target), f"ε = {target:g}"
+            if name in settings:
+                raise ValueError(
+                    f"poison.epsilons and privacy.target_epsilon have two values that are {name} "
+                    "in the report: leave out one of them"
+                )
+            settings[name] = self._recipe(privacy, non_private=False)
         if self.privacy.noise_multiplier is not None:
             name = f"σ = {self.privacy.noise_multiplier:g}"
             settings[name] = self._recipe(self.privacy, non_private=False)
         return settings
+
+    def _recipe_without_privacy(self, privacy: Privacy) -> FinetuneConfig:
+        """The recipe beside the private ones. A clip norm that adapts has no place in it."""
+        try:
+            return self._recipe(privacy.with_constant_clip_norm(), non_private=True)
+        except ValueError as error:
+            raise ValueError(
+                f"the audit trains the recipe without privacy too, and {error}. Or give "
+                "poison.non_private_too=False"
+            ) from None
 
     def _recipe(self, privacy: Privacy, *, non_private: bool) -> FinetuneConfig:
         """The options of a run with this privacy, which starts afresh."""

@@ -21,7 +21,7 @@ from dpjax.finetuning.setup.model.features import loss_of_features
 from dpjax.finetuning.setup.model.load import load_model
 from dpjax.finetuning.setup.start import PlantedRecords, Run
 from dpjax.finetuning.tasks.features import FeatureRecord, Features
-from dpjax.finetuning.training.evaluate import evaluate
+from dpjax.finetuning.training.evaluate import evaluate, measure_fn_of
 from dpjax.finetuning.training.features import compute_features
 from dpjax.finetuning.training.loop import train
 from dpjax.models import CausalLM, SplitModel, base_model
@@ -104,6 +104,8 @@ class PoisonedTraining:
     def __init__(self, run: Run, data: PoisonData, computed: ComputedOnce) -> None:
         self._run, self._data, self._computed = run, data, computed
         self._predict = _label_losses(run)
+        # Compiled once for all models.
+        self._measure_fn = measure_fn_of(run.plan.task, run.model, run.layout)
 
     def train(
         self, name: ModelName, key: RunKey, directory: RunDirectory, interrupts: Interrupts
@@ -159,7 +161,7 @@ class PoisonedTraining:
         if is_labelled:
             accuracy = float(self._gives_answer(tuned, data.held_out).mean())
         else:
-            loss = evaluate(self._run.plan.task, tuned, data.held_out, self._run.layout).loss
+            loss = self._evaluate(tuned, data.held_out).loss
         return PoisonedModel(
             setting=name.setting,
             num_poisoned=name.num_poisoned,
@@ -170,6 +172,12 @@ class PoisonedTraining:
             loss=loss,
             counts=tuple(counts),
         )
+
+    def _evaluate(self, tuned: SplitModel, records: EncodedRecords) -> Any:
+        run = self._run
+        is_same = tuned.graphdef == run.model.graphdef
+        measure = self._measure_fn if is_same else None
+        return evaluate(run.plan.task, tuned, records, run.layout, measure=measure)
 
     def _gives_answer(self, tuned: SplitModel, records: EncodedRecords) -> np.ndarray:
         """`(N,)` bool: the label is predicted, or greedy decoding writes the completion."""
@@ -190,8 +198,7 @@ class PoisonedTraining:
             return is_written & is_target.any(axis=1)
         store = None if self._predict is None else self._computed.of(run, records)
         if store is None or self._predict is None:
-            evaluation: Any = evaluate(run.plan.task, tuned, records, run.layout)
-            return np.asarray(evaluation.correct)
+            return np.asarray(self._evaluate(tuned, records).correct)
         found = np.zeros(len(records), np.bool_)
         size = min(run.plan.task.evaluation_batch_size, len(records))
         for rows, mask in microbatches(by_length(records, np.arange(len(records))), size):

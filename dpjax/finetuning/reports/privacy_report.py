@@ -94,7 +94,10 @@ def build(
             adaptive=adaptive_rule(plan),
         ),
         "randomness": describe_randomness(
-            run_key, is_discrete=_summed(plan).is_discrete, mechanism=plan.mechanism
+            run_key,
+            is_discrete=_summed(plan).is_discrete,
+            has_count=adaptive_rule(plan) is not None,
+            mechanism=plan.mechanism,
         ),
         "trust": _trust(plan),
         "data_uses": _data_uses(plan),
@@ -172,6 +175,8 @@ def _trust(plan: Plan) -> dict[str, Any]:
     secrets = [statements.SECRET_KEY, *draws, *statements.SECRET_FILES]
     if plan.config.audit.hold_out:
         secrets.append(statements.HOLD_OUT_SECRET)
+    if plan.owner_training is not None:
+        secrets.append(statements.CLIENTS_SECRET)
     if plan.config.tracking.tensorboard is not None:
         secrets.append(statements.TENSORBOARD_SECRET)
     return statements.TRUST | {"kept_secret": secrets}
@@ -185,6 +190,8 @@ def _data_uses(plan: Plan) -> list[dict[str, str]]:
         uses += statements.LABEL_USES
     if plan.config.audit.hold_out:
         uses += statements.HOLD_OUT_USES
+    if plan.owner_training is not None:
+        uses += statements.CLIENTS_USES
     if plan.config.tracking.wandb_private_metrics:
         uses += statements.SENT_METRICS_USES
     if plan.config.compute.quantise != "none":

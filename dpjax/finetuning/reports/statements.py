@@ -111,6 +111,16 @@ HOLD_OUT_USES = (
         "audit.json has the coin and the score of every record. Do not publish it.",
     ),
 )
+# Of a federated run.
+CLIENTS_SECRET = "clients.json: how well the tuned model does on the records of each client."
+CLIENTS_USES = (
+    (
+        "Results of each client",
+        "not covered",
+        "clients.json and report.md have what the tuned model reaches on the training records of "
+        "clients, without noise. Do not publish them.",
+    ),
+)
 QUANTISED_USES = (
     (
         "Rounding of the frozen layers",

@@ -131,7 +131,12 @@ def fix_noise(recipe: Stepwise, privacy: Privacy, delta: float) -> Stepwise:
         ValueError: no noise multiplier meets the target, or the count has too little noise.
     """
     if privacy.target_epsilon is not None:
-        recipe = calibrate_noise_of(recipe, privacy.target_epsilon, delta)
+        try:
+            recipe = calibrate_noise_of(recipe, privacy.target_epsilon, delta)
+        except ArithmeticError as error:
+            raise ValueError(
+                f"privacy.target_epsilon={privacy.target_epsilon:g} cannot be met: {error}"
+            ) from error
     return recipe if privacy.target_quantile is None else _with_count(recipe, privacy)
 
 
@@ -150,7 +155,10 @@ def _with_count(recipe: Stepwise, privacy: Privacy) -> AdaptiveClippingDPSGD:
             f"of count and gradient together is {together:.4g}: the count alone would spend more "
             f"than that. Give {2 * together:.3g} or more, or leave it out"
         )
-    scales = AdaptiveClipping(count_stddev=count_stddev).noise_scales(recipe)
+    try:
+        scales = AdaptiveClipping(count_stddev=count_stddev).noise_scales(recipe)
+    except ValueError as error:
+        raise ValueError(f"privacy.{error}") from None
     fields: dict[str, Any] = {
         "num_units": recipe.num_units,
         "expected_batch_size": recipe.expected_batch_size,

@@ -274,6 +274,9 @@ def prepare(
     _check_answers_fit(config, prompts, model.max_positions)
     if not config.non_private:
         recipe = fix_noise(recipe, config.privacy, delta)
+        if config.privacy.noise_multiplier is not None:
+            # Calibration has asked for it already. What is not accounted for is said here.
+            recipe.epsilon(delta)
     return Plan(
         config=config,
         checkpoint=checkpoint,

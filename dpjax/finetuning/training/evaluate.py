@@ -13,13 +13,27 @@ from dpjax.training import Layout
 
 
 def evaluate(
-    task: Task, model: SplitModel, data: EncodedRecords, layout: Layout | None = None
+    task: Task,
+    model: SplitModel,
+    data: EncodedRecords,
+    layout: Layout | None = None,
+    *,
+    measure: Measure | None = None,
 ) -> Evaluation:
     """Runs the model over all records, in batches of a few static shapes.
 
     Every process of a layout must call it, and each returns the same.
+
+    Args:
+        task: of the run.
+        model: is evaluated.
+        data: the records.
+        layout: where parameters lie; None for a single device.
+        measure: what `measure_fn_of` made for models of this structure, compiled once for all of
+            them; None to compile it here.
     """
-    measure = _gathering(task.measure_fn(model.graphdef), layout)
+    if measure is None:
+        measure = measure_fn_of(task, model, layout)
     losses = np.empty(len(data), np.float32)
     outcomes: np.ndarray | None = None
     ordered = by_length(data, np.arange(len(data)))
@@ -39,6 +53,17 @@ def evaluate(
         outcomes[(kept, *map(slice, of_batch.shape[1:]))] = of_batch
     assert outcomes is not None
     return task.evaluation(losses, outcomes, data)
+
+
+def measure_fn_of(task: Task, model: SplitModel, layout: Layout | None = None) -> Measure:
+    """Makes the compiled function of `evaluate` for models with the structure of this one.
+
+    Args:
+        task: of the run.
+        model: gives the structure.
+        layout: where parameters lie; None for a single device.
+    """
+    return _gathering(task.measure_fn(model.graphdef), layout)
 
 
 def _gathering(measure: Measure, layout: Layout | None) -> Measure:

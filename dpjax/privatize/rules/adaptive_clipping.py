@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD, Mechanism
+
+from dpjax.privatize.randomness.discrete.noise import Grid
+from dpjax.privatize.randomness.step_noise import StepNoise
 
 # Far outside any useful clip norm, far inside float32.
 _SMALLEST_CLIP_NORM, _LARGEST_CLIP_NORM = 2.0**-100, 2.0**100
@@ -108,10 +111,25 @@ class AdaptiveClipping:
 
         Raises:
             TypeError: the mechanism is of another kind.
-            ValueError: `count_stddev` is not above half the noise multiplier, or not that of the
-                mechanism; or the mechanism has another neighbouring relation than
-                add_or_remove_one.
+            ValueError: `count_stddev` is not above half the noise multiplier, is too much or too
+                little noise for sums of 32 bits, or not that of the mechanism; or the mechanism has
+                another neighbouring relation than add_or_remove_one.
         """
+        scales = self._scales(mechanism)
+        described = cast(DPSGD | AdaptiveClippingDPSGD, mechanism)
+        _count_grid(scales.count_stddev, described.expected_batch_size)
+        return scales
+
+    def count_noise(self, mechanism: DPSGD | AdaptiveClippingDPSGD) -> tuple[float, Grid]:
+        """Returns the noise multiplier of the doubled count, which a unit moves by 1, and its grid.
+
+        Args:
+            mechanism: as for `noise_scales`; so are the errors.
+        """
+        count_stddev = self.noise_scales(mechanism).count_stddev
+        return 2 * count_stddev, _count_grid(count_stddev, mechanism.expected_batch_size)
+
+    def _scales(self, mechanism: Mechanism) -> NoiseScales:
         if isinstance(mechanism, AdaptiveClippingDPSGD):
             if self.count_stddev not in (None, mechanism.count_stddev):
                 raise ValueError(
@@ -154,3 +172,15 @@ class AdaptiveClipping:
         factor = jnp.exp(-self.learning_rate * (share - self.target_quantile))
         following = jnp.asarray(clip_norm, jnp.float32) * factor
         return jnp.clip(following, _SMALLEST_CLIP_NORM, _LARGEST_CLIP_NORM)
+
+
+def _count_grid(count_stddev: float, batch_size: float) -> Grid:
+    """The grid of the doubled count; ValueError where its noise does not fit."""
+    try:
+        return Grid.for_noise([StepNoise(2 * count_stddev, batch_size)])
+    except ValueError:
+        raise ValueError(
+            f"count_stddev={count_stddev:g} does not go with batches of {batch_size:g} units: the "
+            "noisy count is a whole number of 32 bits. Take about a twentieth of the batch size, "
+            "smaller batches, or a smaller noise multiplier, which count_stddev must be above half"
+        ) from None

@@ -15,7 +15,6 @@ from dpjax_accounting import DPSGD, AdaptiveClippingDPSGD
 from dpjax.basics.typing import PyTree
 from dpjax.privatize.randomness.discrete.noise import Grid
 from dpjax.privatize.randomness.noise import mean_with_noise
-from dpjax.privatize.randomness.step_noise import StepNoise
 from dpjax.privatize.rules.adaptive_clipping import AdaptiveClipping, NoiseScales
 from dpjax.privatize.rules.clipping_rules import ClippingRule, FlatClipping
 from dpjax.privatize.steps.backward_steps import BackwardSteps
@@ -45,11 +44,7 @@ class AdaptivePrivateGradient(BackwardSteps):
 
     @functools.cached_property
     def _count_noise(self) -> tuple[float, Grid]:
-        """The noise multiplier of the doubled count, which a unit moves by 1, and its grid."""
-        multiplier = 2 * self.noise_scales.count_stddev
-        return multiplier, Grid.for_noise(
-            [StepNoise(multiplier, self.mechanism.expected_batch_size)]
-        )
+        return self.rule.count_noise(self.mechanism)
 
     def zeros(self, params: PyTree, step: int, clip_norm: float | jax.Array) -> StepTotal:
         """Returns the total that a step starts from: no units yet.

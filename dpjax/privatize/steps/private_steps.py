@@ -89,6 +89,21 @@ class PrivateSteps:
         """The strategy of correlated noise, public; None where noise is independent."""
         return None
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuses copies, also those by way of pickle.
+
+        A copy would not know what this object releases afterwards. Both would release a step with
+        the same noise.
+
+        Raises:
+            TypeError: always.
+        """
+        del protocol
+        raise TypeError(
+            f"a {type(self).__name__} cannot be copied or pickled: the copy would release the same "
+            "steps again, with the same noise. Keep the one object"
+        )
+
     @functools.cached_property
     def num_steps(self) -> int:
         """How many steps the mechanism accounts for: all epochs, where it counts in epochs."""

@@ -50,6 +50,11 @@ _DISCRETE_NOISE = (
     "released. That the hashes cannot be told from random bits is assumed. How long a draw takes "
     "depends on what is drawn; attacks that time it are not covered."
 )
+_COUNT_NOISE = (
+    "The count of each step has a discrete Gaussian for noise, drawn exactly from keyed BLAKE2b "
+    "hashes of the run key. That the hashes cannot be told from random bits is assumed. How long a "
+    "draw takes depends on what is drawn; attacks that time it are not covered."
+)
 _DRAWS = "Which records were drawn in which step."
 
 
@@ -69,7 +74,9 @@ def common_assumptions(
         is_laplace = isinstance(mechanism, LaplaceDPSGD)
         kind = "a discrete Laplace distribution" if is_laplace else "a discrete Gaussian"
         noise = _DISCRETE_NOISE.format(distribution=kind)
-    common = (sampling.public, sampling.adversary, noise)
+    common: tuple[str, ...] = (sampling.public, sampling.adversary, noise)
+    if isinstance(mechanism, AdaptiveClippingDPSGD):
+        common += (_COUNT_NOISE,)
     if not isinstance(mechanism, BandedDPSGD):
         return common
     return (
@@ -208,7 +215,7 @@ def _adaptation(mechanism: Mechanism, adaptive: AdaptiveClipping | None) -> dict
         return None
     return {
         "sentence": "Each step also releases how many contributions were not clipped, with "
-        "Gaussian noise, and multiplies the clip norm by exp(-learning_rate (share - "
+        "discrete Gaussian noise, and multiplies the clip norm by exp(-learning_rate (share - "
         "target_quantile)), share being that noisy number over the expected batch size. The "
         "mechanism counts both releases. The clip norm and the noise standard deviation stated are "
         "those of the first step; the noise stays in proportion to the clip norm.",
@@ -251,13 +258,18 @@ def _noise(mechanism: Mechanism, clip_norms: tuple[float, ...]) -> float | list[
 
 
 def describe_randomness(
-    run_key: RunKey, *, is_discrete: bool = False, mechanism: Mechanism | None = None
+    run_key: RunKey,
+    *,
+    is_discrete: bool = False,
+    has_count: bool = False,
+    mechanism: Mechanism | None = None,
 ) -> dict[str, Any]:
     """Returns where random bits come from; nothing of the key.
 
     Args:
         run_key: of the run.
         is_discrete: whether noise is discrete.
+        has_count: whether each step also releases a count, whose noise is discrete.
         mechanism: as planned; Gaussian, if it is not given.
     """
     fixed = run_key.fixed_seed is not None
@@ -268,6 +280,9 @@ def describe_randomness(
         source = "and are themselves the random bits of the noise"
         kind = "Laplace" if isinstance(mechanism, LaplaceDPSGD) else "Gaussian"
         distribution = f"Discrete {kind} on a grid: exact, by rejection."
+    if has_count:
+        source += ", and are themselves the random bits of the noise of counts"
+        distribution += " Of counts: discrete Gaussian on a grid, exact, by rejection."
     return {
         "seed_fixed": fixed,
         "run_key_bits": None if fixed else _RUN_KEY_BITS,

@@ -81,6 +81,27 @@ def test_records_that_are_drawn_by_themselves_are_counted_together():
     assert bound.records_together(BestOfRuns(GAUSSIAN, mean_runs=5.0), 4) is None
 
 
+@pytest.mark.parametrize(
+    ("q", "sigma", "k", "clean"),
+    [(0.1, 1.0, 1, 0.05), (0.1, 1.0, 4, 0.05), (0.05, 0.7, 8, 0.01), (0.5, 2.0, 3, 0.3)],
+)
+def test_a_sampled_step_does_what_the_bound_allows_and_no_more(q, sigma, k, clean):
+    """The attack with the largest success: one coordinate, the likelihood ratio, all k equal."""
+    drawn = np.arange(k + 1)
+    shares = stats.binom.pmf(drawn, k, q)
+    threshold = stats.norm.isf(clean, scale=sigma)
+    success = float(shares @ stats.norm.sf(threshold, loc=drawn, scale=sigma))
+    # And the poison that keeps an event from happening, of which the complement is one that does.
+    failure = float(
+        shares @ stats.norm.cdf(stats.norm.ppf(clean, scale=sigma), loc=-drawn, scale=sigma)
+    )
+    mechanism = DPSGD(
+        num_units=1000, expected_batch_size=1000 * q, noise_multiplier=sigma, num_steps=1
+    )
+    allowed = mechanism_success_bound(clean, mechanism, num_poisoned=k)
+    assert max(success, failure) <= allowed < success + 0.003
+
+
 def test_bounds_grow_with_everything():
     cleans, counts = (0.0, 0.1, 0.5), (1, 2, 4, 64)
     found = [

@@ -29,6 +29,26 @@ def test_one_recipe_is_trained_with_each_privacy():
     assert list(PoisonConfig.from_options(noise).settings()) == ["σ = 2"]
 
 
+def test_a_recipe_whose_clip_norm_adapts_has_a_constant_one_without_privacy():
+    adaptive = {"target_epsilon": 3.0, "target_quantile": 0.5, "count_stddev": 7.0}
+    settings = PoisonConfig.from_options(OPTIONS | {"privacy": adaptive}).settings()
+    without = settings.pop("no privacy").privacy
+    assert (without.target_quantile, without.count_stddev) == (None, None)
+    assert {s.privacy.target_quantile for s in settings.values()} == {0.5}
+
+
+def test_a_recipe_that_needs_privacy_says_what_to_leave_out():
+    config = PoisonConfig.from_options(OPTIONS | {"training": {"gradient": "zeroth-order"}})
+    with pytest.raises(ValueError, match=r"Or give poison\.non_private_too=False"):
+        config.settings()
+
+
+def test_two_privacies_of_one_name_are_refused():
+    poison = {"target": "good", "epsilons": [8.0, 8.0000001]}
+    with pytest.raises(ValueError, match="two values that are ε = 8 in the report"):
+        PoisonConfig.from_options(OPTIONS | {"poison": poison}).settings()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -95,6 +95,37 @@ def test_an_audit_that_was_stopped_goes_on_and_ends_the_same(
         audit_poisoning(**options | {"resume": True})
 
 
+def test_an_audit_goes_on_with_the_same_checkpoint_alone(prepared, poison_options, monkeypatch):
+    run, _ = prepared()
+    config = PoisonConfig.from_options(poison_options | {"output_dir": "audit"})
+    before = poison_audit._identity(config, run)
+    assert before == poison_audit._identity(config, run)
+    monkeypatch.setattr(poison_audit, "hash_of_checkpoint", lambda folder: "of other weights")
+    after = poison_audit._identity(config, run)
+    assert [name for name in before if before[name] != after[name]] == ["checkpoint"]
+
+
+@pytest.mark.slow
+def test_models_are_measured_by_one_compiled_function(prepared, monkeypatch):
+    run, data = prepared()
+    made = []
+    kind = type(run.plan.task)
+    make = kind.measure_fn
+
+    def counted(task, graphdef):
+        made.append(graphdef)
+        return make(task, graphdef)
+
+    monkeypatch.setattr(kind, "measure_fn", counted)
+    training = PoisonedTraining(run, data, ComputedOnce(data, QUIET))
+    first, second = (load_model(run.plan, RunKey.from_seed(seed), None) for seed in (4, 5))
+    for tuned in (first, second):
+        alone = poison_models.evaluate(run.plan.task, tuned, data.held_out).correct
+        np.testing.assert_array_equal(training._gives_answer(tuned, data.held_out), alone)
+    # Once for all models, and once for each that was evaluated by itself.
+    assert len(made) == 3
+
+
 @pytest.mark.slow
 def test_a_private_audit_has_a_bound_that_holds(poison_options, tmp_path):
     changes = {

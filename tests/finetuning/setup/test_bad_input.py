@@ -200,3 +200,25 @@ def test_delta_of_one_over_n_or_more_warns(options):
 def test_python_options_are_checked_like_those_of_the_shell(options, changes, message):
     with pytest.raises(TypeError, match=message):
         dpjax.finetune(**options | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    (
+        ({"privacy__noise_multiplier": 0.05}, "multipliers below 0.1 are not accounted for"),
+        (
+            {
+                "privacy__noise_multiplier": 2.0,
+                "privacy__target_quantile": 0.5,
+                "privacy__count_stddev": 1e9,
+            },
+            "privacy.count_stddev=1e+09 does not go with batches of 40 units",
+        ),
+    ),
+)
+def test_noise_that_no_accountant_or_sampler_takes_is_refused(refuse, changes, words):
+    assert words in refuse(privacy__target_epsilon=None, **changes)
+
+
+def test_an_epsilon_that_no_noise_meets_is_refused(refuse):
+    assert "privacy.target_epsilon=1e-09 cannot be met" in refuse(privacy__target_epsilon=1e-9)
