@@ -94,10 +94,7 @@ def build(
             adaptive=adaptive_rule(plan),
         ),
         "randomness": describe_randomness(
-            run_key,
-            is_discrete=_summed(plan).is_discrete,
-            has_count=adaptive_rule(plan) is not None,
-            mechanism=plan.mechanism,
+            run_key, is_discrete=_summed(plan).is_discrete, mechanism=plan.mechanism
         ),
         "trust": _trust(plan),
         "data_uses": _data_uses(plan),

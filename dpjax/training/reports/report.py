@@ -258,18 +258,13 @@ def _noise(mechanism: Mechanism, clip_norms: tuple[float, ...]) -> float | list[
 
 
 def describe_randomness(
-    run_key: RunKey,
-    *,
-    is_discrete: bool = False,
-    has_count: bool = False,
-    mechanism: Mechanism | None = None,
+    run_key: RunKey, *, is_discrete: bool = False, mechanism: Mechanism | None = None
 ) -> dict[str, Any]:
     """Returns where random bits come from; nothing of the key.
 
     Args:
         run_key: of the run.
         is_discrete: whether noise is discrete.
-        has_count: whether each step also releases a count, whose noise is discrete.
         mechanism: as planned; Gaussian, if it is not given.
     """
     fixed = run_key.fixed_seed is not None
@@ -280,7 +275,7 @@ def describe_randomness(
         source = "and are themselves the random bits of the noise"
         kind = "Laplace" if isinstance(mechanism, LaplaceDPSGD) else "Gaussian"
         distribution = f"Discrete {kind} on a grid: exact, by rejection."
-    if has_count:
+    if isinstance(mechanism, AdaptiveClippingDPSGD):
         source += ", and are themselves the random bits of the noise of counts"
         distribution += " Of counts: discrete Gaussian on a grid, exact, by rejection."
     return {
