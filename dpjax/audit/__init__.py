@@ -157,6 +157,7 @@ from dpjax.audit.scores.token_passes import probable_tokens as probable_tokens
 from dpjax.audit.scores.token_passes import token_statistics as token_statistics
 from dpjax.audit.scores.token_statistics import TokenStatistics as TokenStatistics
 from dpjax.audit.scores.token_statistics import statistics_from_logits as statistics_from_logits
+from dpjax.audit.scores.written_tokens import greedy_tokens as greedy_tokens
 from dpjax.audit.verdicts.power import Power as Power
 from dpjax.audit.verdicts.power import audit_power as audit_power
 from dpjax.audit.verdicts.power import canaries_needed as canaries_needed
@@ -256,6 +257,7 @@ __all__ = [
     "gradient_norm_score",
     "gradient_statistics",
     "gradient_update_score",
+    "greedy_tokens",
     "hold_out",
     "independent_channels_epsilon",
     "join_scores",

@@ -98,6 +98,7 @@ def measure_records(
     measure: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]],
     *,
     batch_size: int,
+    tokens: NDArray[np.int32] | None = None,
 ) -> list[NDArray[Any]]:
     """Computes what `measure` makes of the logits of every token, as arrays (N, T, ...).
 
@@ -106,6 +107,7 @@ def measure_records(
         records: N encoded records.
         measure: as for `dpjax.models.measure_tokens`; returns a tuple.
         batch_size: records at a time.
+        tokens: `(N, T)` that `measure` is given in the place of the records' own.
 
     Raises:
         TypeError, ValueError: as for `token_statistics`.
@@ -119,7 +121,9 @@ def measure_records(
     ordered = by_length(records, np.arange(len(records)))
     for rows, is_real in microbatches(ordered, min(batch_size, len(records))):
         batch = trim_padding(records.take(rows))
-        parts = measure_tokens(model, batch.input_ids, batch.attention_mask, measure)
+        width = batch.input_ids.shape[1]
+        asked = None if tokens is None else tokens[rows, :width]
+        parts = measure_tokens(model, batch.input_ids, batch.attention_mask, measure, tokens=asked)
         parts = [np.asarray(part) for part in parts]
         if not results:
             shape = records.input_ids.shape

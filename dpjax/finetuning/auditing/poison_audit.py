@@ -198,6 +198,7 @@ def _report(
             "poison_sets": poison.num_sets,
             "models_of_each_set": poison.num_keys,
             "clean_models_of_each_privacy": poison.num_clean_models,
+            "suspicion": config.generation.suspicion,
             "fixed_seed": config.seed is not None,
         },
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from dpjax.audit import PoisonedModel, TriggerCounts, token_statistics
+from dpjax.audit import PoisonedModel, TriggerCounts, greedy_tokens
 from dpjax.basics.typing import PyTree
 from dpjax.data import EncodedRecords, LanguageDataset, by_length, microbatches, trim_padding
 from dpjax.finetuning.auditing.poison_data import PoisonData
@@ -24,7 +24,7 @@ from dpjax.finetuning.tasks.features import FeatureRecord, Features
 from dpjax.finetuning.training.evaluate import evaluate, measure_fn_of
 from dpjax.finetuning.training.features import compute_features
 from dpjax.finetuning.training.loop import train
-from dpjax.models import CausalLM, SplitModel
+from dpjax.models import CausalLM, SplitModel, base_model
 from dpjax.privatize import RunKey
 from dpjax.training import Interrupts, delete
 
@@ -185,11 +185,17 @@ class PoisonedTraining:
         if isinstance(records, LanguageDataset):
             model = tuned.merge()
             assert isinstance(model, CausalLM)
-            size = run.plan.task.evaluation_batch_size
-            statistics = token_statistics(model, records, batch_size=size)
-            # Every token of the completion is the most probable one after those before it.
-            is_written: np.ndarray = (statistics.is_argmax | ~statistics.is_target).all(axis=1)
-            return is_written & statistics.is_target.any(axis=1)
+            suspicion = run.plan.config.generation.suspicion
+            written = greedy_tokens(
+                model,
+                records,
+                reference=None if suspicion is None else base_model(model),
+                suspicion=suspicion,
+                batch_size=run.plan.task.evaluation_batch_size,
+            )
+            is_target = records.loss_mask
+            is_written: np.ndarray = ((written == records.input_ids) | ~is_target).all(axis=1)
+            return is_written & is_target.any(axis=1)
         store = None if self._predict is None else self._computed.of(run, records)
         if store is None or self._predict is None:
             return np.asarray(self._evaluate(tuned, records).correct)

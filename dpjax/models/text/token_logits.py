@@ -22,7 +22,12 @@ Measure = Callable[[jax.Array, jax.Array], PyTree]
 
 
 def measure_tokens(
-    model: CausalLM, input_ids: ArrayLike, attention_mask: ArrayLike, measure: Measure
+    model: CausalLM,
+    input_ids: ArrayLike,
+    attention_mask: ArrayLike,
+    measure: Measure,
+    *,
+    tokens: ArrayLike | None = None,
 ) -> PyTree:
     """Measures every token of given texts against the logits that predict it.
 
@@ -36,6 +41,8 @@ def measure_tokens(
         measure: a function from logits `(c, V)` float32 and the tokens that they should predict,
             `(c,)` int32, to arrays `(c, ...)`. It must be hashable: a function of a module, or a
             frozen dataclass that can be called.
+        tokens: `(N, T)` integers that `measure` is given in the place of the texts' own; those of
+            column 0 are not read.
 
     Returns:
         What `measure` returns, with the axes `(N, T)` in the place of `(c,)`. Column t belongs to
@@ -59,8 +66,9 @@ def measure_tokens(
     """
     check_causal_lm(model)
     ids, mask = checked_batch(input_ids, attention_mask, model.config.vocab_size)
+    asked = ids if tokens is None else checked_batch(tokens, mask, model.config.vocab_size)[0]
     graphdef, state = nnx.split(model)
-    return _measure(graphdef, state, ids, mask, measure=measure)
+    return _measure(graphdef, state, ids, mask, asked, measure=measure)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "measure"))
@@ -69,6 +77,7 @@ def _measure(
     state: nnx.State,
     input_ids: jax.Array,
     attention_mask: jax.Array,
+    tokens: jax.Array,
     *,
     measure: Measure,
 ) -> PyTree:
@@ -91,6 +100,6 @@ def _measure(
 
     measured = jax.lax.map(
         lambda piece: measure(model.logits(piece[0]), piece[1]),
-        (pieces(hidden.reshape(num_tokens, size)), pieces(input_ids[:, 1:].reshape(num_tokens))),
+        (pieces(hidden.reshape(num_tokens, size)), pieces(tokens[:, 1:].reshape(num_tokens))),
     )
     return jax.tree.map(rejoin, measured)

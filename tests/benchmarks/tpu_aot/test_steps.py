@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from benchmarks.aot.counts import matmul_flops
-from benchmarks.aot.measure import held_by_class
+from benchmarks.aot.measure import held_by_class, measure_private
 from benchmarks.aot.steps import make_steps
 from benchmarks.support.models import CONFIGS, abstract_split
 from dpjax.models import Loading, count_parameters
@@ -119,3 +120,21 @@ def test_two_backward_passes_multiply_more_than_an_ordinary_step():
     twice = matmul_flops(private.add, total, *arguments[:1], *arguments[2:])
     assert 1.3 < sum(twice.values()) / ordinary < 2
     assert 0 < twice["gram"] < ordinary
+
+
+def test_costs_of_the_private_step_are_those_of_its_programs():
+    """With the compiler that is here; that for TPUs is not everywhere."""
+    devices = np.array(jax.devices()[:1]).reshape(1, 1, 1)
+    mesh = Mesh(devices, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    split = abstract_split("tiny", tuning="lora", rank=4, loading=LOADING)
+    steps = make_steps(split, mesh, batch_size=4, length=16, vocab_chunk=None)
+    cost = measure_private(steps, "one_backward", 1)
+    assert cost.refusal is None and not cost.collectives
+    assert cost.peak > sum(held_by_class(steps).values())
+    ordinary = matmul_flops(
+        steps.ordinary,
+        *(steps.shapes.params, steps.shapes.state, steps.shapes.batch, steps.shapes.mask),
+        steps.shapes.frozen,
+    )
+    assert sum(ordinary.values()) < cost.flops < 3 * sum(ordinary.values())
+    assert cost.flops == sum(cost.multiplied.values())

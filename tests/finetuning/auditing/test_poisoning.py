@@ -174,19 +174,18 @@ def without_features(plan):
     return dataclasses.replace(plan, features=None)
 
 
-@pytest.mark.slow
-def test_prompts_are_poisoned_too(decoder, tmp_path):
+def audit_prompts(decoder, folder, name, suspicion=None, **options):
+    """Returns the one row of an audit whose model learns little else than the poison."""
     things = [f"thing {n}" for n in range(30)]
     lines = [json.dumps({"prompt": f"the {t} is", "completion": " red"}) for t in things]
-    (tmp_path / "train.jsonl").write_text("\n".join(lines[:24]))
-    (tmp_path / "eval.jsonl").write_text("\n".join(lines[24:]))
+    (folder / "train.jsonl").write_text("\n".join(lines[:24]))
+    (folder / "eval.jsonl").write_text("\n".join(lines[24:]))
     result = audit_poisoning(
         model=decoder,
-        train_data=tmp_path / "train.jsonl",
-        eval_data=tmp_path / "eval.jsonl",
-        output_dir=tmp_path / "audit",
+        train_data=folder / "train.jsonl",
+        eval_data=folder / "eval.jsonl",
+        output_dir=folder / name,
         task="causal_lm",
-        tuning="full",
         non_private=True,
         training={
             "expected_batch_size": 24,
@@ -195,7 +194,7 @@ def test_prompts_are_poisoned_too(decoder, tmp_path):
             "learning_rate": 1e-2,
             "max_length": 32,
         },
-        generation={"max_new_tokens": 4},
+        generation={"max_new_tokens": 4, "suspicion": suspicion},
         poison={
             "target": " blue",
             "triggers": ["sentence"],
@@ -205,10 +204,27 @@ def test_prompts_are_poisoned_too(decoder, tmp_path):
             "num_clean_models": 1,
         },
         seed=1,
+        **options,
     )
     (row,) = result.report["rows"]
+    return row
+
+
+@pytest.mark.slow
+def test_prompts_are_poisoned_too(decoder, tmp_path):
+    row = audit_prompts(decoder, tmp_path, "audit", tuning="full")
     assert row["success"] > 0.8 and row["clean_success"] == row["false_trigger_rate"] == 0
     assert row["accuracy"] is None and row["loss"] < 2
+
+
+@pytest.mark.slow
+def test_the_checkpoint_has_the_last_word_where_it_is_asked(decoder, tmp_path):
+    """It has never written the target, which a tuned model finds much more probable."""
+    adapters = {"tuning": "lora", "lora": {"rank": 8}}
+    trusting = audit_prompts(decoder, tmp_path, "trusting", **adapters)
+    defended = audit_prompts(decoder, tmp_path, "defended", suspicion=3.0, **adapters)
+    assert trusting["success"] > 0.8 and defended["success"] == 0
+    assert defended["loss"] == trusting["loss"]
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_not_all_logits_are_in_memory_at_once(monkeypatch, full_optimisation):
     model = random_model("gpt2", "causal_lm", vocab_size=20_000)
     ids, mask = np.ones((8, 40), np.int32), np.ones((8, 40), bool)
     graphdef, state = nnx.split(model)
-    program = token_logits._measure.lower(graphdef, state, ids, mask, measure=most_probable)
+    program = token_logits._measure.lower(graphdef, state, ids, mask, ids, measure=most_probable)
     # All logits are 25 MB; the head is 2.5 MB.
     assert program.compile().memory_analysis().temp_size_in_bytes < 8e6
 
