@@ -1,11 +1,13 @@
 """What a tiny decoder still knows of planted facts after it was made to forget them.
 
     python -m benchmarks unlearning
+    python -m benchmarks unlearning --search
 
 A GPT-2 of two layers is trained on public facts, a name and a number each, and then tuned by LoRA
-on 24 others without privacy, until it knows them by heart. 6 of them are to be forgotten. Each
-method has its own number of passes, chosen by hand; grad_ascent goes on too long on purpose. The
-table compares each with a model that was tuned without the 6.
+on 24 others without privacy, until it knows them by heart. 6 of them are to be forgotten. The table
+compares each method with a model that was tuned without the 6, for each set of facts.
+
+With --search all settings of each method are tried on a set of facts that the table is not of.
 
 Leaves the runs, the report of each method, and a JSON file.
 """
@@ -13,11 +15,13 @@ Leaves the runs, the report of each method, and a JSON file.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import random
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +34,29 @@ from dpjax.unlearning import unlearn
 _NAMES = ("apple", "sky", "grass", "snow", "the", "is", "red", "blue", "green", "white")
 _SIZES = {"n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 48, "initializer_range": 0.1}
 _NUM_TRAIN, _NUM_FORGET, _NUM_HELD_OUT = 24, 6, 24
-_NUM_EPOCHS = {"npo": 6, "simnpo": 20, "undial": 20, "grad_diff": 6, "grad_ascent": 20}
+_SEARCHED_FACTS = 0
+
+# What --search tries: each method has three values of what bounds its forgetting, two weights of
+# what is retained, and two numbers of passes.
+_TRIED = {
+    "npo": ("beta", (0.1, 0.5, 1.0)),
+    "simnpo": ("beta", (1.0, 2.5, 5.0)),
+    "undial": ("strength", (3.0, 10.0, 30.0)),
+    # It has no bound: what is left is to go slowly.
+    "grad_diff": ("learning_rate", (3e-4, 1e-3, 3e-3)),
+}
+_WEIGHTS = (1.0, 5.0)
+_PASSES = (20.0, 60.0)
+
+# Those of the smallest distance to the retrained model, as --search printed them.
+_CHOSEN: dict[str, dict[str, float]] = {
+    "npo": {"beta": 1.0, "retain_weight": 1.0, "num_epochs": 60.0},
+    "simnpo": {"beta": 2.5, "retain_weight": 1.0, "num_epochs": 60.0},
+    "undial": {"strength": 30.0, "retain_weight": 5.0, "num_epochs": 60.0},
+    "grad_diff": {"learning_rate": 3e-3, "retain_weight": 5.0, "num_epochs": 20.0},
+    # Too long on purpose: it must be flagged.
+    "grad_ascent": {"num_epochs": 20.0},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +66,11 @@ class Options:
     folder: Path = Path("runs/unlearning")
     num_steps: int = 300
     learning_rate: float = 3e-3
-    """Of unlearning."""
+    """Of unlearning, where a method has no other."""
+    fact_seeds: tuple[int, ...] = (3, 4)
+    """Each makes a set of facts. 0 is that of the search, and 1 that of the public facts."""
+    search: bool = False
+    """Try settings on other facts, and write them beside the output."""
     output: Path = Path("benchmarks/results/unlearning.json")
 
 
@@ -105,64 +135,130 @@ def tune(options: Options, folder: Path, **changes: Any) -> None:
     )
 
 
-def row_of(name: str, numbers: dict[str, Any], **others: Any) -> dict[str, Any]:
-    """One row of the table."""
-    return {
-        "model": name,
-        **{f"{part}_loss": numbers[part]["loss"] for part in ("forget", "retain", "held_out")},
-        "forget_memorised": numbers["forget"]["exact_memorisation"],
-        "relearnt_loss": numbers["relearnt_loss"],
-        **others,
-    }
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """A set of facts, and a run that knows them by heart.
+
+    Attributes:
+        seed: that made them.
+        folder: of the run and of what is unlearned from it.
+    """
+
+    seed: int
+    folder: Path
+
+    def unlearn(self, method: str, options: Options, name: str, **settings: Any) -> dict[str, Any]:
+        """Returns the report of one unlearning."""
+        recipe = {"learning_rate": options.learning_rate} | settings
+        result = unlearn(
+            self.folder / "run",
+            forget=self.folder / "forget.jsonl",
+            output_dir=self.folder / name,
+            method=method,
+            batch_size=_NUM_FORGET,
+            **recipe,
+        )
+        return result.report
+
+
+def learn_facts(options: Options, seed: int) -> Facts:
+    """Makes a set of facts, and tunes adapters until the decoder knows them."""
+    folder = options.folder / f"facts_{seed}"
+    folder.mkdir()
+    facts = make_facts(_NUM_TRAIN + _NUM_HELD_OUT, seed=seed)
+    write_facts(folder / "forget.jsonl", facts[:_NUM_FORGET])
+    tune(
+        options,
+        folder / "run",
+        model=options.folder / "base" / "model",
+        tuning="lora",
+        lora={"rank": 8},
+        train_data=write_facts(folder / "train.jsonl", facts[:_NUM_TRAIN]),
+        eval_data=write_facts(folder / "held_out.jsonl", facts[_NUM_TRAIN:]),
+    )
+    return Facts(seed, folder)
 
 
 def main(options: Options) -> None:
     """Tunes, unlearns by each method, and prints a table."""
-    folder = options.folder
-    folder.mkdir(parents=True, exist_ok=False)
-    public = write_facts(folder / "public.jsonl", make_facts(200, seed=1))
-    facts = make_facts(_NUM_TRAIN + _NUM_HELD_OUT, seed=0)
-    train = write_facts(folder / "train.jsonl", facts[:_NUM_TRAIN])
-    held_out = write_facts(folder / "held_out.jsonl", facts[_NUM_TRAIN:])
-    forget = write_facts(folder / "forget.jsonl", facts[:_NUM_FORGET])
+    options.folder.mkdir(parents=True, exist_ok=False)
+    # The same programs are compiled for each method and each set of facts.
+    jax.config.update("jax_compilation_cache_dir", str(options.folder.resolve() / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    public = write_facts(options.folder / "public.jsonl", make_facts(200, seed=1))
     data = {"train_data": public, "eval_data": public}
-    tune(options, folder / "base", model=write_decoder(folder), tuning="full", **data)
-    data = {"train_data": train, "eval_data": held_out}
-    tune(
-        options,
-        folder / "run",
-        model=folder / "base" / "model",
-        tuning="lora",
-        lora={"rank": 8},
-        **data,
-    )
+    decoder = write_decoder(options.folder)
+    tune(options, options.folder / "base", model=decoder, tuning="full", **data)
+    output = options.output
+    if options.search:
+        rows = _search(options)
+        output = output.with_stem(f"{output.stem}_search")
+        write_results(output, options, rows, keys=("model", "settings"))
+    else:
+        rows = [row for seed in options.fact_seeds for row in _compare(options, seed)]
+        write_results(output, options, rows, keys=("facts", "model"))
+    Console(width=140).print(_table(rows))
+
+
+def _compare(options: Options, seed: int) -> list[dict[str, Any]]:
+    """Rows of each method with the settings that were chosen, after those of the controls."""
+    facts = learn_facts(options, seed)
     rows: list[dict[str, Any]] = []
-    for method, num_epochs in _NUM_EPOCHS.items():
-        result = unlearn(
-            folder / "run",
-            forget=forget,
-            output_dir=folder / method,
-            method=method,
-            num_epochs=float(num_epochs),
-            batch_size=_NUM_FORGET,
-            learning_rate=options.learning_rate,
-        )
-        models, verdict = result.report["models"], result.report["verdict"]
+    for method, settings in _CHOSEN.items():
+        report = facts.unlearn(method, options, method, **settings)
         if not rows:
-            rows.append(row_of("original", models["original"]))
-            rows.append(row_of("retrained", models["retrained"], auc=verdict["retrained_auc"]))
-        flags = [name for name in ("over_unlearned", "under_unlearned") if verdict[name]]
-        rows.append(row_of(method, models["unlearned"], auc=verdict["auc"], flags=flags))
-    write_results(options.output, options, rows, keys=("model",))
-    Console().print(_table(rows))
+            rows += [
+                _row(facts, name, report["models"][name], report["controls"][name])
+                for name in ("original", "retrained")
+            ]
+        rows.append(_row(facts, method, report["models"]["unlearned"], report["verdict"]))
+    return rows
+
+
+def _search(options: Options) -> list[dict[str, Any]]:
+    """Rows of all settings that are tried, those of a method by distance."""
+    facts = learn_facts(options, _SEARCHED_FACTS)
+    rows = []
+    for method, (name, values) in _TRIED.items():
+        of_method = []
+        for value, weight, passes in itertools.product(values, _WEIGHTS, _PASSES):
+            settings = {name: value, "retain_weight": weight, "num_epochs": passes}
+            text = f"{name} {value:g}, weight {weight:g}, {passes:g} passes"
+            report = facts.unlearn(method, options, f"{method}, {text}", **settings)
+            unlearned, retrained = (report["models"][each] for each in ("unlearned", "retrained"))
+            row = _row(facts, method, unlearned, report["verdict"])
+            row |= {"settings": text, "distance": _distance(unlearned, retrained)}
+            of_method.append(row)
+        rows += sorted(of_method, key=lambda row: row["distance"])
+    return rows
+
+
+def _distance(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Sum over the forget set and retained records of how far the losses are apart, in nats."""
+    return sum(abs(one[part]["loss"] - other[part]["loss"]) for part in ("forget", "retain"))
+
+
+def _row(
+    facts: Facts, name: str, numbers: dict[str, Any], verdict: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "facts": facts.seed,
+        "model": name,
+        **{f"{part}_loss": numbers[part]["loss"] for part in ("forget", "retain", "held_out")},
+        "forget_memorised": numbers["forget"]["exact_memorisation"],
+        "relearnt_loss": numbers["relearnt_loss"],
+        "auc": verdict["auc"],
+        "flags": [name for name in ("over_unlearned", "under_unlearned") if verdict[name]],
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    columns = [name for name in rows[-1] if name != "flags"]
-    table = Table(*[name.removesuffix("_loss") for name in columns], "flags")
+    columns = [name for name in rows[0] if name != "flags"]
+    table = Table(
+        *[name.removesuffix("_loss").removeprefix("forget_") for name in columns], "flags"
+    )
     for row in rows:
-        values = [row.get(name) for name in columns]
+        values = [row[name] for name in columns]
         cells = [f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
-        flags = " ".join(row.get("flags", ())).replace("_", "-")
-        table.add_row(*["" if cell == "None" else cell for cell in cells], flags)
+        table.add_row(*cells, " ".join(flag.removesuffix("_unlearned") for flag in row["flags"]))
     return table

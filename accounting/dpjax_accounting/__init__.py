@@ -25,6 +25,7 @@ from dpjax_accounting.mechanisms.adaptive_clipping import AdaptiveClippingDPSGD
 from dpjax_accounting.mechanisms.best_of_runs import BestOfRuns
 from dpjax_accounting.mechanisms.composition import Composition
 from dpjax_accounting.mechanisms.dpsgd import DPSGD
+from dpjax_accounting.mechanisms.laplace import LaplaceDPSGD
 from dpjax_accounting.mechanisms.mechanism import Mechanism, NoRenyiDivergence, mechanism_from_dict
 from dpjax_accounting.mechanisms.other_samplings.banded import BandedDPSGD
 from dpjax_accounting.mechanisms.other_samplings.fixed_size import FixedSizeDPSGD
@@ -96,6 +97,7 @@ __all__ = [
     "GaussianBound",
     "GroupOfRecords",
     "Heading",
+    "LaplaceDPSGD",
     "Ledger",
     "Mechanism",
     "NoRenyiDivergence",

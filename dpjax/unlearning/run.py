@@ -31,7 +31,7 @@ from dpjax.unlearning.certified.certificate import describe_certificate
 from dpjax.unlearning.config import UnlearnConfig
 from dpjax.unlearning.measures.model import Measured, MeasuredRecords
 from dpjax.unlearning.measures.truth_ratio import QuestionTexts, forget_quality, read_questions
-from dpjax.unlearning.measures.verdict import judge
+from dpjax.unlearning.measures.verdict import RULE, judge, judge_controls
 from dpjax.unlearning.reports.promise import describe_promise, not_covered, warning_of
 from dpjax.unlearning.reports.report import render_report
 from dpjax.unlearning.result import UnlearningResult
@@ -166,6 +166,7 @@ def _write_report(
     config, run, folder = unlearning.config, unlearning.run, unlearning.folder
     rows = unlearning.forget_set
     verdict = judge(before, after, retrained, confidence=config.confidence)
+    controls = judge_controls(before, retrained, confidence=config.confidence)
     report = {
         "schema_version": 1,
         "warning": warning_of(is_certified=config.is_certified),
@@ -191,7 +192,8 @@ def _write_report(
             "retrained": None if retrained is None else retrained.to_dict(),
         },
         "truth_ratio": _compare_truth(after, retrained),
-        "verdict": verdict.to_dict(),
+        "verdict": verdict.to_dict() | {"rule": RULE},
+        "controls": {name: control.to_dict() for name, control in controls.items()},
         "promise": describe_promise(run, len(rows.forget)),
         "not_covered": not_covered(is_certified=config.is_certified),
         "options": {name: value for name, value in config.to_dict().items() if name != "resume"},

@@ -1,10 +1,15 @@
 """Runs with training.gradient=zeroth-order: private, resumable, and said in the report."""
 
+import copy
 import json
+import math
 
 import pytest
+from dpjax_accounting import LaplaceDPSGD, Ledger, mechanism_from_dict, verify_report
 
 import dpjax
+from dpjax.audit import verify_audit_report
+from tests.support.owned_records import COUNTS, author_of_each, owned_file
 from tests.support.runs import check, weights
 
 ESTIMATED = {"gradient": "zeroth-order", "num_directions": 2, "optimizer": "sgd", "momentum": 0.0}
@@ -13,7 +18,7 @@ ESTIMATED = {"gradient": "zeroth-order", "num_directions": 2, "optimizer": "sgd"
 @pytest.fixture
 def estimated(cheap_options, tmp_path):
     training = cheap_options["training"] | ESTIMATED
-    return cheap_options | {"training": training, "output_dir": tmp_path / "run"}
+    return copy.deepcopy(cheap_options) | {"training": training, "output_dir": tmp_path / "run"}
 
 
 @pytest.mark.slow
@@ -38,6 +43,92 @@ def test_a_resumed_run_comes_to_the_same_model(
     stop_after(2, **estimated)
     dpjax.finetune(**estimated, resume=True)
     assert weights(estimated["output_dir"]) == weights(run.output_dir)
+
+
+@pytest.fixture
+def with_laplace(estimated):
+    """Options of a run with Laplace noise."""
+    privacy = {"target_epsilon": 4.0, "delta": 1e-5, "clip_norm": 0.5}
+    estimated["privacy"] = privacy | {"noise_distribution": "laplace"}
+    estimated["training"]["num_directions"] = 1
+    return estimated
+
+
+@pytest.mark.slow
+def test_laplace_noise_is_calibrated_reported_and_kept(with_laplace, stop_after, tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    with_laplace["privacy"] |= {"ledger": str(ledger)}
+    stop_after(2, **with_laplace)
+    changed = copy.deepcopy(with_laplace)
+    changed["privacy"]["noise_distribution"] = "gaussian"
+    with pytest.raises(ValueError, match="noise_distribution=laplace, now it is gaussian"):
+        dpjax.finetune(**changed, resume=True)
+    run = dpjax.finetune(**with_laplace, resume=True)
+    report = json.loads((run.output_dir / "privacy.json").read_text())
+    mechanism = mechanism_from_dict(report["mechanism"])
+    assert isinstance(mechanism, LaplaceDPSGD) and 3.99 < run.epsilon <= 4.0
+    assert report["randomness"]["noise_distribution"].startswith("Discrete Laplace")
+    assert any("a discrete Laplace distribution" in line for line in report["assumptions"])
+    assert verify_report(report, Ledger(ledger)) == []
+    assert Ledger(ledger).epsilon(1e-5) == pytest.approx(run.epsilon, rel=1e-3)
+    said = " ".join((run.output_dir / "report.md").read_text().split())
+    assert "(scale of Laplace noise over clip norm)" in said
+    stddev = report["implementation"]["noise_standard_deviation"]
+    assert stddev == pytest.approx(math.sqrt(2) * 0.5 * mechanism.noise_multiplier)
+    # The scale in its place is noticed.
+    report["implementation"]["noise_standard_deviation"] = stddev / math.sqrt(2)
+    assert "noise_standard_deviation" in verify_report(report)[0]
+    again = with_laplace | {"output_dir": tmp_path / "again"}
+    again["privacy"] = {k: v for k, v in again["privacy"].items() if k != "ledger"}
+    assert weights(dpjax.finetune(**again).output_dir) == weights(run.output_dir)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training": {"num_directions": 2}}, "differences along several directions are clipped"),
+        ({"privacy": {"sampling": "random-allocation"}}, "sampling=random-allocation does not go"),
+        ({"privacy": {"neighboring": "replace_one"}}, "not accounted for with privacy.noise_dist"),
+        ({"train_data": {"owner_column": "author"}}, "owner_column=author does not go with"),
+        ({"training": {"head_steps": 1, "head_batch_size": 8}, "tuning": "lora"}, "one mean size"),
+        ({"training": {"gradient": "backward"}}, "is for the one number that a step of"),
+        ({"privacy": {"noise_distribution": "laplacian"}}, "Did you mean 'laplace'"),
+        ({"privacy": {"target_epsilon": 1e2, "clip_norm": 1.0}}, "met by every noise multiplier"),
+    ],
+)
+def test_what_laplace_noise_does_not_go_with_is_refused(changes, words, with_laplace):
+    with_laplace["train_data"] = {"path": str(with_laplace["train_data"])}
+    for name, value in changes.items():
+        old = with_laplace.get(name, {})
+        with_laplace[name] = old | value if isinstance(value, dict) else value
+    with pytest.raises((ValueError, TypeError), match=words):
+        check(with_laplace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_canaries", [0, 40])
+def test_owners_and_canaries_come_to_the_same_after_an_interruption(
+    num_canaries, estimated, stop_after, train_file, tmp_path
+):
+    path = owned_file(train_file, tmp_path / "train.csv", author_of_each())
+    estimated["train_data"] = {"path": str(path), "owner_column": "author"}
+    estimated["privacy"] |= {"records_per_owner": 3, "delta": 1e-4}
+    estimated["training"] |= {"expected_batch_size": 16, "microbatch_size": 12}
+    if num_canaries:
+        estimated["privacy"] |= {"noise_multiplier": 0.5}
+        estimated["training"] |= {"num_steps": 20}
+        estimated["audit"] = {"num_canaries": num_canaries, "most_share": 0.5}
+    run = dpjax.finetune(**estimated)
+    report = json.loads((run.output_dir / "privacy.json").read_text())
+    assert report["mechanism"]["mechanism"] == "user_sampled_dpsgd"
+    assert report["mechanism"]["num_units"] == len(COUNTS) + num_canaries // 2
+    assert verify_report(report) == []
+    if num_canaries:
+        assert verify_audit_report(run.audit) == []
+    estimated["output_dir"] = tmp_path / "stopped"
+    stop_after(2, **estimated)
+    resumed = dpjax.finetune(**estimated, resume=True)
+    assert weights(resumed.output_dir) == weights(run.output_dir)
 
 
 @pytest.mark.slow

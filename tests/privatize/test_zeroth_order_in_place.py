@@ -182,6 +182,20 @@ def test_memory_is_that_of_inference():
     assert peak(private.lower_add(params, ids, mask)) > 1.2 * inference
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("full_optimisation")
+def test_weights_are_not_copied_where_they_outweigh_all_else():
+    def loss(params, x):
+        for matrix in params:
+            x = jnp.tanh(x @ matrix)
+        return jnp.sum(x)
+
+    params = [jax.ShapeDtypeStruct((384, 384), jnp.float32)] * 6
+    rows, mask = jax.ShapeDtypeStruct((8, 384), jnp.float32), jax.ShapeDtypeStruct((8,), jnp.bool_)
+    inference = peak(jax.jit(jax.vmap(loss, in_axes=(None, 0))).lower(params, rows))
+    assert peak(make(loss).lower_add_in_place(params, rows, mask)) < 1.1 * inference
+
+
 def peak(lowered):
     memory = lowered.compile().memory_analysis()
     new_outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes

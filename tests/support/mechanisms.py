@@ -13,6 +13,7 @@ from dpjax_accounting import (
     BandedDPSGD,
     FixedSizeDPSGD,
     FullBatch,
+    LaplaceDPSGD,
     RandomAllocationDPSGD,
     Segment,
     TruncatedPoissonDPSGD,
@@ -37,6 +38,7 @@ def in_field_order(kind: type[Kind]) -> Callable[..., Kind]:
 
 
 dpsgd = in_field_order(DPSGD)
+laplace = in_field_order(LaplaceDPSGD)
 full_batch = in_field_order(FullBatch)
 segment = in_field_order(Segment)
 fixed_size = in_field_order(FixedSizeDPSGD)

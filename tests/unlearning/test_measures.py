@@ -15,7 +15,7 @@ from dpjax.unlearning.measures.truth_ratio import (
     read_questions,
     truth_ratio,
 )
-from dpjax.unlearning.measures.verdict import judge
+from dpjax.unlearning.measures.verdict import judge, judge_controls
 
 WORDS = ("The", "cat", "sat", "on", "the", "mat", "42")
 
@@ -137,3 +137,16 @@ def test_verdict_by_the_rule(unlearned, over, under, baseline):
     assert (len(verdict.over_reasons), len(verdict.under_reasons)) == (over, under)
     assert verdict.over_unlearned == (over > 0) and verdict.under_unlearned == (under > 0)
     assert (verdict.difference is None) == (baseline is None)
+
+
+def test_controls_tell_records_that_suit_the_rule_from_those_that_do_not():
+    def flags(original, retrained):
+        controls = judge_controls(original, retrained, confidence=0.95)
+        return {name: (one.over_unlearned, one.under_unlearned) for name, one in controls.items()}
+
+    neither, under = (False, False), (False, True)
+    assert flags(ORIGINAL, RETRAINED) == {"original": under, "retrained": neither}
+    assert flags(ORIGINAL, None) == {"original": under}
+    # A model that has learnt nothing, and a baseline that ranks records which it never saw.
+    assert flags(measured(3.0, 3.0, 0.0), RETRAINED)["original"] == neither
+    assert flags(ORIGINAL, measured(3.0, 0.1, 1.5))["retrained"] == under

@@ -49,7 +49,10 @@ def test_folder_holds_adapter_and_report_and_says_that_it_is_private(quick, priv
     # At the start NPO is (2 / β) log 2 with the loss on retained records.
     start = 20 * np.log(2) + report["models"]["original"]["retain"]["loss"]
     assert report["method"]["losses"][0] == pytest.approx(start, abs=0.5)
+    # Two steps with noise teach nothing.
+    assert not report["controls"]["original"]["under_unlearned"]
     page = (folder / "report.md").read_text()
+    assert "cannot show that a model still knows" in page
     assert "PRIVATE" in page and "no differential privacy" in page and "unlearned" in page
 
 
@@ -137,23 +140,35 @@ def test_training_data_of_another_size_is_refused(private_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_gradient_ascent_is_flagged_and_the_retrained_model_knows_nothing(run_folder, tmp_path):
+def test_npo_approaches_the_retrained_model_and_gradient_ascent_is_flagged(run_folder, tmp_path):
+    settings = {
+        # As in docs/unlearning.md.
+        "npo": {"num_epochs": 60.0, "beta": 1.0},
+        "grad_ascent": {"num_epochs": 20.0, "baseline": False},
+    }
     results = {
         method: unlearn(
             run_folder,
             forget=run_folder.parent / "forget.jsonl",
             output_dir=tmp_path / method,
             method=method,
-            num_epochs=20.0,
             batch_size=6,
-            learning_rate=1e-2 if method == "grad_ascent" else 3e-3,
-            baseline=method == "npo",
+            learning_rate=3e-3,
+            **options,
         )
-        for method in ("npo", "grad_ascent")
+        for method, options in settings.items()
     }
-    models = results["npo"].report["models"]
-    assert models["original"]["forget"]["exact_memorisation"] > 0.8
-    assert models["retrained"]["forget"]["exact_memorisation"] < 0.6
-    assert models["unlearned"]["forget"]["loss"] > models["original"]["forget"]["loss"] + 0.5
-    assert results["grad_ascent"].over_unlearned
-    assert results["grad_ascent"].report["verdict"]["over_reasons"]
+    npo, ascent = results["npo"], results["grad_ascent"]
+    original, retrained, unlearned = (
+        npo.report["models"][name] for name in ("original", "retrained", "unlearned")
+    )
+    assert original["forget"]["exact_memorisation"] > 0.8
+    assert retrained["forget"]["exact_memorisation"] < 0.6
+    assert unlearned["forget"]["loss"] == pytest.approx(retrained["forget"]["loss"], abs=0.6)
+    assert unlearned["retain"]["loss"] < retrained["retain"]["loss"] + 0.1
+    # Whether six records count as under-unlearned hangs on the chance in their AUC.
+    assert not npo.over_unlearned
+    controls = npo.report["controls"]
+    assert controls["original"]["under_unlearned"]
+    assert not (controls["retrained"]["over_unlearned"] or controls["retrained"]["under_unlearned"])
+    assert ascent.over_unlearned and ascent.report["verdict"]["over_reasons"]

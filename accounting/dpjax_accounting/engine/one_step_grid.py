@@ -12,8 +12,8 @@ import functools
 
 import numpy as np
 
-from dpjax_accounting.engine.pairs import Array, MixturePair
-from dpjax_accounting.engine.releases import Blend
+from dpjax_accounting.engine.pairs import Array
+from dpjax_accounting.engine.releases import Blend, Pair
 
 _CHUNK = 2**17
 # Where losses are larger, all mass is rounded up.
@@ -51,7 +51,7 @@ def discretise(blend: Blend, interval: float, bottom: int, top: int) -> Discrete
     return DiscreteLoss(first, probabilities, sum(w * part.infinity for w, part in parts))
 
 
-def _discretise_pair(pair: MixturePair, interval: float, bottom: int, top: int) -> DiscreteLoss:
+def _discretise_pair(pair: Pair, interval: float, bottom: int, top: int) -> DiscreteLoss:
     low, high = pair.outputs
     lowest, highest = (float(pair.loss(np.array([z]))[0]) for z in (low, high))
     if highest > top * interval:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,12 @@ class MixturePair:
     def distance(self) -> float:
         """The largest distance between a mean of P and one of Q."""
         return max(mean for _, mean in self.p) - min(mean for _, mean in self.q)
+
+    @property
+    def total_variation(self) -> float:
+        """A bound on the hockey stick at ε = 0: P[means differ] × that of the Gaussians."""
+        least = min(mean for _, mean in self.q)
+        return sum(w * math.erf((mean - least) / 2**1.5) for w, mean in self.p if mean > 0)
 
     def loss(self, z: Array) -> Array:
         """Returns log P(z)/Q(z)."""

@@ -12,7 +12,6 @@ import math
 
 from dpjax_accounting.checks import checked_delta, checked_real
 from dpjax_accounting.engine.composed_loss import ComposedLoss
-from dpjax_accounting.engine.pairs import MixturePair
 from dpjax_accounting.engine.releases import Release
 from dpjax_accounting.engine.renyi import epsilon_of_rdp
 
@@ -130,17 +129,8 @@ class PrivacyLoss:
 
 
 def _total_variation(release: Release) -> float:
-    """Returns a bound on one step's δ at ε = 0: P[the unit counts] × that of the Gaussians."""
-    return sum(
-        weight * w * math.erf(mean_distance / 2**1.5)
-        for weight, pair in release.removed
-        for w, mean_distance in _distances(pair)
-    )
-
-
-def _distances(pair: MixturePair) -> list[tuple[float, float]]:
-    """Returns how likely the outputs are to differ under a coupling, and by how much."""
-    return [(w, mean - min(other for _, other in pair.q)) for w, mean in pair.p if mean > 0]
+    """Returns a bound on one step's δ at ε = 0."""
+    return sum(weight * pair.total_variation for weight, pair in release.removed)
 
 
 def _finite(name: str, value: float) -> float:

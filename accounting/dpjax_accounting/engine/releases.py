@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from dpjax_accounting.engine.laplace import LaplacePair
 from dpjax_accounting.engine.pairs import MixturePair
 
 # More noise counts as this much, which can only raise ε.
@@ -18,8 +19,9 @@ LARGEST_NOISE_MULTIPLIER = 1e6
 
 RELATIONS = ("add_or_remove_one", "replace_one", "zero_out")
 
+Pair = MixturePair | LaplacePair
 # A loss that is drawn from one of several pairs, each with its probability, and it is known which.
-Blend = tuple[tuple[float, MixturePair], ...]
+Blend = tuple[tuple[float, Pair], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,21 @@ def poisson(probability: float, noise_multiplier: float, neighboring: str) -> Re
     if probability == 1:
         return gaussian(noise_multiplier, neighboring)
     return sampled(((1 - probability, 0.0), (probability, 1.0)), noise_multiplier, neighboring)
+
+
+def poisson_laplace(probability: float, noise_multiplier: float) -> Release:
+    """Returns the release of a Poisson-sampled sum of numbers with Laplace noise.
+
+    A unit that is added, removed or zeroed moves the sum by the clip norm C at most, and
+    (L(1), L(0)) dominates the sum of all units with noise of scale noise_multiplier × C. Its pairs
+    with sampling are those of Zhu, Dong and Wang 2022, theorem 11.
+    """
+    scale = min(noise_multiplier, LARGEST_NOISE_MULTIPLIER)
+    removed = _alone(LaplacePair(probability, scale, is_present=True))
+    if probability == 1:
+        # The other direction is the same pair, moved.
+        return Release(removed, removed)
+    return Release(removed, _alone(LaplacePair(probability, scale, is_present=False)))
 
 
 def without_replacement(probability: float, noise_multiplier: float, neighboring: str) -> Release:
@@ -107,7 +124,7 @@ def sampled(
     return Release(removed, _alone(MixturePair(absent, mirrored)))
 
 
-def _alone(pair: MixturePair) -> Blend:
+def _alone(pair: Pair) -> Blend:
     return ((1.0, pair),)
 
 

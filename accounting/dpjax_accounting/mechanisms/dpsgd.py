@@ -11,7 +11,7 @@ from dpjax_accounting.engine.privacy_loss import check_noise
 from dpjax_accounting.engine.releases import Release, poisson
 from dpjax_accounting.mechanisms.stepwise import PoissonBatches, RepeatedStep
 
-_SAMPLING_REFUSED = {
+SAMPLING_REFUSED = {
     "shuffle": "no bound for shuffled epochs is implemented that is better than no amplification"
     " by sampling, and Poisson figures can be far too small for them. ShuffledDPSGD describes them",
     "fixed_size": "batches of a fixed size drawn without replacement need another neighbouring"
@@ -75,7 +75,7 @@ class DPSGD(PoissonBatches, RepeatedStep):
     def __post_init__(self) -> None:
         """Checks every field and turns numbers of other libraries into Python's."""
         super().__post_init__()
-        checked_name("sampling", self.sampling, ("poisson",), _SAMPLING_REFUSED)
+        checked_name("sampling", self.sampling, ("poisson",), SAMPLING_REFUSED)
 
     def _step(self) -> Release:
         """Returns the Poisson-sampled Gaussian."""

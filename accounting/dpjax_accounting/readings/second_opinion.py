@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from dpjax_accounting.mechanisms.dpsgd import DPSGD
+from dpjax_accounting.mechanisms.laplace import LaplaceDPSGD
 from dpjax_accounting.mechanisms.mechanism import Mechanism
 
 # dp-accounting's own default, and how many grid points its time and memory bear.
@@ -21,15 +22,15 @@ _AGREEMENT = 0.01
 def second_opinion(mechanism: Mechanism, delta: float) -> float | None:
     """Returns ε by dp-accounting's privacy loss distributions; None where these are not to be had.
 
-    They are to be had for `DPSGD` under add_or_remove_one or zero_out, unless δ or the noise is so
-    small that dp-accounting's answer would be wrong, or would take minutes. Where single steps lose
-    little, its grid is coarser than ours and its ε larger.
+    They are to be had for `DPSGD` and `LaplaceDPSGD` under add_or_remove_one or zero_out, unless δ
+    or the noise is so small that dp-accounting's answer would be wrong, or would take minutes.
+    Where single steps lose little, its grid is coarser than ours and its ε larger.
 
     Args:
         mechanism: any mechanism.
         delta: between 0 and 1.
     """
-    if not isinstance(mechanism, DPSGD) or mechanism.neighboring == "replace_one":
+    if not isinstance(mechanism, DPSGD | LaplaceDPSGD) or mechanism.neighboring == "replace_one":
         return None
     if delta < _SMALLEST_DELTA_PER_STEP * mechanism.num_steps:
         return None
@@ -41,13 +42,20 @@ def second_opinion(mechanism: Mechanism, delta: float) -> float | None:
 
     q, noise = mechanism.sampling_probability, mechanism.noise_multiplier
     # About a tenth of the standard deviation of one step's loss, if so many points can be afforded.
-    interval = 0.1 * q * math.sqrt(math.expm1(noise**-2))
-    affordable = (0.5 / noise**2 + 10 / noise) / _MOST_POINTS
-    one_step = privacy_loss_distribution.from_gaussian_mechanism(
-        standard_deviation=noise,
-        sampling_prob=q,
-        value_discretization_interval=min(max(interval, affordable), _LARGEST_INTERVAL),
-    )
+    is_gaussian = isinstance(mechanism, DPSGD)
+    variance, reach = math.expm1(noise**-2), 0.5 / noise**2 + 10 / noise
+    if not is_gaussian:
+        variance, reach = math.expm1(1 / noise) ** 2, 1 / noise
+    interval = max(0.1 * q * math.sqrt(variance), reach / _MOST_POINTS)
+    grid = min(interval, _LARGEST_INTERVAL)
+    if is_gaussian:
+        one_step = privacy_loss_distribution.from_gaussian_mechanism(
+            noise, sampling_prob=q, value_discretization_interval=grid
+        )
+    else:
+        one_step = privacy_loss_distribution.from_laplace_mechanism(
+            noise, sampling_prob=q, value_discretization_interval=grid
+        )
     return float(one_step.self_compose(mechanism.num_steps).get_epsilon_for_delta(delta))
 
 

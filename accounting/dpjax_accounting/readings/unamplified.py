@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from dpjax_accounting.checks import checked_delta
+from dpjax_accounting.engine.laplace import LaplacePair
 from dpjax_accounting.engine.pairs import Array
 from dpjax_accounting.engine.privacy_loss import Releases
 from dpjax_accounting.engine.releases import Release, poisson
@@ -42,7 +43,7 @@ def unamplified_epsilon(mechanism: Mechanism, delta: float) -> float:
         TypeError: if `delta` is not a number.
         ValueError: if `delta` does not lie strictly between 0 and 1.
         NotSampled: if a draw moves the sum by different amounts, as with several records of a user
-            or truncated batches, or the mechanism is a bound on others.
+            or truncated batches, or the mechanism is a bound on others, or has Laplace noise.
     """
     delta = checked_delta(delta)
     squares, probabilities = _squared_shifts(_sampled_releases(mechanism))
@@ -107,6 +108,11 @@ def _draw(release: Release) -> tuple[float, float]:
     """How likely a unit is to take part in a release, and by how much it then moves the sum."""
     shifts: dict[float, float] = {}
     for weight, pair in release.removed:
+        if isinstance(pair, LaplacePair):
+            raise NotSampled(
+                "What is left without amplification is implemented for Gaussian noise, not for"
+                " Laplace noise. Take the mechanism's epsilon."
+            )
         # Under replacement both sides have the same draws, otherwise one side has none.
         others = pair.q if len(pair.q) == len(pair.p) else pair.q * len(pair.p)
         for (w, mean), (_, other) in zip(pair.p, others, strict=True):

@@ -13,6 +13,7 @@ from dpjax_accounting.engine.answer_cache import computed_afresh
 from dpjax_accounting.ledger.chained_file import Head
 from dpjax_accounting.ledger.ledger import Ledger
 from dpjax_accounting.mechanisms.adaptive_clipping import AdaptiveClippingDPSGD
+from dpjax_accounting.mechanisms.laplace import LaplaceDPSGD
 from dpjax_accounting.mechanisms.mechanism import Mechanism, mechanism_from_dict
 from dpjax_accounting.mechanisms.other_samplings.banded import BandedDPSGD
 from dpjax_accounting.mechanisms.schedule import DPSGDSchedule
@@ -155,6 +156,9 @@ def _implementation(report: Mapping[str, Any], mechanism: Mechanism) -> list[str
     if isinstance(mechanism, AdaptiveClippingDPSGD):
         # `noise_multiplier` is that of the sum and the count together.
         noise = mechanism.gradient_noise_multiplier
+    elif isinstance(mechanism, LaplaceDPSGD):
+        # `noise_multiplier` is the scale, whose square is half the variance.
+        noise = math.sqrt(2) * mechanism.noise_multiplier
     problems: list[str] = []
     name, stated = "noise_standard_deviation", report["implementation"]
     norms, where = stated["clip_norm"], f"implementation.{name}"

@@ -19,7 +19,7 @@ from dpjax.finetuning.config.parse import build_options
 from dpjax.finetuning.config.privacy import Privacy
 from dpjax.finetuning.config.sampling import check_audit, check_relation
 from dpjax.finetuning.config.tracking import Tracking
-from dpjax.finetuning.config.training import Preference, Training, check_gradients
+from dpjax.finetuning.config.training import Preference, Training, check_gradients, check_laplace
 
 TaskName = Literal["sequence_classification", "token_classification", "causal_lm", "preference"]
 Tuning = Literal["lora", "full", "bias", "head", "last_layers"]
@@ -142,6 +142,7 @@ class FinetuneConfig(CheckedOptions):
         )
         self._check_features()
         check_gradients(self.privacy, self.training, self.non_private, self.trains_in_tangent_space)
+        check_laplace(self.privacy, self.training, self.train_data.owner_column)
         check_at_least("num_layers", self.num_layers, 1)
         if self.resume and self.overwrite:
             raise ValueError("resume goes on with the run that overwrite deletes: give one of them")
@@ -256,7 +257,7 @@ class FinetuneConfig(CheckedOptions):
                 f"={neighboring}"
             )
         if not self.non_private:
-            check_relation(sampling, neighboring, privacy.noise)
+            check_relation(sampling, neighboring, privacy.noise, privacy.noise_distribution)
         elif privacy.noise != Privacy.noise:
             raise ValueError(
                 f"non_private=True adds no noise: leave out privacy.noise={privacy.noise}"

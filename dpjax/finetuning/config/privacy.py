@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from dpjax.basics.option_checks import CheckedOptions, check_choice, check_positive
 from dpjax.finetuning.config.sampling import (
     Neighboring,
+    NoiseDistribution,
     NoiseName,
     SamplingName,
     check_bands,
@@ -31,7 +32,8 @@ class Privacy(CheckedOptions):
     target_epsilon: float | None = None
     """The run's total ε; the noise multiplier is calibrated so that it is not exceeded."""
     noise_multiplier: float | None = None
-    """Standard deviation of the noise divided by the clip norm."""
+    """Standard deviation of the noise divided by the clip norm; with noise_distribution=laplace the
+    scale of the noise divided by it."""
     delta: float | None = None
     """δ of the guarantee; default: 1e-5, or n^-1.1 for n training records, or owners, if that is
     smaller."""
@@ -82,6 +84,10 @@ class Privacy(CheckedOptions):
     """With privacy.noise=banded, b: records are dealt into b groups, and none is in two of any b
     successive steps. A larger b takes more noise back, and leaves less amplification by sampling:
     batches are drawn from n/b records."""
+    noise_distribution: NoiseDistribution = "gaussian"
+    """What is drawn. laplace: with training.gradient=zeroth-order and one direction, Laplace noise
+    on the difference of losses, whose ε is finite for δ = 0 too. It is for records that are drawn
+    by privacy.sampling=poisson."""
     generator: GeneratorName = "threefry"
     """What draws Gaussian noise. threefry: JAX's own generator, with four fresh keys of 64 bits in
     each step. chacha20: a cipher (RFC 8439), with four fresh keys of 256 bits. ε is the same."""
@@ -115,6 +121,9 @@ class Privacy(CheckedOptions):
         self._check_clip_quantile()
         check_choice("privacy.sampling", self.sampling, get_args(SamplingName))
         check_choice("privacy.noise", self.noise, get_args(NoiseName))
+        check_choice(
+            "privacy.noise_distribution", self.noise_distribution, get_args(NoiseDistribution)
+        )
         check_choice("privacy.generator", self.generator, get_args(GeneratorName))
         check_bands(self.noise, self.bands, self.sampling)
         check_choice("privacy.neighboring", self.neighboring, get_args(Neighboring))

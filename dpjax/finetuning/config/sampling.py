@@ -9,6 +9,7 @@ from dpjax_accounting import (
     BandedDPSGD,
     FixedSizeDPSGD,
     FullBatch,
+    LaplaceDPSGD,
     Mechanism,
     RandomAllocationDPSGD,
     ShuffledDPSGD,
@@ -21,6 +22,7 @@ SamplingName = Literal[
     "poisson", "truncated-poisson", "fixed-size", "random-allocation", "shuffled", "full-batch"
 ]
 NoiseName = Literal["independent", "banded", "blt"]
+NoiseDistribution = Literal["gaussian", "laplace"]
 Neighboring = Literal["add_or_remove_one", "zero_out", "replace_one"]
 MECHANISM_OF: dict[SamplingName, type[Mechanism]] = {
     "poisson": DPSGD,
@@ -51,9 +53,16 @@ def check_bands(noise: NoiseName, bands: int | None, sampling: SamplingName) -> 
         )
 
 
-def check_relation(sampling: SamplingName, neighboring: Neighboring, noise: NoiseName) -> None:
+def check_relation(
+    sampling: SamplingName,
+    neighboring: Neighboring,
+    noise: NoiseName,
+    distribution: NoiseDistribution,
+) -> None:
     """Raises ValueError unless the accountant covers the relation with sampling and noise."""
     kind, option = _kind_of(sampling, noise)
+    if distribution == "laplace":
+        kind, option = LaplaceDPSGD, "privacy.noise_distribution=laplace"
     if neighboring not in kind.relations:
         raise ValueError(
             f"privacy.neighboring={neighboring} is not accounted for with {option}: "

@@ -215,6 +215,43 @@ def _check_adaptive_clipping(privacy: Privacy, training: Training, non_private: 
     _refuse(refused, f"privacy.target_quantile={privacy.target_quantile}")
 
 
+def check_laplace(privacy: Privacy, training: Training, owner_column: str | None) -> None:
+    """Raises ValueError for what Laplace noise is not accounted for with.
+
+    Args:
+        privacy: the promise.
+        training: the recipe.
+        owner_column: of the training records; None where each is protected by itself.
+    """
+    if privacy.noise_distribution != "laplace":
+        return
+    if training.gradient != "zeroth-order":
+        raise ValueError(
+            "privacy.noise_distribution=laplace is for the one number that a step of "
+            "training.gradient=zeroth-order releases, got training.gradient="
+            f"{training.gradient}. Leave it out, or give training.gradient=zeroth-order"
+        )
+    refused = {
+        f"training.num_directions={training.num_directions}": (
+            training.num_directions != 1,
+            "differences along several directions are clipped in L2 norm, and it needs L1",
+        ),
+        f"privacy.sampling={privacy.sampling}": (
+            privacy.sampling != "poisson",
+            "it is accounted for with Poisson batches",
+        ),
+        f"training.head_batch_size={training.head_batch_size}": (
+            training.head_batch_size is not None,
+            "it is accounted for with batches of one mean size",
+        ),
+        f"train_data.owner_column={owner_column}": (
+            owner_column is not None,
+            "it is accounted for with records as units",
+        ),
+    }
+    _refuse(refused, "privacy.noise_distribution=laplace")
+
+
 def _check_zeroth_order(
     privacy: Privacy, training: Training, non_private: bool, in_tangent_space: bool
 ) -> None:

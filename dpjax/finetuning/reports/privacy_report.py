@@ -12,6 +12,7 @@ from dpjax_accounting import (
     NON_PRIVATE_WARNING,
     SCHEMA_VERSION,
     BandedDPSGD,
+    LaplaceDPSGD,
     Ledger,
     Stepwise,
     dataset_total,
@@ -93,9 +94,7 @@ def build(
             adaptive=adaptive_rule(plan),
         ),
         "randomness": describe_randomness(
-            run_key,
-            is_discrete=_summed(plan).is_discrete,
-            has_count=adaptive_rule(plan) is not None,
+            run_key, is_discrete=_summed(plan).is_discrete, mechanism=plan.mechanism
         ),
         "trust": _trust(plan),
         "data_uses": _data_uses(plan),
@@ -124,7 +123,7 @@ def in_words(plan: Plan, steps: int) -> str:
     return (
         f"({epsilon:.4g}, {plan.delta:.3g})-differential privacy per {mechanism.unit}, "
         f"{mechanism.neighboring.replace('_', ' ')}: {algorithm} with {sampling}, noise multiplier "
-        f"{noise:.4g}{_correlation(mechanism)}, {clipping_in_words(plan)}, {steps} steps"
+        f"{noise:.4g}{_kind_of_noise(mechanism)}, {clipping_in_words(plan)}, {steps} steps"
         f"{_zeroth_order(plan)}"
         f"{_first_steps(plan)}."
     )
@@ -145,7 +144,9 @@ def _zeroth_order(plan: Plan) -> str:
     return f" of zeroth-order gradients with {estimated.num_directions} direction{several} each"
 
 
-def _correlation(mechanism: Stepwise) -> str:
+def _kind_of_noise(mechanism: Stepwise) -> str:
+    if isinstance(mechanism, LaplaceDPSGD):
+        return " (scale of Laplace noise over clip norm)"
     if not isinstance(mechanism, BandedDPSGD):
         return ""
     return f" (noise correlated over steps, {mechanism.bands} bands)"

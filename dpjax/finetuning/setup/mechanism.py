@@ -14,6 +14,7 @@ from dpjax_accounting import (
     DPSGDSchedule,
     FixedSizeDPSGD,
     FullBatch,
+    LaplaceDPSGD,
     RandomAllocationDPSGD,
     Segment,
     ShuffledDPSGD,
@@ -71,6 +72,9 @@ def make_recipe(privacy: Privacy, training: Training, num_units: int) -> Stepwis
         return BandedDPSGD(
             expected_batch_size=batch, num_steps=steps, bands=bands, column_norm=1.0, **common
         )
+    if privacy.noise_distribution == "laplace":
+        steps = _steps_of_both(training, num_units, batch)
+        return LaplaceDPSGD(expected_batch_size=batch, num_steps=steps, **common)
     match privacy.sampling:
         case "truncated-poisson":
             return TruncatedPoissonDPSGD(
@@ -173,11 +177,11 @@ def _with_count(recipe: Stepwise, privacy: Privacy) -> AdaptiveClippingDPSGD:
 def noise_of(mechanism: Stepwise, step: int) -> StepNoise:
     """Returns σ and B of a step; σ is that of the draws, where noise is correlated.
 
-    Where the clip norm adapts, σ is that of the gradient.
+    Where the clip norm adapts, σ is that of the gradient; of Laplace noise it is the scale.
     """
     if isinstance(mechanism, AdaptiveClippingDPSGD):
         return StepNoise(mechanism.gradient_noise_multiplier, mechanism.expected_batch_size)
-    if isinstance(mechanism, BandedDPSGD):
+    if isinstance(mechanism, BandedDPSGD | LaplaceDPSGD):
         return StepNoise(mechanism.noise_multiplier, mechanism.expected_batch_size)
     return step_noise(mechanism, step)
 

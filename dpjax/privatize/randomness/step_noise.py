@@ -11,6 +11,7 @@ from dpjax_accounting import (
     DPSGDSchedule,
     FixedSizeDPSGD,
     FullBatch,
+    LaplaceDPSGD,
     Mechanism,
     RandomAllocationDPSGD,
     ShuffledDPSGD,
@@ -22,6 +23,7 @@ _REFUSED: dict[type[Mechanism], str] = {
     BandedDPSGD: "its noise is correlated over steps. Take private_gradient, which makes it",
     AdaptiveClippingDPSGD: "it releases a count in every step too, with noise of its own. Take"
     " private_gradient with rule=AdaptiveClipping()",
+    LaplaceDPSGD: "its noise is not Gaussian. Take private_zeroth_order_gradient",
 }
 
 

@@ -13,6 +13,7 @@ from dpjax_accounting import (
     FixedSizeDPSGD,
     FullBatch,
     GroupOfRecords,
+    LaplaceDPSGD,
     Mechanism,
     RandomAllocationDPSGD,
     ShuffledDPSGD,
@@ -82,7 +83,7 @@ def sampler_for(
     """
     _check_draws_alone(mechanism, present)
     match mechanism:
-        case DPSGD() | AdaptiveClippingDPSGD():
+        case DPSGD() | AdaptiveClippingDPSGD() | LaplaceDPSGD():
             probability = mechanism.expected_batch_size / mechanism.num_units
             slots = number_of_slots(mechanism.num_units, present)
             return PoissonSampler(slots, probability, run_key, present)
@@ -136,7 +137,13 @@ def num_steps_of(mechanism: Mechanism) -> int:
             return mechanism.num_steps
         case DPSGD() | DPSGDSchedule() | AdaptiveClippingDPSGD() | UserLevelDPSGD():
             return mechanism.num_steps
-        case TruncatedPoissonDPSGD() | FixedSizeDPSGD() | BandedDPSGD() | FullBatch():
+        case (
+            TruncatedPoissonDPSGD()
+            | FixedSizeDPSGD()
+            | LaplaceDPSGD()
+            | BandedDPSGD()
+            | FullBatch()
+        ):
             return mechanism.num_steps
     raise _refusal(mechanism)
 

@@ -12,6 +12,7 @@ from dpjax_accounting import (
     DPSGDSchedule,
     FixedSizeDPSGD,
     FullBatch,
+    LaplaceDPSGD,
     Mechanism,
     RandomAllocationDPSGD,
     ShuffledDPSGD,
@@ -84,7 +85,7 @@ def describe_sampling(mechanism: Mechanism) -> SamplingDescription:
 def _describe(mechanism: Mechanism) -> SamplingDescription:
     """Describes how units are drawn, which are called records."""
     match mechanism:
-        case DPSGD():
+        case DPSGD() | LaplaceDPSGD():
             return SamplingDescription(
                 brief=f"Poisson sampling probability {mechanism.sampling_probability:.4g}",
                 sentence=f"Poisson: {_EACH_ALONE}. No batch is truncated.",

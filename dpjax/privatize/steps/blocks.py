@@ -86,13 +86,37 @@ class Blocks:
         def write(block: jax.Array, rows: jax.Array) -> jax.Array:
             start = self._start(block)
             old = jax.lax.dynamic_slice_in_dim(rows, start, self.size)
-            of_last = start + jnp.arange(self.size) >= self.rows - self.size
-            belongs = (~of_last | (block == self.number - 1)).reshape(-1, *(1 for _ in self.row))
-            new = jnp.where(belongs, change(block, old), old)
+            new = jnp.where(self._belongs(block), change(block, old), old)
             return jax.lax.dynamic_update_slice_in_dim(rows, new, start, 0)
 
         rows = leaf.reshape(self.rows, *self.row)
         return jax.lax.fori_loop(0, self.number, write, rows).reshape(leaf.shape)
+
+    def summed(
+        self, leaf: jax.Array, term: Callable[[jax.Array, jax.Array], jax.Array]
+    ) -> jax.Array:
+        """Returns the sum of `term(rows of a block, their places)`, uint32, each row once.
+
+        Args:
+            leaf: is read block after block.
+            term: returns uint32 of the shape of the rows; places count the entries of the leaf.
+        """
+        rows = leaf.reshape(self.rows, *self.row)
+        entries = math.prod(self.row)
+        inside = jnp.arange(self.size * entries, dtype=jnp.uint32).reshape(self.size, *self.row)
+
+        def add(block: jax.Array, total: jax.Array) -> jax.Array:
+            start = self._start(block)
+            places = start.astype(jnp.uint32) * jnp.uint32(entries % 2**32) + inside
+            terms = term(jax.lax.dynamic_slice_in_dim(rows, start, self.size), places)
+            return total + jnp.sum(jnp.where(self._belongs(block), terms, 0), dtype=jnp.uint32)
+
+        return jax.lax.fori_loop(0, self.number, add, jnp.zeros((), jnp.uint32))
+
+    def _belongs(self, block: jax.Array) -> jax.Array:
+        """Which rows of a block are its own, with axes of one for those of a row."""
+        of_last = self._start(block) + jnp.arange(self.size) >= self.rows - self.size
+        return (~of_last | (block == self.number - 1)).reshape(-1, *(1 for _ in self.row))
 
     def _start(self, block: jax.Array) -> jax.Array:
         return jnp.minimum(block * self.size, self.rows - self.size)

@@ -91,12 +91,16 @@ def on_grid(params: PyTree, units: tuple[jax.Array, ...], key: jax.Array) -> PyT
 
 def fingerprint(params: PyTree) -> jax.Array:
     """Returns a uint32 that differs for other parameters, but for a chance of 2⁻³²."""
-    total = jnp.zeros((), jnp.uint32)
-    for leaf in jax.tree.leaves(split(params)[0]):
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-        places = jnp.zeros(leaf.shape, jnp.uint32)
-        for axis in range(leaf.ndim):
-            places = places * 0x01000193 + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+
+    def weighed(rows: jax.Array, places: jax.Array) -> jax.Array:
         # Odd weights: a single changed entry always shows.
-        total = total * 0x01000193 + jnp.sum(bits * (2 * places + 1), dtype=jnp.uint32)
+        return jax.lax.bitcast_convert_type(rows, jnp.uint32) * (2 * places + 1)
+
+    leaves = jax.tree.leaves(split(params)[0])
+    # In blocks: all products at once would need as much memory as the parameters.
+    entries = entries_of_block(sum(leaf.size for leaf in leaves))
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in leaves:
+        blocks = Blocks.of(leaf.shape, entries)
+        total = total * 0x01000193 + blocks.summed(leaf, weighed)
     return total

@@ -35,7 +35,9 @@ def private_zeroth_order_gradient(
     of the mechanism; the gradient is Σⱼ dⱼ zⱼ / k. ε is that of DP-SGD with the same mechanism: the
     sum has the same sensitivity, and k numbers instead of one for each parameter. Clipped vectors
     are rounded towards zero to a grid of C/2¹⁵, or coarser for very large batches or noise, and the
-    noise is a discrete Gaussian on it, so that no rounding of floats is in what is released.
+    noise is a discrete Gaussian on it, so that no rounding of floats is in what is released. With
+    `LaplaceDPSGD` it is a discrete Laplace distribution of scale σC, on one direction: ε is finite
+    for δ = 0 too.
 
     Source: Zhang et al. 2024, "Private Fine-tuning of Large Language Models with Zeroth-order
     Optimization", arXiv:2401.04343, Algorithm 1; the estimator with k directions is that of
@@ -44,21 +46,24 @@ def private_zeroth_order_gradient(
 
     Args:
         loss_fn: as for `private_gradient`; it needs no derivative.
-        mechanism: as for `private_gradient`; its noise is independent in each step.
+        mechanism: as for `private_gradient`, or `LaplaceDPSGD`; its noise is independent in each
+            step.
         run_key: the secret of this run; the directions too are drawn from it.
         clip_norm: C > 0, the most that one unit contributes: the k differences in L2 norm. Without
             clipping dᵢ is about N(0, ‖gᵢ‖²) for a gradient gᵢ, for each direction.
         rule: instead of `clip_norm`, a rule of a single group, such as `AutomaticClipping`.
         smoothing: φ > 0, how far θ is moved along a direction. The error of a difference grows with
             φ², and what rounding of losses does to it with 1/φ.
-        num_directions: k ≥ 1. Time is 2k forward passes; the variance of the estimate falls with k.
+        num_directions: k ≥ 1, and 1 with `LaplaceDPSGD`. Time is 2k forward
+            passes; the variance of the estimate falls with k.
         present: as for `private_gradient`.
 
     Raises:
         TypeError: the mechanism describes no run with independent noise, the run key is not a
             RunKey, the rule not a rule, or not exactly one of `clip_norm` and `rule` is given.
-        ValueError: the mechanism lacks a number that a run needs, the rule has several groups, or
-            the clip norm, the smoothing or the number of directions is not positive.
+        ValueError: the mechanism lacks a number that a run needs, the rule has several groups, the
+            clip norm, the smoothing or the number of directions is not positive, or several
+            directions are to have Laplace noise.
 
     Example:
         >>> import jax.numpy as jnp

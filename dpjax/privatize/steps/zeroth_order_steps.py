@@ -148,7 +148,8 @@ class PrivateZerothOrderGradient(PrivateSteps):
         """Adds the noise of the step to the k sums, once, and returns Σⱼ dⱼ zⱼ / k.
 
         d = (Σᵢ cᵢ dᵢ + noise) / B is what is released: sums of whole numbers, and discrete Gaussian
-        noise with standard deviation σC. The rest is public: the directions depend on no record.
+        noise with standard deviation σC, or discrete Laplace noise of scale σC. The rest is public:
+        the directions depend on no record.
 
         Args:
             total: the sum over all microbatches of `batches(step, ...)`.

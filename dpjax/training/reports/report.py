@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from dpjax_accounting import (
     AdaptiveClippingDPSGD,
     BandedDPSGD,
     DPSGDSchedule,
+    LaplaceDPSGD,
     Mechanism,
     claim,
 )
@@ -43,7 +45,7 @@ NEIGHBOURS = {
 }
 _GENERATORS = {"threefry": ("Threefry-2x32", 64), "chacha20": ("ChaCha20", 256)}
 _DISCRETE_NOISE = (
-    "Noise is a discrete Gaussian on a grid, drawn exactly from keyed BLAKE2b hashes of the run "
+    "Noise is {distribution} on a grid, drawn exactly from keyed BLAKE2b hashes of the run "
     "key, and added to sums of whole numbers: no rounding of floating-point numbers is in what is "
     "released. That the hashes cannot be told from random bits is assumed. How long a draw takes "
     "depends on what is drawn; attacks that time it are not covered."
@@ -67,7 +69,11 @@ def common_assumptions(
         is_discrete: whether noise is discrete.
     """
     sampling = describe_sampling(mechanism)
-    noise = _DISCRETE_NOISE if is_discrete else _continuous_noise(generator)
+    noise = _continuous_noise(generator)
+    if is_discrete:
+        is_laplace = isinstance(mechanism, LaplaceDPSGD)
+        kind = "a discrete Laplace distribution" if is_laplace else "a discrete Gaussian"
+        noise = _DISCRETE_NOISE.format(distribution=kind)
     common: tuple[str, ...] = (sampling.public, sampling.adversary, noise)
     if isinstance(mechanism, AdaptiveClippingDPSGD):
         common += (_COUNT_NOISE,)
@@ -243,6 +249,8 @@ def _noise(mechanism: Mechanism, clip_norms: tuple[float, ...]) -> float | list[
         noise_multiplier = mechanism.noise_multiplier
     elif isinstance(mechanism, AdaptiveClippingDPSGD):
         noise_multiplier = mechanism.gradient_noise_multiplier
+    elif isinstance(mechanism, LaplaceDPSGD):
+        noise_multiplier = math.sqrt(2) * mechanism.noise_multiplier
     else:
         noise_multiplier = step_noise(mechanism).noise_multiplier
     stddevs = [noise_multiplier * norm for norm in clip_norms]
@@ -250,14 +258,14 @@ def _noise(mechanism: Mechanism, clip_norms: tuple[float, ...]) -> float | list[
 
 
 def describe_randomness(
-    run_key: RunKey, *, is_discrete: bool = False, has_count: bool = False
+    run_key: RunKey, *, is_discrete: bool = False, mechanism: Mechanism | None = None
 ) -> dict[str, Any]:
     """Returns where random bits come from; nothing of the key.
 
     Args:
         run_key: of the run.
         is_discrete: whether noise is discrete.
-        has_count: whether each step also releases a count, whose noise is discrete.
+        mechanism: as planned; Gaussian, if it is not given.
     """
     fixed = run_key.fixed_seed is not None
     name, bits = _GENERATORS[run_key.generator]
@@ -265,8 +273,9 @@ def describe_randomness(
     distribution = "Continuous Gaussian: the halved sum of four draws per coordinate."
     if is_discrete:
         source = "and are themselves the random bits of the noise"
-        distribution = "Discrete Gaussian on a grid: exact, by rejection."
-    if has_count:
+        kind = "Laplace" if isinstance(mechanism, LaplaceDPSGD) else "Gaussian"
+        distribution = f"Discrete {kind} on a grid: exact, by rejection."
+    if isinstance(mechanism, AdaptiveClippingDPSGD):
         source += ", and are themselves the random bits of the noise of counts"
         distribution += " Of counts: discrete Gaussian on a grid, exact, by rejection."
     return {

@@ -92,7 +92,7 @@ def truth_ratio(paraphrase: float, perturbed: ArrayLike) -> float:
         R = (1 / |Â|) Σ_{â in Â} P(â | q)^(1 / |â|)  /  P(ã | q)^(1 / |ã|),
 
     with ã the paraphrased answer, Â the perturbed ones, and |a| the tokens of an answer. The code
-    that came with the paper takes the geometric mean over Â.
+    that came with the paper takes the geometric mean over Â, and 1 / R.
 
     Args:
         paraphrase: mean log-probability of the tokens of ã, in nats.
@@ -134,9 +134,9 @@ def forget_quality(
 ) -> dict[str, float]:
     """Compares the truth ratios of a model with those of the retrained one.
 
-    Forget quality of Maini et al. 2024, section 2.2.2: the p-value of the two-sample test of
-    Kolmogorov and Smirnov. A small one says that the model differs; a large one may come from few
-    questions.
+    Forget quality of Maini et al. 2024: the p-value of the two-sample test of Kolmogorov and
+    Smirnov, which is the same for R, log R and 1 / R. A small one says that the model differs; a
+    large one may come from few questions.
 
     Args:
         log_ratios: `(Q,)`.

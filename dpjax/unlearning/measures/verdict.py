@@ -62,9 +62,9 @@ class Verdict:
         return bool(self.under_reasons)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns every field, with both flags and the rule, ready for JSON."""
+        """Returns every field and both flags, ready for JSON."""
         flags = {"over_unlearned": self.over_unlearned, "under_unlearned": self.under_unlearned}
-        return dataclasses.asdict(self) | flags | {"rule": RULE}
+        return dataclasses.asdict(self) | flags
 
 
 def judge(
@@ -112,6 +112,29 @@ def judge(
         over_reasons=tuple(over),
         under_reasons=tuple(under),
     )
+
+
+def judge_controls(
+    original: Measured, retrained: Measured | None, *, confidence: float
+) -> dict[str, Verdict]:
+    """Judges the two models whose answer is known, by the same rule.
+
+    The original model knows the forget set: it should count as under-unlearned. The retrained one
+    never saw it: judged as if there were no baseline, it should count as neither. Where this is not
+    so, the records do not suit the rule, and the verdict on the unlearned model says little.
+
+    Args:
+        original: the model before unlearning.
+        retrained: the model that never saw the forget set; None without a baseline.
+        confidence: of the intervals.
+
+    Returns:
+        The verdicts on "original" and, with a baseline, on "retrained".
+    """
+    controls = {"original": judge(original, original, retrained, confidence=confidence)}
+    if retrained is not None:
+        controls["retrained"] = judge(original, retrained, None, confidence=confidence)
+    return controls
 
 
 def _loss_reasons(original: Measured, unlearned: Measured, retrained: Measured | None) -> list[str]:

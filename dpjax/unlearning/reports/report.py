@@ -46,6 +46,7 @@ def render_report(report: Mapping[str, Any]) -> str:
         "## The attack",
         _attack(verdict),
         verdict["rule"],
+        _controls(report["controls"]),
         "## What the run has promised",
         report["promise"]["statement"],
         "## Not covered",
@@ -55,9 +56,9 @@ def render_report(report: Mapping[str, Any]) -> str:
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
-    flags = [name for name in ("over_unlearned", "under_unlearned") if verdict[name]]
+    flags = _flags(verdict)
     if flags:
-        return " and ".join(name.replace("_", "-") for name in flags).upper()
+        return " and ".join(flags).upper()
     if verdict["difference"] is None:
         return "nothing shows that the forget set is known; no retrained model to compare with"
     return "not told from the retrained model by these measures"
@@ -88,6 +89,31 @@ def _attack(verdict: Mapping[str, Any]) -> str:
         f"{text}, and on the retrained model {verdict['retrained_auc']:.3f}. The difference is "
         f"{verdict['difference']:+.3f}, interval {low:+.3f} to {high:+.3f} (DeLong, paired)."
     )
+
+
+def _controls(controls: Mapping[str, Any]) -> str:
+    """What the rule says of models whose answer is known."""
+    if controls["original"]["under_unlearned"]:
+        text = "Controls: by this rule the original model is under-unlearned, as it should be."
+    else:
+        text = (
+            "Controls: by this rule the original model is *not* under-unlearned: these records "
+            "cannot show that a model still knows the forget set."
+        )
+    if "retrained" not in controls:
+        return text
+    flags = _flags(controls["retrained"])
+    if not flags:
+        return f"{text} The retrained model, judged without a baseline, has no flag, as it should."
+    return (
+        f"{text} The retrained model, judged without a baseline, is {' and '.join(flags)}, though "
+        "it never saw the forget set: these records do not suit the rule."
+    )
+
+
+def _flags(verdict: Mapping[str, Any]) -> list[str]:
+    names = ("over_unlearned", "under_unlearned")
+    return [name.replace("_", "-") for name in names if verdict[name]]
 
 
 def _certificate(certificate: Mapping[str, Any]) -> list[str]:

@@ -34,6 +34,7 @@ from tests.support.mechanisms import (
     dpsgd,
     fixed_size,
     full_batch,
+    laplace,
     random_allocation,
     segment,
     truncated_poisson,
@@ -95,6 +96,7 @@ KINDS = [
         adaptive_clipping(1000, 30, 3.0, 20, count_stddev=5.0),
         {"add_or_remove_one"},
     ),
+    (laplace(1000, 30, 2.0, 20), {"add_or_remove_one", "zero_out"}),
 ]
 WRAPPERS = [
     BestOfRuns(SST2, mean_runs=5.0),

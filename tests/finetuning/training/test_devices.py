@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import dpjax
+from dpjax.audit import verify_audit_report
 
 MESHES = {
     "default": {},
@@ -86,6 +87,39 @@ def test_correlated_noise_comes_to_what_one_device_comes_to(tuned, tmp_path):
     found, _ = on_eight_devices(mesh | {"stop_after": 2}, mesh | {"resume": True})
     assert found[0] == {"step": 2} and found[1]["epsilon"] == one.epsilon
     assert_same_weights(one.output_dir, tmp_path / "mesh")
+
+
+@pytest.mark.slow
+def test_forward_passes_come_to_what_one_device_comes_to(tuned, tmp_path):
+    """With canaries, and where it was stopped on eight devices and goes on there."""
+    options = tuned("full", audit={"num_canaries": 32, "kind": "random-tokens", "most_share": 0.5})
+    options["training"] |= {"gradient": "zeroth-order", "optimizer": "sgd", "momentum": 0.0}
+    one = dpjax.finetune(**options)
+    assert verify_audit_report(one.audit) == []
+    runs = {"data": {}, "fsdp": {"mesh": "data=2,fsdp=4"}}
+    described = [
+        options | {"output_dir": tmp_path / name, "compute": compute}
+        for name, compute in runs.items()
+    ]
+    stopped = [
+        described[1] | {"output_dir": tmp_path / "stopped", "stop_after": 2},
+        described[1] | {"output_dir": tmp_path / "stopped", "resume": True},
+    ]
+    found, _ = on_eight_devices(*described, *stopped)
+    assert found[2] == {"step": 2} and {found[i]["epsilon"] for i in (0, 1, 3)} == {one.epsilon}
+    for name in ("data", "fsdp", "stopped"):
+        assert_same_weights(one.output_dir, tmp_path / name)
+    scores = [
+        [row["score"] for row in json.loads((folder / "audit.json").read_text())["canaries"]]
+        for folder in (one.output_dir, tmp_path / "data", tmp_path / "fsdp")
+    ]
+    # Differences of losses, which are about 1e-3 apart.
+    np.testing.assert_allclose(scores[1:], [scores[0]] * 2, atol=5e-6)
+    # On the same mesh they are the same bits.
+    one, other = (
+        (tmp_path / name / "model/model.safetensors").read_bytes() for name in ("fsdp", "stopped")
+    )
+    assert one == other
 
 
 @pytest.mark.slow

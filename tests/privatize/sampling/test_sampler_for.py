@@ -38,9 +38,10 @@ MECHANISMS = {
     "cyclic": (kinds.banded(UNITS, 2, 1.0, 12, bands=3, column_norm=1.0), 3),
     "full": (FullBatch(noise_multiplier=1.0, num_steps=12, num_units=UNITS), 1),
     "user level": (kinds.user_level(UNITS, 4, 1.0, 12, records_per_user=1), 1),
+    "laplace": (kinds.laplace(UNITS, 4, 1.0, 12), 1),
     "adaptive": (kinds.adaptive_clipping(UNITS, 4, 1.0, 12, count_stddev=2.0), 1),
 }
-ALONE = ("poisson", "schedule", "allocation", "full", "user level", "adaptive")
+ALONE = ("poisson", "schedule", "allocation", "full", "user level", "laplace", "adaptive")
 EVERY = pytest.mark.parametrize("name", MECHANISMS)
 
 
@@ -63,7 +64,7 @@ def test_draws_are_a_pure_function_of_key_and_step(name):
     assert RunKey.from_seed(1).secret.hex() not in repr(sampler)
 
 
-@pytest.mark.parametrize("name", ["poisson", "user level", "adaptive"])
+@pytest.mark.parametrize("name", ["poisson", "user level", "laplace", "adaptive"])
 def test_poisson_draws_are_those_of_the_poisson_sampler(name):
     key = RunKey.from_seed(8)
     present = np.arange(15) % 4 > 0

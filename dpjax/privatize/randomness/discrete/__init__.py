@@ -1,1 +1,1 @@
-"""Discrete Gaussian noise for sums of whole numbers: exact, without floating point."""
+"""Discrete noise for sums of whole numbers: exact, without floating point."""

@@ -1,4 +1,4 @@
-"""Sums on a grid of whole numbers, and the discrete Gaussian noise that they are released with."""
+"""Sums on a grid of whole numbers, and the discrete noise that they are released with."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from dpjax_accounting import DPSGDSchedule, Mechanism
+from dpjax_accounting import DPSGDSchedule, LaplaceDPSGD, Mechanism
 
-from dpjax.privatize.randomness.discrete.sampler import RandomBits, discrete_gaussian
+from dpjax.privatize.randomness.discrete.sampler import (
+    RandomBits,
+    discrete_gaussian,
+    discrete_laplace,
+)
 from dpjax.privatize.randomness.run_key import RunKey
 from dpjax.privatize.randomness.step_noise import StepNoise, step_noise
 
 # Added to the variance, in grid intervals squared: with it the discrete Gaussian is no worse than
 # the continuous one (docs/accounting/proofs.md, "Discrete Gaussian noise").
 SMOOTHING = 4
+# Added to the scale, in grid intervals: with it discrete Laplace noise is no worse than continuous
+# (docs/accounting/proofs.md, "Discrete Laplace noise").
+LAPLACE_MARGIN = 1
 # The square of a contribution fits into int32.
 _FINEST = 2**15
 # A sum of eight times as many units as are expected, and noise of eight standard deviations, fit.
@@ -77,6 +84,10 @@ class Grid:
         """Returns S² = ⌈(σm)²⌉ + 4, in intervals squared: without rounding of any other kind."""
         return math.ceil((Fraction(float(noise_multiplier)) * self.resolution) ** 2) + SMOOTHING
 
+    def laplace_scale(self, noise_multiplier: float) -> int:
+        """Returns s = ⌈bm⌉ + 1, in intervals: without rounding of any other kind."""
+        return math.ceil(Fraction(float(noise_multiplier)) * self.resolution) + LAPLACE_MARGIN
+
     def draw(
         self, noise_multiplier: float, blocks: Iterator[bytes], size: int
     ) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -91,8 +102,23 @@ class Grid:
             `(size,)` int32, in intervals.
         """
         bits, variance = RandomBits(blocks), self.variance(noise_multiplier)
-        drawn = [discrete_gaussian(bits, variance) % 2**32 for _ in range(size)]
-        return np.array(drawn, np.uint32).view(np.int32)
+        return _wrapped(discrete_gaussian(bits, variance) for _ in range(size))
+
+    def draw_laplace(
+        self, noise_multiplier: float, blocks: Iterator[bytes]
+    ) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Draws discrete Laplace noise for one number, modulo 2³².
+
+        Args:
+            noise_multiplier: b, the scale in clip norms.
+            blocks: as for `draw`.
+
+        Returns:
+            `(1,)` int32, in intervals.
+        """
+        return _wrapped(
+            [discrete_laplace(RandomBits(blocks), self.laplace_scale(noise_multiplier))]
+        )
 
     def rounded(self, vectors: jax.Array, clip_norm: float | jax.Array) -> jax.Array:
         """Rounds each coordinate towards zero to the grid; no vector is longer than m afterwards.
@@ -117,9 +143,10 @@ class Grid:
 
 
 class DiscreteNoise:
-    """Discrete Gaussian noise for a vector of few numbers, drawn in each step independently.
+    """Discrete noise for a vector of few numbers, drawn in each step independently.
 
-    The vector is a sum of contributions that `grid.rounded` returned.
+    The vector is a sum of contributions that `grid.rounded` returned. The noise is a discrete
+    Gaussian, and with `LaplaceDPSGD` a discrete Laplace distribution, for one number.
 
     Args:
         mechanism: what the accountant counts.
@@ -130,7 +157,7 @@ class DiscreteNoise:
     Raises:
         TypeError: the mechanism describes other noise.
         ValueError: it lacks its batch size, the noise does not fit on a grid, or the vector is too
-            long.
+            long for it.
     """
 
     in_order = False
@@ -141,6 +168,12 @@ class DiscreteNoise:
         if size > _MOST_COORDINATES:
             raise ValueError(
                 f"discrete noise is for vectors of at most {_MOST_COORDINATES} numbers, got {size}"
+            )
+        if isinstance(mechanism, LaplaceDPSGD) and size != 1:
+            raise ValueError(
+                f"LaplaceDPSGD is for one number in each step, got {size}: contributions are "
+                "clipped in L2 norm, and Laplace noise on several numbers hides what is clipped in "
+                "L1. Take DPSGD, or num_directions=1"
             )
         self._mechanism, self._run_key, self._clip_norm = mechanism, run_key, clip_norm
         self._size = size
@@ -156,7 +189,10 @@ class DiscreteNoise:
         del clipped_sum
         noise = _noise_of(self._mechanism, step)
         blocks = self._run_key.noise_blocks(step)
-        drawn = self.grid.draw(noise.noise_multiplier, blocks, self._size)
+        if isinstance(self._mechanism, LaplaceDPSGD):
+            drawn = self.grid.draw_laplace(noise.noise_multiplier, blocks)
+        else:
+            drawn = self.grid.draw(noise.noise_multiplier, blocks, self._size)
         return drawn, self._scale(noise)
 
     def shapes(self, clipped_sum: jax.Array) -> tuple[Any, ...]:
@@ -177,14 +213,21 @@ def _mean(clipped_sum: jax.Array, noise: jax.Array, scale: jax.Array) -> jax.Arr
     return (clipped_sum + noise).astype(jnp.float32) * scale
 
 
+def _wrapped(numbers: Iterable[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Whole numbers of any size, modulo 2³²."""
+    return np.array([number % 2**32 for number in numbers], np.uint32).view(np.int32)
+
+
 def _noise_of(mechanism: Mechanism, step: int) -> StepNoise:
+    if isinstance(mechanism, LaplaceDPSGD):
+        return StepNoise(mechanism.noise_multiplier, mechanism.expected_batch_size)
     return step_noise(mechanism, step if isinstance(mechanism, DPSGDSchedule) else None)
 
 
 def _noise_of_all_steps(mechanism: Mechanism) -> list[StepNoise]:
     """The different noises of a mechanism, one for each segment of a schedule."""
     if not isinstance(mechanism, DPSGDSchedule):
-        return [step_noise(mechanism)]
+        return [_noise_of(mechanism, 0)]
     return [
         StepNoise(segment.noise_multiplier, segment.expected_batch_size)
         for segment in mechanism.segments
