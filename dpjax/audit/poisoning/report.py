@@ -20,6 +20,10 @@ _NOTES = (
     "The models of this audit are instruments. Nothing is accounted for them, so they must not be"
     " released. They were deleted once they were measured.",
 )
+_KNOWN_DRAWS = (
+    "All draws of this audit come from a seed that somebody chose: whoever chose the seed chose"
+    " them, and no interval and no bound holds against that."
+)
 _MEANING = (
     "A poisoned data set is the clean one with k records added: copies of training records, with"
     " the trigger in their text and the target for an answer. Sampling probability, noise, steps"
@@ -75,6 +79,7 @@ def build_poisoning_report(
     *,
     target: str,
     confidence: float = 0.95,
+    fixed_seed: bool = False,
     details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns the report of a poisoning audit, ready for strict JSON.
@@ -85,6 +90,7 @@ def build_poisoning_report(
         triggers: that were planted.
         target: label or completion.
         confidence: of the intervals, and of the limit of the success without poison.
+        fixed_seed: whether the draws come from a seed that somebody chose.
         details: what else is known of the audit, ready for JSON.
 
     Raises:
@@ -114,7 +120,7 @@ def build_poisoning_report(
     return {
         "schema": {"name": "dpjax-poisoning-audit", "version": POISONING_SCHEMA_VERSION},
         "private": True,
-        "notes": list(_NOTES),
+        "notes": [*_NOTES, _KNOWN_DRAWS] if fixed_seed else list(_NOTES),
         "meaning": list(_MEANING),
         "target": target,
         "triggers": [dataclasses.asdict(trigger) for trigger in triggers],
@@ -130,7 +136,7 @@ def build_poisoning_report(
         "confidence": confidence,
         "rows": rows,
         "models": [model.to_dict() for model in models],
-        "details": dict(details or {}),
+        "details": {**(details or {}), "fixed_seed": fixed_seed},
     }
 
 

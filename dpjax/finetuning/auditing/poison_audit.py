@@ -189,6 +189,7 @@ def _report(
         data.triggers,
         target=poison.target,
         confidence=poison.confidence,
+        fixed_seed=config.seed is not None,
         details={
             "model": config.model,
             "tuning": config.tuning,
@@ -199,6 +200,5 @@ def _report(
             "models_of_each_set": poison.num_keys,
             "clean_models_of_each_privacy": poison.num_clean_models,
             "suspicion": config.generation.suspicion,
-            "fixed_seed": config.seed is not None,
         },
     )

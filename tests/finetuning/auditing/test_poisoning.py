@@ -144,6 +144,7 @@ def test_a_private_audit_has_a_bound_that_holds(poison_options, tmp_path):
     bound = row["bound"]
     assert row["clean_success_limit"] < bound["success"] <= bound["by_epsilon"] <= 1
     assert bound["validity"] == "certified" and report["details"]["fixed_seed"] is True
+    assert "come from a seed that somebody chose" in report["notes"][-1]
 
 
 @pytest.mark.slow
