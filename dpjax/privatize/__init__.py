@@ -13,6 +13,7 @@ from dpjax.privatize.devices.device_memory import (
 )
 from dpjax.privatize.devices.device_memory import memory_stats as memory_stats
 from dpjax.privatize.devices.room import check_device_memory as check_device_memory
+from dpjax.privatize.float32.scaling import global_norm as global_norm
 from dpjax.privatize.randomness.correlated.strategies import BandedStrategy as BandedStrategy
 from dpjax.privatize.randomness.correlated.strategies import BufferedStrategy as BufferedStrategy
 from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy as NoiseStrategy
@@ -100,6 +101,7 @@ __all__ = [
     "device_memory",
     "explain",
     "gaussian_noise",
+    "global_norm",
     "host_memory",
     "memory_of_default_device",
     "memory_stats",

@@ -17,10 +17,10 @@ from transformers import GPT2Config
 from dpjax.audit import AttackCounts, clopper_pearson_epsilon
 from dpjax.data import LanguageDataset
 from dpjax.models import CausalLM, LoraConfig, Trainable, add_lora, parse_config, split_trainable
-from dpjax.privatize import RunKey
+from dpjax.privatize import RunKey, gaussian_noise
 from dpjax.unlearning import Certified
 from dpjax.unlearning.certified.certificate import describe_certificate
-from dpjax.unlearning.certified.noisy_steps import NoisySteps
+from dpjax.unlearning.certified.noisy_steps import ROUNDING, NoisySteps
 from dpjax.unlearning.setup.certifiable import check_can_certify
 from dpjax.unlearning.steps.noisy_descent import clip_to_norm, noisy_descent, noisy_step
 
@@ -35,7 +35,8 @@ def with_steps(number, **changes):
 
 
 def test_one_step_is_a_gaussian_of_known_sensitivity():
-    assert STEPS.mu == pytest.approx((2 * 1.0 + 2 * 0.2 * 0.5) / 1.5)
+    rounded = 2 * ROUNDING * (1.0 + 0.2 * 0.5)
+    assert STEPS.mu == pytest.approx((2 * 1.0 + 2 * 0.2 * 0.5 + rounded) / 1.5)
     mu, epsilon = STEPS.mu, STEPS.epsilon(1e-3)
     delta = norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * norm.cdf(-mu / 2 - epsilon / mu)
     assert delta == pytest.approx(1e-3, rel=1e-3)
@@ -44,7 +45,8 @@ def test_one_step_is_a_gaussian_of_known_sensitivity():
 def test_without_gradient_it_is_amplification_by_iteration():
     for number in (1, 4, 25):
         steps = with_steps(number, gradient_norm=0.0)
-        assert steps.mu == pytest.approx(2 / (1.5 * math.sqrt(number)))
+        rounded = 2 * ROUNDING * number
+        assert steps.mu == pytest.approx((2 + rounded) / (1.5 * math.sqrt(number)))
 
 
 def test_linear_chain_without_gradient_and_projection_reaches_the_bound():
@@ -52,7 +54,8 @@ def test_linear_chain_without_gradient_and_projection_reaches_the_bound():
     steps = with_steps(6, gradient_norm=0.0, weight_decay=0.5)
     ratio = 0.9
     spread = 1.5 * math.sqrt(sum(ratio ** (2 * j) for j in range(6)))
-    assert steps.mu == pytest.approx(2 * ratio**6 / spread)
+    rounded = 2 * ROUNDING * ratio * sum(ratio**j for j in range(6))
+    assert steps.mu == pytest.approx((2 * ratio**6 + rounded) / spread)
 
 
 @pytest.mark.parametrize("decay", (0.0, 0.4, 5.0))
@@ -60,7 +63,8 @@ def test_bound_never_rises_with_steps_and_is_that_of_the_best_shifts(decay):
     mus = [with_steps(number, weight_decay=decay).mu for number in range(1, 60)]
     assert all(later <= earlier for earlier, later in itertools.pairwise(mus))
     # Any other way to spread the shifts over the last n steps that ends at 0 gives no less.
-    draws, ratio, grown = np.random.default_rng(0), 1 - 0.2 * decay, 2 * 0.2 * 0.5
+    draws, ratio = np.random.default_rng(0), 1 - 0.2 * decay
+    grown = 2 * (0.2 * 0.5 + ROUNDING * (ratio + 0.2 * 0.5))
     for _ in range(200):
         left, spent = 2.0, 0.0
         number = int(draws.integers(1, 60))
@@ -83,6 +87,51 @@ def test_norms_are_never_above_the_bound():
     for bad in (jnp.nan, jnp.inf):
         assert clip_to_norm({"a": jnp.array([bad, 1.0])}, 0.1)["a"].tolist() == [0.0, 0.0]
     assert clip_to_norm({"a": jnp.zeros(2)}, 0.1)["a"].tolist() == [0.0, 0.0]
+
+
+def length_of(tree):
+    """In float64."""
+    return math.sqrt(sum(float((np.asarray(x, np.float64) ** 2).sum()) for x in tree.values()))
+
+
+@pytest.mark.parametrize("entry", (1e-25, 3e-20, 1e25))
+def test_norms_of_tiny_and_huge_entries_neither_vanish_nor_overflow(entry):
+    for bound in (entry, 1000 * entry):
+        clipped = clip_to_norm({"a": jnp.full((500, 200), entry)}, bound)
+        assert 0.999 * min(bound, 316.2 * entry) < length_of(clipped) <= bound
+
+
+def test_what_float32_does_in_a_step_stays_below_what_the_bound_allows_for():
+    steps = with_steps(1, weight_decay=0.7, gradient_norm=0.3)
+    numbers = np.random.default_rng(0)
+    keys = RunKey.from_seed(0).noise_keys(step=0)
+    start = {"a": jnp.asarray(numbers.normal(size=(64, 4096)), jnp.float32)}
+    slope = {"a": jnp.asarray(numbers.normal(size=(64, 4096)), jnp.float32)}
+    for stddev in (1e-6, 1.0):
+        used = dataclasses.replace(steps, noise_stddev=stddev)
+        first = clip_to_norm(start, used.start_norm)
+        there = np.asarray(noisy_step(first, slope, keys, used)["a"], np.float64)
+        noise = np.asarray(gaussian_noise(keys, first, stddev)["a"], np.float64)
+        descent = np.asarray(slope["a"], np.float64)
+        exact = (1 - 0.2 * 0.7) * np.asarray(first["a"], np.float64) + noise
+        exact -= 0.2 * 0.3 * descent / np.linalg.norm(descent)
+        exact *= min(1.0, 1.0 / np.linalg.norm(exact))
+        assert np.linalg.norm(there - exact) < ROUNDING * (0.86 + 0.2 * 0.3)
+
+
+def test_what_float32_rounds_to_zero_and_too_many_steps_are_refused():
+    complete = {"start_norm": 1.0, "gradient_norm": 0.5, "learning_rate": 0.1, "num_steps": 20}
+    complete |= {"target_epsilon": 3.0, "delta": 1e-5}
+    for name, value in (("start_norm", 1e-42), ("noise_stddev", 1e-42), ("num_steps", 10**12)):
+        with pytest.raises(ValueError, match=f"^{name} must be"):
+            dataclasses.replace(STEPS, **{name: value})
+        changed = complete | {name: value}
+        if name == "noise_stddev":
+            del changed["target_epsilon"]
+        with pytest.raises(ValueError, match=f"^certified.{name} must be"):
+            Certified(**changed)
+    with pytest.raises(ValueError, match="nothing of the adapter is left"):
+        Certified(**complete | {"gradient_norm": 0.0, "weight_decay": 10.0}).to_steps()
 
 
 def endpoints(steps, start, seed, noise_stddev):
@@ -197,7 +246,7 @@ def test_impossible_steps_are_refused():
         with_steps(1, noise_stddev=0.0)
     with pytest.raises(ValueError, match="times weight_decay must be at most 1"):
         with_steps(1, weight_decay=6.0)
-    with pytest.raises(ValueError, match="num_steps must be at least 1"):
+    with pytest.raises(ValueError, match="num_steps must be from 1 to"):
         with_steps(0)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from dpjax.basics.typing import PyTree
+
 
 def hypot(norms: Sequence[jax.Array] | jax.Array) -> jax.Array:
     """√Σ nᵢ² without overflow; NaN and inf pass through."""
@@ -28,6 +30,14 @@ def dense_norm(x: jax.Array) -> jax.Array:
     # Of k equal numbers the j-th addition rounds by up to j/k of 2⁻²⁴ of the sum: (k + 1)/2 in all,
     # and half of that in the root.
     return enlarged(scale * root(square), (additions + 1) / 4)
+
+
+def global_norm(tree: PyTree) -> jax.Array:
+    """‖x‖₂ of all arrays of a pytree as one vector, enlarged by what rounding may take from it.
+
+    Without overflow, and without underflow of squares; NaN and inf pass through.
+    """
+    return hypot([dense_norm(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 # How many numbers may be added one after the other.

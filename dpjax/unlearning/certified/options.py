@@ -7,7 +7,7 @@ import dataclasses
 from dpjax_accounting import FullBatch, calibrate_noise_of
 
 from dpjax.basics.option_checks import CheckedOptions, check_at_least, check_positive
-from dpjax.unlearning.certified.noisy_steps import NoisySteps
+from dpjax.unlearning.certified.noisy_steps import MOST_STEPS, SMALLEST, NoisySteps
 
 _REQUIRED = ("start_norm", "gradient_norm", "learning_rate", "num_steps", "delta")
 
@@ -58,7 +58,18 @@ class Certified(CheckedOptions):
         ):
             if value is not None and not 0 <= value < float("inf"):
                 raise ValueError(f"certified.{name} must be at least 0 and finite, got {value}")
+        for name in ("start_norm", "noise_stddev"):
+            value = getattr(self, name)
+            if value is not None and value < SMALLEST:
+                raise ValueError(
+                    f"certified.{name} must be at least {SMALLEST:g}, got {value:g}: float32 would "
+                    "round what the certificate rests on to zero"
+                )
         check_at_least("certified.num_steps", self.num_steps, 1)
+        if self.num_steps is not None and self.num_steps > MOST_STEPS:
+            raise ValueError(
+                f"certified.num_steps must be at most {MOST_STEPS:,}, got {self.num_steps:,}"
+            )
         if self.delta is not None and not 0 < self.delta < 1:
             raise ValueError(f"certified.delta must be above 0 and below 1, got {self.delta}")
         if self.noise_stddev is not None and self.target_epsilon is not None:
@@ -101,6 +112,12 @@ class Certified(CheckedOptions):
         )
         if self.target_epsilon is None:
             return steps
+        if steps.mu == 0:
+            raise ValueError(
+                "certified.target_epsilon needs no noise here: with learning_rate times "
+                "weight_decay = 1 and gradient_norm = 0 nothing of the adapter is left. Give "
+                "smaller weight_decay, or the base itself to whoever asks"
+            )
         release = FullBatch(noise_multiplier=1.0, num_steps=1)
         release = calibrate_noise_of(release, self.target_epsilon, self.delta)
         return dataclasses.replace(steps, noise_stddev=steps.mu * release.noise_multiplier)
