@@ -28,6 +28,7 @@ from dpjax.data.preferences.encode import PreferenceDataset as PreferenceDataset
 from dpjax.data.preferences.encode import encode_preferences as encode_preferences
 from dpjax.data.preferences.records import Preferences as Preferences
 from dpjax.data.preferences.records import read_preferences as read_preferences
+from dpjax.data.read.text_lines import open_lines as open_lines
 from dpjax.data.records.base import RecordColumns as RecordColumns
 from dpjax.data.records.label_names import label_names as label_names
 from dpjax.data.records.labelled import Records as Records
@@ -85,6 +86,7 @@ __all__ = [
     "label_names",
     "message_text",
     "microbatches",
+    "open_lines",
     "read_language_records",
     "read_preferences",
     "read_records",

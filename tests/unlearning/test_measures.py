@@ -103,6 +103,18 @@ def test_questions_are_read_and_wrong_ones_refused_with_their_line(tmp_path):
         read_questions(tmp_path / "none", {"a:"})
 
 
+def test_questions_are_read_as_training_records_are(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    row = {"prompt": "a\u2028:", "paraphrase": "one", "perturbed": ["two"]}
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    assert read_questions(path, {"a\u2028:"}).prompts == ["a\u2028:"]
+    path.write_bytes(
+        json.dumps(row | {"prompt": "\u00e9"}, ensure_ascii=False).encode("latin1", "replace")
+    )
+    with pytest.raises(ValueError, match=r"line 1 is not UTF-8 text .* convert it"):
+        read_questions(path, {"a"})
+
+
 def test_stored_measures_come_back_to_the_last_digit():
     before = Measured({"forget": {"loss": 1 / 3}}, np.array([0.1, 1e-9]), np.zeros(1), 0.7)
     for measures in (before, dataclasses.replace(before, log_truth_ratios=np.array([1 / 7]))):

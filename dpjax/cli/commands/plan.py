@@ -58,12 +58,14 @@ class PlanCommand(PlanConfig):
 
 
 def _noise_table(forecast: Forecast) -> Table:
-    model = forecast.model
+    model, asked = forecast.model, forecast.asked
+    assert asked is not None
+    is_gaussian = asked.stddev_over_multiplier == 1
     table = Table(
         "batch size",
         "steps",
-        "noise multiplier σ",
-        "σ / B",
+        "noise multiplier σ" if is_gaussian else "noise multiplier b (Laplace)",
+        "σ / B" if is_gaussian else "√2 b / B",
         title=f"{forecast.num_units} records, δ = {forecast.delta:.3g}",
     )
     if model is not None:
@@ -73,8 +75,6 @@ def _noise_table(forecast: Forecast) -> Table:
     if has_time:
         table.add_column("time")
     choices = {choice.expected_batch_size: choice for choice in forecast.choices}
-    asked = forecast.asked
-    assert asked is not None
     choices[asked.expected_batch_size] = asked
     for size, choice in sorted(choices.items()):
         row = [

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from dpjax_accounting import Stepwise
+from dpjax_accounting import LaplaceDPSGD, Stepwise
 
 from dpjax.finetuning.config import Privacy, Training
 from dpjax.finetuning.setup.mechanism import fix_noise, make_recipe, noise_of
@@ -26,8 +26,10 @@ class NoiseChoice:
     Attributes:
         expected_batch_size: B.
         num_steps: T, of the run.
-        noise_multiplier: σ; of the draws, where noise is correlated over steps.
+        noise_multiplier: σ; of the draws, where noise is correlated over steps; the scale of
+            Laplace noise.
         epsilon: of the run, by the accountant.
+        stddev_over_multiplier: 1, and √2 of Laplace noise.
 
     Example:
         >>> choice = NoiseChoice(expected_batch_size=200, num_steps=100, noise_multiplier=2.0,
@@ -40,6 +42,7 @@ class NoiseChoice:
     num_steps: int
     noise_multiplier: float
     epsilon: float
+    stddev_over_multiplier: float = 1.0
 
     @classmethod
     def of(cls, mechanism: Stepwise, delta: float) -> NoiseChoice:
@@ -52,12 +55,16 @@ class NoiseChoice:
             num_steps=num_steps,
             noise_multiplier=noise.noise_multiplier,
             epsilon=mechanism.epsilon(delta),
+            stddev_over_multiplier=math.sqrt(2) if isinstance(mechanism, LaplaceDPSGD) else 1.0,
         )
 
     @property
     def relative_noise(self) -> float:
-        """σ / B: noise on a coordinate of the mean gradient, as a multiple of the clip norm C."""
-        return self.noise_multiplier / self.expected_batch_size
+        """σ / B: noise on a coordinate of the mean gradient, as a multiple of the clip norm C.
+
+        Of its standard deviation: of Laplace noise of scale b, √2 b / B.
+        """
+        return self.stddev_over_multiplier * self.noise_multiplier / self.expected_batch_size
 
     def relative_norm(self, num_trained: int) -> float:
         """√d σ / B for d trained parameters: the norm (root mean square) of the noise over C.

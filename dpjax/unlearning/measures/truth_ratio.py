@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from dpjax.audit import mean_log_probs
-from dpjax.data import LanguageDataset
+from dpjax.data import LanguageDataset, open_lines
 from dpjax.models import CausalLM
 
 _COLUMNS = ("prompt", "paraphrase", "perturbed")
@@ -59,26 +59,27 @@ def read_questions(path: str | Path, prompts: set[str]) -> QuestionTexts:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no question, a column is missing or of another kind, or a prompt is not
-            that of a record to forget; with the line.
+        ValueError: it is not UTF-8, holds no question, a column is missing or of another kind, or a
+            prompt is not that of a record to forget; with the line.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}: truth_ratio must name one of questions")
     found = QuestionTexts([], [], [])
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        prompt, paraphrase, perturbed = _columns_of(line, where)
-        if prompt not in prompts:
-            raise ValueError(
-                f"{where}: its prompt is not that of a record to forget, word for word. The truth "
-                "ratio asks for these alone"
-            )
-        found.prompts.append(prompt)
-        found.paraphrases.append(paraphrase)
-        found.perturbed.append(perturbed)
+    with open_lines(file, newline="\n") as read:
+        for number, line in enumerate(read, start=1):
+            if not line.strip():
+                continue
+            where = f"{file}, line {number}"
+            prompt, paraphrase, perturbed = _columns_of(line, where)
+            if prompt not in prompts:
+                raise ValueError(
+                    f"{where}: its prompt is not that of a record to forget, word for word. The "
+                    "truth ratio asks for these alone"
+                )
+            found.prompts.append(prompt)
+            found.paraphrases.append(paraphrase)
+            found.perturbed.append(perturbed)
     if not found.prompts:
         raise ValueError(f"{file} holds no question: leave truth_ratio out, or name another file")
     return found

@@ -217,3 +217,15 @@ def test_mistakes(arguments, message, capsys):
     status, said = run(capsys, *arguments)
     assert status == 2
     assert message in said
+
+
+def test_noise_of_laplace_is_shown_by_its_standard_deviation():
+    forecast = dpjax.plan(
+        num_units=4000,
+        privacy={"noise_multiplier": 2.0, "noise_distribution": "laplace"},
+        training={"gradient": "zeroth-order"},
+        batch_sizes=[256],
+    )
+    (choice,) = forecast.choices
+    assert choice.noise_multiplier == 2.0
+    assert choice.relative_noise == pytest.approx(math.sqrt(2) * 2.0 / 256)
