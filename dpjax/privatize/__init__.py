@@ -17,6 +17,7 @@ from dpjax.privatize.float32.scaling import global_norm as global_norm
 from dpjax.privatize.randomness.correlated.strategies import BandedStrategy as BandedStrategy
 from dpjax.privatize.randomness.correlated.strategies import BufferedStrategy as BufferedStrategy
 from dpjax.privatize.randomness.correlated.strategies import NoiseStrategy as NoiseStrategy
+from dpjax.privatize.randomness.discrete.noise import check_discrete_noise as check_discrete_noise
 from dpjax.privatize.randomness.noise import NOISE_VERSION as NOISE_VERSION
 from dpjax.privatize.randomness.noise import gaussian_noise as gaussian_noise
 from dpjax.privatize.randomness.noise import noisy_mean as noisy_mean
@@ -96,6 +97,7 @@ __all__ = [
     "TruncatedPoissonSampler",
     "UnreadableProgramError",
     "check_device_memory",
+    "check_discrete_noise",
     "clipped_grad",
     "describe_sampling",
     "device_memory",

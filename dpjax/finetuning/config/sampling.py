@@ -36,10 +36,15 @@ MECHANISM_OF: dict[SamplingName, type[Mechanism]] = {
 
 def check_bands(noise: NoiseName, bands: int | None, sampling: SamplingName) -> None:
     """Raises ValueError unless number of bands and way of sampling are those of the noise."""
-    if (noise == "banded") != (bands is not None):
+    if noise == "banded" and bands is None:
         raise ValueError(
-            f"privacy.bands goes with privacy.noise=banded and only with it, got privacy.bands="
-            f"{bands} with privacy.noise={noise}"
+            "privacy.noise=banded needs privacy.bands, the number of groups that take turns: give "
+            "one of at least 2, such as privacy.bands=8"
+        )
+    if noise != "banded" and bands is not None:
+        raise ValueError(
+            f"privacy.bands={bands} is for privacy.noise=banded, got privacy.noise={noise}: leave "
+            "it out"
         )
     if bands is not None and bands < 2:
         raise ValueError(

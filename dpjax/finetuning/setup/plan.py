@@ -36,6 +36,7 @@ from dpjax.models import head_names, load_tokenizer, read_config, resolve_checkp
 from dpjax.privatize import (
     NoiseStrategy,
     StepNoise,
+    check_discrete_noise,
     memory_of_default_device,
     num_steps_of,
 )
@@ -277,6 +278,8 @@ def prepare(
         if config.privacy.noise_multiplier is not None:
             # Calibration has asked for it already. What is not accounted for is said here.
             recipe.epsilon(delta)
+        if config.training.gradient == "zeroth-order":
+            check_discrete_noise(recipe)
     return Plan(
         config=config,
         checkpoint=checkpoint,

@@ -73,8 +73,8 @@ def test_the_relations_are_those_of_the_accountant(sampling):
             {},
             "is not accounted for with privacy.noise=banded: groups of equal size move other units",
         ),
-        (CORRELATED | {"bands": None}, {}, "bands goes with privacy.noise=banded and only with it"),
-        ({"bands": 4}, {}, "got privacy.bands=4 with privacy.noise=independent"),
+        (CORRELATED | {"bands": None}, {}, "give one of at least 2, such as privacy.bands=8"),
+        ({"bands": 4}, {}, "privacy.bands=4 is for privacy.noise=banded, got privacy.noise=ind"),
         (CORRELATED | {"bands": 1}, {}, "privacy.bands must be at least 2, got 1"),
         (CORRELATED | {"sampling": "shuffled"}, {}, "groups that take turns, got privacy.sampling"),
         (

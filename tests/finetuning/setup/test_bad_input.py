@@ -214,6 +214,10 @@ def test_python_options_are_checked_like_those_of_the_shell(options, changes, me
             },
             "privacy.count_stddev=1e+09 does not go with batches of 40 units",
         ),
+        (
+            {"privacy__noise_multiplier": 1e9, "training__gradient": "zeroth-order"},
+            "noise multipliers from 1e+09 to 1e+09 do not fit together",
+        ),
     ),
 )
 def test_noise_that_no_accountant_or_sampler_takes_is_refused(refuse, changes, words):

@@ -142,6 +142,20 @@ class Grid:
         return jnp.where(fits, whole, 0)
 
 
+def check_discrete_noise(mechanism: Mechanism) -> None:
+    """Raises ValueError unless the discrete noise of all steps fits on a grid of int32.
+
+    Args:
+        mechanism: what the accountant counts, of independent noise.
+
+    Example:
+        >>> from dpjax_accounting import DPSGD
+        >>> run = {"num_units": 1000, "expected_batch_size": 20, "num_steps": 10}
+        >>> check_discrete_noise(DPSGD(noise_multiplier=1.0, **run))
+    """
+    Grid.for_noise(_noise_of_all_steps(mechanism))
+
+
 class DiscreteNoise:
     """Discrete noise for a vector of few numbers, drawn in each step independently.
 
