@@ -34,11 +34,17 @@ def kind_of(path: Path) -> str:
 
 @contextmanager
 def open_lines(path: Path, newline: str) -> Iterator[Iterator[str]]:
-    """The lines of a file, with their ends; `newline` as in `open`.
+    r"""The lines of a file, with their ends; `newline` as in `open`.
 
     Raises:
         ValueError: the bytes are not UTF-8, or one is zero; names the line. Or a file that ends in
             .gz is damaged.
+
+    Example:
+        >>> _ = Path("notes.txt").write_text("one\ntwo\n", encoding="utf-8")
+        >>> with open_lines(Path("notes.txt"), "\n") as lines:
+        ...     list(lines)
+        ['one\n', 'two\n']
     """
     with _translated(path), _open_bytes(path) as raw:
         beginning = raw.read(_BEGINNING)

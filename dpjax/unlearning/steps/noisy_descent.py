@@ -19,7 +19,7 @@ from dpjax.unlearning.steps.training import batch_of, batches
 
 # Norms come out too large, never too small; products round by less.
 _SHARE_OF_BOUND = 1 - 1e-5
-_TINY = float(jnp.finfo(jnp.float32).tiny)
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def clip_to_norm(tree: PyTree, norm: float) -> PyTree:
