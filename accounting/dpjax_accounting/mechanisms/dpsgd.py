@@ -11,7 +11,7 @@ from dpjax_accounting.engine.privacy_loss import check_noise
 from dpjax_accounting.engine.releases import Release, poisson
 from dpjax_accounting.mechanisms.stepwise import PoissonBatches, RepeatedStep
 
-SAMPLING_REFUSED = {
+_SAMPLING_REFUSED = {
     "shuffle": "no bound for shuffled epochs is implemented that is better than no amplification"
     " by sampling, and Poisson figures can be far too small for them. ShuffledDPSGD describes them",
     "fixed_size": "batches of a fixed size drawn without replacement need another neighbouring"
@@ -25,7 +25,27 @@ SAMPLING_REFUSED = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DPSGD(PoissonBatches, RepeatedStep):
+class PoissonRecords(PoissonBatches, RepeatedStep):
+    """Equal steps on Poisson batches, which say how they sample, whom they protect, and from what.
+
+    Attributes:
+        sampling: "poisson".
+        unit: "record".
+        neighboring: one of the class's `relations`.
+    """
+
+    sampling: str = "poisson"
+    unit: str = "record"
+    neighboring: str = "add_or_remove_one"
+
+    def __post_init__(self) -> None:
+        """Checks every field and turns numbers of other libraries into Python's."""
+        super().__post_init__()
+        checked_name("sampling", self.sampling, ("poisson",), _SAMPLING_REFUSED)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DPSGD(PoissonRecords):
     """DP-SGD with Poisson sampling: the mechanism whose (ε, δ) is accounted for.
 
     In each of `num_steps` steps every unit is included independently with probability
@@ -67,15 +87,6 @@ class DPSGD(PoissonBatches, RepeatedStep):
         " records is not an epsilon for users who own several. UserLevelDPSGD and GroupOfRecords"
         " bound it, and UserSampledDPSGD is for runs that sample and clip users",
     }
-
-    sampling: str = "poisson"
-    unit: str = "record"
-    neighboring: str = "add_or_remove_one"
-
-    def __post_init__(self) -> None:
-        """Checks every field and turns numbers of other libraries into Python's."""
-        super().__post_init__()
-        checked_name("sampling", self.sampling, ("poisson",), SAMPLING_REFUSED)
 
     def _step(self) -> Release:
         """Returns the Poisson-sampled Gaussian."""

@@ -7,18 +7,16 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from dpjax_accounting.checks import checked_name
 from dpjax_accounting.engine.privacy_loss import SMALLEST_NOISE_MULTIPLIER, checked_epsilon
 from dpjax_accounting.engine.releases import LARGEST_NOISE_MULTIPLIER, Release, poisson_laplace
-from dpjax_accounting.mechanisms.dpsgd import SAMPLING_REFUSED
-from dpjax_accounting.mechanisms.stepwise import PoissonBatches, RepeatedStep
+from dpjax_accounting.mechanisms.dpsgd import PoissonRecords
 
 # Relative: floats round a product of a few factors by less.
 _ROUNDING = 1e-12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LaplaceDPSGD(PoissonBatches, RepeatedStep):
+class LaplaceDPSGD(PoissonRecords):
     """Poisson-sampled sums of one number, with Laplace noise.
 
     In each of `num_steps` steps every unit is included independently with probability
@@ -65,14 +63,10 @@ class LaplaceDPSGD(PoissonBatches, RepeatedStep):
         " records is not an epsilon for users who own several. GroupOfRecords bounds it",
     }
 
-    sampling: str = "poisson"
-    unit: str = "record"
-    neighboring: str = "add_or_remove_one"
-
-    def __post_init__(self) -> None:
-        """Checks every field and turns numbers of other libraries into Python's."""
-        super().__post_init__()
-        checked_name("sampling", self.sampling, ("poisson",), SAMPLING_REFUSED)
+    @property
+    def noise_stddev(self) -> float:
+        """The standard deviation of the noise / clip norm: √2 times the scale."""
+        return math.sqrt(2) * self.noise_multiplier
 
     @property
     def largest_loss(self) -> float:

@@ -157,8 +157,7 @@ def _implementation(report: Mapping[str, Any], mechanism: Mechanism) -> list[str
         # `noise_multiplier` is that of the sum and the count together.
         noise = mechanism.gradient_noise_multiplier
     elif isinstance(mechanism, LaplaceDPSGD):
-        # `noise_multiplier` is the scale, whose square is half the variance.
-        noise = math.sqrt(2) * mechanism.noise_multiplier
+        noise = mechanism.noise_stddev
     problems: list[str] = []
     name, stated = "noise_standard_deviation", report["implementation"]
     norms, where = stated["clip_norm"], f"implementation.{name}"

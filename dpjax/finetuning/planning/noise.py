@@ -55,7 +55,9 @@ class NoiseChoice:
             num_steps=num_steps,
             noise_multiplier=noise.noise_multiplier,
             epsilon=mechanism.epsilon(delta),
-            stddev_over_multiplier=math.sqrt(2) if isinstance(mechanism, LaplaceDPSGD) else 1.0,
+            stddev_over_multiplier=mechanism.noise_stddev / mechanism.noise_multiplier
+            if isinstance(mechanism, LaplaceDPSGD)
+            else 1.0,
         )
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -250,7 +249,7 @@ def _noise(mechanism: Mechanism, clip_norms: tuple[float, ...]) -> float | list[
     elif isinstance(mechanism, AdaptiveClippingDPSGD):
         noise_multiplier = mechanism.gradient_noise_multiplier
     elif isinstance(mechanism, LaplaceDPSGD):
-        noise_multiplier = math.sqrt(2) * mechanism.noise_multiplier
+        noise_multiplier = mechanism.noise_stddev
     else:
         noise_multiplier = step_noise(mechanism).noise_multiplier
     stddevs = [noise_multiplier * norm for norm in clip_norms]
